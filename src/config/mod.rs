@@ -1,0 +1,249 @@
+//! `sidecar.yaml`: every key, its default and its meaning.
+//!
+//! Owns the order defaults < file < environment (`SIDECAR_SERVER_NAME`, nested keys with `__`), the
+//! complaints about a wrong file (all at once, each with key, file and line) and the printing of what is in
+//! force. The shipped `sidecar.yaml` is the reference for people; a test keeps the two equal.
+
+mod load;
+mod units;
+mod yaml;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+pub use self::load::{Loaded, Problem, Problems, find, load};
+pub use self::units::{ListenAddr, Size, Span, ThumbnailMethod, ThumbnailSize};
+
+use crate::matrix::ServerName;
+
+/// The whole configuration, parsed and validated. Field docs are in `sidecar.yaml`, in the operator's words.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Config {
+    /// The name in user IDs and MXC URIs.
+    pub server_name: ServerName,
+    /// Where to accept connections.
+    #[serde(with = "units::one_or_many")]
+    pub listen: Vec<ListenAddr>,
+    /// Holds `catalog.db`, `blobs/`, `tmp/`.
+    pub data_dir: PathBuf,
+    /// The neighbour.
+    pub homeserver: Homeserver,
+    /// What users may store.
+    pub uploads: Uploads,
+    /// What is served without a token.
+    pub unauthenticated_media: UnauthenticatedMedia,
+    /// Other servers.
+    pub federation: Federation,
+    /// Pictures made smaller.
+    pub thumbnails: Thumbnails,
+    /// Pages summarised.
+    pub previews: Previews,
+    /// Log directives as in `RUST_LOG`: `info`, `warn,media_sidecar=debug`.
+    pub log: String,
+}
+
+/// The homeserver this sidecar stands beside.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Homeserver {
+    /// Base URL for `whoami` and the published key. The only outbound address exempt from `ip_deny`.
+    pub url: String,
+    /// Key file; `$CREDENTIALS_DIRECTORY/signing.key` wins under systemd.
+    pub signing_key: PathBuf,
+    /// How long a good `whoami` answer is believed.
+    pub token_cache: Span,
+}
+
+/// Bounds of local uploads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Uploads {
+    /// Largest upload, in bytes.
+    pub max_size: Size,
+    /// Created and not yet filled media IDs a user may hold.
+    pub pending_per_user: u32,
+    /// How long an unfilled media ID lives.
+    pub pending_lifetime: Span,
+}
+
+/// What callers without a token get on the legacy and MSC1902 client routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnauthenticatedMedia {
+    /// Everything, as MSC1902 has it.
+    Open,
+    /// What was stored while open.
+    Frozen,
+    /// Nothing.
+    Closed,
+}
+
+/// Exchange with other servers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Federation {
+    /// Server names (globs) to exchange media with.
+    pub allow: Vec<String>,
+    /// Server names (globs) not to; wins over `allow`.
+    pub deny: Vec<String>,
+    /// Order of the outbound attempts against a server not yet known.
+    pub families: Vec<Family>,
+    /// Largest remote file, in bytes.
+    pub max_size: Size,
+    /// Longest silence of a remote server.
+    pub timeout: Span,
+    /// Key servers to ask when the origin does not answer.
+    pub notaries: Vec<ServerName>,
+    /// PEM file of further roots to trust, for federation alone.
+    pub ca_file: Option<PathBuf>,
+    /// Addresses never connected to.
+    pub ip_deny: Vec<IpNet>,
+    /// Exceptions to `ip_deny`.
+    pub ip_allow: Vec<IpNet>,
+}
+
+/// A generation of media endpoints between servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// `/_matrix/federation/v1/remote_media`, signed, raw bytes.
+    Msc1902,
+    /// `/_matrix/federation/v1/media`, signed, multipart (spec 1.11).
+    Msc3916,
+    /// `/_matrix/media`, unsigned.
+    Legacy,
+}
+
+/// Bounds of thumbnailing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Thumbnails {
+    /// Sizes that requests are rounded up to.
+    pub sizes: Vec<ThumbnailSize>,
+    /// Largest source, in pixels.
+    pub max_pixels: Size,
+    /// What decoding may hold at any moment over all requests, in bytes.
+    pub memory: Size,
+    /// Decoders at work at the same time.
+    pub workers: u32,
+}
+
+/// Bounds and manners of URL previews.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Previews {
+    /// Whether `preview_url` answers.
+    pub enabled: bool,
+    /// How much of a page is read, in bytes.
+    pub max_page: Size,
+    /// Largest preview image, in bytes.
+    pub max_image: Size,
+    /// For the whole preview.
+    pub timeout: Span,
+    /// How long a preview is kept.
+    pub cache: Span,
+    /// Sent as `User-Agent`.
+    pub user_agent: String,
+    /// Sent as `Accept-Language`, best first.
+    pub accept_language: Vec<String>,
+    /// Hosts (globs) to preview.
+    pub allow_hosts: Vec<String>,
+    /// Hosts (globs) not to; wins over `allow_hosts`.
+    pub deny_hosts: Vec<String>,
+    /// Addresses never connected to.
+    pub ip_deny: Vec<IpNet>,
+    /// Exceptions to `ip_deny`.
+    pub ip_allow: Vec<IpNet>,
+}
+
+/// Addresses that are not the public internet: private, loopback, link-local, carrier-grade NAT, documentation,
+/// benchmarking, multicast and reserved ranges (RFC 6890), the list Synapse ships. IPv4-mapped IPv6 addresses are
+/// compared as IPv4.
+const NOT_PUBLIC: [&str; 21] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/3",
+    "::/127",
+    "64:ff9b::/96",
+    "2001:db8::/32",
+    "fc00::/7",
+    "fe80::/10",
+    "fec0::/10",
+    "ff00::/8",
+];
+
+impl Config {
+    /// Every default, for `server_name`.
+    pub fn defaults(server_name: ServerName) -> Self {
+        let any = || vec!["*".to_owned()];
+        let not_public = || NOT_PUBLIC.iter().filter_map(|net| net.parse().ok()).collect::<Vec<IpNet>>();
+        let size = |width, height, method| ThumbnailSize { width, height, method };
+        Self {
+            server_name,
+            listen: vec![ListenAddr::Tcp(([127, 0, 0, 1], 8090).into())],
+            data_dir: "./data".into(),
+            homeserver: Homeserver {
+                url: "http://127.0.0.1:6167".to_owned(),
+                signing_key: "signing.key".into(),
+                token_cache: minutes(2),
+            },
+            uploads: Uploads {
+                max_size: Size(50 << 20),
+                pending_per_user: 5,
+                pending_lifetime: minutes(24 * 60),
+            },
+            unauthenticated_media: UnauthenticatedMedia::Open,
+            federation: Federation {
+                allow: any(),
+                deny: vec![],
+                families: vec![Family::Msc1902, Family::Msc3916, Family::Legacy],
+                max_size: Size(50 << 20),
+                timeout: minutes(1),
+                notaries: vec![],
+                ca_file: None,
+                ip_deny: not_public(),
+                ip_allow: vec![],
+            },
+            thumbnails: Thumbnails {
+                sizes: vec![
+                    size(32, 32, ThumbnailMethod::Crop),
+                    size(96, 96, ThumbnailMethod::Crop),
+                    size(320, 240, ThumbnailMethod::Scale),
+                    size(640, 480, ThumbnailMethod::Scale),
+                    size(800, 600, ThumbnailMethod::Scale),
+                ],
+                max_pixels: Size(100_000_000),
+                memory: Size(128 << 20),
+                workers: 1,
+            },
+            previews: Previews {
+                enabled: true,
+                max_page: Size(2 << 20),
+                max_image: Size(10 << 20),
+                timeout: Span(Duration::from_secs(10)),
+                cache: minutes(60),
+                user_agent: "Mozilla/5.0 (compatible; media-sidecar; Matrix link preview bot)".to_owned(),
+                accept_language: vec!["en".to_owned()],
+                allow_hosts: any(),
+                deny_hosts: vec![],
+                ip_deny: not_public(),
+                ip_allow: vec![],
+            },
+            log: "info".to_owned(),
+        }
+    }
+}
+
+/// A span of whole minutes.
+const fn minutes(count: u64) -> Span {
+    Span(Duration::from_secs(count.saturating_mul(60)))
+}

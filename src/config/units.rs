@@ -1,0 +1,278 @@
+//! Values with units, as people write them: `50MiB`, `24h`, `unix:/run/x.sock`, `32x32-crop`.
+//!
+//! Owns their text forms, both ways. Refuses to know which key a value belongs to.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A count of bytes (or pixels): `50MiB` is 50 × 2^20, `100M` is 100 × 10^6, a bare number is itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+/// A span of time: `2m`, `24h`, `1h 30m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddr {
+    /// `127.0.0.1:8090`, `[::1]:8090`
+    Tcp(SocketAddr),
+    /// `unix:/run/media-sidecar/http.sock`
+    Unix(PathBuf),
+}
+
+/// A thumbnail size to round requests up to (spec, Thumbnails).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThumbnailSize {
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// How the source is fitted.
+    pub method: ThumbnailMethod,
+}
+
+/// `crop` fills the size, `scale` keeps the aspect ratio.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThumbnailMethod {
+    /// Fill the box, cut what is over.
+    Crop,
+    /// Keep the whole picture.
+    Scale,
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<bytesize::ByteSize>()
+            .map(|size| Self(size.as_u64()))
+            .map_err(|_why| format!("`{text}` is not a size (like 50MiB, 2GB or 1048576)"))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(u64, &str); 6] =
+            [(1 << 30, "GiB"), (1_000_000_000, "G"), (1 << 20, "MiB"), (1_000_000, "M"), (1 << 10, "KiB"), (1000, "k")];
+        let exact = UNITS.iter().find(|(unit, _)| self.0 > 0 && self.0.is_multiple_of(*unit));
+        match exact {
+            Some((unit, name)) => write!(f, "{}{name}", self.0.checked_div(*unit).unwrap_or(0)),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        humantime::parse_duration(text)
+            .map(Self)
+            .map_err(|_why| format!("`{text}` is not a duration (like 500ms, 2m, 24h or 7days)"))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.as_secs(), self.0.subsec_millis()) {
+            (secs, 0) if secs > 0 && secs.is_multiple_of(3600) => write!(f, "{}h", secs.div_euclid(3600)),
+            (secs, 0) if secs > 0 && secs.is_multiple_of(60) => write!(f, "{}m", secs.div_euclid(60)),
+            (secs, 0) => write!(f, "{secs}s"),
+            (..) => write!(f, "{}ms", self.0.as_millis()),
+        }
+    }
+}
+
+impl FromStr for ListenAddr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            Some(_) => Err(format!("`{text}` needs an absolute path (like unix:/run/media-sidecar/http.sock)")),
+            None => text
+                .parse()
+                .map(Self::Tcp)
+                .map_err(|_why| format!("`{text}` is not an address (like 127.0.0.1:8090 or unix:/run/x.sock)")),
+        }
+    }
+}
+
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(addr) => addr.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for ThumbnailSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (size, method) = text.split_once('-')?;
+            let (width, height) = size.split_once('x')?;
+            let method = match method {
+                "crop" => ThumbnailMethod::Crop,
+                "scale" => ThumbnailMethod::Scale,
+                _ => return None,
+            };
+            let side = |digits: &str| digits.parse().ok().filter(|px| (1..=4096).contains(px));
+            Some(Self { width: side(width)?, height: side(height)?, method })
+        };
+        parse().ok_or_else(|| {
+            format!("`{text}` is not a thumbnail size (like 96x96-crop or 640x480-scale, 1 to 4096 pixels)")
+        })
+    }
+}
+
+impl fmt::Display for ThumbnailSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let method = match self.method {
+            ThumbnailMethod::Crop => "crop",
+            ThumbnailMethod::Scale => "scale",
+        };
+        write!(f, "{}x{}-{method}", self.width, self.height)
+    }
+}
+
+/// Serde through the text form, for the types above.
+macro_rules! serde_as_text {
+    ($($type:ty: $expected:literal),+) => {$(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any(Text($expected))?.parse().map_err(de::Error::custom)
+            }
+        }
+    )+};
+}
+serde_as_text!(Size: "a size", Span: "a duration", ListenAddr: "an address", ThumbnailSize: "a thumbnail size");
+
+/// Takes a string, or a bare number as its text: YAML and environment variables make numbers of `1048576`.
+struct Text(&'static str);
+
+impl de::Visitor<'_> for Text {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+}
+
+/// One value or a list of them.
+pub(super) mod one_or_many {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+    use std::fmt;
+    use std::marker::PhantomData;
+
+    /// Writes a single value bare.
+    pub(in crate::config) fn serialize<T: Serialize, S: Serializer>(
+        values: &[T],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match values {
+            [one] => one.serialize(serializer),
+            many => many.serialize(serializer),
+        }
+    }
+
+    /// Reads a bare value as a list of one.
+    pub(in crate::config) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<T>, D::Error> {
+        deserializer.deserialize_any(OneOrMany(PhantomData))
+    }
+
+    /// The visitor behind [`deserialize`].
+    struct OneOrMany<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> de::Visitor<'de> for OneOrMany<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a value or a list of values")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+            T::deserialize(de::value::StrDeserializer::new(text)).map(|one| vec![one])
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut values = Vec::new();
+            while let Some(value) = list.next_element()? {
+                values.push(value);
+            }
+            Ok(values)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_mean_what_they_say() {
+        for (text, bytes) in
+            [("50MiB", 50 << 20), ("100M", 100_000_000), ("2GB", 2_000_000_000), ("1 KiB", 1024), ("17", 17)]
+        {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        }
+        assert!("fifty".parse::<Size>().is_err());
+        assert!("-1".parse::<Size>().is_err());
+        assert_eq!("24h".parse(), Ok(Span(Duration::from_secs(86_400))));
+        assert!("soon".parse::<Span>().is_err());
+    }
+
+    #[test]
+    fn text_forms_round_trip() {
+        for bytes in [0, 1, 1000, 1023, 1 << 20, 50 << 20, 100_000_000, 3 << 30, u64::MAX] {
+            assert_eq!(Size(bytes).to_string().parse(), Ok(Size(bytes)), "{}", Size(bytes));
+        }
+        for text in ["24h", "2m", "90s", "0s", "1500ms"] {
+            assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
+        }
+        for text in ["127.0.0.1:8090", "[::1]:80", "unix:/run/x.sock"] {
+            assert_eq!(text.parse::<ListenAddr>().unwrap().to_string(), text);
+        }
+        for text in ["32x32-crop", "800x600-scale"] {
+            assert_eq!(text.parse::<ThumbnailSize>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn senseless_values_are_refused_with_an_example() {
+        assert!("localhost".parse::<ListenAddr>().unwrap_err().contains("127.0.0.1:8090"));
+        assert!("unix:x".parse::<ListenAddr>().unwrap_err().contains("absolute"));
+        for text in ["0x5-crop", "32x32", "32x32-fit", "99999x1-crop", "-crop"] {
+            assert!(text.parse::<ThumbnailSize>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The one error type, and the one table from situation to HTTP status and Matrix errcode.
+//!
+//! Owns the words a client may read. Refuses to know how an answer is written: that is
+//! `response.rs`. Errcodes: [Client-Server API, standard error response](https://spec.matrix.org/v1.19/client-server-api/#standard-error-response).
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The result of everything that can fail in front of a client.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong, in the client's words, with the inside kept for the journal.
+#[derive(Clone)]
+pub struct Error {
+    /// The situation: decides status, errcode and log level.
+    kind: Kind,
+    /// For the client: lower case, no full stop, no paths, no SQL.
+    message: Cow<'static, str>,
+    /// For the journal.
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+    /// When to come back, for `Retry-After`.
+    retry_after: Option<Duration>,
+    /// A whole JSON object of the homeserver's to hand on as it is (it may carry `soft_logout`).
+    passthrough: Option<Arc<str>>,
+}
+
+/// A situation. One row of [`Kind::row`] each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The media, or the path's subject, does not exist or may not be seen.
+    NotFound,
+    /// No such endpoint.
+    Unrecognized,
+    /// The endpoint exists, the method does not.
+    MethodNotAllowed,
+    /// Created but not filled within the time allowed (spec 1.7, MSC2246).
+    NotYetUploaded,
+    /// Upload into a media ID that has content.
+    CannotOverwrite,
+    /// A local upload over the limit.
+    UploadTooLarge,
+    /// A remote file over the limit.
+    RemoteTooLarge,
+    /// No access token where one is needed.
+    MissingToken,
+    /// The homeserver does not know the token.
+    UnknownToken,
+    /// A guest where guests may not go.
+    GuestForbidden,
+    /// X-Matrix missing, malformed, wrongly signed or wrongly addressed.
+    BadSignature,
+    /// Known, and refused.
+    Forbidden,
+    /// Too many requests.
+    LimitExceeded,
+    /// Senseless request with no better errcode.
+    BadRequest,
+    /// The request body, or its header, is not what the endpoint takes.
+    BadJson,
+    /// A required parameter is absent.
+    MissingParam,
+    /// A parameter that does not parse.
+    InvalidParam,
+    /// The byte range lies outside the media (RFC 9110 §15.5.17).
+    RangeNotSatisfiable,
+    /// The body stopped arriving.
+    RequestTimeout,
+    /// A remote server failed us.
+    RemoteFailed,
+    /// Our own homeserver cannot be asked.
+    HomeserverFailed,
+    /// Our own fault.
+    Internal,
+}
+
+/// How loudly the journal hears of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loudness {
+    /// The client's own doing: the access line says enough.
+    Quiet,
+    /// Somebody else's machine.
+    Warn,
+    /// This machine.
+    Error,
+}
+
+/// What a [`Kind`] looks like from outside.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    /// HTTP status code.
+    pub(crate) status: u16,
+    /// Matrix errcode.
+    pub(crate) errcode: &'static str,
+    /// Whether the journal gets a line with the source.
+    pub(crate) loudness: Loudness,
+}
+
+impl Error {
+    /// An error of `kind` with a message for the client.
+    pub(crate) fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+            retry_after: None,
+            passthrough: None,
+        }
+    }
+
+    /// Our own fault: the client always hears the same words, the journal hears `what` and why.
+    pub(crate) fn internal(what: &'static str, source: impl StdError + Send + Sync + 'static) -> Self {
+        Self::new(Kind::Internal, "internal error").caused_by(Inside {
+            what,
+            source: Box::new(source),
+        })
+    }
+
+    /// Media that is not there, in the words used everywhere.
+    pub(crate) fn not_found() -> Self {
+        Self::new(Kind::NotFound, "media not found")
+    }
+
+    /// The same error with its cause for the journal.
+    pub(crate) fn caused_by(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// The same error with a time to come back after.
+    pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// The same error, answered with somebody else's JSON object.
+    pub(crate) fn passing_through(mut self, json: impl Into<Arc<str>>) -> Self {
+        self.passthrough = Some(json.into());
+        self
+    }
+
+    /// The situation.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The message for the client.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// When to come back.
+    pub(crate) fn wait(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// JSON to answer with instead of our own.
+    pub(crate) fn passthrough(&self) -> Option<&Arc<str>> {
+        self.passthrough.as_ref()
+    }
+
+    /// The chain of causes, outermost first, in one line; empty when there is none.
+    pub(crate) fn causes(&self) -> String {
+        let mut line = String::new();
+        let mut next: Option<&(dyn StdError + 'static)> = self.source();
+        while let Some(cause) = next {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&cause.to_string());
+            next = cause.source();
+        }
+        line
+    }
+}
+
+impl Kind {
+    /// The table. Keyed by situation, not by errcode: `M_TOO_LARGE` is 413 for our own limits and
+    /// 502 for a remote file (spec, Content Repository, security considerations).
+    pub(crate) const fn row(self) -> Row {
+        use Loudness::{Error, Quiet, Warn};
+        let (status, errcode, loudness) = match self {
+            Self::NotFound => (404, "M_NOT_FOUND", Quiet),
+            Self::Unrecognized => (404, "M_UNRECOGNIZED", Quiet),
+            Self::MethodNotAllowed => (405, "M_UNRECOGNIZED", Quiet),
+            Self::NotYetUploaded => (504, "M_NOT_YET_UPLOADED", Quiet),
+            Self::CannotOverwrite => (409, "M_CANNOT_OVERWRITE_MEDIA", Quiet),
+            Self::UploadTooLarge => (413, "M_TOO_LARGE", Quiet),
+            Self::RemoteTooLarge => (502, "M_TOO_LARGE", Warn),
+            Self::MissingToken => (401, "M_MISSING_TOKEN", Quiet),
+            Self::UnknownToken => (401, "M_UNKNOWN_TOKEN", Quiet),
+            Self::GuestForbidden => (403, "M_GUEST_ACCESS_FORBIDDEN", Quiet),
+            Self::BadSignature => (401, "M_UNAUTHORIZED", Warn),
+            Self::Forbidden => (403, "M_FORBIDDEN", Quiet),
+            Self::LimitExceeded => (429, "M_LIMIT_EXCEEDED", Quiet),
+            Self::BadRequest => (400, "M_UNKNOWN", Quiet),
+            Self::BadJson => (400, "M_BAD_JSON", Quiet),
+            Self::MissingParam => (400, "M_MISSING_PARAM", Quiet),
+            Self::InvalidParam => (400, "M_INVALID_PARAM", Quiet),
+            Self::RangeNotSatisfiable => (416, "M_UNKNOWN", Quiet),
+            Self::RequestTimeout => (408, "M_UNKNOWN", Quiet),
+            Self::RemoteFailed => (502, "M_UNKNOWN", Warn),
+            Self::HomeserverFailed => (502, "M_UNKNOWN", Error),
+            Self::Internal => (500, "M_UNKNOWN", Error),
+        };
+        Row {
+            status,
+            errcode,
+            loudness,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.kind, self.message)?;
+        match self.causes() {
+            causes if causes.is_empty() => Ok(()),
+            causes => write!(f, " ({causes})"),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match &self.source {
+            Some(source) => Some(&**source),
+            None => None,
+        }
+    }
+}
+
+/// What we were doing when a library failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+struct Inside {
+    /// "writing a blob"
+    what: &'static str,
+    /// The library's error.
+    source: Box<dyn StdError + Send + Sync>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn internal_errors_tell_the_client_nothing_and_the_journal_everything() {
+        let io = std::io::Error::other("No space left on device /var/lib/x");
+        let error = Error::internal("writing a blob", io);
+        assert_eq!(error.message(), "internal error");
+        assert_eq!(error.causes(), "writing a blob: No space left on device /var/lib/x");
+    }
+
+    #[test]
+    fn one_errcode_has_two_statuses() {
+        assert_eq!(Kind::UploadTooLarge.row().status, 413);
+        assert_eq!(Kind::RemoteTooLarge.row().status, 502);
+        assert_eq!(Kind::UploadTooLarge.row().errcode, Kind::RemoteTooLarge.row().errcode);
+    }
+}

@@ -1,0 +1,7 @@
+//! map
+pub mod config;
+mod error;
+pub mod matrix;
+mod multipart;
+mod disposition;
+mod range;

@@ -1,0 +1,300 @@
+//! The vocabulary of Matrix: server names, media IDs, MXC URIs, user IDs; and the clock.
+//!
+//! Owns the grammars. Parsed once at the edge, never re-validated.
+//! [Appendices, identifier grammar](https://spec.matrix.org/v1.19/appendices/#identifier-grammar).
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// A text that does not follow its grammar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GrammarError {
+    /// Not `host[:port]` as the appendices have it.
+    #[error("not a Matrix server name (expected host or host:port)")]
+    ServerName,
+    /// Not one or more of `A-Za-z0-9_-`, or longer than 255.
+    #[error("not a media ID")]
+    MediaId,
+}
+
+/// A server name: `host[:port]`, compared byte by byte.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ServerName(Arc<str>);
+
+/// The local part of an MXC URI: one or more of `A-Za-z0-9_-`, at most 255 (MSC2703's cap).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MediaId(Arc<str>);
+
+/// `mxc://server_name/media_id`
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Mxc {
+    /// The server the media was uploaded to.
+    pub server_name: ServerName,
+    /// Unique within that server.
+    pub media_id: MediaId,
+}
+
+/// A user as the homeserver's `whoami` named it. Never parsed: it is an identity, not an address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UserId(Arc<str>);
+
+/// What stands before the port of a [`ServerName`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host<'a> {
+    /// An IP literal: no discovery, no SNI.
+    Ip(IpAddr),
+    /// A DNS name.
+    Name(&'a str),
+}
+
+/// Milliseconds since the epoch, from wherever the caller's time comes.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Milliseconds since 1970-01-01T00:00:00Z, as everywhere in Matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub i64);
+
+impl ServerName {
+    /// Parses `host[:port]`: a DNS name, an IPv4 address or a bracketed IPv6 address, and a port of 1 to 5 digits.
+    pub fn parse(text: &str) -> Result<Self, GrammarError> {
+        let (host, port) = split_port(text).ok_or(GrammarError::ServerName)?;
+        let port_fits = port.is_none_or(|p| (1..=5).contains(&p.len()) && p.parse::<u16>().is_ok());
+        if text.len() > 255 || !port_fits || !is_host(host) {
+            return Err(GrammarError::ServerName);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The whole name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name without its port, brackets kept.
+    pub fn host_str(&self) -> &str {
+        split_port(&self.0).map_or(&self.0, |(host, _)| host)
+    }
+
+    /// The host, told apart by kind.
+    pub fn host(&self) -> Host<'_> {
+        let host = self.host_str();
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        bare.parse().map_or(Host::Name(host), Host::Ip)
+    }
+
+    /// The explicit port, if the name carries one.
+    pub fn port(&self) -> Option<u16> {
+        split_port(&self.0).and_then(|(_, port)| port)?.parse().ok()
+    }
+}
+
+/// Splits at the colon of a port, never inside brackets. `None` when brackets do not close.
+fn split_port(text: &str) -> Option<(&str, Option<&str>)> {
+    let after_host = match text.strip_prefix('[') {
+        Some(rest) => text.len().checked_sub(rest.split_once(']')?.1.len())?,
+        None => text.find(':').unwrap_or(text.len()),
+    };
+    let (host, rest) = text.split_at_checked(after_host)?;
+    match rest.strip_prefix(':') {
+        Some(port) => Some((host, Some(port))),
+        None if rest.is_empty() => Some((host, None)),
+        None => None,
+    }
+}
+
+/// Whether `host` is a bracketed IPv6 address, an IPv4 address or a DNS name.
+fn is_host(host: &str) -> bool {
+    if let Some(v6) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        return v6.parse::<Ipv6Addr>().is_ok();
+    }
+    host.parse::<Ipv4Addr>().is_ok()
+        || (!host.is_empty()
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.'))
+}
+
+impl TryFrom<String> for ServerName {
+    type Error = GrammarError;
+
+    fn try_from(text: String) -> Result<Self, GrammarError> {
+        Self::parse(&text)
+    }
+}
+
+impl FromStr for ServerName {
+    type Err = GrammarError;
+
+    fn from_str(text: &str) -> Result<Self, GrammarError> {
+        Self::parse(text)
+    }
+}
+
+impl From<ServerName> for String {
+    fn from(name: ServerName) -> Self {
+        name.as_str().to_owned()
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl MediaId {
+    /// Characters of an ID this server hands out: 24, as Synapse's; 142 bits.
+    const GENERATED_LEN: usize = 24;
+
+    /// Parses a media ID.
+    pub fn parse(text: &str) -> Result<Self, GrammarError> {
+        let fits = (1..=255).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        if fits { Ok(Self(text.into())) } else { Err(GrammarError::MediaId) }
+    }
+
+    /// A fresh ID made of letters, from as many uniformly random bytes as `random` must give.
+    pub(crate) fn generate(mut random: impl FnMut(&mut [u8])) -> Self {
+        const LETTERS: [u8; 52] = *b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+        let mut id = String::with_capacity(Self::GENERATED_LEN);
+        let mut pool = [0; 64];
+        while id.len() < Self::GENERATED_LEN {
+            random(&mut pool);
+            // 208 = 4 × 52: larger bytes would favour some letters.
+            let fair = pool.iter().filter(|byte| **byte < 208);
+            let letters = fair.filter_map(|byte| LETTERS.get(usize::from(byte.rem_euclid(52))));
+            let missing = Self::GENERATED_LEN.saturating_sub(id.len());
+            id.extend(letters.take(missing).map(|letter| char::from(*letter)));
+        }
+        Self(id.into())
+    }
+
+    /// The ID as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for MediaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Mxc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mxc://{}/{}", self.server_name, self.media_id)
+    }
+}
+
+impl UserId {
+    /// A user ID as given by the homeserver.
+    pub(crate) fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The ID as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Timestamp {
+    /// The system's time.
+    pub fn now() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// This time plus `span`, at most the end of time.
+    #[must_use]
+    pub fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// How long until `later`; zero when it has passed.
+    pub fn until(self, later: Self) -> Duration {
+        Duration::from_millis(u64::try_from(later.0.saturating_sub(self.0)).unwrap_or(0))
+    }
+
+    /// The same moment for `Last-Modified`.
+    pub(crate) fn system_time(self) -> SystemTime {
+        let since = Duration::from_millis(u64::try_from(self.0).unwrap_or(0));
+        UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)
+    }
+}
+
+/// A length as 64 bits: on every platform Rust serves a `usize` fits.
+pub(crate) fn len_u64(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn server_names_of_the_appendices_parse() {
+        for (text, host, port) in [
+            ("matrix.org", Host::Name("matrix.org"), None),
+            ("matrix.org:8888", Host::Name("matrix.org"), Some(8888)),
+            ("1.2.3.4", Host::Ip("1.2.3.4".parse().unwrap()), None),
+            ("1.2.3.4:1234", Host::Ip("1.2.3.4".parse().unwrap()), Some(1234)),
+            ("[1234:5678::abcd]", Host::Ip("1234:5678::abcd".parse().unwrap()), None),
+            ("[1234:5678::abcd]:5678", Host::Ip("1234:5678::abcd".parse().unwrap()), Some(5678)),
+            ("localhost", Host::Name("localhost"), None),
+        ] {
+            let name = ServerName::parse(text).unwrap();
+            assert_eq!((name.host(), name.port()), (host, port), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_texts_are_not_server_names() {
+        for text in [
+            "", ":80", "a:", "a:123456", "a:99999", "a:b", "a/b", "a b", "..%2f", "[::1", "[::1]x", "[zz]",
+            "user@host", "a\0b", "ex\u{e4}mple.org", "a:1:2",
+        ] {
+            assert_eq!(ServerName::parse(text), Err(GrammarError::ServerName), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn media_ids_follow_the_grammar() {
+        assert!(MediaId::parse("AQwafuaFswefuhsfAFAgsw_-9").is_ok());
+        for text in ["", "..", "a/b", "a.b", "a\0", "\u{e9}", &"a".repeat(256)] {
+            assert_eq!(MediaId::parse(text), Err(GrammarError::MediaId), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn generated_ids_follow_the_grammar_and_differ() {
+        let generate = || MediaId::generate(|pool| getrandom::fill(pool).unwrap());
+        let (one, two) = (generate(), generate());
+        assert_eq!(one.as_str().len(), 24);
+        assert_eq!(MediaId::parse(one.as_str()), Ok(one.clone()));
+        assert_ne!(one, two);
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_a_server_name_never_panics_and_keeps_the_text(text in "\\PC{0,40}") {
+            if let Ok(name) = ServerName::parse(&text) {
+                prop_assert_eq!(name.as_str(), &text);
+                prop_assert!(!text.contains(['/', '%', '?', '#', '@', ' ']));
+            }
+        }
+    }
+}
