@@ -5,3 +5,6 @@ pub mod matrix;
 mod multipart;
 mod disposition;
 mod range;
+mod sha256;
+mod blobs;
+mod catalog;

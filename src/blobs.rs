@@ -1,0 +1,400 @@
+//! The content-addressed directory: `blobs/ab/cd/<sha256>`, so that `sha256sum` can check it.
+//!
+//! Owns the one gate through which bytes become a blob, and the durability of what passed it: temp file in the same file
+//! system → write → fsync → rename → fsync of the directory. Refuses to know who refers to a blob: that is
+//! `catalog.rs`; the caller writes the row after [`Ingest::finish`] and while it holds the [`Claim`].
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sha2::{Digest as _, Sha256 as Hasher};
+use tempfile::NamedTempFile;
+
+use crate::matrix::len_u64;
+use crate::sha256::Sha256;
+
+/// The store.
+#[derive(Debug)]
+pub(crate) struct Blobs {
+    /// `data_dir/blobs`
+    root: PathBuf,
+    /// `data_dir/tmp`
+    tmp: PathBuf,
+    /// How many [`Claim`]s are out for each name. Held while a blob is removed, so that no upload can take for granted
+    /// a file that is about to go.
+    claims: Mutex<HashMap<Sha256, usize>>,
+    /// For each `ab/cd`: whether this process has made sure that the directory itself survives a power cut.
+    durable_folders: Box<[AtomicBool]>,
+}
+
+/// Bytes on their way in: counted, limited and hashed. Dropped before [`finish`](Self::finish), nothing stays.
+#[derive(Debug)]
+pub(crate) struct Ingest {
+    /// Where to.
+    blobs: Arc<Blobs>,
+    /// Deleted on drop.
+    file: NamedTempFile,
+    /// Of the bytes so far.
+    hasher: Hasher,
+    /// Bytes so far.
+    size: u64,
+    /// Most bytes allowed.
+    limit: u64,
+}
+
+/// A blob that is in place and durable, and cannot be removed while this lives. Hold it until the row is committed.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    /// Where it lies.
+    blobs: Arc<Blobs>,
+    /// Its name.
+    sha256: Sha256,
+    /// Its length, bytes.
+    size: u64,
+}
+
+/// Why bytes did not get in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IngestError {
+    /// More bytes than the limit.
+    #[error("more than {0} bytes")]
+    TooLarge(u64),
+    /// The file system failed, for example because it is full.
+    #[error("writing to the blob store: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl Blobs {
+    /// Opens the store below `data_dir`, creating it if need be, and deletes temp files an interrupted run left.
+    pub(crate) fn open(data_dir: &Path) -> io::Result<Arc<Self>> {
+        let (root, tmp) = (data_dir.join("blobs"), data_dir.join("tmp"));
+        create_private_folder(&root)?;
+        create_private_folder(&tmp)?;
+        sync_folder(data_dir)?;
+        for leftover in fs::read_dir(&tmp)? {
+            fs::remove_file(leftover?.path())?;
+        }
+        let durable_folders = (0..=u16::MAX).map(|_| AtomicBool::new(false)).collect();
+        Ok(Arc::new(Self { root, tmp, claims: Mutex::default(), durable_folders }))
+    }
+
+    /// Starts taking in at most `limit` bytes.
+    pub(crate) fn ingest(self: &Arc<Self>, limit: u64) -> io::Result<Ingest> {
+        // Read-only from birth: nothing but this handle ever writes to it.
+        let file = tempfile::Builder::new().permissions(Permissions::from_mode(0o400)).tempfile_in(&self.tmp)?;
+        Ok(Ingest { blobs: Arc::clone(self), file, hasher: Hasher::new(), size: 0, limit })
+    }
+
+    /// Opens a blob for reading; `None` when it is not there.
+    pub(crate) fn get(&self, sha256: &Sha256) -> io::Result<Option<File>> {
+        match File::open(self.path(sha256)) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a blob unless it is claimed or `is_wanted` says that a row refers to it. Says whether nothing refers to
+    /// it any more; a blob that is not there is removed already.
+    pub(crate) fn remove_unless<E: From<io::Error>>(
+        &self,
+        sha256: &Sha256,
+        is_wanted: impl FnOnce() -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        let claims = self.claims();
+        if claims.contains_key(sha256) || is_wanted()? {
+            return Ok(false);
+        }
+        match fs::remove_file(self.path(sha256)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Calls `visit` with the name of every blob, a few at a time in memory; other files are left alone.
+    pub(crate) fn walk<E: From<io::Error>>(&self, mut visit: impl FnMut(Sha256) -> Result<(), E>) -> Result<(), E> {
+        for outer in folders(&self.root)? {
+            for inner in folders(&outer)? {
+                for entry in fs::read_dir(inner)? {
+                    let name = entry?.file_name();
+                    if let Some(sha256) = name.to_str().and_then(Sha256::from_hex) {
+                        visit(sha256)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a file can be made here now, for the health check.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        tempfile::tempfile_in(&self.tmp).map(drop)
+    }
+
+    /// `ab/cd/<sha256>`
+    fn path(&self, sha256: &Sha256) -> PathBuf {
+        let [outer, inner, ..] = sha256.as_bytes();
+        let mut path = self.root.join(format!("{outer:02x}"));
+        path.push(format!("{inner:02x}"));
+        path.push(sha256.to_string());
+        path
+    }
+
+    /// Makes the folder of `path`, a blob's, and makes sure that its own name is on disk, once in a process for each.
+    fn make_durable_folder(&self, sha256: &Sha256, folder: &Path) -> io::Result<()> {
+        let [outer, inner, ..] = *sha256.as_bytes();
+        let Some(durable) = self.durable_folders.get(usize::from(u16::from_be_bytes([outer, inner]))) else {
+            return Ok(());
+        };
+        if durable.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        create_private_folder(folder)?;
+        if let Some(outer_folder) = folder.parent() {
+            sync_folder(outer_folder)?;
+        }
+        sync_folder(&self.root)?;
+        durable.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// The table of claims. A panic elsewhere cannot leave it half-changed.
+    fn claims(&self) -> MutexGuard<'_, HashMap<Sha256, usize>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ingest {
+    /// Takes in `bytes`.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), IngestError> {
+        let size = self.size.saturating_add(len_u64(bytes.len()));
+        if size > self.limit {
+            return Err(IngestError::TooLarge(self.limit));
+        }
+        self.file.write_all(bytes)?;
+        self.hasher.update(bytes);
+        self.size = size;
+        Ok(())
+    }
+
+    /// A second handle on the bytes so far. It stays good after [`finish`](Self::finish), and after a drop.
+    pub(crate) fn reader(&self) -> io::Result<File> {
+        File::open(self.file.path())
+    }
+
+    /// Makes a durable blob of what was taken in. Identical bytes are stored once: the second comer finds them there.
+    pub(crate) fn finish(self) -> io::Result<Claim> {
+        let sha256 = Sha256::from_bytes(self.hasher.finalize().into());
+        let path = self.blobs.path(&sha256);
+        let folder = path.parent().unwrap_or(&self.blobs.root);
+        let claim = Claim::new(self.blobs.clone(), sha256, self.size);
+        if !path.exists() {
+            self.file.as_file().sync_all()?;
+            self.blobs.make_durable_folder(&sha256, folder)?;
+            // Two comers at once: the second rename puts identical bytes over the first's.
+            self.file.persist(&path).map_err(|error| error.error)?;
+        }
+        // For a file found there too: whoever renamed it may not have come this far.
+        sync_folder(folder)?;
+        Ok(claim)
+    }
+}
+
+impl Claim {
+    /// Counts a claim.
+    fn new(blobs: Arc<Blobs>, sha256: Sha256, size: u64) -> Self {
+        let mut claims = blobs.claims();
+        let count = claims.entry(sha256).or_default();
+        *count = count.saturating_add(1);
+        drop(claims);
+        Self { blobs, sha256, size }
+    }
+
+    /// The blob's name.
+    pub(crate) fn sha256(&self) -> Sha256 {
+        self.sha256
+    }
+
+    /// The blob's length, bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut claims = self.blobs.claims();
+        if let Some(count) = claims.get_mut(&self.sha256) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                claims.remove(&self.sha256);
+            }
+        }
+    }
+}
+
+/// Makes a folder and its parents, for the owner alone; fine if it is there.
+fn create_private_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Puts the names in a folder on disk.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// The folders in a folder whose names are two hex digits.
+fn folders(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let is_shard = entry.file_name().to_str().is_some_and(|name| name.len() == 2);
+        if is_shard && entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    /// SHA-256 of "hello".
+    const HELLO: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+
+    /// A store in a folder that goes with the first value.
+    fn store() -> (tempfile::TempDir, Arc<Blobs>) {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path()).unwrap();
+        (folder, blobs)
+    }
+
+    /// Puts `bytes` through the gate.
+    fn put(blobs: &Arc<Blobs>, bytes: &[u8]) -> Claim {
+        let mut ingest = blobs.ingest(100).unwrap();
+        bytes.chunks(3).for_each(|piece| ingest.write(piece).unwrap());
+        ingest.finish().unwrap()
+    }
+
+    /// Names of the files in `tmp`.
+    fn leftovers(folder: &tempfile::TempDir) -> usize {
+        fs::read_dir(folder.path().join("tmp")).unwrap().count()
+    }
+
+    /// Nothing refers to it.
+    fn unwanted() -> io::Result<bool> {
+        Ok(false)
+    }
+
+    #[test]
+    fn a_blob_lies_under_its_sha256_and_is_read_only() {
+        let (folder, blobs) = store();
+        let claim = put(&blobs, b"hello");
+        assert_eq!((claim.sha256().to_string().as_str(), claim.size()), (HELLO, 5));
+        let path = folder.path().join("blobs/2c/f2").join(HELLO);
+        assert_eq!(fs::read(&path).unwrap(), b"hello");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
+        let mut text = String::new();
+        blobs.get(&claim.sha256()).unwrap().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
+        assert_eq!(leftovers(&folder), 0);
+    }
+
+    #[test]
+    fn identical_bytes_are_stored_once() {
+        let (folder, blobs) = store();
+        let (one, two) = (put(&blobs, b"hello"), put(&blobs, b"hello"));
+        assert_eq!(one.sha256(), two.sha256());
+        let mut names = Vec::new();
+        blobs.walk(|sha256| { names.push(sha256); io::Result::Ok(()) }).unwrap();
+        assert_eq!(names, [one.sha256()]);
+        assert_eq!(leftovers(&folder), 0);
+    }
+
+    #[test]
+    fn too_many_bytes_are_refused_and_leave_nothing() {
+        let (folder, blobs) = store();
+        let mut ingest = blobs.ingest(4).unwrap();
+        ingest.write(b"1234").unwrap();
+        assert!(matches!(ingest.write(b"5"), Err(IngestError::TooLarge(4))));
+        drop(ingest);
+        assert_eq!(leftovers(&folder), 0);
+    }
+
+    #[test]
+    fn an_empty_file_is_a_blob() {
+        let (_folder, blobs) = store();
+        let claim = put(&blobs, b"");
+        assert_eq!(claim.size(), 0);
+        assert!(blobs.get(&claim.sha256()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_claimed_or_wanted_blob_is_not_removed_and_removing_twice_is_fine() {
+        let (_folder, blobs) = store();
+        let claim = put(&blobs, b"hello");
+        let sha256 = claim.sha256();
+        assert!(!blobs.remove_unless(&sha256, unwanted).unwrap());
+        drop(claim);
+        assert!(!blobs.remove_unless(&sha256, || io::Result::Ok(true)).unwrap());
+        assert!(blobs.remove_unless(&sha256, unwanted).unwrap());
+        assert!(blobs.get(&sha256).unwrap().is_none());
+        assert!(blobs.remove_unless(&sha256, unwanted).unwrap());
+    }
+
+    #[test]
+    fn a_blob_comes_back_after_its_removal() {
+        let (_folder, blobs) = store();
+        let sha256 = put(&blobs, b"hello").sha256();
+        blobs.remove_unless(&sha256, unwanted).unwrap();
+        assert_eq!(put(&blobs, b"hello").sha256(), sha256);
+        assert!(blobs.get(&sha256).unwrap().is_some());
+    }
+
+    #[test]
+    fn leftovers_of_an_interrupted_run_go_at_the_next_opening() {
+        let (folder, blobs) = store();
+        let mut ingest = blobs.ingest(100).unwrap();
+        ingest.write(b"half").unwrap();
+        std::mem::forget(ingest);
+        assert_eq!(leftovers(&folder), 1);
+        Blobs::open(folder.path()).unwrap();
+        assert_eq!(leftovers(&folder), 0);
+    }
+
+    #[test]
+    fn a_file_system_that_refuses_is_an_error_and_nothing_half_written_stays() {
+        let (folder, blobs) = store();
+        let mut ingest = blobs.ingest(100).unwrap();
+        ingest.write(b"hello").unwrap();
+        // A file stands where the folder must be: creating it fails, whoever runs the test.
+        fs::write(folder.path().join("blobs/2c"), b"").unwrap();
+        assert!(ingest.finish().is_err());
+        assert_eq!(leftovers(&folder), 0);
+        assert!(blobs.claims().is_empty());
+    }
+
+    #[test]
+    fn a_reader_sees_bytes_before_and_after_the_finish() {
+        let (_folder, blobs) = store();
+        let mut ingest = blobs.ingest(100).unwrap();
+        let mut reader = ingest.reader().unwrap();
+        let mut seen = String::new();
+        ingest.write(b"he").unwrap();
+        reader.read_to_string(&mut seen).unwrap();
+        assert_eq!(seen, "he");
+        ingest.write(b"llo").unwrap();
+        ingest.finish().unwrap();
+        reader.read_to_string(&mut seen).unwrap();
+        assert_eq!(seen, "hello");
+    }
+}

@@ -1,0 +1,205 @@
+//! SQLite connections: a pool that reads, a thread that writes.
+//!
+//! Owns pragmas and group commit: writes that arrive while a commit is being synced to disk share the next one, so many
+//! small uploads cost few syncs and each is still durable when it is answered.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use r2d2::Pool;
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::{Error, Result};
+
+/// Connections that read. SQLite answers from the page cache in microseconds; more would only cost memory.
+const READERS: u32 = 4;
+
+/// Page cache of each connection, KiB.
+const CACHE_KIB: u32 = 512;
+
+/// Statements kept prepared on each connection.
+const STATEMENTS: usize = 32;
+
+/// Writes waiting for the writer; further callers wait to be let in.
+const QUEUE: usize = 256;
+
+/// Most writes in one transaction.
+const BATCH: usize = 64;
+
+/// How long to wait for a lock somebody else holds (a backup, `sqlite3` in a terminal) or for a free reader.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The pool of read-only connections.
+pub(super) struct Readers(Pool<SqliteConnectionManager>);
+
+/// The thread that writes, stopped when this is dropped.
+pub(super) struct Writer {
+    /// `None` once dropping has begun.
+    queue: Option<SyncSender<Job>>,
+    /// Joined on drop, so that the database is closed when the catalog is gone.
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A write: runs inside the transaction and returns what to do when the transaction has ended.
+type Job = Box<dyn FnOnce(&Connection) -> Finish + Send>;
+
+/// Tells the caller how its write ended, given how the commit did.
+type Finish = Box<dyn FnOnce(&Result<()>) + Send>;
+
+impl Readers {
+    /// A pool on the database at `path`, which exists.
+    pub(super) fn new(path: &Path) -> Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let manager = SqliteConnectionManager::file(path).with_flags(flags).with_init(|connection| {
+            connection.busy_timeout(PATIENCE)?;
+            connection.set_prepared_statement_cache_capacity(STATEMENTS);
+            connection.pragma_update(None, "cache_size", -i64::from(CACHE_KIB))
+        });
+        Pool::builder()
+            .max_size(READERS)
+            .min_idle(Some(1))
+            .connection_timeout(PATIENCE)
+            .test_on_check_out(false)
+            .build(manager)
+            .map(Self)
+            .map_err(|error| Error::internal("opening the catalog for reading", error))
+    }
+
+    /// Runs one question.
+    pub(super) fn ask<T>(&self, question: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let connection = self.0.get().map_err(|error| Error::internal("waiting for the catalog", error))?;
+        question(&connection).map_err(|error| Error::internal("reading the catalog", error))
+    }
+}
+
+impl Writer {
+    /// Starts the thread on `connection`.
+    pub(super) fn start(connection: Connection) -> Result<Self> {
+        let (queue, jobs) = sync_channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("catalog-writer".to_owned())
+            .spawn(move || write_batches(&connection, &jobs))
+            .map_err(|error| Error::internal("starting the catalog's writer", error))?;
+        Ok(Self { queue: Some(queue), thread: Some(thread) })
+    }
+
+    /// Runs one write and waits until it is durable. A write that fails leaves no trace and does not disturb others.
+    pub(super) fn write<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, outcome) = sync_channel(1);
+        let job: Job = Box::new(move |connection| {
+            let result = in_savepoint(connection, change)
+                .map_err(|error| Error::internal("writing to the catalog", error));
+            // The caller waits for the answer below; that it is gone only means that its thread panicked.
+            Box::new(move |commit| _ = answer.send(commit.clone().and(result)))
+        });
+        let gone = || Error::internal("writing to the catalog", WriterGone);
+        self.queue.as_ref().ok_or_else(gone)?.send(job).map_err(|_job| gone())?;
+        outcome.recv().map_err(|_disconnected| gone())?
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been printed by then.
+            _ = thread.join();
+        }
+    }
+}
+
+/// The writer thread has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the catalog's writer has stopped")]
+struct WriterGone;
+
+/// The writer's loop: takes what waits into one transaction, commits, answers.
+fn write_batches(connection: &Connection, jobs: &Receiver<Job>) {
+    while let Ok(first) = jobs.recv() {
+        let mut finish = Vec::new();
+        let commit = connection.execute_batch("BEGIN IMMEDIATE").and_then(|()| {
+            finish.push(first(connection));
+            finish.extend(jobs.try_iter().take(BATCH).map(|job| job(connection)));
+            connection.execute_batch("COMMIT")
+        });
+        let commit = commit.map_err(|error| {
+            if !connection.is_autocommit()
+                && let Err(error) = connection.execute_batch("ROLLBACK")
+            {
+                tracing::error!(%error, "rolling back a catalog transaction");
+            }
+            Error::internal("committing to the catalog", error)
+        });
+        for answer in finish {
+            answer(&commit);
+        }
+    }
+}
+
+/// Runs `change`; on failure undoes it and nothing else of the transaction.
+fn in_savepoint<T>(
+    connection: &Connection,
+    change: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    connection.execute_batch("SAVEPOINT change")?;
+    let result = change(connection);
+    connection.execute_batch(if result.is_ok() { "RELEASE change" } else { "ROLLBACK TO change; RELEASE change" })?;
+    result
+}
+
+/// Opens the connection that writes, creating the database for the owner alone.
+pub(super) fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    if let Err(error) = std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)) {
+        tracing::warn!(%error, "cannot make the catalog private to its owner");
+    }
+    connection.busy_timeout(PATIENCE)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.pragma_update(None, "cache_size", -i64::from(CACHE_KIB))?;
+    // Readers do not wait for the writer, and the file stays sound whenever power fails.
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // A commit is on disk when it returns.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "journal_size_limit", 8 << 20)?;
+    Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_write_leaves_no_trace_and_the_next_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.db");
+        let connection = open_writer(&path).unwrap();
+        connection.execute_batch("CREATE TABLE t (x INTEGER UNIQUE)").unwrap();
+        let writer = Writer::start(connection).unwrap();
+        writer.write(|connection| connection.execute("INSERT INTO t VALUES (1)", [])).unwrap();
+        let failed = writer.write(|connection| {
+            connection.execute("INSERT INTO t VALUES (2)", [])?;
+            connection.execute("INSERT INTO t VALUES (1)", [])
+        });
+        assert!(failed.unwrap_err().causes().contains("UNIQUE"));
+        writer.write(|connection| connection.execute("INSERT INTO t VALUES (3)", [])).unwrap();
+        let sum: i64 = Readers::new(&path).unwrap().ask(|c| c.query_row("SELECT sum(x) FROM t", [], |r| r.get(0))).unwrap();
+        assert_eq!(sum, 4);
+    }
+
+    #[test]
+    fn the_pragmas_are_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = open_writer(&folder.path().join("x.db")).unwrap();
+        let text = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, String>(0)).unwrap();
+        let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(text("journal_mode"), "wal");
+        assert_eq!((number("synchronous"), number("foreign_keys")), (2, 1));
+    }
+}
