@@ -8,3 +8,6 @@ mod range;
 mod sha256;
 mod blobs;
 mod catalog;
+mod outbound;
+mod accounts;
+pub mod federation;

@@ -1,0 +1,292 @@
+//! The homeserver's signing key: read, written, used for X-Matrix requests and nothing else.
+//!
+//! Owns the key. No other module sees its bytes; its `Debug` shows the key ID.
+//! [Spec, signing details](https://spec.matrix.org/v1.19/appendices/#signing-details).
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use data_encoding::BASE64_NOPAD;
+use ed25519_dalek::Signer as _;
+
+use super::signed_json::decode_base64;
+
+/// Algorithm of every Matrix signing key.
+const ALGORITHM: &str = "ed25519";
+
+/// Marks Dendrite's key file.
+const DENDRITE_BEGIN: &str = "-----BEGIN MATRIX PRIVATE KEY-----";
+
+/// Ends Dendrite's key file.
+const DENDRITE_END: &str = "-----END MATRIX PRIVATE KEY-----";
+
+/// Largest key file read, bytes.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// A signing key with its ID.
+pub struct SigningKey {
+    /// `ed25519:version`
+    key_id: String,
+    /// Zeroed on drop.
+    key: ed25519_dalek::SigningKey,
+}
+
+/// A key read from a file, and what the operator should know about the file.
+#[derive(Debug)]
+pub struct LoadedKey {
+    /// The key.
+    pub key: SigningKey,
+    /// For the log: the group can read the file.
+    pub warning: Option<String>,
+}
+
+/// Why there is no key. The messages say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file cannot be read.
+    #[error("cannot read the signing key {}: {source}; copy the homeserver's key there (`media-sidecar key import FILE`) or set homeserver.signing_key", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Everybody can read the file.
+    #[error("the signing key {} can be read by every user (mode {mode:04o}); run `chmod 600 {0}`", path.display())]
+    Exposed {
+        /// Which file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// None of the known forms.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// The file exists.
+    #[error("{} exists already; use --force to replace it", .0.display())]
+    Exists(PathBuf),
+    /// The file cannot be written.
+    #[error("cannot write the signing key {}: {source}", path.display())]
+    Unwritable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl SigningKey {
+    /// Reads a key file: Synapse's text form or Dendrite's PEM. A file that every user can read is refused.
+    pub fn load(path: &Path) -> Result<LoadedKey, KeyError> {
+        let unreadable = |source| KeyError::Unreadable { path: path.to_owned(), source };
+        let metadata = fs::metadata(path).map_err(unreadable)?;
+        let mode = metadata.mode() & 0o777;
+        if mode & 0o004 != 0 {
+            return Err(KeyError::Exposed { path: path.to_owned(), mode });
+        }
+        let readable_by_group = mode & 0o040 != 0;
+        let warning = readable_by_group.then(|| {
+            format!("the signing key {0} can be read by its group (mode {mode:04o}); `chmod 600 {0}`", path.display())
+        });
+        Ok(LoadedKey { key: Self::read(path)?, warning })
+    }
+
+    /// Reads a key file whatever its mode, for import.
+    pub fn read(path: &Path) -> Result<Self, KeyError> {
+        let unreadable = |source| KeyError::Unreadable { path: path.to_owned(), source };
+        if fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE {
+            return Err(KeyError::Malformed("the file is too large for a signing key"));
+        }
+        Self::parse(&fs::read(path).map_err(unreadable)?)
+    }
+
+    /// Parses the contents of a key file.
+    pub fn parse(bytes: &[u8]) -> Result<Self, KeyError> {
+        let text = std::str::from_utf8(bytes).map_err(|_not_text| KeyError::Malformed(NOT_A_KEY))?;
+        if text.contains(DENDRITE_BEGIN) { Self::parse_dendrite(text) } else { Self::parse_synapse(text) }
+    }
+
+    /// A fresh key with a random version.
+    pub fn generate(mut random: impl FnMut(&mut [u8])) -> Self {
+        let (mut seed, mut version) = ([0; 32], [0; 4]);
+        random(&mut seed);
+        random(&mut version);
+        let version = data_encoding::HEXLOWER.encode(&version);
+        Self::new(&format!("a_{version}"), &seed)
+    }
+
+    /// Writes the key in Synapse's form, readable by its owner alone. An existing file is replaced only by `force`.
+    pub fn save(&self, path: &Path, overwrite: Overwrite) -> Result<(), KeyError> {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::AlreadyExists => KeyError::Exists(path.to_owned()),
+            _ => KeyError::Unwritable { path: path.to_owned(), source },
+        };
+        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::Builder::new().prefix(".signing").tempfile_in(folder).map_err(failed)?;
+        let version = self.key_id.split_once(':').map_or("", |(_, version)| version);
+        let seed = BASE64_NOPAD.encode(self.key.as_bytes());
+        writeln!(file, "{ALGORITHM} {version} {seed}").map_err(failed)?;
+        file.as_file().sync_all().map_err(failed)?;
+        match overwrite {
+            Overwrite::Never => file.persist_noclobber(path),
+            Overwrite::Replace => file.persist(path),
+        }
+        .map_err(|error| failed(error.error))?;
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    }
+
+    /// `ed25519:version`
+    pub fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
+    /// The public key in unpadded base64, as `/_matrix/key/v2/server` shows it.
+    pub fn public_key(&self) -> String {
+        BASE64_NOPAD.encode(self.key.verifying_key().as_bytes())
+    }
+
+    /// Signs canonical JSON. For X-Matrix requests only.
+    pub(super) fn sign(&self, canonical_json: &[u8]) -> String {
+        BASE64_NOPAD.encode(&self.key.sign(canonical_json).to_bytes())
+    }
+
+    /// A key from its parts.
+    fn new(version: &str, seed: &[u8; 32]) -> Self {
+        Self { key_id: format!("{ALGORITHM}:{version}"), key: ed25519_dalek::SigningKey::from_bytes(seed) }
+    }
+
+    /// Lines of `ed25519 <version> <unpadded base64 of the seed>`; the first signs, as in Synapse.
+    fn parse_synapse(text: &str) -> Result<Self, KeyError> {
+        let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+        let mut words = line.unwrap_or_default().split_ascii_whitespace();
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some(ALGORITHM), Some(version), Some(seed), None) => Self::from_text(version, seed),
+            _ => Err(KeyError::Malformed(NOT_A_KEY)),
+        }
+    }
+
+    /// A PEM block with a `Key-ID` header around the base64 of the seed; the first block signs, as in Dendrite.
+    fn parse_dendrite(text: &str) -> Result<Self, KeyError> {
+        let malformed = KeyError::Malformed("the MATRIX PRIVATE KEY block is incomplete");
+        let block = text.split_once(DENDRITE_BEGIN).and_then(|(_, rest)| rest.split_once(DENDRITE_END));
+        let Some((block, _)) = block else { return Err(malformed) };
+        let (headers, body): (Vec<&str>, Vec<&str>) =
+            block.lines().map(str::trim).filter(|line| !line.is_empty()).partition(|line| line.contains(':'));
+        let key_id = headers.iter().find_map(|header| {
+            let (name, value) = header.split_once(':')?;
+            name.trim().eq_ignore_ascii_case("Key-ID").then(|| value.trim())
+        });
+        let version = key_id.and_then(|key_id| key_id.strip_prefix("ed25519:"));
+        version.map_or(Err(malformed), |version| Self::from_text(version, &body.concat()))
+    }
+
+    /// A key from the text of its parts.
+    fn from_text(version: &str, seed: &str) -> Result<Self, KeyError> {
+        if !is_version(version) {
+            return Err(KeyError::Malformed("the key's version may have only letters, digits and underscores"));
+        }
+        match decode_base64(seed).and_then(|seed| seed.try_into().ok()) {
+            Some(seed) => Ok(Self::new(version, &seed)),
+            None => Err(KeyError::Malformed("the key's seed is not the base64 of 32 bytes")),
+        }
+    }
+}
+
+/// Whether saving may replace a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overwrite {
+    /// Leave an existing file alone and fail.
+    Never,
+    /// Replace it.
+    Replace,
+}
+
+/// What is wrong with a file of no known form.
+const NOT_A_KEY: &str = "not a signing key: expected `ed25519 <version> <seed>` (Synapse) or a MATRIX PRIVATE KEY block (Dendrite)";
+
+/// A key's version: `[a-zA-Z0-9_]+` (spec, `definitions/keys.yaml`).
+pub(super) fn is_version(version: &str) -> bool {
+    !version.is_empty() && version.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey").field("key_id", &self.key_id).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// The key of the specification's test vectors.
+    pub(in crate::federation) const VECTOR: &str = "ed25519 1 YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1";
+
+    #[test]
+    fn both_forms_give_the_same_key() {
+        let synapse = SigningKey::parse(format!("\n{VECTOR}\ned25519 2 other\n").as_bytes()).unwrap();
+        assert_eq!(synapse.key_id(), "ed25519:1");
+        assert_eq!(synapse.public_key(), "XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI");
+        let dendrite = "-----BEGIN MATRIX PRIVATE KEY-----\nKey-ID: ed25519:1\n\n\
+                        YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA0=\n-----END MATRIX PRIVATE KEY-----\n";
+        let dendrite = SigningKey::parse(dendrite.as_bytes()).unwrap();
+        assert_eq!(dendrite.key_id(), "ed25519:1");
+        assert_eq!(dendrite.public_key(), synapse.public_key());
+    }
+
+    #[test]
+    fn other_files_are_refused_in_words() {
+        for (text, word) in [
+            ("", "Synapse"),
+            ("rsa 1 abc", "Synapse"),
+            ("ed25519 a:b YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA0", "version"),
+            ("ed25519 1 short", "seed"),
+            ("-----BEGIN MATRIX PRIVATE KEY-----\n", "incomplete"),
+        ] {
+            let error = SigningKey::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+        assert!(SigningKey::parse(b"\xff\xfe").is_err());
+    }
+
+    #[test]
+    fn a_saved_key_is_private_and_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("signing.key");
+        let key = SigningKey::generate(|bytes| getrandom::fill(bytes).unwrap());
+        key.save(&path, Overwrite::Never).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let loaded = SigningKey::load(&path).unwrap();
+        assert_eq!((loaded.key.key_id(), loaded.key.public_key()), (key.key_id(), key.public_key()));
+        assert!(loaded.warning.is_none());
+        assert!(matches!(key.save(&path, Overwrite::Never), Err(KeyError::Exists(_))));
+        key.save(&path, Overwrite::Replace).unwrap();
+    }
+
+    #[test]
+    fn an_exposed_key_stops_the_start_and_a_shared_one_is_warned_about() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("signing.key");
+        fs::write(&path, VECTOR).unwrap();
+        let mut load = |mode| {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            SigningKey::load(&path)
+        };
+        let error = load(0o644).unwrap_err().to_string();
+        assert!(error.contains("chmod 600") && error.contains("0644"), "{error}");
+        assert!(load(0o640).unwrap().warning.unwrap().contains("group"));
+        assert!(load(0o600).unwrap().warning.is_none());
+    }
+
+    #[test]
+    fn debug_shows_no_seed() {
+        let key = SigningKey::parse(VECTOR.as_bytes()).unwrap();
+        let shown = format!("{key:?}");
+        assert!(shown.contains("ed25519:1") && !shown.contains("YJDB"), "{shown}");
+    }
+}

@@ -1,0 +1,206 @@
+//! The one way out: blocking HTTP requests whose every connection is checked against an address list.
+//!
+//! Owns `ureq`. Checks the very address it connects to, after resolution; follows no redirect by itself; ignores proxy
+//! variables, which would connect elsewhere. Refuses to know what is asked and why.
+
+mod guard;
+mod tls;
+
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use ureq::http::{HeaderMap, Response as HttpResponse, StatusCode};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector as _, TcpConnector};
+use ureq::{Agent, Body};
+
+use self::guard::CheckedResolver;
+use self::tls::TlsConnector;
+
+pub(crate) use self::guard::{Denied, Guard};
+
+/// Longest wait for a connection to one address list, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Largest response header block, bytes.
+const MAX_HEADERS: usize = 32 * 1024;
+
+/// Read buffer of a connection, bytes. Larger ones do not fetch faster and multiply by the fetches under way.
+const INPUT_BUFFER: usize = 32 * 1024;
+
+/// Write buffer of a connection, bytes: a request fits.
+const OUTPUT_BUFFER: usize = 4 * 1024;
+
+/// Idle connections kept for the next request.
+const IDLE: usize = 4;
+
+/// Makes requests under one set of rules.
+#[derive(Clone, Debug)]
+pub(crate) struct Outbound {
+    /// Connections that go where the URL says.
+    agent: Agent,
+    /// What agents are made of, for requests that connect elsewhere than the URL says.
+    rules: Arc<Rules>,
+}
+
+/// What every connection of an [`Outbound`] has in common.
+#[derive(Debug)]
+struct Rules {
+    /// Which addresses may be connected to.
+    guard: Arc<Guard>,
+    /// Roots to trust.
+    tls: Arc<ClientConfig>,
+    /// Time limits.
+    limits: Limits,
+}
+
+/// How long a peer may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Longest silence while sending or receiving.
+    pub(crate) stall: Duration,
+    /// For the whole exchange, body included; `None` for bodies of any length.
+    pub(crate) total: Option<Duration>,
+}
+
+/// A GET request.
+#[derive(Clone, Debug)]
+pub(crate) struct Get<'a> {
+    /// `https://host:port/path`; the host is the name the certificate must carry.
+    pub(crate) url: &'a str,
+    /// Further headers. `Host` replaces the one the URL gives.
+    pub(crate) headers: &'a [(&'a str, &'a str)],
+    /// Where to connect instead, tried in order; empty: where the URL says.
+    pub(crate) via: &'a [(String, u16)],
+}
+
+/// The head of an answer, its body still to be read.
+#[derive(Debug)]
+pub(crate) struct Answer(HttpResponse<Body>);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OutboundError {
+    /// The address list forbids it.
+    #[error(transparent)]
+    Denied(Denied),
+    /// The name does not resolve.
+    #[error("the name does not resolve")]
+    Unresolved,
+    /// Silence.
+    #[error("no answer in time")]
+    Timeout,
+    /// Certificate or handshake.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// Anything else on the wire.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Outbound {
+    /// Requests to addresses that `guard` permits, trusting the public roots and those in the PEM file `ca_file`.
+    pub(crate) fn new(guard: Guard, ca_file: Option<&Path>, limits: Limits) -> Result<Self, OutboundError> {
+        let tls = tls::client_config(ca_file).map_err(OutboundError::Tls)?;
+        let rules = Rules { guard: Arc::new(guard), tls, limits };
+        Ok(Self { agent: rules.agent(Vec::new(), IDLE), rules: Arc::new(rules) })
+    }
+
+    /// Asks. Redirects are answers like any other.
+    pub(crate) fn get(&self, get: &Get<'_>) -> Result<Answer, OutboundError> {
+        let mut request = if get.via.is_empty() {
+            self.agent.get(get.url)
+        } else {
+            self.rules.agent(get.via.to_vec(), 0).get(get.url)
+        };
+        for (name, value) in get.headers {
+            request = request.header(*name, *value);
+        }
+        Ok(Answer(request.call()?))
+    }
+}
+
+impl Rules {
+    /// An agent that connects to `via`, or where the URL says.
+    fn agent(&self, via: Vec<(String, u16)>, idle: usize) -> Agent {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(None)
+            .user_agent(concat!("media-sidecar/", env!("CARGO_PKG_VERSION")))
+            .max_response_header_size(MAX_HEADERS)
+            .input_buffer_size(INPUT_BUFFER)
+            .output_buffer_size(OUTPUT_BUFFER)
+            .max_idle_connections(idle)
+            .max_idle_connections_per_host(idle)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_resolve(Some(CONNECT_TIMEOUT))
+            .timeout_per_read(Some(self.limits.stall))
+            .timeout_per_write(Some(self.limits.stall))
+            .timeout_global(self.limits.total)
+            .build();
+        let connector = ().chain(TcpConnector::default()).chain(TlsConnector::new(Arc::clone(&self.tls)));
+        let resolver = CheckedResolver { guard: Arc::clone(&self.guard), via, system: DefaultResolver::default() };
+        Agent::with_parts(config, connector, resolver)
+    }
+}
+
+impl Answer {
+    /// HTTP status.
+    pub(crate) fn status(&self) -> u16 {
+        StatusCode::as_u16(&self.0.status())
+    }
+
+    /// A header's value, if it is text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let headers: &HeaderMap = self.0.headers();
+        headers.get(name)?.to_str().ok()
+    }
+
+    /// A header's value with bytes that are not UTF-8 replaced.
+    pub(crate) fn header_lossy(&self, name: &str) -> Option<String> {
+        self.0.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    }
+
+    /// The length of the body, if announced.
+    pub(crate) fn content_length(&self) -> Option<u64> {
+        self.header("content-length")?.parse().ok()
+    }
+
+    /// The whole body if it has at most `limit` bytes; `None` if it has more.
+    pub(crate) fn read_at_most(self, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        self.into_reader().take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        Ok((crate::matrix::len_u64(bytes.len()) <= limit).then_some(bytes))
+    }
+
+    /// The body as it arrives. A body shorter than announced ends in an error.
+    pub(crate) fn into_reader(self) -> impl Read + Send + 'static {
+        self.0.into_body().into_reader()
+    }
+}
+
+impl From<ureq::Error> for OutboundError {
+    fn from(error: ureq::Error) -> Self {
+        match error {
+            ureq::Error::Other(inner) => match inner.downcast::<Denied>() {
+                Ok(denied) => Self::Denied(*denied),
+                Err(other) => Self::Failed(other.to_string()),
+            },
+            ureq::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => Self::Timeout,
+            ureq::Error::Io(error) => match tls::cause(&error) {
+                Some(cause) => Self::Tls(cause),
+                None => Self::Failed(error.to_string()),
+            },
+            ureq::Error::Timeout(_) => Self::Timeout,
+            ureq::Error::HostNotFound => Self::Unresolved,
+            ureq::Error::Tls(reason) => Self::Tls(reason.to_owned()),
+            ureq::Error::Rustls(error) => Self::Tls(error.to_string()),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
