@@ -10,6 +10,7 @@ use std::time::Duration;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use quick_cache::sync::Cache;
 use serde::Deserialize;
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Kind, Result};
@@ -108,13 +109,29 @@ impl Accounts {
         result
     }
 
-    /// Whether the homeserver answers at all. Blocks.
-    pub(crate) fn check(&self) -> std::result::Result<(), String> {
+    /// The homeserver's `/_matrix/client/versions`, which may depend on who asks. Blocks.
+    pub(crate) fn versions(&self, credential: Option<&Credential>) -> Result<serde_json::Map<String, Value>> {
+        let failed = |why: String| {
+            Error::new(Kind::HomeserverFailed, "the homeserver cannot be reached").caused_by(HomeserverFailed(why))
+        };
         let url = format!("{}/_matrix/client/versions", self.base_url);
-        match self.outbound.get(&Get { url: &url, headers: &[], via: &[] }) {
-            Ok(answer) if answer.status() == 200 => Ok(()),
-            Ok(answer) => Err(format!("status {} for /_matrix/client/versions", answer.status())),
-            Err(error) => Err(error.to_string()),
+        let bearer = credential.map(|credential| format!("Bearer {}", credential.token));
+        let headers: Vec<_> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
+        let get = Get { url: &url, headers: &headers, via: &[] };
+        let answer = self.get(&get).map_err(|error| failed(error.to_string()))?;
+        let status = answer.status();
+        let body = answer.read_at_most(MAX_ANSWER).map_err(|error| failed(error.to_string()))?;
+        match (status, body.and_then(|body| serde_json::from_slice(&body).ok())) {
+            (200, Some(versions)) => Ok(versions),
+            (status, _) => Err(failed(format!("status {status} for /_matrix/client/versions"))),
+        }
+    }
+
+    /// Asks; once more when an idle connection was closed just as it was used again.
+    fn get(&self, get: &Get<'_>) -> std::result::Result<Answer, OutboundError> {
+        match self.outbound.get(get) {
+            Err(OutboundError::Failed(_)) => self.outbound.get(get),
+            other => other,
         }
     }
 
@@ -127,12 +144,7 @@ impl Accounts {
         }
         let bearer = format!("Bearer {}", credential.token);
         let get = Get { url: &url, headers: &[("Authorization", &bearer)], via: &[] };
-        let answer = match self.outbound.get(&get) {
-            // The homeserver may close an idle connection just as it is used again: once more on a fresh one.
-            Err(OutboundError::Failed(_)) => self.outbound.get(&get),
-            other => other,
-        };
-        let answer = answer.map_err(|error| homeserver_failed(error.to_string()))?;
+        let answer = self.get(&get).map_err(|error| homeserver_failed(error.to_string()))?;
         let status = answer.status();
         let retry_after = answer.header("retry-after").and_then(|seconds| seconds.parse().ok());
         let body = read_json(answer)?;
@@ -145,7 +157,7 @@ impl Accounts {
             403 => Err(Error::new(Kind::Forbidden, "the homeserver refuses this user").passing_through(body)),
             429 => Err(Error::new(Kind::LimitExceeded, "the homeserver asks to slow down")
                 .retry_after(Duration::from_secs(retry_after.unwrap_or(1)))),
-            status => Err(homeserver_failed(format!("whoami answered {status}: {body}"))),
+            status => Err(homeserver_failed(format!("status {status}: {body}"))),
         }
     }
 }
@@ -179,16 +191,16 @@ fn read_json(answer: Answer) -> Result<String> {
     let bytes = answer.read_at_most(MAX_ANSWER).map_err(|error| homeserver_failed(error.to_string()))?;
     let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
     let is_object = |text: &String| serde_json::from_str::<serde_json::Map<_, _>>(text).is_ok();
-    text.filter(is_object).ok_or_else(|| homeserver_failed(format!("whoami answered {status} without JSON")))
+    text.filter(is_object).ok_or_else(|| homeserver_failed(format!("status {status} without JSON")))
 }
 
 /// What a client reads while the homeserver is down: never that its token is bad.
 fn homeserver_failed(why: String) -> Error {
     let message = "the homeserver cannot be asked about the access token; try again later";
-    Error::new(Kind::HomeserverFailed, message).caused_by(WhoAmIFailed(why))
+    Error::new(Kind::HomeserverFailed, message).caused_by(HomeserverFailed(format!("whoami: {why}")))
 }
 
 /// For the journal.
 #[derive(Debug, thiserror::Error)]
-#[error("whoami: {0}")]
-struct WhoAmIFailed(String);
+#[error("{0}")]
+struct HomeserverFailed(String);

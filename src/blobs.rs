@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sha2::{Digest as _, Sha256 as Hasher};
 use tempfile::NamedTempFile;
 
+use crate::error::{self, Error};
 use crate::matrix::len_u64;
 use crate::sha256::Sha256;
 
@@ -101,11 +102,11 @@ impl Blobs {
 
     /// Removes a blob unless it is claimed or `is_wanted` says that a row refers to it. Says whether nothing refers to
     /// it any more; a blob that is not there is removed already.
-    pub(crate) fn remove_unless<E: From<io::Error>>(
+    pub(crate) fn remove_unless(
         &self,
         sha256: &Sha256,
-        is_wanted: impl FnOnce() -> Result<bool, E>,
-    ) -> Result<bool, E> {
+        is_wanted: impl FnOnce() -> error::Result<bool>,
+    ) -> error::Result<bool> {
         let claims = self.claims();
         if claims.contains_key(sha256) || is_wanted()? {
             return Ok(false);
@@ -113,16 +114,17 @@ impl Blobs {
         match fs::remove_file(self.path(sha256)) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(Error::internal("removing a blob", error)),
         }
     }
 
     /// Calls `visit` with the name of every blob, a few at a time in memory; other files are left alone.
-    pub(crate) fn walk<E: From<io::Error>>(&self, mut visit: impl FnMut(Sha256) -> Result<(), E>) -> Result<(), E> {
-        for outer in folders(&self.root)? {
-            for inner in folders(&outer)? {
-                for entry in fs::read_dir(inner)? {
-                    let name = entry?.file_name();
+    pub(crate) fn walk(&self, mut visit: impl FnMut(Sha256) -> error::Result<()>) -> error::Result<()> {
+        let failed = |error| Error::internal("walking the blob store", error);
+        for outer in folders(&self.root).map_err(failed)? {
+            for inner in folders(&outer).map_err(failed)? {
+                for entry in fs::read_dir(inner).map_err(failed)? {
+                    let name = entry.map_err(failed)?.file_name();
                     if let Some(sha256) = name.to_str().and_then(Sha256::from_hex) {
                         visit(sha256)?;
                     }
@@ -181,6 +183,11 @@ impl Ingest {
         self.hasher.update(bytes);
         self.size = size;
         Ok(())
+    }
+
+    /// Bytes taken in so far.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
     }
 
     /// A second handle on the bytes so far. It stays good after [`finish`](Self::finish), and after a drop.
@@ -291,7 +298,7 @@ mod tests {
     }
 
     /// Nothing refers to it.
-    fn unwanted() -> io::Result<bool> {
+    fn unwanted() -> error::Result<bool> {
         Ok(false)
     }
 
@@ -315,7 +322,7 @@ mod tests {
         let (one, two) = (put(&blobs, b"hello"), put(&blobs, b"hello"));
         assert_eq!(one.sha256(), two.sha256());
         let mut names = Vec::new();
-        blobs.walk(|sha256| { names.push(sha256); io::Result::Ok(()) }).unwrap();
+        blobs.walk(|sha256| { names.push(sha256); Ok(()) }).unwrap();
         assert_eq!(names, [one.sha256()]);
         assert_eq!(leftovers(&folder), 0);
     }
@@ -345,7 +352,7 @@ mod tests {
         let sha256 = claim.sha256();
         assert!(!blobs.remove_unless(&sha256, unwanted).unwrap());
         drop(claim);
-        assert!(!blobs.remove_unless(&sha256, || io::Result::Ok(true)).unwrap());
+        assert!(!blobs.remove_unless(&sha256, || Ok(true)).unwrap());
         assert!(blobs.remove_unless(&sha256, unwanted).unwrap());
         assert!(blobs.get(&sha256).unwrap().is_none());
         assert!(blobs.remove_unless(&sha256, unwanted).unwrap());

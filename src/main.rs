@@ -1,1 +1,144 @@
-fn main(){}
+//! The command line of media-sidecar.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use media_sidecar::commands::{self, Failure, LogFormat};
+use media_sidecar::demo;
+use media_sidecar::federation::Overwrite;
+
+/// The media repository of a small Matrix homeserver: client and server routes apart (MSC1902, MSC3916).
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, after_help = "Example: media-sidecar demo")]
+struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service
+    #[command(after_help = "Example: media-sidecar serve --config /etc/media-sidecar/sidecar.yaml")]
+    Serve {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// How log lines look
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        log_format: Format,
+    },
+    /// Show two complete servers on loopback that exchange media
+    #[command(after_help = "Example: media-sidecar demo --once")]
+    Demo {
+        /// End after the tour, with exit status 0 if all went as told, 1 if not
+        #[arg(long)]
+        once: bool,
+    },
+    /// Print the configuration in force, secrets redacted
+    #[command(after_help = "Example: SIDECAR_LOG=debug media-sidecar config")]
+    Config {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Look after the signing key, which is the homeserver's
+    #[command(subcommand, after_help = "Example: media-sidecar key import /var/lib/synapse/homeserver.signing.key")]
+    Key(Key),
+}
+
+/// What can be done with the signing key.
+#[derive(Debug, Subcommand)]
+enum Key {
+    /// Print the key ID and the public key, never the secret one
+    #[command(after_help = "Example: media-sidecar key show")]
+    Show {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Copy the homeserver's key into the file that homeserver.signing_key names
+    #[command(after_help = "Example: media-sidecar key import /etc/dendrite/matrix_key.pem")]
+    Import {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Synapse's or Dendrite's key file
+        file: PathBuf,
+        /// Replace a key that is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make a fresh key, for a homeserver that will take it over
+    #[command(after_help = "Example: media-sidecar key generate")]
+    Generate {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Replace a key that is there
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// `--config`
+#[derive(Debug, Args)]
+struct ConfigArg {
+    /// Configuration file [default: ./sidecar.yaml, then /etc/media-sidecar/sidecar.yaml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// `--log-format`
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(status) => status,
+        Err(failure) => {
+            // Nobody is left to tell when standard error is gone.
+            _ = writeln!(std::io::stderr(), "media-sidecar: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs one command.
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    let mut out = std::io::stdout();
+    let overwrite = |force| if force { Overwrite::Replace } else { Overwrite::Never };
+    match command {
+        Command::Serve { config, log_format } => {
+            let format = match log_format {
+                Format::Text => LogFormat::Text,
+                Format::Json => LogFormat::Json,
+            };
+            commands::serve(config.config.as_deref(), format)?;
+        }
+        Command::Demo { once } => return demo::run(if once { demo::Stay::Leave } else { demo::Stay::Serve }, &mut out),
+        Command::Config { config } => {
+            let loaded = commands::load_config(config.config.as_deref())?;
+            for warning in loaded.warnings {
+                writeln!(std::io::stderr(), "media-sidecar: {warning}")?;
+            }
+            write!(out, "{}", loaded.config.to_yaml())?;
+        }
+        Command::Key(Key::Show { config }) => commands::show(config.config.as_deref(), &mut out)?,
+        Command::Key(Key::Import { config, file, force }) => {
+            commands::import(config.config.as_deref(), &file, overwrite(force), &mut out)?;
+        }
+        Command::Key(Key::Generate { config, force }) => {
+            commands::generate(config.config.as_deref(), overwrite(force), &mut out)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -53,8 +53,11 @@ pub enum Host<'a> {
     Name(&'a str),
 }
 
-/// Milliseconds since the epoch, from wherever the caller's time comes.
+/// Where time comes from: the system's, or a test's.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Where unpredictable bytes come from: the system's, or a test's.
+pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
 
 /// Milliseconds since 1970-01-01T00:00:00Z, as everywhere in Matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,7 +1,7 @@
 //! Questions about media IDs.
 
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
+use rusqlite::{OptionalExtension as _, Row, named_params};
 
 use super::Catalog;
 use crate::error::Result;
@@ -191,6 +191,17 @@ impl Catalog {
         })
     }
 
+    /// Forgets an ID.
+    pub(crate) fn forget(&self, mxc: &Mxc) -> Result<()> {
+        let mxc = mxc.clone();
+        self.writer.write(move |connection| {
+            connection
+                .prepare_cached("DELETE FROM media WHERE server_name = ?1 AND media_id = ?2")?
+                .execute([mxc.server_name.as_str(), mxc.media_id.as_str()])
+                .map(drop)
+        })
+    }
+
     /// Whether any row refers to a blob.
     pub(crate) fn refers_to(&self, sha256: &Sha256) -> Result<bool> {
         self.readers.ask(|connection| {
@@ -216,7 +227,7 @@ impl Catalog {
     /// When media was last served, as far as written.
     #[cfg(test)]
     pub(crate) fn last_access(&self, mxc: &Mxc) -> Result<Option<Timestamp>> {
-        self.readers.ask(|connection: &Connection| {
+        self.readers.ask(|connection| {
             connection
                 .query_row(
                     "SELECT last_access_ms FROM media WHERE server_name = ?1 AND media_id = ?2",

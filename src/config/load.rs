@@ -11,7 +11,7 @@ use figment::value::{Dict, Value};
 use saphyr::{Yaml, YamlEmitter};
 
 use super::yaml::YamlFile;
-use super::{Config, Family, ListenAddr};
+use super::{Config, Family};
 use crate::matrix::ServerName;
 
 /// A configuration and what was odd about it.
@@ -116,7 +116,8 @@ impl Sources<'_> {
             let key = key.to_ascii_lowercase().replace("__", ".");
             if find_key(defaults, &key).is_none() {
                 warnings.push(format!("environment variable {name} names no configuration key and is ignored"));
-            } else if let Ok(value) = text.parse::<Value>() {
+            } else {
+                let Ok(value) = text.parse::<Value>();
                 self.env.insert(key, value);
             }
         }
@@ -325,6 +326,7 @@ impl StdError for Problems {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ListenAddr;
 
     /// Loads `text` as a file in a folder of its own, with `env`.
     fn load_text(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {

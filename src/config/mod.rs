@@ -14,6 +14,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::load::is_log_directives;
 pub use self::load::{Loaded, Problem, Problems, find, load};
 pub use self::units::{ListenAddr, Size, Span, ThumbnailMethod, ThumbnailSize};
 

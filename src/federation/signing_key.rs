@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use data_encoding::BASE64_NOPAD;
 use ed25519_dalek::Signer as _;
 
-use super::signed_json::decode_base64;
+use serde_json::{Value, json};
+
+use super::signed_json::{Object, decode_base64, signable};
+use crate::matrix::{ServerName, Timestamp};
 
 /// Algorithm of every Matrix signing key.
 const ALGORITHM: &str = "ed25519";
@@ -148,7 +151,21 @@ impl SigningKey {
         BASE64_NOPAD.encode(self.key.verifying_key().as_bytes())
     }
 
-    /// Signs canonical JSON. For X-Matrix requests only.
+    /// The document a homeserver with this key publishes at `/_matrix/key/v2/server`: for the demo's stand-in, whose key
+    /// this is. The sidecar itself publishes nothing.
+    pub(crate) fn key_document(&self, server_name: &ServerName, valid_until: Timestamp) -> Value {
+        let mut document = Object::from_iter([
+            ("server_name".to_owned(), json!(server_name)),
+            ("verify_keys".to_owned(), json!({&self.key_id: {"key": self.public_key()}})),
+            ("old_verify_keys".to_owned(), json!({})),
+            ("valid_until_ts".to_owned(), json!(valid_until.0)),
+        ]);
+        let signature = self.sign(&signable(&document).unwrap_or_default());
+        document.insert("signatures".to_owned(), json!({server_name.as_str(): {&self.key_id: signature}}));
+        Value::Object(document)
+    }
+
+    /// Signs canonical JSON.
     pub(super) fn sign(&self, canonical_json: &[u8]) -> String {
         BASE64_NOPAD.encode(&self.key.sign(canonical_json).to_bytes())
     }

@@ -1,0 +1,117 @@
+//! One running sidecar: its parts, wired.
+//!
+//! Owns nothing but the wiring. Every field is immutable.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::accounts::{Account, Accounts, CredentialHash};
+use crate::blobs::Blobs;
+use crate::bridge::Bridge;
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::federation::{Federation, SigningKey};
+use crate::matrix::{Clock, Random, ServerName, Timestamp};
+use crate::media::Library;
+use crate::outbound::{Guard, Limits, Outbound};
+use crate::waiting::{Arrivals, PendingUploads, SingleFlight};
+
+/// Longest wait for the homeserver.
+const HOMESERVER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The parts of a running sidecar.
+pub struct App {
+    /// Our own name.
+    pub(crate) server_name: ServerName,
+    /// Who a client is.
+    pub(crate) accounts: Arc<Accounts>,
+    /// Who a server is.
+    pub(crate) federation: Arc<Federation>,
+    /// What can be done with media.
+    pub(crate) library: Arc<Library>,
+    /// For the health check.
+    pub(crate) catalog: Arc<Catalog>,
+    /// For the health check.
+    pub(crate) blobs: Arc<Blobs>,
+    /// Blocking work.
+    pub(crate) bridge: Bridge,
+    /// `whoami` under way.
+    pub(crate) asking: SingleFlight<CredentialHash, Account>,
+    /// Who waits for uploads.
+    pub(crate) pending: PendingUploads,
+    /// Remote files on their way in.
+    pub(crate) arrivals: Arrivals,
+    /// For multipart boundaries.
+    pub(crate) random: Random,
+}
+
+/// What an [`App`] is given by its surroundings, so that tests can give something else.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Time.
+    pub clock: Clock,
+    /// Unpredictable bytes.
+    pub random: Random,
+}
+
+impl Surroundings {
+    /// The system's time and randomness.
+    pub fn system() -> Self {
+        Self {
+            clock: Arc::new(Timestamp::now),
+            #[expect(clippy::expect_used, reason = "a system without randomness must not hand out predictable media IDs")]
+            random: Arc::new(|bytes| getrandom::fill(bytes).expect("the system's random source works")),
+        }
+    }
+}
+
+impl App {
+    /// Opens the store below `config.data_dir` and wires the parts. `signing_key` is the homeserver's.
+    pub fn open(config: &Config, signing_key: SigningKey, surroundings: Surroundings) -> Result<Arc<Self>> {
+        let Surroundings { clock, random } = surroundings;
+        create_data_dir(&config.data_dir)?;
+        let catalog = Arc::new(Catalog::open(&config.data_dir)?);
+        let blobs = Blobs::open(&config.data_dir).map_err(|error| Error::internal("opening the blob store", error))?;
+
+        let limits = Limits { stall: HOMESERVER_TIMEOUT, total: Some(HOMESERVER_TIMEOUT) };
+        let to_homeserver = Outbound::new(Guard::permit_all(), None, limits)
+            .map_err(|error| Error::internal("preparing requests to the homeserver", error))?;
+        let accounts =
+            Accounts::new(to_homeserver, &config.homeserver.url, config.homeserver.token_cache.0, Arc::clone(&clock));
+        let federation = Federation::new(
+            config.server_name.clone(),
+            signing_key,
+            &config.federation,
+            Arc::clone(&catalog),
+            Arc::clone(&clock),
+        )
+        .map_err(|error| Error::internal("preparing requests to other servers", error))?;
+        let federation = Arc::new(federation);
+
+        let parts = (Arc::clone(&catalog), Arc::clone(&blobs), Arc::clone(&federation));
+        let library = Library::new(config, parts, clock, Arc::clone(&random));
+        Ok(Arc::new(Self {
+            server_name: config.server_name.clone(),
+            accounts: Arc::new(accounts),
+            federation,
+            library: Arc::new(library),
+            catalog,
+            blobs,
+            bridge: Bridge::new(),
+            asking: SingleFlight::default(),
+            pending: PendingUploads::default(),
+            arrivals: Arrivals::default(),
+            random,
+        }))
+    }
+}
+
+/// Makes the data directory for the owner alone.
+fn create_data_dir(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+        Error::internal("creating data_dir", std::io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    })
+}

@@ -1,0 +1,45 @@
+//! `media-sidecar key …`
+
+use std::io::Write;
+use std::path::Path;
+
+use super::{Failure, load_config, signing_key_path};
+use crate::app::Surroundings;
+use crate::federation::{Overwrite, SigningKey};
+
+/// `key show`: the key ID and the public key, never the seed.
+pub fn show(config: Option<&Path>, out: &mut impl Write) -> Result<(), Failure> {
+    let config = load_config(config)?.config;
+    let key = SigningKey::read(&signing_key_path(&config))?;
+    Ok(tell(&key, out)?)
+}
+
+/// `key import FILE`: the homeserver's key into the file that `homeserver.signing_key` names.
+pub fn import(config: Option<&Path>, file: &Path, overwrite: Overwrite, out: &mut impl Write) -> Result<(), Failure> {
+    let config = load_config(config)?.config;
+    let key = SigningKey::read(file)?;
+    save(&key, &config.homeserver.signing_key, overwrite, out)
+}
+
+/// `key generate`: a fresh key into the file that `homeserver.signing_key` names.
+pub fn generate(config: Option<&Path>, overwrite: Overwrite, out: &mut impl Write) -> Result<(), Failure> {
+    let config = load_config(config)?.config;
+    let random = Surroundings::system().random;
+    let key = SigningKey::generate(|bytes| random(bytes));
+    save(&key, &config.homeserver.signing_key, overwrite, out)?;
+    writeln!(out, "The homeserver must publish and use this key: other servers trust what it publishes.")?;
+    Ok(())
+}
+
+/// Writes the key and says so.
+fn save(key: &SigningKey, path: &Path, overwrite: Overwrite, out: &mut impl Write) -> Result<(), Failure> {
+    key.save(path, overwrite)?;
+    writeln!(out, "wrote {}", path.display())?;
+    Ok(tell(key, out)?)
+}
+
+/// Prints what may be known of a key.
+fn tell(key: &SigningKey, out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(out, "key ID      {}", key.key_id())?;
+    writeln!(out, "public key  {}", key.public_key())
+}

@@ -1,0 +1,162 @@
+//! `media-sidecar serve`: the service, and its manners towards systemd.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::{Failure, load_config, signing_key_path};
+use crate::app::{App, Surroundings};
+use crate::bridge::MAX_BLOCKING_THREADS;
+use crate::config::{Config, is_log_directives};
+use crate::federation::SigningKey;
+use crate::server::{self, Listener};
+
+/// How long an idle blocking thread is kept.
+const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Runs the service until SIGTERM or SIGINT.
+pub fn serve(config: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
+    let loaded = load_config(config)?;
+    let config = loaded.config;
+    start_logging(&config, format)?;
+    for warning in loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let key = SigningKey::load(&signing_key_path(&config))?;
+    if let Some(warning) = key.warning {
+        tracing::warn!("{warning}");
+    }
+    raise_file_limit();
+    let runtime = runtime()?;
+    let app = App::open(&config, key.key, Surroundings::system()).map_err(|error| error.causes())?;
+    runtime.block_on(async {
+        let listeners = listeners(&config)?;
+        for listener in &listeners {
+            tracing::info!(server_name = %config.server_name, "listening on {}", address(listener));
+        }
+        notify(&[NotifyState::Ready]);
+        let watchdog = sd_notify::watchdog_enabled().map(|period| tokio::spawn(feed_watchdog(period)));
+        let stop = stop_signal()?;
+        server::run(Arc::clone(&app), listeners, stop).await;
+        if let Some(watchdog) = watchdog {
+            watchdog.abort();
+        }
+        Ok::<_, Failure>(())
+    })?;
+    // The catalog closes, checkpointed, when the last part is gone.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    drop(app);
+    Ok(())
+}
+
+/// The runtime of the service and of the demo.
+pub(crate) fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .thread_keep_alive(THREAD_KEEP_ALIVE)
+        .enable_all()
+        .build()
+}
+
+/// Sends log lines to standard error. `RUST_LOG` wins over `log:`.
+fn start_logging(config: &Config, format: LogFormat) -> Result<(), Failure> {
+    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_unset| config.log.clone());
+    if !is_log_directives(&directives) {
+        return Err(format!("RUST_LOG: `{directives}` is not a log level or list of directives (like info)").into());
+    }
+    let registry = tracing_subscriber::registry().with(directives.parse::<Targets>()?);
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    match format {
+        LogFormat::Text => {
+            use std::io::IsTerminal as _;
+            registry.with(lines.with_ansi(io::stderr().is_terminal())).try_init()?;
+        }
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init()?,
+    }
+    Ok(())
+}
+
+/// The sockets systemd handed over; without any, those of `listen`.
+fn listeners(config: &Config) -> Result<Vec<Listener>, Failure> {
+    let mut inherited = ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for index in 0..inherited.len() {
+        if let Ok(Some(listener)) = inherited.take_unix_listener(index) {
+            listener.set_nonblocking(true)?;
+            listeners.push(Listener::Unix(UnixListener::from_std(listener)?));
+        } else if let Some(listener) = inherited.take_tcp_listener(index)? {
+            listener.set_nonblocking(true)?;
+            listeners.push(Listener::Tcp(TcpListener::from_std(listener)?));
+        }
+    }
+    if listeners.is_empty() { Ok(server::bind(&config.listen)?) } else { Ok(listeners) }
+}
+
+/// Where a listener listens, for people.
+fn address(listener: &Listener) -> String {
+    match listener {
+        Listener::Tcp(listener) => listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string()),
+        Listener::Unix(listener) => {
+            let address = listener.local_addr().ok();
+            let path = address.as_ref().and_then(|address| address.as_pathname());
+            path.map_or_else(|| "unix:?".to_owned(), |path| format!("unix:{}", path.display()))
+        }
+    }
+}
+
+/// Resolves at SIGTERM or SIGINT.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        notify(&[NotifyState::Stopping]);
+    })
+}
+
+/// Tells systemd twice in each period that the runtime still turns.
+async fn feed_watchdog(period: Duration) {
+    let mut ticks = tokio::time::interval(period.div_f32(2.0));
+    loop {
+        ticks.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+/// Tells systemd, if it listens.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot notify systemd");
+    }
+}
+
+/// Allows as many open files as the system lets us: connections and blobs need one each.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}

@@ -1,0 +1,115 @@
+//! Endpoints for clients, under all their names.
+//! [Spec, content repository](https://spec.matrix.org/v1.19/client-server-api/#content-repository).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use serde_json::json;
+
+use super::{Obtained, authorise, authorise_user, authorise_viewer, obtain};
+use crate::app::App;
+use crate::bridge::{self, Pool};
+use crate::error::{Error, Result};
+use crate::media::{RemoteFetch, Upload, Viewer};
+use crate::request::Call;
+use crate::response::{self, Caching, Response};
+use crate::waiting::Served;
+
+/// Who may download.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// Anyone, subject to `unauthenticated_media`.
+    Open,
+    /// Holders of an access token.
+    Token,
+}
+
+/// How long the rest of a refused upload is read and thrown away, so that the client gets to read the answer.
+const DISCARD_TIME: Duration = Duration::from_secs(10);
+
+/// `GET download/{o}/{m}[/{name}]`
+pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Door) -> Result<Response> {
+    let viewer = match door {
+        Door::Open => authorise_viewer(app, call).await?,
+        Door::Token => authorise(app, call).await.map(|_| Viewer::Known)?,
+    };
+    let mxc = call.mxc(&app.server_name)?;
+    let file_name = call.file_name()?;
+    let fetch = match door {
+        Door::Open if call.refuses_remote() => RemoteFetch::Refused,
+        Door::Open | Door::Token => RemoteFetch::Allowed,
+    };
+    let caching = match viewer {
+        Viewer::Anonymous => Caching::Public,
+        Viewer::Known => Caching::Private,
+    };
+    Ok(match obtain(app, call, &mxc, viewer, fetch).await? {
+        Obtained::Stored(stored) => response::media(stored, file_name.as_deref(), caching, call.conditions()),
+        Obtained::Arriving(Served::Coming(head, bytes)) => response::arriving(&head, bytes, file_name.as_deref()),
+        Obtained::Arriving(Served::Stored) => return Err(Error::not_found()),
+    })
+}
+
+/// `POST upload`
+pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call) -> Result<Response> {
+    let account = authorise_user(app, call).await?;
+    let upload =
+        Upload { user_id: account.user_id, content_type: call.content_type(), upload_name: call.upload_name()? };
+    let library = Arc::clone(&app.library);
+    refuse_announced(app, call)?;
+    let ingest = app.bridge.absorb(&mut call.body, move || library.begin_upload()).await?;
+    let library = Arc::clone(&app.library);
+    let mxc = app.bridge.run(Pool::Disk, move || library.finish_upload(ingest, upload)).await?;
+    Ok(response::json(&json!({"content_uri": mxc.to_string()})))
+}
+
+/// `POST create` (MSC2246). The body, `{}` or nothing, says nothing.
+pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call) -> Result<Response> {
+    let account = authorise_user(app, call).await?;
+    let library = Arc::clone(&app.library);
+    let created = app.bridge.run(Pool::Disk, move || library.create(account.user_id)).await?;
+    Ok(response::json(&json!({"content_uri": created.mxc.to_string(), "unused_expires_at": created.expires.0})))
+}
+
+/// `PUT upload/{o}/{m}` (MSC2246). Whether the ID may be filled is decided before the body is looked at.
+pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Result<Response> {
+    let account = authorise_user(app, call).await?;
+    let mxc = call.mxc(&app.server_name)?;
+    let user_id = account.user_id;
+    let (library, user, target) = (Arc::clone(&app.library), user_id.clone(), mxc.clone());
+    let filling = app.bridge.run(Pool::Disk, move || library.begin_filling(&target, &user)).await?;
+
+    let upload = Upload { user_id, content_type: call.content_type(), upload_name: call.upload_name()? };
+    refuse_announced(app, call)?;
+    let library = Arc::clone(&app.library);
+    let ingest = app.bridge.absorb(&mut call.body, move || library.begin_upload()).await?;
+    let library = Arc::clone(&app.library);
+    app.bridge.run(Pool::Disk, move || library.finish_filling(&filling, ingest, upload)).await?;
+    app.pending.filled(&mxc);
+    Ok(response::json(&json!({})))
+}
+
+/// `GET config`
+pub(crate) async fn get_media_config(app: &Arc<App>, call: &mut Call) -> Result<Response> {
+    authorise_user(app, call).await?;
+    Ok(response::json(&json!({"m.upload.size": app.library.max_upload_size()})))
+}
+
+/// Refuses an upload that announces too much, before it is sent.
+fn refuse_announced(app: &Arc<App>, call: &Call) -> Result<()> {
+    let limit = app.library.max_upload_size();
+    match call.content_length() {
+        Some(length) if length > limit => Err(bridge::too_large(limit)),
+        _ => Ok(()),
+    }
+}
+
+/// Reads and throws away what is left of a request's body, for a while: a connection closed with unread bytes is reset, and
+/// the client may never see the answer.
+pub(crate) fn discard(mut body: Incoming) {
+    tokio::spawn(tokio::time::timeout(DISCARD_TIME, async move {
+        while let Some(Ok(_)) = body.frame().await {}
+    }));
+}

@@ -1,0 +1,46 @@
+//! Endpoints for servers: MSC1902's raw answers and MSC3916's multipart ones.
+//! [Spec, content repository](https://spec.matrix.org/v1.19/server-server-api/#content-repository).
+
+use std::sync::Arc;
+
+use data_encoding::HEXLOWER;
+
+use super::{Obtained, authorise_server, obtain};
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::media::{RemoteFetch, Viewer};
+use crate::request::Call;
+use crate::response::{self, Response};
+
+/// How media is wrapped for a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wrapping {
+    /// MSC1902: "no schema changes".
+    Raw,
+    /// MSC3916.
+    Multipart,
+}
+
+/// `GET remote_media/download/{o}/{m}` and `GET media/download/{m}`. Only our own media: "remote_media" means that the
+/// target is not expected to hold it, and MSC3916 forbids handing on what is somebody else's.
+pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, wrapping: Wrapping) -> Result<Response> {
+    authorise_server(app, call).await?;
+    let mxc = call.mxc(&app.server_name)?;
+    if mxc.server_name != app.server_name {
+        return Err(Error::not_found());
+    }
+    match obtain(app, call, &mxc, Viewer::Known, RemoteFetch::Refused).await? {
+        Obtained::Stored(stored) => Ok(match wrapping {
+            Wrapping::Raw => response::raw_federation(stored),
+            Wrapping::Multipart => response::multipart_federation(stored, &boundary(app)),
+        }),
+        Obtained::Arriving(_) => Err(Error::not_found()),
+    }
+}
+
+/// 32 random hex digits: they do not occur in the data.
+fn boundary(app: &App) -> String {
+    let mut random = [0; 16];
+    (app.random)(&mut random);
+    HEXLOWER.encode(&random)
+}

@@ -1,0 +1,119 @@
+//! One short async function for each endpoint: parse → authorise → call the library → respond.
+//!
+//! Owns the order of those steps: authentication is decided before any other check of the request.
+
+pub(crate) mod client;
+pub(crate) mod federation;
+pub(crate) mod ops;
+
+use std::sync::Arc;
+
+use crate::accounts::{Account, Credential};
+use crate::app::App;
+use crate::bridge::Pool;
+use crate::error::{Error, Kind, Result};
+use crate::matrix::{Mxc, ServerName};
+use crate::media::{Found, RemoteFetch, Stored, Viewer};
+use crate::request::Call;
+use crate::waiting::Served;
+
+/// Media as it is to be served.
+pub(crate) enum Obtained {
+    /// From the store.
+    Stored(Stored),
+    /// While it arrives.
+    Arriving(Served),
+}
+
+/// Whose request it is; a token is required.
+async fn authorise(app: &Arc<App>, call: &mut Call) -> Result<Account> {
+    let missing = || Error::new(Kind::MissingToken, "an access token is required");
+    let credential = call.credential().ok_or_else(missing)?;
+    let account = who_is(app, credential).await?;
+    account.user_id.as_str().clone_into(&mut call.caller);
+    Ok(account)
+}
+
+/// Whose request it is; guests are refused.
+async fn authorise_user(app: &Arc<App>, call: &mut Call) -> Result<Account> {
+    let account = authorise(app, call).await?;
+    if account.is_guest {
+        return Err(Error::new(Kind::GuestForbidden, "guests may not do this"));
+    }
+    Ok(account)
+}
+
+/// In what capacity an open route is asked: a token that is sent must be good; while the homeserver cannot be asked, it
+/// counts as none.
+async fn authorise_viewer(app: &Arc<App>, call: &mut Call) -> Result<Viewer> {
+    if call.credential().is_none() {
+        return Ok(Viewer::Anonymous);
+    }
+    match authorise(app, call).await {
+        Ok(_) => Ok(Viewer::Known),
+        Err(error) if error.kind() == Kind::HomeserverFailed => Ok(Viewer::Anonymous),
+        Err(error) => Err(error),
+    }
+}
+
+/// Which server's request it is.
+async fn authorise_server(app: &Arc<App>, call: &mut Call) -> Result<ServerName> {
+    let (federation, inbound) = (Arc::clone(&app.federation), call.inbound());
+    let origin = app.bridge.run(Pool::Federation, move || federation.authenticate(&inbound)).await?;
+    origin.as_str().clone_into(&mut call.caller);
+    Ok(origin)
+}
+
+/// Asks the cache, else the homeserver; one question at a time for each token.
+async fn who_is(app: &Arc<App>, credential: Credential) -> Result<Account> {
+    let hash = credential.hash();
+    if let Some(known) = app.accounts.cached(&hash) {
+        return known;
+    }
+    let asking = Arc::clone(app);
+    let ask = || async move {
+        let accounts = Arc::clone(&asking.accounts);
+        asking.bridge.run(Pool::Homeserver, move || accounts.ask(&credential)).await
+    };
+    app.asking.run(hash, ask).await
+}
+
+/// Finds media, waiting for a pending upload and fetching from another server as allowed.
+async fn obtain(app: &Arc<App>, call: &Call, mxc: &Mxc, viewer: Viewer, fetch: RemoteFetch) -> Result<Obtained> {
+    let timeout = call.timeout();
+    match find(app, mxc, viewer, fetch).await? {
+        Found::Stored(stored) => return Ok(Obtained::Stored(stored)),
+        Found::Pending => {
+            let not_yet = || Error::new(Kind::NotYetUploaded, "the media is not yet uploaded");
+            let mut waiter = app.pending.waiter(mxc).ok_or_else(not_yet)?;
+            // The upload may have ended before the waiter was in place.
+            match find(app, mxc, viewer, fetch).await? {
+                Found::Pending if !waiter.filled_within(timeout).await => return Err(not_yet()),
+                Found::Stored(stored) => return Ok(Obtained::Stored(stored)),
+                Found::Pending | Found::Elsewhere => {}
+            }
+        }
+        Found::Elsewhere => {
+            let fetching = Arc::clone(app);
+            let remote = mxc.clone();
+            let arrival = app.arrivals.join(mxc, |listener| async move {
+                let library = Arc::clone(&fetching.library);
+                fetching.bridge.run(Pool::Federation, move || library.fetch(&remote, timeout, &listener)).await
+            });
+            match arrival.served().await? {
+                Served::Stored => {}
+                coming @ Served::Coming(..) => return Ok(Obtained::Arriving(coming)),
+            }
+        }
+    }
+    match find(app, mxc, viewer, RemoteFetch::Refused).await? {
+        Found::Stored(stored) => Ok(Obtained::Stored(stored)),
+        Found::Pending | Found::Elsewhere => Err(Error::not_found()),
+    }
+}
+
+/// Asks the library.
+async fn find(app: &Arc<App>, mxc: &Mxc, viewer: Viewer, fetch: RemoteFetch) -> Result<Found> {
+    let (library, mxc) = (Arc::clone(&app.library), mxc.clone());
+    app.bridge.run(Pool::Disk, move || library.find(&mxc, viewer, fetch)).await
+}

@@ -1,0 +1,200 @@
+//! What can be done with media, as plain synchronous steps.
+//!
+//! Owns the ordering rules: blob durable first, row second, answer third; deleting the other way round. Refuses to know
+//! HTTP, and who waits for what.
+
+mod remote;
+mod sweep;
+mod upload;
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub(crate) use self::remote::{FetchListener, RemoteHead};
+use self::upload::CreateLimiter;
+pub(crate) use self::upload::Upload;
+
+use crate::blobs::Blobs;
+use crate::catalog::{Catalog, Content, Filled, Media};
+use crate::config::{Config, UnauthenticatedMedia, Uploads};
+use crate::error::{Error, Result};
+use crate::federation::Federation;
+use crate::matrix::{Clock, MediaId, Mxc, Random, ServerName, Timestamp};
+
+/// The media of this server and its copies of others'.
+pub(crate) struct Library {
+    /// Our own name.
+    server_name: ServerName,
+    /// Bounds of uploads.
+    uploads: Uploads,
+    /// Largest remote file, bytes.
+    max_remote_size: u64,
+    /// What callers without a token get.
+    unauthenticated_media: UnauthenticatedMedia,
+    /// What is known.
+    catalog: Arc<Catalog>,
+    /// Where bytes lie.
+    blobs: Arc<Blobs>,
+    /// The way to other servers.
+    federation: Arc<Federation>,
+    /// IDs being filled at this moment.
+    filling: Arc<Mutex<HashSet<MediaId>>>,
+    /// When media was last served, not yet in the catalog.
+    accesses: Mutex<HashMap<Mxc, Timestamp>>,
+    /// Rate of `create`, per user.
+    create_limiter: CreateLimiter,
+    /// For times in rows.
+    clock: Clock,
+    /// For media IDs.
+    random: Random,
+}
+
+/// Access times kept in memory between two writes; about 100 bytes each.
+const MAX_ACCESSES: usize = 8192;
+
+/// In what capacity somebody asks for media.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Viewer {
+    /// Without a token.
+    Anonymous,
+    /// With a good token or a good signature.
+    Known,
+}
+
+/// Whether asking may cause a fetch from another server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RemoteFetch {
+    /// It may.
+    Allowed,
+    /// `allow_remote=false`, or another server asks.
+    Refused,
+}
+
+/// What became of the search for a media ID.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Here it is.
+    Stored(Stored),
+    /// Created and not yet filled; it may be, later.
+    Pending,
+    /// Another server has it.
+    Elsewhere,
+}
+
+/// Media ready to be served.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    /// What it is.
+    pub(crate) filled: Filled,
+    /// When it came here.
+    pub(crate) created: Timestamp,
+    /// Its bytes.
+    pub(crate) file: File,
+}
+
+impl Library {
+    /// A library over its parts.
+    pub(crate) fn new(
+        config: &Config,
+        (catalog, blobs, federation): (Arc<Catalog>, Arc<Blobs>, Arc<Federation>),
+        clock: Clock,
+        random: Random,
+    ) -> Self {
+        Self {
+            server_name: config.server_name.clone(),
+            uploads: config.uploads.clone(),
+            max_remote_size: config.federation.max_size.0,
+            unauthenticated_media: config.unauthenticated_media,
+            catalog,
+            blobs,
+            federation,
+            filling: Arc::default(),
+            accesses: Mutex::default(),
+            create_limiter: upload::create_limiter(),
+            clock,
+            random,
+        }
+    }
+
+    /// Looks for media on behalf of `viewer`.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none or the viewer may not know of it, `Forbidden` for servers that configuration excludes.
+    pub(crate) fn find(&self, mxc: &Mxc, viewer: Viewer, fetch: RemoteFetch) -> Result<Found> {
+        let is_ours = mxc.server_name == self.server_name;
+        if !is_ours {
+            self.federation.check_policy(&mxc.server_name)?;
+        }
+        match self.catalog.media(mxc)? {
+            // Asked before whether the caller may see it: a pending ID is pending on frozen routes too.
+            Some(Media { content: Content::Pending { expires }, .. }) if (self.clock)() < expires => {
+                Ok(Found::Pending)
+            }
+            Some(Media { content: Content::Stored(filled), created, open, .. }) => {
+                if !self.may_see(viewer, open) {
+                    return Err(Error::not_found());
+                }
+                match self.open_blob(mxc, &filled)? {
+                    Some(file) => {
+                        self.note_access(mxc);
+                        Ok(Found::Stored(Stored { filled, created, file }))
+                    }
+                    None if is_ours => Err(Error::not_found()),
+                    None => {
+                        self.catalog.forget(mxc)?;
+                        self.elsewhere(viewer, fetch)
+                    }
+                }
+            }
+            Some(_) => Err(Error::not_found()),
+            None if is_ours => Err(Error::not_found()),
+            None => self.elsewhere(viewer, fetch),
+        }
+    }
+
+    /// Whether new media will be visible to callers without a token.
+    fn is_open(&self) -> bool {
+        self.unauthenticated_media == UnauthenticatedMedia::Open
+    }
+
+    /// Whether `viewer` may see a row, given whether it was stored open.
+    fn may_see(&self, viewer: Viewer, stored_open: bool) -> bool {
+        match (viewer, self.unauthenticated_media) {
+            (Viewer::Known, _) | (Viewer::Anonymous, UnauthenticatedMedia::Open) => true,
+            (Viewer::Anonymous, UnauthenticatedMedia::Frozen) => stored_open,
+            (Viewer::Anonymous, UnauthenticatedMedia::Closed) => false,
+        }
+    }
+
+    /// Another server's media that is not here.
+    fn elsewhere(&self, viewer: Viewer, fetch: RemoteFetch) -> Result<Found> {
+        if fetch == RemoteFetch::Allowed && (viewer == Viewer::Known || self.is_open()) {
+            Ok(Found::Elsewhere)
+        } else {
+            Err(Error::not_found())
+        }
+    }
+
+    /// Opens the blob of a row. A blob that somebody removed behind our back is reported.
+    fn open_blob(&self, mxc: &Mxc, filled: &Filled) -> Result<Option<File>> {
+        let file = self.blobs.get(&filled.sha256).map_err(|error| Error::internal("opening a blob", error))?;
+        if file.is_none() {
+            tracing::error!(%mxc, sha256 = %filled.sha256, "the catalog knows media whose blob is missing");
+        }
+        Ok(file)
+    }
+
+    /// Notes that media is being served now; dropped when too many wait to be written.
+    fn note_access(&self, mxc: &Mxc) {
+        let mut accesses = self.accesses();
+        if accesses.len() < MAX_ACCESSES {
+            accesses.insert(mxc.clone(), (self.clock)());
+        }
+    }
+
+    /// The unwritten access times. A panic elsewhere cannot leave them half-changed.
+    fn accesses(&self) -> MutexGuard<'_, HashMap<Mxc, Timestamp>> {
+        self.accesses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,148 @@
+//! Fetching another server's media: to the disk, and on the way to whoever listens.
+
+use std::fs::File;
+use std::io;
+use std::time::Duration;
+
+use super::Library;
+use crate::blobs::{Ingest, IngestError};
+use crate::catalog::{Filled, NewMedia};
+use crate::error::{Error, Kind, Result};
+use crate::federation::RemoteMedia;
+use crate::matrix::Mxc;
+
+/// How much is moved at once, bytes.
+const CHUNK: usize = 64 * 1024;
+
+/// What is known of a remote file before its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RemoteHead {
+    /// As the remote claims it.
+    pub(crate) content_type: String,
+    /// The remote's file name.
+    pub(crate) upload_name: Option<String>,
+    /// Announced length, bytes.
+    pub(crate) size: Option<u64>,
+}
+
+/// Hears of a fetch while it goes on. Its calls must not block.
+pub(crate) trait FetchListener {
+    /// The remote has begun to answer; its bytes will appear in `file`.
+    fn started(&self, head: RemoteHead, file: File);
+    /// `file` has `size` bytes by now.
+    fn advanced(&self, size: u64);
+    /// The remote has sent everything; only storing remains.
+    fn complete(&self);
+}
+
+impl Library {
+    /// Fetches `mxc` from its origin, which waits up to `timeout` for a pending upload, and stores it. Blocks until the
+    /// row is committed; on any failure nothing is stored.
+    pub(crate) fn fetch(&self, mxc: &Mxc, timeout: Duration, listener: &impl FetchListener) -> Result<()> {
+        let remote = self.federation.fetch(mxc, timeout)?.at_most(self.max_remote_size)?;
+        let mut ingest =
+            self.blobs.ingest(self.max_remote_size).map_err(|error| Error::internal("storing remote media", error))?;
+        let file = ingest.reader().map_err(|error| Error::internal("storing remote media", error))?;
+        let RemoteMedia { content_type, upload_name, size, body } = remote;
+        listener.started(RemoteHead { content_type: content_type.clone(), upload_name: upload_name.clone(), size }, file);
+        pour(body, &mut ingest, listener)?;
+        if size.is_some_and(|announced| announced != ingest.size()) {
+            return Err(broke_off(io::Error::other("fewer bytes than announced")));
+        }
+        listener.complete();
+
+        let claim = ingest.finish().map_err(|error| Error::internal("storing remote media", error))?;
+        self.catalog.add(NewMedia {
+            mxc: mxc.clone(),
+            filled: Filled { sha256: claim.sha256(), size: claim.size(), content_type, upload_name },
+            user_id: None,
+            created: (self.clock)(),
+            open: self.is_open(),
+        })?;
+        drop(claim);
+        Ok(())
+    }
+}
+
+/// Moves all of `body` through the gate.
+fn pour(mut body: impl io::Read, ingest: &mut Ingest, listener: &impl FetchListener) -> Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let count = match body.read(&mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(broke_off(error)),
+        };
+        ingest.write(chunk.get(..count).unwrap_or_default()).map_err(|error| match error {
+            IngestError::TooLarge(_) => Error::new(Kind::RemoteTooLarge, "the remote file is too large"),
+            IngestError::Io(error) => Error::internal("storing remote media", error),
+        })?;
+        listener.advanced(ingest.size());
+    }
+}
+
+/// A remote that did not send all it announced.
+fn broke_off(source: io::Error) -> Error {
+    Error::new(Kind::RemoteFailed, "the remote server broke off").caused_by(source)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::io::Read as _;
+
+    use super::*;
+    use crate::blobs::Blobs;
+
+    /// Collects what it hears.
+    #[derive(Default)]
+    struct Ear(RefCell<Vec<u64>>);
+
+    impl FetchListener for Ear {
+        fn started(&self, _head: RemoteHead, _file: File) {}
+
+        fn advanced(&self, size: u64) {
+            self.0.borrow_mut().push(size);
+        }
+
+        fn complete(&self) {}
+    }
+
+    /// Gives its pieces, then fails.
+    struct Failing(Vec<&'static [u8]>);
+
+    impl io::Read for Failing {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            self.0.remove(0).read(into)
+        }
+    }
+
+    #[test]
+    fn a_source_that_fails_is_the_remotes_fault_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path()).unwrap();
+        let mut ingest = blobs.ingest(100).unwrap();
+        let ear = Ear::default();
+        let error = pour(Failing(vec![b"abc", b"de"]), &mut ingest, &ear).unwrap_err();
+        assert_eq!(error.kind(), Kind::RemoteFailed);
+        assert_eq!(*ear.0.borrow(), [3, 5]);
+        drop(ingest);
+        assert_eq!(std::fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_short_source_is_taken_as_it_is_and_a_long_one_is_too_large() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path()).unwrap();
+        let mut ingest = blobs.ingest(4).unwrap();
+        pour(&b"1234"[..], &mut ingest, &Ear::default()).unwrap();
+        assert_eq!(ingest.finish().unwrap().size(), 4);
+        let mut ingest = blobs.ingest(4).unwrap();
+        let error = pour(&b"12345"[..], &mut ingest, &Ear::default()).unwrap_err();
+        assert_eq!(error.kind(), Kind::RemoteTooLarge);
+    }
+}

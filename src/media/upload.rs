@@ -1,0 +1,168 @@
+//! Creating, uploading, and filling what was created.
+//!
+//! [Spec, content repository](https://spec.matrix.org/v1.19/client-server-api/#content-repository), MSC2246.
+
+use std::collections::HashSet;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use governor::clock::{Clock as _, DefaultClock};
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter};
+
+use super::Library;
+use crate::blobs::Ingest;
+use crate::catalog::{Content, Filled, Media, NewMedia, Reservation, Reserved};
+use crate::error::{Error, Kind, Result};
+use crate::matrix::{MediaId, Mxc, Timestamp, UserId};
+
+/// `create` requests a second, per user, in the long run.
+const CREATE_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
+
+/// `create` requests at once, per user.
+const CREATE_BURST: NonZeroU32 = NonZeroU32::new(50).expect("50 is not 0");
+
+/// Counts `create` requests by user.
+pub(super) type CreateLimiter = RateLimiter<UserId, HashMapStateStore<UserId>, DefaultClock>;
+
+/// What comes with uploaded bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Upload {
+    /// Who uploads.
+    pub(crate) user_id: UserId,
+    /// As claimed.
+    pub(crate) content_type: String,
+    /// As given; `None` for none or an empty one.
+    pub(crate) upload_name: Option<String>,
+}
+
+/// A created media ID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Created {
+    /// The new address.
+    pub(crate) mxc: Mxc,
+    /// When it ends unless it is filled.
+    pub(crate) expires: Timestamp,
+}
+
+/// An ID that is being filled, by one request only. Dropped, another may try.
+#[derive(Debug)]
+pub(crate) struct Filling {
+    /// The address.
+    mxc: Mxc,
+    /// Where it is noted.
+    filling: Arc<Mutex<HashSet<MediaId>>>,
+}
+
+impl Library {
+    /// Largest upload, bytes.
+    pub(crate) fn max_upload_size(&self) -> u64 {
+        self.uploads.max_size.0
+    }
+
+    /// Creates a media ID to be filled later.
+    ///
+    /// # Errors
+    /// `LimitExceeded` for too many requests or too many pending IDs.
+    pub(crate) fn create(&self, user_id: UserId) -> Result<Created> {
+        if let Err(not_until) = self.create_limiter.check_key(&user_id) {
+            let wait = not_until.wait_time_from(DefaultClock::default().now());
+            return Err(Error::new(Kind::LimitExceeded, "too many media IDs created at once").retry_after(wait));
+        }
+        let created = (self.clock)();
+        let expires = created.after(self.uploads.pending_lifetime.0);
+        let mxc = self.new_mxc();
+        let reservation =
+            Reservation { mxc: mxc.clone(), user_id, created, expires, limit: self.uploads.pending_per_user };
+        match self.catalog.reserve(reservation)? {
+            Reserved::Done => Ok(Created { mxc, expires }),
+            Reserved::TooMany { next_free } => {
+                let message = "too many media IDs are created and not yet uploaded to";
+                Err(Error::new(Kind::LimitExceeded, message).retry_after(created.until(next_free)))
+            }
+        }
+    }
+
+    /// Starts taking in an upload.
+    pub(crate) fn begin_upload(&self) -> Result<Ingest> {
+        self.blobs.ingest(self.max_upload_size()).map_err(|error| Error::internal("storing an upload", error))
+    }
+
+    /// Makes media of what was taken in. Identical bytes get an ID of their own and share the blob (MSC2704).
+    pub(crate) fn finish_upload(&self, ingest: Ingest, upload: Upload) -> Result<Mxc> {
+        let claim = ingest.finish().map_err(|error| Error::internal("storing an upload", error))?;
+        let mxc = self.new_mxc();
+        let Upload { user_id, content_type, upload_name } = upload;
+        let added = self.catalog.add(NewMedia {
+            mxc: mxc.clone(),
+            filled: Filled { sha256: claim.sha256(), size: claim.size(), content_type, upload_name },
+            user_id: Some(user_id),
+            created: (self.clock)(),
+            open: self.is_open(),
+        })?;
+        drop(claim);
+        // 142 random bits: a known ID would mean that the source of randomness is broken.
+        if added { Ok(mxc) } else { Err(Error::new(Kind::Internal, "internal error")) }
+    }
+
+    /// Starts filling `mxc` for `user_id`, in the order of checks that Synapse has.
+    ///
+    /// # Errors
+    /// `NotFound` (unknown, not ours, expired), `Forbidden` (another user's), `CannotOverwrite` (filled, or being filled).
+    pub(crate) fn begin_filling(&self, mxc: &Mxc, user_id: &UserId) -> Result<Filling> {
+        if mxc.server_name != self.server_name {
+            return Err(Error::not_found());
+        }
+        let cannot_overwrite = || Error::new(Kind::CannotOverwrite, "this media ID has been uploaded to already");
+        let media = self.catalog.media(mxc)?.ok_or_else(Error::not_found)?;
+        if media.user_id.as_ref() != Some(user_id) {
+            return Err(Error::new(Kind::Forbidden, "only the user who created a media ID may upload to it"));
+        }
+        match media {
+            Media { content: Content::Stored(_), .. } => return Err(cannot_overwrite()),
+            Media { content: Content::Pending { expires }, .. } if expires <= (self.clock)() => return Err(expired()),
+            Media { content: Content::Pending { .. }, .. } => {}
+        }
+        let mut filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
+        if !filling.insert(mxc.media_id.clone()) {
+            return Err(cannot_overwrite());
+        }
+        Ok(Filling { mxc: mxc.clone(), filling: Arc::clone(&self.filling) })
+    }
+
+    /// Fills an ID with what was taken in.
+    pub(crate) fn finish_filling(&self, filling: &Filling, ingest: Ingest, upload: Upload) -> Result<()> {
+        let claim = ingest.finish().map_err(|error| Error::internal("storing an upload", error))?;
+        let Upload { content_type, upload_name, .. } = upload;
+        let filled = Filled { sha256: claim.sha256(), size: claim.size(), content_type, upload_name };
+        let done = self.catalog.fill(&filling.mxc, filled, (self.clock)(), self.is_open())?;
+        if done { Ok(()) } else { Err(expired()) }
+    }
+
+    /// An address nobody has.
+    fn new_mxc(&self) -> Mxc {
+        Mxc { server_name: self.server_name.clone(), media_id: MediaId::generate(|pool| (self.random)(pool)) }
+    }
+
+    /// Forgets users who have not created for a while, so that the limiter does not grow.
+    pub(super) fn tidy_create_limiter(&self) {
+        self.create_limiter.retain_recent();
+        self.create_limiter.shrink_to_fit();
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        self.filling.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.mxc.media_id);
+    }
+}
+
+/// The limits of `create`: Synapse's.
+pub(super) fn create_limiter() -> CreateLimiter {
+    RateLimiter::hashmap(Quota::per_second(CREATE_PER_SECOND).allow_burst(CREATE_BURST))
+}
+
+/// A pending ID that ended. Clients look for the word "expired".
+fn expired() -> Error {
+    Error::new(Kind::NotFound, "the media ID has expired")
+}

@@ -1,0 +1,165 @@
+//! Everything read from a request: path, query, token, conditions, limits.
+//!
+//! Owns the parsing of requests. Nothing here is validated before the caller is authorised: the handlers decide the order.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap};
+use hyper::{Method, Uri};
+use percent_encoding::percent_decode_str;
+
+use crate::accounts::Credential;
+use crate::disposition;
+use crate::error::{Error, Kind, Result};
+use crate::federation::InboundRequest;
+use crate::matrix::{MediaId, Mxc, ServerName};
+use crate::response::Conditions;
+
+/// How long a download waits for a pending upload unless the client says otherwise (spec, `timeout_ms`).
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The longest it waits whatever the client says.
+const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longest file name kept, bytes of UTF-8.
+const MAX_FILE_NAME: usize = 1024;
+
+/// A routed request.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// HTTP method.
+    pub(crate) method: Method,
+    /// As on the wire.
+    pub(crate) uri: Uri,
+    /// All headers.
+    pub(crate) headers: HeaderMap,
+    /// The path's parameters as on the wire, still percent-encoded.
+    pub(crate) path: PathParams,
+    /// To be read once.
+    pub(crate) body: Incoming,
+    /// For the access line: who this turned out to be.
+    pub(crate) caller: String,
+}
+
+/// What the route's pattern captured.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PathParams {
+    /// `{o}`
+    pub(crate) server_name: Option<String>,
+    /// `{m}`
+    pub(crate) media_id: Option<String>,
+    /// `{name}`
+    pub(crate) file_name: Option<String>,
+}
+
+impl Call {
+    /// What the client presents: the `Authorization` header, else the `access_token` query parameter, which was removed
+    /// from the specification and is still sent. `None` when it presents nothing.
+    pub(crate) fn credential(&self) -> Option<Credential> {
+        let header = self.header(&header::AUTHORIZATION).and_then(|value| {
+            let (scheme, token) = value.trim().split_once(' ')?;
+            scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim().to_owned())
+        });
+        let token = header.or_else(|| self.query("access_token").map(Cow::into_owned))?;
+        Some(Credential::new(token, self.query("user_id").map(Cow::into_owned)))
+    }
+
+    /// What a server's signature covers.
+    pub(crate) fn inbound(&self) -> InboundRequest {
+        let authorization = self.headers.get_all(header::AUTHORIZATION).iter();
+        InboundRequest {
+            method: self.method.as_str().to_owned(),
+            uri: self.uri.path_and_query().map_or_else(|| self.uri.path().to_owned(), ToString::to_string),
+            authorization: authorization.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect(),
+        }
+    }
+
+    /// The media asked for; `own` stands in where the route names no server. A name or ID outside its grammar is media that
+    /// does not exist.
+    pub(crate) fn mxc(&self, own: &ServerName) -> Result<Mxc> {
+        let server_name = match &self.path.server_name {
+            Some(raw) => ServerName::parse(&decode(raw)?).map_err(|_grammar| Error::not_found())?,
+            None => own.clone(),
+        };
+        let raw = self.path.media_id.as_deref().ok_or_else(Error::not_found)?;
+        let media_id = MediaId::parse(&decode(raw)?).map_err(|_grammar| Error::not_found())?;
+        Ok(Mxc { server_name, media_id })
+    }
+
+    /// The file name in the path, which wins over the stored one.
+    pub(crate) fn file_name(&self) -> Result<Option<String>> {
+        self.path.file_name.as_deref().map(|raw| decode(raw).map(Cow::into_owned)).transpose()
+    }
+
+    /// `Content-Type` of an upload.
+    pub(crate) fn content_type(&self) -> String {
+        disposition::storable_type(self.header(&header::CONTENT_TYPE))
+    }
+
+    /// `filename` of an upload; an empty one is none. Kept as sent: some clients encode it twice.
+    pub(crate) fn upload_name(&self) -> Result<Option<String>> {
+        let name = match self.raw_query("filename") {
+            Some(raw) => decode(&raw.replace('+', " "))
+                .map_err(|_utf8| Error::new(Kind::BadRequest, "the filename is not UTF-8"))?
+                .into_owned(),
+            None => return Ok(None),
+        };
+        if name.len() > MAX_FILE_NAME {
+            return Err(Error::new(Kind::InvalidParam, format!("the filename is longer than {MAX_FILE_NAME} bytes")));
+        }
+        Ok(Some(name).filter(|name| !name.is_empty()))
+    }
+
+    /// The announced length of the body, bytes.
+    pub(crate) fn content_length(&self) -> Option<u64> {
+        self.header(&header::CONTENT_LENGTH)?.parse().ok()
+    }
+
+    /// `timeout_ms`, capped.
+    pub(crate) fn timeout(&self) -> Duration {
+        let given = self.query("timeout_ms").or_else(|| self.query("fi.mau.msc2246.timeout_ms"));
+        let ms = given.and_then(|ms| ms.parse().ok());
+        ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis).min(MAX_TIMEOUT)
+    }
+
+    /// Whether `allow_remote` forbids a fetch.
+    pub(crate) fn refuses_remote(&self) -> bool {
+        self.query("allow_remote").as_deref() == Some("false")
+    }
+
+    /// What decides how much is sent.
+    pub(crate) fn conditions(&self) -> Conditions<'_> {
+        Conditions {
+            if_none_match: self.header(&header::IF_NONE_MATCH),
+            range: self.header(&header::RANGE),
+            if_range: self.header(&header::IF_RANGE),
+        }
+    }
+
+    /// A header's value, if it is text.
+    fn header(&self, name: &header::HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The first query parameter called `name`, decoded; `None` too when it is not UTF-8.
+    fn query(&self, name: &str) -> Option<Cow<'_, str>> {
+        let raw = self.raw_query(name)?;
+        if raw.contains('+') {
+            return decode(&raw.replace('+', " ")).ok().map(|text| Cow::Owned(text.into_owned()));
+        }
+        decode(raw).ok()
+    }
+
+    /// The first query parameter called `name`, as on the wire.
+    fn raw_query(&self, name: &str) -> Option<&str> {
+        let pairs = self.uri.query()?.split('&');
+        pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).find(|(key, _)| *key == name).map(|(_, raw)| raw)
+    }
+}
+
+/// Percent-decodes; what is not UTF-8 names nothing here.
+fn decode(raw: &str) -> Result<Cow<'_, str>> {
+    percent_decode_str(raw).decode_utf8().map_err(|_utf8| Error::not_found())
+}

@@ -1,0 +1,390 @@
+//! Everything written to a response: bodies, media headers, errors.
+//!
+//! Owns header text. Refuses to know why something is answered.
+//! [Spec, web browser clients](https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients) (CORS),
+//! [content repository](https://spec.matrix.org/v1.19/client-server-api/#content-repository) (media headers).
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use hyper::StatusCode;
+use hyper::body::{Bytes, Frame, SizeHint};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::bridge::FileStream;
+use crate::disposition;
+use crate::error::{Error, Kind, Loudness};
+use crate::matrix::{Timestamp, len_u64};
+use crate::media::{RemoteHead, Stored};
+use crate::multipart;
+use crate::range::{self, Extent};
+
+/// What every handler gives back.
+pub(crate) type Response = hyper::Response<Body>;
+
+/// Sent with every response (spec, web browser clients), errors included.
+const CORS: [(HeaderName, HeaderValue); 4] = [
+    (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+    (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS")),
+    (
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("X-Requested-With, Content-Type, Authorization, Date, Range, If-None-Match, If-Range"),
+    ),
+    (
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static("Content-Disposition, Content-Length, Content-Range, ETag, Retry-After"),
+    ),
+];
+
+/// Sent with media: a browser that shows it directly must treat it as nobody's script (spec, content repository; MSC3828).
+const MEDIA_SECURITY: [(HeaderName, HeaderValue); 5] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; \
+             style-src 'unsafe-inline'; media-src 'self'; object-src 'self';",
+        ),
+    ),
+    (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("cross-origin")),
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (
+        HeaderName::from_static("x-robots-tag"),
+        HeaderValue::from_static("noindex, nofollow, noarchive, noimageindex"),
+    ),
+];
+
+/// Who may keep a copy of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caching {
+    /// Anybody may have it. Shared caches ask again each time, so that a change of policy reaches them at once.
+    Public,
+    /// Only the client: it was answered to a token.
+    Private,
+    /// Nobody.
+    Never,
+}
+
+impl Caching {
+    /// `Cache-Control`. Media never changes under its ID; a day bounds how long a removal goes unnoticed.
+    fn header(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Public => "public, max-age=86400, s-maxage=0, proxy-revalidate",
+            Self::Private => "private, max-age=86400",
+            Self::Never => "no-store",
+        })
+    }
+}
+
+/// The parts of a request that decide how much of stored media is sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Conditions<'a> {
+    /// `If-None-Match`
+    pub(crate) if_none_match: Option<&'a str>,
+    /// `Range`
+    pub(crate) range: Option<&'a str>,
+    /// `If-Range`
+    pub(crate) if_range: Option<&'a str>,
+}
+
+/// 200 with a JSON body.
+pub(crate) fn json(value: &serde_json::Value) -> Response {
+    json_with(StatusCode::OK, value.to_string())
+}
+
+/// `status` with JSON text.
+pub(crate) fn json_with(status: StatusCode, text: String) -> Response {
+    let mut response = bare(status, Caching::Never);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    *response.body_mut() = Body::from_bytes(text.into());
+    response
+}
+
+/// An answer to `OPTIONS`: nothing but CORS.
+pub(crate) fn preflight() -> Response {
+    let mut response = bare(StatusCode::NO_CONTENT, Caching::Never);
+    response.headers_mut().insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    response
+}
+
+/// An error, told to the client; the journal hears of it as loudly as its kind deserves.
+pub(crate) fn error(error: &Error, route: &str) -> Response {
+    let row = error.kind().row();
+    match row.loudness {
+        Loudness::Quiet => tracing::debug!(route, ?error, "refused"),
+        Loudness::Warn => tracing::warn!(route, cause = error.causes(), "{}", error.message()),
+        Loudness::Error => tracing::error!(route, cause = error.causes(), "{}", error.message()),
+    }
+    let mut body = json!({"errcode": row.errcode, "error": error.message()});
+    if let (Kind::LimitExceeded, Some(wait)) = (error.kind(), error.wait())
+        && let Some(fields) = body.as_object_mut()
+    {
+        fields.insert("retry_after_ms".to_owned(), json!(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)));
+    }
+    let text = error.passthrough().map_or_else(|| body.to_string(), |json| json.to_string());
+    let mut response = json_with(StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), text);
+    if let Some(wait) = error.wait() {
+        let seconds = wait.as_millis().div_ceil(1000).max(1).to_string();
+        response.headers_mut().extend(HeaderValue::try_from(seconds).ok().map(|value| (header::RETRY_AFTER, value)));
+    }
+    response
+}
+
+/// Stored media to a client: whole, a range of it, or the word that its copy is good.
+pub(crate) fn media(stored: Stored, file_name: Option<&str>, caching: Caching, conditions: Conditions<'_>) -> Response {
+    let Stored { filled, created, file } = stored;
+    let etag = format!("\"{}\"", filled.sha256);
+    if conditions.if_none_match.is_some_and(|tags| any_tag_matches(tags, &etag)) {
+        let mut response = bare(StatusCode::NOT_MODIFIED, caching);
+        insert(response.headers_mut(), header::ETAG, etag);
+        return response;
+    }
+    let fresh = conditions.if_range.is_none_or(|tag| tag.trim() == etag);
+    let extent = conditions.range.filter(|_| fresh).map_or(Extent::Whole, |header| range::judge(header, filled.size));
+    let (status, start, length) = match extent {
+        Extent::Whole => (StatusCode::OK, 0, filled.size),
+        Extent::Part { start, length } => (StatusCode::PARTIAL_CONTENT, start, length),
+        Extent::Unsatisfiable => {
+            let unsatisfiable = Error::new(Kind::RangeNotSatisfiable, "the range lies outside the media");
+            let mut response = error(&unsatisfiable, "range");
+            insert(response.headers_mut(), header::CONTENT_RANGE, format!("bytes */{}", filled.size));
+            return response;
+        }
+    };
+    let mut response = bare(status, caching);
+    let headers = response.headers_mut();
+    let name = file_name.or(filled.upload_name.as_deref());
+    insert_media_headers(headers, &filled.content_type, name);
+    insert(headers, header::ETAG, etag);
+    insert(headers, header::LAST_MODIFIED, http_date(created));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    if status == StatusCode::PARTIAL_CONTENT {
+        let last = start.saturating_add(length).saturating_sub(1);
+        insert(headers, header::CONTENT_RANGE, format!("bytes {start}-{last}/{}", filled.size));
+    }
+    *response.body_mut() = Body::from_file(file, start, length);
+    response
+}
+
+/// A remote file to a client while it arrives: no promise beyond its bytes.
+pub(crate) fn arriving(head: &RemoteHead, bytes: Chunks, file_name: Option<&str>) -> Response {
+    let mut response = bare(StatusCode::OK, Caching::Never);
+    let headers = response.headers_mut();
+    insert_media_headers(headers, &head.content_type, file_name.or(head.upload_name.as_deref()));
+    if let Some(size) = head.size {
+        headers.insert(header::CONTENT_LENGTH, size.into());
+    }
+    *response.body_mut() = Body::new([Segment::Chunks(bytes)]);
+    response
+}
+
+/// Stored media to a server, as MSC1902 has it: raw bytes, the headers of any download.
+pub(crate) fn raw_federation(stored: Stored) -> Response {
+    media(stored, None, Caching::Private, Conditions::default())
+}
+
+/// Stored media to a server, as MSC3916 has it: multipart. The outer `Content-Disposition` is for Dendrite, which reads
+/// the file name there.
+pub(crate) fn multipart_federation(stored: Stored, boundary: &str) -> Response {
+    let Stored { filled, file, .. } = stored;
+    let content_type = disposition::served_type(&filled.content_type);
+    let disposition = disposition::header(&filled.content_type, filled.upload_name.as_deref());
+    let before = multipart::prologue(boundary, &content_type, &disposition);
+    let after = multipart::epilogue(boundary);
+    let length = [len_u64(before.len()), filled.size, len_u64(after.len())].iter().fold(0, |sum, n| n.saturating_add(sum));
+
+    let mut response = bare(StatusCode::OK, Caching::Never);
+    let headers = response.headers_mut();
+    // Unquoted and last: Synapse takes everything after `boundary=`.
+    insert(headers, header::CONTENT_TYPE, format!("multipart/mixed; boundary={boundary}"));
+    insert(headers, header::CONTENT_DISPOSITION, disposition);
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    let segments = [
+        Segment::Bytes(before.into()),
+        Segment::File(FileStream::new(Arc::new(file), 0, filled.size)),
+        Segment::Bytes(after.into()),
+    ];
+    *response.body_mut() = Body::new(segments);
+    response
+}
+
+/// A response with CORS and caching, and nothing in it.
+fn bare(status: StatusCode, caching: Caching) -> Response {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = status;
+    response.headers_mut().extend(CORS);
+    response.headers_mut().insert(header::CACHE_CONTROL, caching.header());
+    response
+}
+
+/// What describes and confines media.
+fn insert_media_headers(headers: &mut HeaderMap, content_type: &str, file_name: Option<&str>) {
+    insert(headers, header::CONTENT_TYPE, disposition::served_type(content_type));
+    insert(headers, header::CONTENT_DISPOSITION, disposition::header(content_type, file_name));
+    headers.extend(MEDIA_SECURITY);
+}
+
+/// Inserts text that cannot be unfit for a header: everything here is made of checked parts.
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
+    headers.extend(HeaderValue::try_from(value).ok().map(|value| (name, value)));
+}
+
+/// Whether one of the entity tags of `If-None-Match` is `etag`, compared weakly (RFC 9110 §13.1.2).
+fn any_tag_matches(tags: &str, etag: &str) -> bool {
+    tags.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+}
+
+/// A date for `Last-Modified`.
+fn http_date(at: Timestamp) -> String {
+    httpdate::fmt_http_date(at.system_time())
+}
+
+/// Chunks of a remote file as they arrive.
+type Chunks = mpsc::Receiver<io::Result<Bytes>>;
+
+/// A response body: segments sent one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Body {
+    /// Still to be sent.
+    segments: VecDeque<Segment>,
+    /// The access line, written when the body is gone.
+    access: Option<Access>,
+}
+
+/// A part of a [`Body`].
+#[derive(Debug)]
+enum Segment {
+    /// Bytes in memory.
+    Bytes(Bytes),
+    /// Bytes on disk.
+    File(FileStream),
+    /// Bytes that arrive.
+    Chunks(Chunks),
+}
+
+/// One line of the access log.
+#[derive(Debug)]
+pub(crate) struct Access {
+    /// HTTP method.
+    pub(crate) method: hyper::Method,
+    /// The route's pattern.
+    pub(crate) route: &'static str,
+    /// HTTP status.
+    pub(crate) status: u16,
+    /// When the request's head had been read.
+    pub(crate) started: Instant,
+    /// User ID, server name, or `-`.
+    pub(crate) caller: String,
+    /// Body bytes sent.
+    pub(crate) bytes: u64,
+}
+
+impl Body {
+    /// Segments in their order.
+    fn new<const N: usize>(segments: [Segment; N]) -> Self {
+        Self { segments: segments.into(), access: None }
+    }
+
+    /// Bytes in memory.
+    fn from_bytes(bytes: Bytes) -> Self {
+        Self::new([Segment::Bytes(bytes)])
+    }
+
+    /// A stretch of a file.
+    fn from_file(file: File, start: u64, length: u64) -> Self {
+        Self::new([Segment::File(FileStream::new(Arc::new(file), start, length))])
+    }
+
+    /// Drops what would be sent, for HEAD; the headers stay.
+    pub(crate) fn clear(&mut self) {
+        self.segments.clear();
+    }
+
+    /// Has `access` written when the body is gone, sent or not.
+    pub(crate) fn log(&mut self, access: Access) {
+        self.access = Some(access);
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        loop {
+            let chunk = match self.segments.front_mut() {
+                None => return Poll::Ready(None),
+                Some(Segment::Bytes(bytes)) => Some(Ok(std::mem::take(bytes))).filter(|b| !matches!(b, Ok(b) if b.is_empty())),
+                Some(Segment::File(stream)) => ready!(stream.poll_chunk(context)),
+                Some(Segment::Chunks(chunks)) => ready!(chunks.poll_recv(context)),
+            };
+            let Some(chunk) = chunk else {
+                self.segments.pop_front();
+                continue;
+            };
+            if let (Some(access), Ok(bytes)) = (&mut self.access, &chunk) {
+                access.bytes = access.bytes.saturating_add(len_u64(bytes.len()));
+            }
+            return Poll::Ready(Some(chunk.map(Frame::data)));
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut total = 0_u64;
+        for segment in &self.segments {
+            total = total.saturating_add(match segment {
+                Segment::Bytes(bytes) => len_u64(bytes.len()),
+                Segment::File(stream) => stream.left(),
+                Segment::Chunks(_) => return SizeHint::default(),
+            });
+        }
+        SizeHint::with_exact(total)
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(Access { method, route, status, started, caller, bytes }) = self.access.take() {
+            let took: Duration = started.elapsed();
+            tracing::info!(target: "media_sidecar::access", %method, route, status, bytes, ms = took.as_secs_f64() * 1000.0, caller);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entity_tags_are_compared_weakly_and_in_lists() {
+        for tags in ["\"a\"", "W/\"a\"", "\"b\", \"a\"", "*"] {
+            assert!(any_tag_matches(tags, "\"a\""), "{tags}");
+        }
+        assert!(!any_tag_matches("\"b\"", "\"a\"") && !any_tag_matches("a", "\"a\""));
+    }
+
+    #[test]
+    fn limits_say_when_to_come_back() {
+        let limited = Error::new(Kind::LimitExceeded, "slow down").retry_after(Duration::from_millis(1200));
+        let response = error(&limited, "x");
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()["retry-after"], "2");
+        assert_eq!(response.headers()["access-control-allow-origin"], "*");
+        assert_eq!(response.headers()["cache-control"], "no-store");
+    }
+}
