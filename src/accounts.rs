@@ -89,7 +89,10 @@ impl Accounts {
 
     /// The remembered answer, if there is one. Never blocks.
     pub(crate) fn cached(&self, credential: &CredentialHash) -> Option<Result<Account>> {
-        self.cache.get(credential).filter(|verdict| (self.clock)() < verdict.until).map(|verdict| verdict.result)
+        self.cache
+            .get(credential)
+            .filter(|verdict| (self.clock)() < verdict.until)
+            .map(|verdict| verdict.result)
     }
 
     /// Asks the homeserver. Blocks.
@@ -112,7 +115,8 @@ impl Accounts {
     /// The homeserver's `/_matrix/client/versions`, which may depend on who asks. Blocks.
     pub(crate) fn versions(&self, credential: Option<&Credential>) -> Result<serde_json::Map<String, Value>> {
         let failed = |why: String| {
-            Error::new(Kind::HomeserverFailed, "the homeserver cannot be reached").caused_by(HomeserverFailed(why))
+            Error::new(Kind::HomeserverFailed, "the homeserver cannot be reached")
+                .caused_by(HomeserverFailed(why))
         };
         let url = format!("{}/_matrix/client/versions", self.base_url);
         let bearer = credential.map(|credential| format!("Bearer {}", credential.token));
@@ -144,13 +148,13 @@ impl Accounts {
         }
         let bearer = format!("Bearer {}", credential.token);
         let get = Get { url: &url, headers: &[("Authorization", &bearer)], via: &[] };
-        let answer = self.get(&get).map_err(|error| homeserver_failed(error.to_string()))?;
+        let answer = self.get(&get).map_err(homeserver_failed)?;
         let status = answer.status();
         let retry_after = answer.header("retry-after").and_then(|seconds| seconds.parse().ok());
         let body = read_json(answer)?;
         match status {
             200 => {
-                let whoami: WhoAmI = serde_json::from_str(&body).map_err(|error| homeserver_failed(error.to_string()))?;
+                let whoami: WhoAmI = serde_json::from_str(&body).map_err(homeserver_failed)?;
                 Ok(Account { user_id: UserId::new(&whoami.user_id), is_guest: whoami.is_guest })
             }
             401 => Err(Error::new(Kind::UnknownToken, "unknown access token").passing_through(body)),
@@ -188,14 +192,14 @@ impl fmt::Debug for Credential {
 /// The body as JSON text, or a failure of the homeserver: a proxy's error page is not its word.
 fn read_json(answer: Answer) -> Result<String> {
     let status = answer.status();
-    let bytes = answer.read_at_most(MAX_ANSWER).map_err(|error| homeserver_failed(error.to_string()))?;
+    let bytes = answer.read_at_most(MAX_ANSWER).map_err(homeserver_failed)?;
     let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
     let is_object = |text: &String| serde_json::from_str::<serde_json::Map<_, _>>(text).is_ok();
     text.filter(is_object).ok_or_else(|| homeserver_failed(format!("status {status} without JSON")))
 }
 
 /// What a client reads while the homeserver is down: never that its token is bad.
-fn homeserver_failed(why: String) -> Error {
+fn homeserver_failed(why: impl fmt::Display) -> Error {
     let message = "the homeserver cannot be asked about the access token; try again later";
     Error::new(Kind::HomeserverFailed, message).caused_by(HomeserverFailed(format!("whoami: {why}")))
 }

@@ -58,10 +58,16 @@ pub struct Surroundings {
 
 impl Surroundings {
     /// The system's time and randomness.
+    ///
+    /// # Panics
+    /// Its randomness does when the system has none: media IDs must not be predictable.
     pub fn system() -> Self {
         Self {
             clock: Arc::new(Timestamp::now),
-            #[expect(clippy::expect_used, reason = "a system without randomness must not hand out predictable media IDs")]
+            #[expect(
+                clippy::expect_used,
+                reason = "a system without randomness must not hand out predictable media IDs"
+            )]
             random: Arc::new(|bytes| getrandom::fill(bytes).expect("the system's random source works")),
         }
     }
@@ -73,13 +79,18 @@ impl App {
         let Surroundings { clock, random } = surroundings;
         create_data_dir(&config.data_dir)?;
         let catalog = Arc::new(Catalog::open(&config.data_dir)?);
-        let blobs = Blobs::open(&config.data_dir).map_err(|error| Error::internal("opening the blob store", error))?;
+        let blobs = Blobs::open(&config.data_dir)
+            .map_err(|error| Error::internal("opening the blob store", error))?;
 
         let limits = Limits { stall: HOMESERVER_TIMEOUT, total: Some(HOMESERVER_TIMEOUT) };
         let to_homeserver = Outbound::new(Guard::permit_all(), None, limits)
             .map_err(|error| Error::internal("preparing requests to the homeserver", error))?;
-        let accounts =
-            Accounts::new(to_homeserver, &config.homeserver.url, config.homeserver.token_cache.0, Arc::clone(&clock));
+        let accounts = Accounts::new(
+            to_homeserver,
+            &config.homeserver.url,
+            config.homeserver.token_cache.0,
+            Arc::clone(&clock),
+        );
         let federation = Federation::new(
             config.server_name.clone(),
             signing_key,
@@ -112,6 +123,9 @@ impl App {
 fn create_data_dir(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
-        Error::internal("creating data_dir", std::io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+        Error::internal(
+            "creating data_dir",
+            std::io::Error::new(error.kind(), format!("{}: {error}", path.display())),
+        )
     })
 }

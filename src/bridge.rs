@@ -4,7 +4,7 @@
 //! body. Refuses to know what the work means.
 
 use std::fs::File;
-use std::future::Future;
+use std::future::Future as _;
 use std::io::{self, IoSliceMut};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::blobs::{Ingest, IngestError};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::len_u64;
 
-/// Threads that wait for the disk or SQLite.
+/// Threads that wait for the disk or `SQLite`.
 const DISK_THREADS: usize = 8;
 
 /// Threads that wait for the homeserver.
@@ -34,7 +34,7 @@ const FEDERATION_THREADS: usize = 16;
 pub(crate) const MAX_BLOCKING_THREADS: usize = DISK_THREADS + HOMESERVER_THREADS + FEDERATION_THREADS + 4;
 
 /// Longest silence of a client that uploads.
-const UPLOAD_STALL: Duration = Duration::from_secs(60);
+const UPLOAD_STALL: Duration = Duration::from_mins(1);
 
 /// How much of an upload is gathered before it is handed to the disk, bytes. Two such batches exist at most.
 const UPLOAD_BATCH: usize = 256 * 1024;
@@ -86,7 +86,8 @@ impl Bridge {
             Pool::Homeserver => &self.homeserver,
             Pool::Federation => &self.federation,
         };
-        let permit = Arc::clone(permits).acquire_owned().await.map_err(|error| Error::internal("waiting", error))?;
+        let permit =
+            Arc::clone(permits).acquire_owned().await.map_err(|error| Error::internal("waiting", error))?;
         let work = spawn_blocking(move || {
             let _permit = permit;
             work()
@@ -148,7 +149,8 @@ where
             .await
             .map_err(|_elapsed| Error::new(Kind::RequestTimeout, "the upload stalled"))?;
         let Some(frame) = frame else { break };
-        let frame = frame.map_err(|error| Error::new(Kind::BadRequest, "the upload broke off").caused_by(error))?;
+        let frame =
+            frame.map_err(|error| Error::new(Kind::BadRequest, "the upload broke off").caused_by(error))?;
         if let Ok(bytes) = frame.into_data() {
             size = size.saturating_add(bytes.len());
             batch.push(bytes);
@@ -196,7 +198,8 @@ impl FileStream {
             None => match read_at(&self.file, self.at, self.left, ReadWriteFlags::NOWAIT) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_unsupported(&error) => {
                     let (file, at, left) = (Arc::clone(&self.file), self.at, self.left);
-                    let mut reading = spawn_blocking(move || read_at(&file, at, left, ReadWriteFlags::empty()));
+                    let mut reading =
+                        spawn_blocking(move || read_at(&file, at, left, ReadWriteFlags::empty()));
                     let poll = Pin::new(&mut reading).poll(context);
                     match poll {
                         Poll::Ready(joined) => joined.unwrap_or_else(|error| Err(io::Error::other(error))),
@@ -229,7 +232,10 @@ fn read_at(file: &File, at: u64, left: u64, flags: ReadWriteFlags) -> io::Result
         }
     };
     if count == 0 {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the blob is shorter than the catalog says"));
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the blob is shorter than the catalog says",
+        ));
     }
     buffer.truncate(count);
     Ok(buffer.into())

@@ -10,10 +10,32 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 /// The types a browser may show from the homeserver's origin (MSC2702). Never SVG, HTML, scripts or PDF.
 const INLINE: [&str; 26] = [
-    "text/css", "text/plain", "text/csv", "application/json", "application/ld+json", "image/jpeg", "image/gif",
-    "image/png", "image/apng", "image/webp", "image/avif", "video/mp4", "video/webm", "video/ogg", "video/quicktime",
-    "audio/mp4", "audio/webm", "audio/aac", "audio/mpeg", "audio/ogg", "audio/wave", "audio/wav", "audio/x-wav",
-    "audio/x-pn-wav", "audio/flac", "audio/x-flac",
+    "text/css",
+    "text/plain",
+    "text/csv",
+    "application/json",
+    "application/ld+json",
+    "image/jpeg",
+    "image/gif",
+    "image/png",
+    "image/apng",
+    "image/webp",
+    "image/avif",
+    "video/mp4",
+    "video/webm",
+    "video/ogg",
+    "video/quicktime",
+    "audio/mp4",
+    "audio/webm",
+    "audio/aac",
+    "audio/mpeg",
+    "audio/ogg",
+    "audio/wave",
+    "audio/wav",
+    "audio/x-wav",
+    "audio/x-pn-wav",
+    "audio/flac",
+    "audio/x-flac",
 ];
 
 /// Text types that get `; charset=UTF-8` when they name none: browsers guess Latin-1 otherwise.
@@ -72,7 +94,9 @@ pub(crate) fn served_type(content_type: &str) -> String {
 /// A claimed type as it is stored: itself when it can stand in a header, else [`UNKNOWN_TYPE`]. At most 255 bytes.
 pub(crate) fn storable_type(claimed: Option<&str>) -> String {
     let fits = |text: &&str| {
-        (1..=255).contains(&text.len()) && text.bytes().all(|b| (b' '..=b'~').contains(&b)) && text.contains('/')
+        (1..=255).contains(&text.len())
+            && text.bytes().all(|b| (b' '..=b'~').contains(&b))
+            && text.contains('/')
     };
     claimed.map(str::trim).filter(fits).unwrap_or(UNKNOWN_TYPE).to_owned()
 }
@@ -150,7 +174,9 @@ mod tests {
         for content_type in ["image/png", "Text/Plain; charset=utf-8", "VIDEO/MP4"] {
             assert_eq!(header(content_type, None), "inline", "{content_type}");
         }
-        for content_type in ["image/svg+xml", "text/html", "application/pdf", "", ";", "image/png2", "text/javascript"] {
+        for content_type in
+            ["image/svg+xml", "text/html", "application/pdf", "", ";", "image/png2", "text/javascript"]
+        {
             assert_eq!(header(content_type, None), "attachment", "{content_type}");
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The result of everything that can fail in front of a client.
-pub type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// What went wrong, in the client's words, with the inside kept for the journal.
 #[derive(Clone)]
@@ -29,7 +29,7 @@ pub struct Error {
 
 /// A situation. One row of [`Kind::row`] each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// The media, or the path's subject, does not exist or may not be seen.
     NotFound,
     /// No such endpoint.
@@ -58,10 +58,6 @@ pub enum Kind {
     LimitExceeded,
     /// Senseless request with no better errcode.
     BadRequest,
-    /// The request body, or its header, is not what the endpoint takes.
-    BadJson,
-    /// A required parameter is absent.
-    MissingParam,
     /// A parameter that does not parse.
     InvalidParam,
     /// The byte range lies outside the media (RFC 9110 §15.5.17).
@@ -101,21 +97,12 @@ pub(crate) struct Row {
 impl Error {
     /// An error of `kind` with a message for the client.
     pub(crate) fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            source: None,
-            retry_after: None,
-            passthrough: None,
-        }
+        Self { kind, message: message.into(), source: None, retry_after: None, passthrough: None }
     }
 
     /// Our own fault: the client always hears the same words, the journal hears `what` and why.
     pub(crate) fn internal(what: &'static str, source: impl StdError + Send + Sync + 'static) -> Self {
-        Self::new(Kind::Internal, "internal error").caused_by(Inside {
-            what,
-            source: Box::new(source),
-        })
+        Self::new(Kind::Internal, "internal error").caused_by(Inside { what, source: Box::new(source) })
     }
 
     /// Media that is not there, in the words used everywhere.
@@ -196,8 +183,6 @@ impl Kind {
             Self::Forbidden => (403, "M_FORBIDDEN", Quiet),
             Self::LimitExceeded => (429, "M_LIMIT_EXCEEDED", Quiet),
             Self::BadRequest => (400, "M_UNKNOWN", Quiet),
-            Self::BadJson => (400, "M_BAD_JSON", Quiet),
-            Self::MissingParam => (400, "M_MISSING_PARAM", Quiet),
             Self::InvalidParam => (400, "M_INVALID_PARAM", Quiet),
             Self::RangeNotSatisfiable => (416, "M_UNKNOWN", Quiet),
             Self::RequestTimeout => (408, "M_UNKNOWN", Quiet),
@@ -205,11 +190,7 @@ impl Kind {
             Self::HomeserverFailed => (502, "M_UNKNOWN", Error),
             Self::Internal => (500, "M_UNKNOWN", Error),
         };
-        Row {
-            status,
-            errcode,
-            loudness,
-        }
+        Row { status, errcode, loudness }
     }
 }
 

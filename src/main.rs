@@ -46,7 +46,10 @@ enum Command {
         config: ConfigArg,
     },
     /// Look after the signing key, which is the homeserver's
-    #[command(subcommand, after_help = "Example: media-sidecar key import /var/lib/synapse/homeserver.signing.key")]
+    #[command(
+        subcommand,
+        after_help = "Example: media-sidecar key import /var/lib/synapse/homeserver.signing.key"
+    )]
     Key(Key),
 }
 
@@ -60,7 +63,7 @@ enum Key {
         #[command(flatten)]
         config: ConfigArg,
     },
-    /// Copy the homeserver's key into the file that homeserver.signing_key names
+    /// Copy the homeserver's key into the file that `homeserver.signing_key` names
     #[command(after_help = "Example: media-sidecar key import /etc/dendrite/matrix_key.pem")]
     Import {
         /// Which configuration.
@@ -106,7 +109,7 @@ fn main() -> ExitCode {
         Ok(status) => status,
         Err(failure) => {
             // Nobody is left to tell when standard error is gone.
-            _ = writeln!(std::io::stderr(), "media-sidecar: {failure}");
+            drop(writeln!(std::io::stderr(), "media-sidecar: {failure}"));
             ExitCode::FAILURE
         }
     }
@@ -124,7 +127,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             };
             commands::serve(config.config.as_deref(), format)?;
         }
-        Command::Demo { once } => return demo::run(if once { demo::Stay::Leave } else { demo::Stay::Serve }, &mut out),
+        Command::Demo { once } => {
+            return demo::run(if once { demo::Stay::Leave } else { demo::Stay::Serve }, &mut out);
+        }
         Command::Config { config } => {
             let loaded = commands::load_config(config.config.as_deref())?;
             for warning in loaded.warnings {

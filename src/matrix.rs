@@ -117,8 +117,7 @@ fn is_host(host: &str) -> bool {
         return v6.parse::<Ipv6Addr>().is_ok();
     }
     host.parse::<Ipv4Addr>().is_ok()
-        || (!host.is_empty()
-            && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.'))
+        || (!host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.'))
 }
 
 impl TryFrom<String> for ServerName {
@@ -267,8 +266,22 @@ mod tests {
     #[test]
     fn other_texts_are_not_server_names() {
         for text in [
-            "", ":80", "a:", "a:123456", "a:99999", "a:b", "a/b", "a b", "..%2f", "[::1", "[::1]x", "[zz]",
-            "user@host", "a\0b", "ex\u{e4}mple.org", "a:1:2",
+            "",
+            ":80",
+            "a:",
+            "a:123456",
+            "a:99999",
+            "a:b",
+            "a/b",
+            "a b",
+            "..%2f",
+            "[::1",
+            "[::1]x",
+            "[zz]",
+            "user@host",
+            "a\0b",
+            "ex\u{e4}mple.org",
+            "a:1:2",
         ] {
             assert_eq!(ServerName::parse(text), Err(GrammarError::ServerName), "{text:?}");
         }

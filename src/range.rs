@@ -65,7 +65,9 @@ enum Position {
 fn position(text: &str) -> Position {
     match text.trim() {
         "" => Position::Absent,
-        digits if digits.bytes().all(|b| b.is_ascii_digit()) => Position::Number(digits.parse().unwrap_or(u64::MAX)),
+        digits if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            Position::Number(digits.parse().unwrap_or(u64::MAX))
+        }
         _ => Position::Malformed,
     }
 }
@@ -97,8 +99,17 @@ mod tests {
 
     #[test]
     fn what_we_do_not_serve_is_answered_with_the_whole() {
-        for header in ["", "bytes", "bytes=", "bytes=-", "bytes=a-b", "bytes=5-4", "bytes=0-1,3-4", "items=0-1", "bytes=+1-2"]
-        {
+        for header in [
+            "",
+            "bytes",
+            "bytes=",
+            "bytes=-",
+            "bytes=a-b",
+            "bytes=5-4",
+            "bytes=0-1,3-4",
+            "items=0-1",
+            "bytes=+1-2",
+        ] {
             assert_eq!(judge(header, 10), Extent::Whole, "{header}");
         }
     }

@@ -21,7 +21,7 @@ use crate::response::Conditions;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The longest it waits whatever the client says.
-const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+const MAX_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Longest file name kept, bytes of UTF-8.
 const MAX_FILE_NAME: usize = 1024;
@@ -72,7 +72,9 @@ impl Call {
         InboundRequest {
             method: self.method.as_str().to_owned(),
             uri: self.uri.path_and_query().map_or_else(|| self.uri.path().to_owned(), ToString::to_string),
-            authorization: authorization.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect(),
+            authorization: authorization
+                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+                .collect(),
         }
     }
 
@@ -107,7 +109,10 @@ impl Call {
             None => return Ok(None),
         };
         if name.len() > MAX_FILE_NAME {
-            return Err(Error::new(Kind::InvalidParam, format!("the filename is longer than {MAX_FILE_NAME} bytes")));
+            return Err(Error::new(
+                Kind::InvalidParam,
+                format!("the filename is longer than {MAX_FILE_NAME} bytes"),
+            ));
         }
         Ok(Some(name).filter(|name| !name.is_empty()))
     }
@@ -155,7 +160,10 @@ impl Call {
     /// The first query parameter called `name`, as on the wire.
     fn raw_query(&self, name: &str) -> Option<&str> {
         let pairs = self.uri.query()?.split('&');
-        pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).find(|(key, _)| *key == name).map(|(_, raw)| raw)
+        pairs
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .find(|(key, _)| *key == name)
+            .map(|(_, raw)| raw)
     }
 }
 

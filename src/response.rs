@@ -35,7 +35,9 @@ const CORS: [(HeaderName, HeaderValue); 4] = [
     (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS")),
     (
         header::ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static("X-Requested-With, Content-Type, Authorization, Date, Range, If-None-Match, If-Range"),
+        HeaderValue::from_static(
+            "X-Requested-With, Content-Type, Authorization, Date, Range, If-None-Match, If-Range",
+        ),
     ),
     (
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
@@ -126,19 +128,28 @@ pub(crate) fn error(error: &Error, route: &str) -> Response {
     if let (Kind::LimitExceeded, Some(wait)) = (error.kind(), error.wait())
         && let Some(fields) = body.as_object_mut()
     {
-        fields.insert("retry_after_ms".to_owned(), json!(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)));
+        fields
+            .insert("retry_after_ms".to_owned(), json!(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)));
     }
-    let text = error.passthrough().map_or_else(|| body.to_string(), |json| json.to_string());
-    let mut response = json_with(StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), text);
+    let text = error.passthrough().map_or_else(|| body.to_string(), ToString::to_string);
+    let mut response =
+        json_with(StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), text);
     if let Some(wait) = error.wait() {
         let seconds = wait.as_millis().div_ceil(1000).max(1).to_string();
-        response.headers_mut().extend(HeaderValue::try_from(seconds).ok().map(|value| (header::RETRY_AFTER, value)));
+        response
+            .headers_mut()
+            .extend(HeaderValue::try_from(seconds).ok().map(|value| (header::RETRY_AFTER, value)));
     }
     response
 }
 
 /// Stored media to a client: whole, a range of it, or the word that its copy is good.
-pub(crate) fn media(stored: Stored, file_name: Option<&str>, caching: Caching, conditions: Conditions<'_>) -> Response {
+pub(crate) fn media(
+    stored: Stored,
+    file_name: Option<&str>,
+    caching: Caching,
+    conditions: Conditions<'_>,
+) -> Response {
     let Stored { filled, created, file } = stored;
     let etag = format!("\"{}\"", filled.sha256);
     if conditions.if_none_match.is_some_and(|tags| any_tag_matches(tags, &etag)) {
@@ -147,7 +158,8 @@ pub(crate) fn media(stored: Stored, file_name: Option<&str>, caching: Caching, c
         return response;
     }
     let fresh = conditions.if_range.is_none_or(|tag| tag.trim() == etag);
-    let extent = conditions.range.filter(|_| fresh).map_or(Extent::Whole, |header| range::judge(header, filled.size));
+    let extent =
+        conditions.range.filter(|_| fresh).map_or(Extent::Whole, |header| range::judge(header, filled.size));
     let (status, start, length) = match extent {
         Extent::Whole => (StatusCode::OK, 0, filled.size),
         Extent::Part { start, length } => (StatusCode::PARTIAL_CONTENT, start, length),
@@ -199,7 +211,9 @@ pub(crate) fn multipart_federation(stored: Stored, boundary: &str) -> Response {
     let disposition = disposition::header(&filled.content_type, filled.upload_name.as_deref());
     let before = multipart::prologue(boundary, &content_type, &disposition);
     let after = multipart::epilogue(boundary);
-    let length = [len_u64(before.len()), filled.size, len_u64(after.len())].iter().fold(0, |sum, n| n.saturating_add(sum));
+    let length = [len_u64(before.len()), filled.size, len_u64(after.len())]
+        .iter()
+        .fold(0, |sum, n| n.saturating_add(sum));
 
     let mut response = bare(StatusCode::OK, Caching::Never);
     let headers = response.headers_mut();
@@ -325,7 +339,9 @@ impl hyper::body::Body for Body {
         loop {
             let chunk = match self.segments.front_mut() {
                 None => return Poll::Ready(None),
-                Some(Segment::Bytes(bytes)) => Some(Ok(std::mem::take(bytes))).filter(|b| !matches!(b, Ok(b) if b.is_empty())),
+                Some(Segment::Bytes(bytes)) => {
+                    Some(Ok(std::mem::take(bytes))).filter(|b| !matches!(b, Ok(b) if b.is_empty()))
+                }
                 Some(Segment::File(stream)) => ready!(stream.poll_chunk(context)),
                 Some(Segment::Chunks(chunks)) => ready!(chunks.poll_recv(context)),
             };

@@ -51,10 +51,10 @@ const DRAIN: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Between two writes of last-access times.
-const FLUSH_EVERY: Duration = Duration::from_secs(60);
+const FLUSH_EVERY: Duration = Duration::from_mins(1);
 
 /// Between two removals of expired pending IDs.
-const EXPIRE_EVERY: Duration = Duration::from_secs(60 * 60);
+const EXPIRE_EVERY: Duration = Duration::from_hours(1);
 
 /// What an endpoint does, whatever its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,7 +191,8 @@ pub enum Listener {
 pub async fn run(app: Arc<App>, listeners: Vec<Listener>, stop: impl Future<Output = ()>) {
     let (stopping, stopped) = watch::channel(());
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let server = Arc::new(Server { app: Arc::clone(&app), routes: routes(), stopped, places: Arc::clone(&places) });
+    let server =
+        Arc::new(Server { app: Arc::clone(&app), routes: routes(), stopped, places: Arc::clone(&places) });
     let mut tasks = JoinSet::new();
     keep_house(&app, &mut tasks);
     let mut accepting = JoinSet::new();
@@ -357,12 +358,20 @@ impl Server {
         let outcome = match route {
             _ if method == Method::OPTIONS => Ok(response::preflight()),
             None => Err(Error::new(Kind::Unrecognized, "unrecognized request")),
-            Some(route) if !route.takes(&method) => Err(Error::new(Kind::MethodNotAllowed, "this method is not for this path")),
+            Some(route) if !route.takes(&method) => {
+                Err(Error::new(Kind::MethodNotAllowed, "this method is not for this path"))
+            }
             Some(route) => {
                 let path = found.as_ref().map(|found| path_params(&found.params)).unwrap_or_default();
                 let (parts, body) = request.into_parts();
-                let mut call =
-                    Call { method: method.clone(), uri: parts.uri, headers: parts.headers, path, body, caller };
+                let mut call = Call {
+                    method: method.clone(),
+                    uri: parts.uri,
+                    headers: parts.headers,
+                    path,
+                    body,
+                    caller,
+                };
                 let outcome = Box::pin(dispatch(&self.app, route, &mut call)).await;
                 caller = std::mem::take(&mut call.caller);
                 if outcome.is_err() && !hyper::body::Body::is_end_stream(&call.body) {
@@ -389,10 +398,18 @@ impl Server {
 /// From route to endpoint: every pair that the table can hold.
 async fn dispatch(app: &Arc<App>, route: &Route, call: &mut Call) -> Result<Response> {
     match (route.endpoint, route.column) {
-        (Endpoint::Download, Column::Legacy | Column::ClientMsc1902) => client::get_content(app, call, Door::Open).await,
-        (Endpoint::Download, Column::ClientMsc3916 | Column::Own) => client::get_content(app, call, Door::Token).await,
-        (Endpoint::Download, Column::FederationMsc1902) => federation::get_content(app, call, Wrapping::Raw).await,
-        (Endpoint::Download, Column::FederationMsc3916) => federation::get_content(app, call, Wrapping::Multipart).await,
+        (Endpoint::Download, Column::Legacy | Column::ClientMsc1902) => {
+            client::get_content(app, call, Door::Open).await
+        }
+        (Endpoint::Download, Column::ClientMsc3916 | Column::Own) => {
+            client::get_content(app, call, Door::Token).await
+        }
+        (Endpoint::Download, Column::FederationMsc1902) => {
+            federation::get_content(app, call, Wrapping::Raw).await
+        }
+        (Endpoint::Download, Column::FederationMsc3916) => {
+            federation::get_content(app, call, Wrapping::Multipart).await
+        }
         (Endpoint::Thumbnail | Endpoint::PreviewUrl, _) => {
             Err(Error::new(Kind::Unrecognized, "this server does not have this endpoint yet"))
         }
@@ -431,7 +448,8 @@ impl Route {
 #[expect(clippy::expect_used, reason = "the table is constant and a test compiles it")]
 fn routes() -> Router<Route> {
     let mut router = Router::new();
-    let mut add = |path: String, route: Route| router.insert(path, route).expect("no two routes share a path");
+    let mut add =
+        |path: String, route: Route| router.insert(path, route).expect("no two routes share a path");
     for row in &ROUTES {
         for (column, path) in COLUMNS.into_iter().zip(row.paths).filter(|(_, path)| !path.is_empty()) {
             let route = Route { endpoint: row.endpoint, column, method: row.method.clone(), name: path };
@@ -459,7 +477,8 @@ fn names(column: Column, endpoint: Endpoint, path: &str) -> Vec<String> {
         (Column::Legacy | Column::Own, _) => String::new(),
     };
     let versions = ["r0", "v1", "v3"].map(|version| path.replace("{v}", version));
-    let mut all: Vec<String> = versions.into_iter().chain([unstable]).filter(|path| !path.is_empty()).collect();
+    let mut all: Vec<String> =
+        versions.into_iter().chain([unstable]).filter(|path| !path.is_empty()).collect();
     all.sort();
     all.dedup();
     let with_options = |path: String| match path.split_once('[') {
@@ -486,13 +505,33 @@ mod tests {
             ("/_matrix/media/r0/download/a/b", Endpoint::Download, Column::Legacy),
             ("/_matrix/media/v3/download/a/b/c%2Fd.png", Endpoint::Download, Column::Legacy),
             ("/_matrix/client/r0/media/download/a/b", Endpoint::Download, Column::ClientMsc1902),
-            ("/_matrix/client/unstable/org.matrix.msc1902/media/config", Endpoint::Config, Column::ClientMsc1902),
+            (
+                "/_matrix/client/unstable/org.matrix.msc1902/media/config",
+                Endpoint::Config,
+                Column::ClientMsc1902,
+            ),
             ("/_matrix/client/v1/media/download/a/b/c", Endpoint::Download, Column::ClientMsc3916),
-            ("/_matrix/client/unstable/org.matrix.msc3916/media/thumbnail/a/b", Endpoint::Thumbnail, Column::ClientMsc3916),
-            ("/_matrix/federation/v1/remote_media/download/a/b", Endpoint::Download, Column::FederationMsc1902),
-            ("/_matrix/federation/unstable/org.matrix.msc1902/remote_media/thumbnail/a/b", Endpoint::Thumbnail, Column::FederationMsc1902),
+            (
+                "/_matrix/client/unstable/org.matrix.msc3916/media/thumbnail/a/b",
+                Endpoint::Thumbnail,
+                Column::ClientMsc3916,
+            ),
+            (
+                "/_matrix/federation/v1/remote_media/download/a/b",
+                Endpoint::Download,
+                Column::FederationMsc1902,
+            ),
+            (
+                "/_matrix/federation/unstable/org.matrix.msc1902/remote_media/thumbnail/a/b",
+                Endpoint::Thumbnail,
+                Column::FederationMsc1902,
+            ),
             ("/_matrix/federation/v1/media/download/b", Endpoint::Download, Column::FederationMsc3916),
-            ("/_matrix/federation/unstable/org.matrix.msc3916.v2/media/download/b", Endpoint::Download, Column::FederationMsc3916),
+            (
+                "/_matrix/federation/unstable/org.matrix.msc3916.v2/media/download/b",
+                Endpoint::Download,
+                Column::FederationMsc3916,
+            ),
             ("/_matrix/media/v1/create", Endpoint::Create, Column::Legacy),
             ("/_matrix/media/unstable/fi.mau.msc2246/create", Endpoint::Create, Column::Legacy),
             ("/_matrix/media/v3/upload/a/b", Endpoint::UploadInto, Column::Legacy),
@@ -503,8 +542,15 @@ mod tests {
             let found = routes.at(path).unwrap_or_else(|_| panic!("{path}"));
             assert_eq!((found.value.endpoint, found.value.column), (endpoint, column), "{path}");
         }
-        for path in ["/", "/_matrix/media/unknown", "/_matrix/media/v2/download/a/b", "/_matrix/media/v3/download/a",
-                     "/_matrix/media/v3/download//b", "/_matrix/media/v3/create", "/_matrix/client/v1/media/upload"] {
+        for path in [
+            "/",
+            "/_matrix/media/unknown",
+            "/_matrix/media/v2/download/a/b",
+            "/_matrix/media/v3/download/a",
+            "/_matrix/media/v3/download//b",
+            "/_matrix/media/v3/create",
+            "/_matrix/client/v1/media/upload",
+        ] {
             assert!(routes.at(path).is_err(), "{path}");
         }
     }
@@ -513,7 +559,9 @@ mod tests {
     fn the_readme_shows_this_table() {
         let readme = include_str!("../README.md");
         for row in &ROUTES {
-            let cells = row.paths.map(|path| if path.is_empty() { "–".to_owned() } else { format!("`{} {path}`", row.method) });
+            let cells = row.paths.map(|path| {
+                if path.is_empty() { "–".to_owned() } else { format!("`{} {path}`", row.method) }
+            });
             let line = cells.join(" | ");
             assert!(readme.contains(&line), "README.md lacks the line\n{line}");
         }

@@ -49,7 +49,9 @@ impl<K: Clone + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Si
         let outcome = answer.wait_for(Option::is_some).await;
         match outcome.as_deref() {
             Ok(Some(result)) => result.clone(),
-            Ok(None) | Err(_) => Err(Error::internal("sharing an answer", io::Error::other("its task ended"))),
+            Ok(None) | Err(_) => {
+                Err(Error::internal("sharing an answer", io::Error::other("its task ended")))
+            }
         }
     }
 
@@ -125,7 +127,8 @@ impl PendingUploads {
     /// A place for `mxc`; `None` when too many wait already.
     pub(crate) fn waiter(&self, mxc: &Mxc) -> Option<Waiter> {
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        let filled = lock(&self.awaited).entry(mxc.clone()).or_insert_with(|| watch::channel(()).0).subscribe();
+        let filled =
+            lock(&self.awaited).entry(mxc.clone()).or_insert_with(|| watch::channel(()).0).subscribe();
         Some(Waiter { awaited: Arc::clone(&self.awaited), mxc: mxc.clone(), filled, _place: place })
     }
 
@@ -240,7 +243,11 @@ impl Arrival {
 }
 
 /// Reads an arriving file to one client, as fast as it comes and as the client takes it.
-async fn relay(mut progress: watch::Receiver<Progress>, file: Arc<File>, client: mpsc::Sender<io::Result<Bytes>>) {
+async fn relay(
+    mut progress: watch::Receiver<Progress>,
+    file: Arc<File>,
+    client: mpsc::Sender<io::Result<Bytes>>,
+) {
     let mut sent = 0;
     loop {
         let reached = progress.wait_for(|progress| match progress {
@@ -248,7 +255,8 @@ async fn relay(mut progress: watch::Receiver<Progress>, file: Arc<File>, client:
             Progress::Coming { size, complete, .. } => *complete || *size > sent,
             Progress::Stored | Progress::Failed(_) => true,
         });
-        let reached = reached.await.map_or_else(|_lost| Progress::Failed(lost()), |progress| progress.clone());
+        let reached =
+            reached.await.map_or_else(|_lost| Progress::Failed(lost()), |progress| progress.clone());
         let (until, complete) = match reached {
             Progress::Coming { size, complete, .. } => (size, complete),
             // Everything came before it was stored.
@@ -275,7 +283,7 @@ async fn relay(mut progress: watch::Receiver<Progress>, file: Arc<File>, client:
 /// Breaks the client's connection off, so that a short file does not look whole.
 async fn give_up(client: &mpsc::Sender<io::Result<Bytes>>, error: io::Error) {
     // A client that is gone needs no telling.
-    _ = client.send(Err(error)).await;
+    drop(client.send(Err(error)).await);
 }
 
 /// The fetch's task ended without a word.

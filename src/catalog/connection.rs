@@ -1,4 +1,4 @@
-//! SQLite connections: a pool that reads, a thread that writes.
+//! `SQLite` connections: a pool that reads, a thread that writes.
 //!
 //! Owns pragmas and group commit: writes that arrive while a commit is being synced to disk share the next one, so many
 //! small uploads cost few syncs and each is still durable when it is answered.
@@ -14,11 +14,11 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::{Error, Result};
 
-/// Connections that read. SQLite answers from the page cache in microseconds; more would only cost memory.
+/// Connections that read. `SQLite` answers from the page cache in microseconds; more would only cost memory.
 const READERS: u32 = 4;
 
-/// Page cache of each connection, KiB.
-const CACHE_KIB: u32 = 512;
+/// Page cache of each connection: 512 KiB. `SQLite` takes a negative number as KiB.
+const CACHE_SIZE: i32 = -512;
 
 /// Statements kept prepared on each connection.
 const STATEMENTS: usize = 32;
@@ -56,7 +56,7 @@ impl Readers {
         let manager = SqliteConnectionManager::file(path).with_flags(flags).with_init(|connection| {
             connection.busy_timeout(PATIENCE)?;
             connection.set_prepared_statement_cache_capacity(STATEMENTS);
-            connection.pragma_update(None, "cache_size", -i64::from(CACHE_KIB))
+            connection.pragma_update(None, "cache_size", CACHE_SIZE)
         });
         Pool::builder()
             .max_size(READERS)
@@ -96,7 +96,7 @@ impl Writer {
             let result = in_savepoint(connection, change)
                 .map_err(|error| Error::internal("writing to the catalog", error));
             // The caller waits for the answer below; that it is gone only means that its thread panicked.
-            Box::new(move |commit| _ = answer.send(commit.clone().and(result)))
+            Box::new(move |commit| drop(answer.send(commit.clone().and(result))))
         });
         let gone = || Error::internal("writing to the catalog", WriterGone);
         self.queue.as_ref().ok_or_else(gone)?.send(job).map_err(|_job| gone())?;
@@ -109,7 +109,7 @@ impl Drop for Writer {
         self.queue = None;
         if let Some(thread) = self.thread.take() {
             // A panic of the thread has been printed by then.
-            _ = thread.join();
+            drop(thread.join());
         }
     }
 }
@@ -149,7 +149,11 @@ fn in_savepoint<T>(
 ) -> rusqlite::Result<T> {
     connection.execute_batch("SAVEPOINT change")?;
     let result = change(connection);
-    connection.execute_batch(if result.is_ok() { "RELEASE change" } else { "ROLLBACK TO change; RELEASE change" })?;
+    connection.execute_batch(if result.is_ok() {
+        "RELEASE change"
+    } else {
+        "ROLLBACK TO change; RELEASE change"
+    })?;
     result
 }
 
@@ -161,7 +165,7 @@ pub(super) fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
     }
     connection.busy_timeout(PATIENCE)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    connection.pragma_update(None, "cache_size", -i64::from(CACHE_KIB))?;
+    connection.pragma_update(None, "cache_size", CACHE_SIZE)?;
     // Readers do not wait for the writer, and the file stays sound whenever power fails.
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // A commit is on disk when it returns.
@@ -189,7 +193,10 @@ mod tests {
         });
         assert!(failed.unwrap_err().causes().contains("UNIQUE"));
         writer.write(|connection| connection.execute("INSERT INTO t VALUES (3)", [])).unwrap();
-        let sum: i64 = Readers::new(&path).unwrap().ask(|c| c.query_row("SELECT sum(x) FROM t", [], |r| r.get(0))).unwrap();
+        let sum: i64 = Readers::new(&path)
+            .unwrap()
+            .ask(|c| c.query_row("SELECT sum(x) FROM t", [], |r| r.get(0)))
+            .unwrap();
         assert_eq!(sum, 4);
     }
 
@@ -197,8 +204,10 @@ mod tests {
     fn the_pragmas_are_in_force() {
         let folder = tempfile::tempdir().unwrap();
         let connection = open_writer(&folder.path().join("x.db")).unwrap();
-        let text = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, String>(0)).unwrap();
-        let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
+        let text =
+            |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, String>(0)).unwrap();
+        let number =
+            |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
         assert_eq!(text("journal_mode"), "wal");
         assert_eq!((number("synchronous"), number("foreign_keys")), (2, 1));
     }

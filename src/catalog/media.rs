@@ -244,12 +244,17 @@ fn read_media(row: &Row<'_>) -> rusqlite::Result<Media> {
     let content = match (row.get::<_, Option<[u8; 32]>>(0)?, row.get::<_, Option<i64>>(6)?) {
         (Some(sha256), _) => Content::Stored(Filled {
             sha256: Sha256::from_bytes(sha256),
-            size: row.get::<_, i64>(1)?.try_into().map_err(|_negative| rusqlite::Error::IntegralValueOutOfRange(1, -1))?,
+            size: row
+                .get::<_, i64>(1)?
+                .try_into()
+                .map_err(|_negative| rusqlite::Error::IntegralValueOutOfRange(1, -1))?,
             content_type: row.get(2)?,
             upload_name: row.get(3)?,
         }),
         (None, Some(expires)) => Content::Pending { expires: Timestamp(expires) },
-        (None, None) => return Err(rusqlite::Error::InvalidColumnType(6, "expires_ms".to_owned(), Type::Null)),
+        (None, None) => {
+            return Err(rusqlite::Error::InvalidColumnType(6, "expires_ms".to_owned(), Type::Null));
+        }
     };
     let user_id: Option<String> = row.get(4)?;
     Ok(Media {
@@ -260,7 +265,7 @@ fn read_media(row: &Row<'_>) -> rusqlite::Result<Media> {
     })
 }
 
-/// A size in SQLite's 63 bits.
+/// A size in `SQLite`'s 63 bits.
 fn sql_size(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
@@ -308,7 +313,7 @@ mod tests {
             mxc: mxc(media_id),
             user_id: UserId::new("@a:example.org"),
             created: Timestamp(created),
-            expires: Timestamp(created + 100),
+            expires: Timestamp(created).after(std::time::Duration::from_millis(100)),
             limit: 2,
         }
     }
@@ -374,7 +379,9 @@ mod tests {
     fn last_access_only_moves_forward_and_unknown_ids_do_not_matter() {
         let (_folder, catalog) = catalog();
         catalog.add(new_media("a", 1)).unwrap();
-        catalog.touch(vec![(mxc("a"), Timestamp(5000)), (mxc("a"), Timestamp(2000)), (mxc("z"), Timestamp(1))]).unwrap();
+        catalog
+            .touch(vec![(mxc("a"), Timestamp(5000)), (mxc("a"), Timestamp(2000)), (mxc("z"), Timestamp(1))])
+            .unwrap();
         assert_eq!(catalog.last_access(&mxc("a")).unwrap(), Some(Timestamp(5000)));
     }
 }

@@ -1,4 +1,4 @@
-//! The SQLite catalog: what is known about each media ID, and the keys of other servers.
+//! The `SQLite` catalog: what is known about each media ID, and the keys of other servers.
 //!
 //! Owns the schema, the connections and one method for each question the system asks. Refuses to know where bytes lie or
 //! why a question is asked; time comes in as an argument. The columns are described in `assets/migrations`.
@@ -40,7 +40,9 @@ impl Catalog {
 
     /// Whether the catalog answers, for the health check.
     pub(crate) fn check(&self) -> Result<()> {
-        self.readers.ask(|connection| connection.query_row("SELECT count(*) FROM pragma_user_version", [], |_| Ok(())))
+        self.readers.ask(|connection| {
+            connection.query_row("SELECT count(*) FROM pragma_user_version", [], |_| Ok(()))
+        })
     }
 }
 
@@ -66,7 +68,7 @@ enum MigrationError {
     /// Written by a version with more migrations.
     #[error("catalog.db was written by a newer version of media-sidecar; run that one")]
     Newer,
-    /// SQLite refused.
+    /// `SQLite` refused.
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
 }

@@ -15,7 +15,12 @@ pub fn show(config: Option<&Path>, out: &mut impl Write) -> Result<(), Failure> 
 }
 
 /// `key import FILE`: the homeserver's key into the file that `homeserver.signing_key` names.
-pub fn import(config: Option<&Path>, file: &Path, overwrite: Overwrite, out: &mut impl Write) -> Result<(), Failure> {
+pub fn import(
+    config: Option<&Path>,
+    file: &Path,
+    overwrite: Overwrite,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     let config = load_config(config)?.config;
     let key = SigningKey::read(file)?;
     save(&key, &config.homeserver.signing_key, overwrite, out)

@@ -21,6 +21,7 @@ pub fn load_config(given: Option<&Path>) -> Result<Loaded, Problems> {
 
 /// Where the signing key is: the credential `signing.key` that systemd handed over, else `homeserver.signing_key`.
 fn signing_key_path(config: &Config) -> PathBuf {
-    let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join("signing.key"));
+    let credential =
+        std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join("signing.key"));
     credential.filter(|path| path.exists()).unwrap_or_else(|| config.homeserver.signing_key.clone())
 }

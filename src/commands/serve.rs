@@ -82,7 +82,9 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
 fn start_logging(config: &Config, format: LogFormat) -> Result<(), Failure> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_unset| config.log.clone());
     if !is_log_directives(&directives) {
-        return Err(format!("RUST_LOG: `{directives}` is not a log level or list of directives (like info)").into());
+        return Err(
+            format!("RUST_LOG: `{directives}` is not a log level or list of directives (like info)").into()
+        );
     }
     let registry = tracing_subscriber::registry().with(directives.parse::<Targets>()?);
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
@@ -115,7 +117,9 @@ fn listeners(config: &Config) -> Result<Vec<Listener>, Failure> {
 /// Where a listener listens, for people.
 fn address(listener: &Listener) -> String {
     match listener {
-        Listener::Tcp(listener) => listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string()),
+        Listener::Tcp(listener) => {
+            listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string())
+        }
         Listener::Unix(listener) => {
             let address = listener.local_addr().ok();
             let path = address.as_ref().and_then(|address| address.as_pathname());

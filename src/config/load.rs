@@ -50,7 +50,10 @@ pub fn find(given: Option<&Path>) -> Option<PathBuf> {
 
 /// Reads `path` and the variables of `env`, and judges the result. Relative paths in the configuration are
 /// relative to the folder of the file.
-pub fn load(path: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Problems> {
+pub fn load(
+    path: Option<&Path>,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, Problems> {
     let file = match path {
         Some(path) => Some(read(path).map_err(|message| {
             Problems(vec![Problem { place: path.display().to_string(), key: String::new(), message }])
@@ -115,7 +118,8 @@ impl Sources<'_> {
             let Some(key) = name.strip_prefix(PREFIX) else { continue };
             let key = key.to_ascii_lowercase().replace("__", ".");
             if find_key(defaults, &key).is_none() {
-                warnings.push(format!("environment variable {name} names no configuration key and is ignored"));
+                warnings
+                    .push(format!("environment variable {name} names no configuration key and is ignored"));
             } else {
                 let Ok(value) = text.parse::<Value>();
                 self.env.insert(key, value);
@@ -151,7 +155,10 @@ impl Sources<'_> {
             };
             let key = error.path.join(".");
             if let figment::error::Kind::MissingField(field) = &error.kind {
-                self.complain(field, "missing; set it to the name in your users' IDs (`server_name: example.org`)");
+                self.complain(
+                    field,
+                    "missing; set it to the name in your users' IDs (`server_name: example.org`)",
+                );
                 figment = figment.merge((field.as_ref(), "missing.invalid"));
             } else {
                 let (known, default) = nearest_key(defaults, &key)?;
@@ -176,7 +183,10 @@ impl Sources<'_> {
         let families = &config.federation.families;
         let twice = |family: &Family| families.iter().filter(|other| *other == family).count() > 1;
         if families.is_empty() || families.iter().any(twice) {
-            self.complain("federation.families", "name each of msc1902, msc3916, legacy at most once, and one at least");
+            self.complain(
+                "federation.families",
+                "name each of msc1902, msc3916, legacy at most once, and one at least",
+            );
         }
         for (key, bytes) in [
             ("uploads.max_size", config.uploads.max_size),
@@ -203,7 +213,10 @@ impl Sources<'_> {
             self.complain("thumbnails.workers", "must be 1 to 64");
         }
         if !is_log_directives(&config.log) {
-            self.complain("log", format!("`{}` is not a log level or list of directives (like info)", config.log));
+            self.complain(
+                "log",
+                format!("`{}` is not a log level or list of directives (like info)", config.log),
+            );
         }
     }
 
@@ -249,7 +262,8 @@ fn default_dict() -> Dict {
 /// The value at a dotted key. `server_name` has no default but is a key.
 fn find_key<'a>(dict: &'a Dict, key: &str) -> Option<&'a Value> {
     /// Stands for the one key without a default.
-    static SERVER_NAME: std::sync::LazyLock<Value> = std::sync::LazyLock::new(|| Value::from("missing.invalid"));
+    static SERVER_NAME: std::sync::LazyLock<Value> =
+        std::sync::LazyLock::new(|| Value::from("missing.invalid"));
     if key == "server_name" {
         return Some(&SERVER_NAME);
     }
@@ -275,8 +289,12 @@ fn collect_unknown(dict: &Dict, known: &Dict, at: &str, unknown: &mut Vec<(Strin
         let path = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
         match (known.get(name), value) {
             (None, _) if path == "server_name" => {}
-            (None, _) => unknown.push((path, known.keys().map(String::as_str).collect::<Vec<_>>().join(", "))),
-            (Some(Value::Dict(_, known)), Value::Dict(_, dict)) => collect_unknown(dict, known, &path, unknown),
+            (None, _) => {
+                unknown.push((path, known.keys().map(String::as_str).collect::<Vec<_>>().join(", ")));
+            }
+            (Some(Value::Dict(_, known)), Value::Dict(_, dict)) => {
+                collect_unknown(dict, known, &path, unknown);
+            }
             (Some(_), _) => {}
         }
     }

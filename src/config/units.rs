@@ -59,8 +59,14 @@ impl FromStr for Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(u64, &str); 6] =
-            [(1 << 30, "GiB"), (1_000_000_000, "G"), (1 << 20, "MiB"), (1_000_000, "M"), (1 << 10, "KiB"), (1000, "k")];
+        const UNITS: [(u64, &str); 6] = [
+            (1 << 30, "GiB"),
+            (1_000_000_000, "G"),
+            (1 << 20, "MiB"),
+            (1_000_000, "M"),
+            (1 << 10, "KiB"),
+            (1000, "k"),
+        ];
         let exact = UNITS.iter().find(|(unit, _)| self.0 > 0 && self.0.is_multiple_of(*unit));
         match exact {
             Some((unit, name)) => write!(f, "{}{name}", self.0.checked_div(*unit).unwrap_or(0)),
@@ -96,11 +102,12 @@ impl FromStr for ListenAddr {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.strip_prefix("unix:") {
             Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
-            Some(_) => Err(format!("`{text}` needs an absolute path (like unix:/run/media-sidecar/http.sock)")),
-            None => text
-                .parse()
-                .map(Self::Tcp)
-                .map_err(|_why| format!("`{text}` is not an address (like 127.0.0.1:8090 or unix:/run/x.sock)")),
+            Some(_) => {
+                Err(format!("`{text}` needs an absolute path (like unix:/run/media-sidecar/http.sock)"))
+            }
+            None => text.parse().map(Self::Tcp).map_err(|_why| {
+                format!("`{text}` is not an address (like 127.0.0.1:8090 or unix:/run/x.sock)")
+            }),
         }
     }
 }
@@ -126,8 +133,8 @@ impl FromStr for ThumbnailSize {
                 "scale" => ThumbnailMethod::Scale,
                 _ => return None,
             };
-            let side = |digits: &str| digits.parse().ok().filter(|px| (1..=4096).contains(px));
-            Some(Self { width: side(width)?, height: side(height)?, method })
+            let pixels = |digits: &str| digits.parse().ok().filter(|px| (1..=4096).contains(px));
+            Some(Self { width: pixels(width)?, height: pixels(height)?, method })
         };
         parse().ok_or_else(|| {
             format!("`{text}` is not a thumbnail size (like 96x96-crop or 640x480-scale, 1 to 4096 pixels)")
@@ -247,7 +254,7 @@ mod tests {
         }
         assert!("fifty".parse::<Size>().is_err());
         assert!("-1".parse::<Size>().is_err());
-        assert_eq!("24h".parse(), Ok(Span(Duration::from_secs(86_400))));
+        assert_eq!("24h".parse(), Ok(Span(Duration::from_hours(24))));
         assert!("soon".parse::<Span>().is_err());
     }
 

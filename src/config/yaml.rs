@@ -23,7 +23,8 @@ impl YamlFile {
     /// Reads `text`, the contents of `path`. The error is one complaint with file and line.
     pub(super) fn parse(path: &Path, text: &str) -> Result<Self, String> {
         let mut file = Self { path: path.to_owned(), dict: Dict::new(), lines: BTreeMap::new() };
-        let documents = MarkedYaml::load_from_str(text).map_err(|why| format!("{}: {why}", path.display()))?;
+        let documents =
+            MarkedYaml::load_from_str(text).map_err(|why| format!("{}: {why}", path.display()))?;
         match documents.first().map(|document| &document.data) {
             None | Some(YamlData::Value(Scalar::Null)) => {}
             Some(YamlData::Mapping(_)) => {
@@ -60,10 +61,7 @@ impl YamlFile {
             YamlData::Mapping(entries) => {
                 let mut dict = Dict::new();
                 for (key, value) in entries {
-                    let name = match &key.data {
-                        YamlData::Value(Scalar::String(name)) => name.to_string(),
-                        other => format!("{other:?}"),
-                    };
+                    let name = key.data.as_str().map_or_else(|| format!("{:?}", key.data), str::to_owned);
                     let path = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
                     self.lines.insert(path.clone(), key.span.start.line());
                     let value = self.value(value, &path);
@@ -77,7 +75,9 @@ impl YamlFile {
             YamlData::Value(scalar) => scalar_value(scalar),
             YamlData::Tagged(_, inner) => self.value(inner, at),
             YamlData::Representation(text, ..) => Value::from(text.to_string()),
-            YamlData::Alias(_) | YamlData::BadValue => Value::serialize(()).unwrap_or_else(|_| Value::from("")),
+            YamlData::Alias(_) | YamlData::BadValue => {
+                Value::serialize(()).unwrap_or_else(|_| Value::from(""))
+            }
         }
     }
 }

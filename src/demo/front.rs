@@ -45,16 +45,19 @@ pub(super) struct StandIn {
 impl StandIn {
     /// A homeserver of `server_name` with the user `localpart`, whose key is `key`.
     pub(super) fn new(server_name: &ServerName, localpart: &str, token: String, key: &SigningKey) -> Self {
-        let valid_until = Timestamp::now().after(std::time::Duration::from_secs(24 * 60 * 60));
+        let valid_until = Timestamp::now().after(std::time::Duration::from_hours(24));
         let key_document = key.key_document(server_name, valid_until);
         Self { token, user_id: format!("@{localpart}:{server_name}"), key_document }
     }
 
     /// Answers what a sidecar and other servers ask a homeserver.
     fn answer(&self, request: &Request<Incoming>) -> (StatusCode, Value) {
-        let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let authorization =
+            request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         match request.uri().path() {
-            "/_matrix/client/v3/account/whoami" if authorization == Some(&format!("Bearer {}", self.token)) => {
+            "/_matrix/client/v3/account/whoami"
+                if authorization == Some(&format!("Bearer {}", self.token)) =>
+            {
                 (StatusCode::OK, json!({"user_id": self.user_id, "is_guest": false}))
             }
             "/_matrix/client/v3/account/whoami" => {
@@ -74,7 +77,8 @@ pub(super) struct Seen(Arc<Mutex<Vec<String>>>);
 impl Seen {
     /// Notes a signed request.
     fn note(&self, request: &Request<Incoming>) {
-        let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let authorization =
+            request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         if let Some(signed) = authorization.filter(|value| value.starts_with("X-Matrix")) {
             let (shown, _signature) = signed.split_once(",sig=").unwrap_or((signed, ""));
             let line = format!("{} {}  {shown},sig=…", request.method(), request.uri());
@@ -103,11 +107,15 @@ pub(super) async fn serve_front(
                 seen.note(&request);
                 let is_media = MEDIA_PATHS.iter().any(|prefix| request.uri().path().starts_with(prefix));
                 let to = if is_media { sidecar } else { homeserver };
-                async move { Ok::<_, Infallible>(forward(to, request).await.unwrap_or_else(|error| bad_gateway(&error))) }
+                async move {
+                    Ok::<_, Infallible>(
+                        forward(to, request).await.unwrap_or_else(|error| bad_gateway(&error)),
+                    )
+                }
             });
             let server = hyper::server::conn::http1::Builder::new();
             // A client that breaks off ends its connection and nothing else.
-            _ = server.serve_connection(TokioIo::new(stream), service).await;
+            drop(server.serve_connection(TokioIo::new(stream), service).await);
         });
     }
 }
@@ -121,12 +129,14 @@ pub(super) async fn serve_stand_in(listener: TcpListener, stand_in: Arc<StandIn>
                 let (status, body) = stand_in.answer(&request);
                 let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
                 *response.status_mut() = status;
-                response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
                 async move { Ok::<_, Infallible>(response) }
             });
             let server = hyper::server::conn::http1::Builder::new();
             // A client that breaks off ends its connection and nothing else.
-            _ = server.serve_connection(TokioIo::new(stream), service).await;
+            drop(server.serve_connection(TokioIo::new(stream), service).await);
         });
     }
 }

@@ -68,7 +68,12 @@ pub fn run(stay: Stay, out: &mut impl Write) -> Result<ExitCode, Failure> {
 }
 
 /// Starts one server in `folder`: front, stand-in homeserver, sidecar.
-async fn start(folder: &Path, localpart: &str, certificates: &Certificates, ca_file: &Path) -> Result<Server, Failure> {
+async fn start(
+    folder: &Path,
+    localpart: &str,
+    certificates: &Certificates,
+    ca_file: &Path,
+) -> Result<Server, Failure> {
     std::fs::create_dir(folder)?;
     let surroundings = Surroundings::system();
     let front = TcpListener::bind("127.0.0.1:0").await?;

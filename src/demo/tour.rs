@@ -22,7 +22,11 @@ pub(super) async fn walk(
     certificates: &Certificates,
     out: &mut impl Write,
 ) -> Result<bool, Failure> {
-    writeln!(out, "Two servers, A = {} and B = {}: each a TLS front, a homeserver and a media-sidecar.\n", alice.name, bob.name)?;
+    writeln!(
+        out,
+        "Two servers, A = {} and B = {}: each a TLS front, a homeserver and a media-sidecar.\n",
+        alice.name, bob.name
+    )?;
     let mut tour = Tour { certificates, out, step: 0, passed: true };
 
     tour.tell("alice uploads a picture at A, on the client side of the split")?;
@@ -58,9 +62,11 @@ pub(super) async fn walk(
     tour.check(again.body == PICTURE && alice.seen.take().is_empty(), "nothing crossed between the servers")?;
 
     tour.tell("a copy that is still good is not sent twice, and a video player gets the range it asks for")?;
-    let unchanged = Asked::new(bob, Method::GET, &download).header(header::IF_NONE_MATCH, again.header("etag"));
+    let unchanged =
+        Asked::new(bob, Method::GET, &download).header(header::IF_NONE_MATCH, again.header("etag"));
     tour.ask(unchanged, 304).await?;
-    let part = tour.ask(Asked::new(bob, Method::GET, &download).header(header::RANGE, "bytes=0-7"), 206).await?;
+    let part =
+        tour.ask(Asked::new(bob, Method::GET, &download).header(header::RANGE, "bytes=0-7"), 206).await?;
     tour.check(Some(&*part.body) == PICTURE.get(..8), &format!("{}, no more", part.header("content-range")))?;
 
     tour.tell("what MSC1902 became: the same picture through the released specification's routes (MSC3916)")?;
@@ -75,12 +81,21 @@ pub(super) async fn walk(
     tour.check(old.body == PICTURE, "the same bytes")?;
 
     let Tour { passed, .. } = tour;
-    writeln!(out, "\n{}", if passed { "All as told." } else { "NOT all as told: see the lines marked FAIL." })?;
+    writeln!(
+        out,
+        "\n{}",
+        if passed { "All as told." } else { "NOT all as told: see the lines marked FAIL." }
+    )?;
     Ok(passed)
 }
 
 /// Tells what to try by hand.
-pub(super) fn tell_how_to_try(alice: &Server, bob: &Server, ca_file: &Path, out: &mut impl Write) -> Result<(), Failure> {
+pub(super) fn tell_how_to_try(
+    alice: &Server,
+    bob: &Server,
+    ca_file: &Path,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     let ca = ca_file.display();
     writeln!(out, "\nTry it by hand, until Ctrl-C:\n")?;
     writeln!(out, "  curl --cacert {ca} -H 'Authorization: Bearer {}' \\", alice.token)?;
@@ -119,6 +134,8 @@ impl<'a> Asked<'a> {
 
     /// With a header.
     fn header(mut self, name: header::HeaderName, value: &str) -> Self {
+        let shown = if name == header::AUTHORIZATION { "Bearer …" } else { value };
+        self.line.extend(["\n     ", name.as_str(), ": ", shown]);
         self.request = self.request.header(name, value);
         self
     }
@@ -166,7 +183,13 @@ impl<W: Write> Tour<'_, W> {
         let request = asked.request.body(Full::new(Bytes::from_static(asked.body)))?;
         let answer = http::ask(&self.certificates.connector, asked.server.address, request).await?;
         let ms = started.elapsed().as_secs_f64() * 1000.0;
-        writeln!(self.out, "   {}\n     → {} {} bytes, {ms:.1} ms", asked.line, answer.status(), answer.body.len())?;
+        writeln!(
+            self.out,
+            "   {}\n     → {} {} bytes, {ms:.1} ms",
+            asked.line,
+            answer.status(),
+            answer.body.len()
+        )?;
         if answer.status() != status {
             self.check(false, &format!("expected {status}: {}", String::from_utf8_lossy(&answer.body)))?;
         }

@@ -20,26 +20,20 @@ pub(crate) struct Endpoint {
     pub(crate) via: Vec<(String, u16)>,
 }
 
-/// Resolves names to endpoints.
-#[derive(Debug, Default)]
-pub(crate) struct Discovery;
-
-impl Discovery {
-    /// Where `server_name` is reached. IP literals and names with a port are reached where they say (steps 1 and 2).
-    pub(crate) fn resolve(&self, server_name: &ServerName) -> Result<Endpoint> {
-        let direct = |port: u16| Endpoint {
-            base_url: format!("https://{}:{port}", server_name.host_str()),
-            host: server_name.to_string(),
-            via: Vec::new(),
-        };
-        match (server_name.host(), server_name.port()) {
-            (_, Some(port)) => Ok(direct(port)),
-            (Host::Ip(_), None) => Ok(direct(DEFAULT_PORT)),
-            (Host::Name(_), None) => Err(Error::new(
-                Kind::RemoteFailed,
-                "servers whose name carries no port cannot be reached yet by this version",
-            )),
-        }
+/// Where `server_name` is reached. IP literals and names with a port are reached where they say (steps 1 and 2).
+pub(crate) fn resolve(server_name: &ServerName) -> Result<Endpoint> {
+    let direct = |port: u16| Endpoint {
+        base_url: format!("https://{}:{port}", server_name.host_str()),
+        host: server_name.to_string(),
+        via: Vec::new(),
+    };
+    match (server_name.host(), server_name.port()) {
+        (_, Some(port)) => Ok(direct(port)),
+        (Host::Ip(_), None) => Ok(direct(DEFAULT_PORT)),
+        (Host::Name(_), None) => Err(Error::new(
+            Kind::RemoteFailed,
+            "servers whose name carries no port cannot be reached yet by this version",
+        )),
     }
 }
 
@@ -55,7 +49,7 @@ mod tests {
             ("[::1]:99", "https://[::1]:99"),
             ("example.org:443", "https://example.org:443"),
         ] {
-            let endpoint = Discovery.resolve(&ServerName::parse(name).unwrap()).unwrap();
+            let endpoint = resolve(&ServerName::parse(name).unwrap()).unwrap();
             assert_eq!((endpoint.base_url.as_str(), endpoint.host.as_str()), (base_url, name));
         }
     }

@@ -86,12 +86,20 @@ impl Federation {
             Some(why) => Error::new(Kind::RemoteFailed, "the remote server refused our signature")
                 .caused_by(RemoteError::Answer(why)),
             None if not_found => Error::not_found(),
-            None => Error::new(Kind::RemoteFailed, "the remote server has no media endpoint that this server knows"),
+            None => Error::new(
+                Kind::RemoteFailed,
+                "the remote server has no media endpoint that this server knows",
+            ),
         })
     }
 
     /// One rung.
-    fn attempt(&self, family: Family, mxc: &Mxc, timeout: Duration) -> std::result::Result<Attempt, RemoteError> {
+    fn attempt(
+        &self,
+        family: Family,
+        mxc: &Mxc,
+        timeout: Duration,
+    ) -> std::result::Result<Attempt, RemoteError> {
         let Mxc { server_name, media_id } = mxc;
         let ms = timeout.as_millis();
         let (path, key) = match family {
@@ -101,11 +109,14 @@ impl Federation {
                 ),
                 Some(&self.signing_key),
             ),
-            Family::Msc3916 => {
-                (format!("/_matrix/federation/v1/media/download/{media_id}?timeout_ms={ms}"), Some(&self.signing_key))
-            }
+            Family::Msc3916 => (
+                format!("/_matrix/federation/v1/media/download/{media_id}?timeout_ms={ms}"),
+                Some(&self.signing_key),
+            ),
             Family::Legacy => (
-                format!("/_matrix/media/v3/download/{server_name}/{media_id}?allow_remote=false&timeout_ms={ms}"),
+                format!(
+                    "/_matrix/media/v3/download/{server_name}/{media_id}?allow_remote=false&timeout_ms={ms}"
+                ),
                 None,
             ),
         };
@@ -153,7 +164,9 @@ fn multipart_media(answer: Answer) -> Attempt {
         Err(error) => return Attempt::Failed(broken().caused_by(error)),
     };
     if headers.get("location").is_some() {
-        return Attempt::Failed(broken().caused_by(RemoteError::Answer("it redirects to another place".to_owned())));
+        return Attempt::Failed(
+            broken().caused_by(RemoteError::Answer("it redirects to another place".to_owned())),
+        );
     }
     let disposition = headers.get("content-disposition").map(str::to_owned).or(outer_disposition);
     Attempt::Media(RemoteMedia {
@@ -171,8 +184,9 @@ fn judge_error(status: u16, answer: Answer) -> Attempt {
     let errcode = serde_json::from_slice::<ErrorBody>(&body).ok().map(|body| body.errcode);
     let failed = |kind, message| Attempt::Failed(Error::new(kind, message));
     match (status, errcode.as_deref()) {
-        (300..=399 | 400 | 403 | 404 | 405 | 501, None)
-        | (400 | 404 | 405, Some("M_UNRECOGNIZED")) => Attempt::UnknownEndpoint,
+        (300..=399 | 400 | 403 | 404 | 405 | 501, None) | (400 | 404 | 405, Some("M_UNRECOGNIZED")) => {
+            Attempt::UnknownEndpoint
+        }
         (404, Some(_)) => Attempt::NotFound,
         (401 | 403, Some(errcode)) => Attempt::Refused(format!("{status} {errcode}")),
         (504, Some("M_NOT_YET_UPLOADED")) => failed(Kind::NotYetUploaded, "the media is not yet uploaded"),
@@ -198,8 +212,8 @@ fn broken() -> Error {
 fn unreachable(mxc: &Mxc, error: RemoteError) -> Error {
     match error {
         RemoteError::Discovery(error) => error,
-        other => {
-            Error::new(Kind::RemoteFailed, format!("cannot reach {}", mxc.server_name)).caused_by(other)
+        RemoteError::Outbound(_) | RemoteError::Answer(_) => {
+            Error::new(Kind::RemoteFailed, format!("cannot reach {}", mxc.server_name)).caused_by(error)
         }
     }
 }
@@ -208,7 +222,9 @@ impl RemoteMedia {
     /// Refuses a file that announces more than `limit` bytes.
     pub(crate) fn at_most(self, limit: u64) -> Result<Self> {
         match self.size {
-            Some(size) if size > limit => Err(Error::new(Kind::RemoteTooLarge, "the remote file is too large")),
+            Some(size) if size > limit => {
+                Err(Error::new(Kind::RemoteTooLarge, "the remote file is too large"))
+            }
             _ => Ok(self),
         }
     }

@@ -18,10 +18,10 @@ use crate::matrix::{ServerName, Timestamp};
 const MAX_DOCUMENT: u64 = 64 * 1024;
 
 /// Longest validity of a key after it was fetched (spec, `valid_until_ts`).
-const MAX_VALIDITY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const MAX_VALIDITY: Duration = Duration::from_hours(168);
 
 /// How often a server may be asked again because a request names a key it did not publish.
-const REFETCH_AFTER: Duration = Duration::from_secs(60);
+const REFETCH_AFTER: Duration = Duration::from_mins(1);
 
 /// What `/_matrix/key/v2/server` answers, as far as it matters here.
 #[derive(Debug, Deserialize)]
@@ -71,14 +71,20 @@ impl Federation {
     }
 
     /// Asks a server for its keys and checks the answer.
-    fn fetch_keys(&self, server_name: &ServerName, now: Timestamp) -> std::result::Result<Vec<StoredKey>, RemoteError> {
+    fn fetch_keys(
+        &self,
+        server_name: &ServerName,
+        now: Timestamp,
+    ) -> std::result::Result<Vec<StoredKey>, RemoteError> {
         let answer = self.ask(server_name, "/_matrix/key/v2/server", None)?;
         if answer.status() != 200 {
             return Err(RemoteError::Answer(format!("status {} for the key document", answer.status())));
         }
-        let body = answer.read_at_most(MAX_DOCUMENT).map_err(|error| RemoteError::Answer(error.to_string()))?;
+        let body =
+            answer.read_at_most(MAX_DOCUMENT).map_err(|error| RemoteError::Answer(error.to_string()))?;
         let body = body.ok_or_else(|| RemoteError::Answer("the key document is too large".to_owned()))?;
-        check_document(&body, server_name, now).map_err(|why| RemoteError::Answer(format!("key document: {why}")))
+        check_document(&body, server_name, now)
+            .map_err(|why| RemoteError::Answer(format!("key document: {why}")))
     }
 }
 
@@ -90,7 +96,8 @@ pub(super) fn check_document(
     now: Timestamp,
 ) -> std::result::Result<Vec<StoredKey>, &'static str> {
     let object: Object = serde_json::from_slice(body).map_err(|_json| "not a JSON object")?;
-    let document: KeyDocument = serde_json::from_slice(body).map_err(|_json| "fields are missing or mistyped")?;
+    let document: KeyDocument =
+        serde_json::from_slice(body).map_err(|_json| "fields are missing or mistyped")?;
     if document.server_name != server_name.as_str() {
         return Err("for another server");
     }
@@ -149,7 +156,8 @@ mod tests {
 
     #[test]
     fn validity_is_capped_at_seven_days() {
-        let keys = check(&document(|document| document["valid_until_ts"] = json!(9_000_000_000_000_i64))).unwrap();
+        let keys =
+            check(&document(|document| document["valid_until_ts"] = json!(9_000_000_000_000_i64))).unwrap();
         assert_eq!(keys[0].valid_until, Timestamp(1000).after(MAX_VALIDITY));
     }
 
@@ -157,7 +165,10 @@ mod tests {
     fn documents_that_do_not_prove_themselves_are_refused() {
         assert_eq!(check(b"[]"), Err("not a JSON object"));
         assert_eq!(check(b"{}"), Err("fields are missing or mistyped"));
-        assert_eq!(check(&document(|document| document["server_name"] = json!("evil.org"))), Err("for another server"));
+        assert_eq!(
+            check(&document(|document| document["server_name"] = json!("evil.org"))),
+            Err("for another server")
+        );
         let text = String::from_utf8(document(|_| {})).unwrap();
         assert_eq!(check(text.replace("5000", "6000").as_bytes()), Err("a signature is wrong"));
         let renamed = |document: &mut serde_json::Value| {

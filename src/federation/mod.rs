@@ -14,7 +14,6 @@ mod x_matrix;
 
 use std::sync::Arc;
 
-use self::discovery::Discovery;
 use self::policy::Policy;
 use crate::catalog::Catalog;
 use crate::config::{self, Family};
@@ -34,8 +33,6 @@ pub(crate) struct Federation {
     signing_key: SigningKey,
     /// With the address list of `federation`.
     outbound: Outbound,
-    /// Where servers are.
-    discovery: Discovery,
     /// Who may exchange media with us.
     policy: Policy,
     /// Order of outbound attempts.
@@ -86,7 +83,6 @@ impl Federation {
             server_name,
             signing_key,
             outbound: Outbound::new(guard, config.ca_file.as_deref(), limits)?,
-            discovery: Discovery,
             policy: Policy::new(&config.allow, &config.deny),
             families: config.families.clone(),
             catalog,
@@ -117,8 +113,13 @@ impl Federation {
             return Err(refuse("the X-Matrix signatures name different servers".to_owned()));
         }
         let is_ours = |name: &String| name == self.server_name.as_str();
-        if let Some(other) = signatures.iter().filter_map(|s| s.destination.as_ref()).find(|name| !is_ours(name)) {
-            return Err(refuse(format!("the X-Matrix signature is addressed to {other}, this is {}", self.server_name)));
+        if let Some(other) =
+            signatures.iter().filter_map(|s| s.destination.as_ref()).find(|name| !is_ours(name))
+        {
+            return Err(refuse(format!(
+                "the X-Matrix signature is addressed to {other}, this is {}",
+                self.server_name
+            )));
         }
         self.policy.check(&origin)?;
         let signed = SignedRequest {
@@ -149,7 +150,7 @@ impl Federation {
         path: &str,
         key: Option<&SigningKey>,
     ) -> std::result::Result<Answer, RemoteError> {
-        let endpoint = self.discovery.resolve(server_name).map_err(RemoteError::Discovery)?;
+        let endpoint = discovery::resolve(server_name).map_err(RemoteError::Discovery)?;
         let url = format!("{}{path}", endpoint.base_url);
         let request =
             SignedRequest { method: "GET", uri: path, origin: &self.server_name, destination: server_name };

@@ -17,7 +17,8 @@ pub(super) struct Policy {
 impl Policy {
     /// A policy of globs, matched in lower case.
     pub(super) fn new(allow: &[String], deny: &[String]) -> Self {
-        let globs = |texts: &[String]| texts.iter().map(|text| WildMatch::new(&text.to_ascii_lowercase())).collect();
+        let globs =
+            |texts: &[String]| texts.iter().map(|text| WildMatch::new(&text.to_ascii_lowercase())).collect();
         Self { allow: globs(allow), deny: globs(deny) }
     }
 

@@ -76,8 +76,10 @@ mod tests {
             ("{}", "{}"),
             (r#"{"one": 1, "two": "Two"}"#, r#"{"one":1,"two":"Two"}"#),
             (r#"{"b": "2", "a": "1"}"#, r#"{"a":"1","b":"2"}"#),
-            (r#"{"auth": {"success": true, "mxid": "@j:e", "profile": {"z": [1, {"y": null}]}}}"#,
-             r#"{"auth":{"mxid":"@j:e","profile":{"z":[1,{"y":null}]},"success":true}}"#),
+            (
+                r#"{"auth": {"success": true, "mxid": "@j:e", "profile": {"z": [1, {"y": null}]}}}"#,
+                r#"{"auth":{"mxid":"@j:e","profile":{"z":[1,{"y":null}]},"success":true}}"#,
+            ),
             (r#"{"本": 2, "日": 1}"#, r#"{"日":1,"本":2}"#),
             (r#"{"a": "\u65E5"}"#, r#"{"a":"日"}"#),
             (r#"{"a": "\b\t\n\f\r\"\\\u001F\/\u007f"}"#, "{\"a\":\"\\b\\t\\n\\f\\r\\\"\\\\\\u001f/\u{7f}\"}"),
@@ -94,8 +96,10 @@ mod tests {
         let key = SigningKey::parse(VECTOR.as_bytes()).unwrap();
         for (json, signature) in [
             ("{}", "K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ"),
-            (r#"{"one":1,"two":"Two","unsigned":{"x":1},"signatures":{}}"#,
-             "KqmLSbO39/Bzb0QIYE82zqLwsA+PDzYIpIRA2sRQ4sL53+sN6/fpNSoqE7BP7vBZhG6kYdD13EIMJpvhJI+6Bw"),
+            (
+                r#"{"one":1,"two":"Two","unsigned":{"x":1},"signatures":{}}"#,
+                "KqmLSbO39/Bzb0QIYE82zqLwsA+PDzYIpIRA2sRQ4sL53+sN6/fpNSoqE7BP7vBZhG6kYdD13EIMJpvhJI+6Bw",
+            ),
         ] {
             let message = signable(&object(json)).unwrap();
             assert_eq!(key.sign(&message), signature);

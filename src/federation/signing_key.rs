@@ -92,7 +92,10 @@ impl SigningKey {
         }
         let readable_by_group = mode & 0o040 != 0;
         let warning = readable_by_group.then(|| {
-            format!("the signing key {0} can be read by its group (mode {mode:04o}); `chmod 600 {0}`", path.display())
+            format!(
+                "the signing key {0} can be read by its group (mode {mode:04o}); `chmod 600 {0}`",
+                path.display()
+            )
         });
         Ok(LoadedKey { key: Self::read(path)?, warning })
     }
@@ -123,9 +126,11 @@ impl SigningKey {
 
     /// Writes the key in Synapse's form, readable by its owner alone. An existing file is replaced only by `force`.
     pub fn save(&self, path: &Path, overwrite: Overwrite) -> Result<(), KeyError> {
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::AlreadyExists => KeyError::Exists(path.to_owned()),
-            _ => KeyError::Unwritable { path: path.to_owned(), source },
+        let failed = |source: io::Error| {
+            if source.kind() == io::ErrorKind::AlreadyExists {
+                return KeyError::Exists(path.to_owned());
+            }
+            KeyError::Unwritable { path: path.to_owned(), source }
         };
         let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut file = tempfile::Builder::new().prefix(".signing").tempfile_in(folder).map_err(failed)?;
@@ -203,7 +208,9 @@ impl SigningKey {
     /// A key from the text of its parts.
     fn from_text(version: &str, seed: &str) -> Result<Self, KeyError> {
         if !is_version(version) {
-            return Err(KeyError::Malformed("the key's version may have only letters, digits and underscores"));
+            return Err(KeyError::Malformed(
+                "the key's version may have only letters, digits and underscores",
+            ));
         }
         match decode_base64(seed).and_then(|seed| seed.try_into().ok()) {
             Some(seed) => Ok(Self::new(version, &seed)),
@@ -290,7 +297,7 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("signing.key");
         fs::write(&path, VECTOR).unwrap();
-        let mut load = |mode| {
+        let load = |mode| {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             SigningKey::load(&path)
         };

@@ -47,7 +47,9 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Door) -> 
     };
     Ok(match obtain(app, call, &mxc, viewer, fetch).await? {
         Obtained::Stored(stored) => response::media(stored, file_name.as_deref(), caching, call.conditions()),
-        Obtained::Arriving(Served::Coming(head, bytes)) => response::arriving(&head, bytes, file_name.as_deref()),
+        Obtained::Arriving(Served::Coming(head, bytes)) => {
+            response::arriving(&head, bytes, file_name.as_deref())
+        }
         Obtained::Arriving(Served::Stored) => return Err(Error::not_found()),
     })
 }
@@ -55,8 +57,11 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Door) -> 
 /// `POST upload`
 pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call) -> Result<Response> {
     let account = authorise_user(app, call).await?;
-    let upload =
-        Upload { user_id: account.user_id, content_type: call.content_type(), upload_name: call.upload_name()? };
+    let upload = Upload {
+        user_id: account.user_id,
+        content_type: call.content_type(),
+        file_name: call.upload_name()?,
+    };
     let library = Arc::clone(&app.library);
     refuse_announced(app, call)?;
     let ingest = app.bridge.absorb(&mut call.body, move || library.begin_upload()).await?;
@@ -70,7 +75,9 @@ pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call) -> Result<Re
     let account = authorise_user(app, call).await?;
     let library = Arc::clone(&app.library);
     let created = app.bridge.run(Pool::Disk, move || library.create(account.user_id)).await?;
-    Ok(response::json(&json!({"content_uri": created.mxc.to_string(), "unused_expires_at": created.expires.0})))
+    Ok(response::json(
+        &json!({"content_uri": created.mxc.to_string(), "unused_expires_at": created.expires.0}),
+    ))
 }
 
 /// `PUT upload/{o}/{m}` (MSC2246). Whether the ID may be filled is decided before the body is looked at.
@@ -81,7 +88,7 @@ pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Res
     let (library, user, target) = (Arc::clone(&app.library), user_id.clone(), mxc.clone());
     let filling = app.bridge.run(Pool::Disk, move || library.begin_filling(&target, &user)).await?;
 
-    let upload = Upload { user_id, content_type: call.content_type(), upload_name: call.upload_name()? };
+    let upload = Upload { user_id, content_type: call.content_type(), file_name: call.upload_name()? };
     refuse_announced(app, call)?;
     let library = Arc::clone(&app.library);
     let ingest = app.bridge.absorb(&mut call.body, move || library.begin_upload()).await?;
@@ -109,7 +116,8 @@ fn refuse_announced(app: &Arc<App>, call: &Call) -> Result<()> {
 /// Reads and throws away what is left of a request's body, for a while: a connection closed with unread bytes is reset, and
 /// the client may never see the answer.
 pub(crate) fn discard(mut body: Incoming) {
-    tokio::spawn(tokio::time::timeout(DISCARD_TIME, async move {
-        while let Some(Ok(_)) = body.frame().await {}
-    }));
+    tokio::spawn(tokio::time::timeout(
+        DISCARD_TIME,
+        async move { while let Some(Ok(_)) = body.frame().await {} },
+    ));
 }

@@ -21,7 +21,7 @@ pub(crate) enum Wrapping {
     Multipart,
 }
 
-/// `GET remote_media/download/{o}/{m}` and `GET media/download/{m}`. Only our own media: "remote_media" means that the
+/// `GET remote_media/download/{o}/{m}` and `GET media/download/{m}`. Only our own media: "`remote_media`" means that the
 /// target is not expected to hold it, and MSC3916 forbids handing on what is somebody else's.
 pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, wrapping: Wrapping) -> Result<Response> {
     authorise_server(app, call).await?;

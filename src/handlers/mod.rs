@@ -79,7 +79,13 @@ async fn who_is(app: &Arc<App>, credential: Credential) -> Result<Account> {
 }
 
 /// Finds media, waiting for a pending upload and fetching from another server as allowed.
-async fn obtain(app: &Arc<App>, call: &Call, mxc: &Mxc, viewer: Viewer, fetch: RemoteFetch) -> Result<Obtained> {
+async fn obtain(
+    app: &Arc<App>,
+    call: &Call,
+    mxc: &Mxc,
+    viewer: Viewer,
+    fetch: RemoteFetch,
+) -> Result<Obtained> {
     let timeout = call.timeout();
     match find(app, mxc, viewer, fetch).await? {
         Found::Stored(stored) => return Ok(Obtained::Stored(stored)),
@@ -98,7 +104,10 @@ async fn obtain(app: &Arc<App>, call: &Call, mxc: &Mxc, viewer: Viewer, fetch: R
             let remote = mxc.clone();
             let arrival = app.arrivals.join(mxc, |listener| async move {
                 let library = Arc::clone(&fetching.library);
-                fetching.bridge.run(Pool::Federation, move || library.fetch(&remote, timeout, &listener)).await
+                fetching
+                    .bridge
+                    .run(Pool::Federation, move || library.fetch(&remote, timeout, &listener))
+                    .await
             });
             match arrival.served().await? {
                 Served::Stored => {}

@@ -13,10 +13,13 @@ use crate::response::{self, Response};
 
 /// `GET /_sidecar/health`: 200 when all is well, else 503 with the reason. Never proxied to the world.
 pub(crate) async fn health(app: &Arc<App>) -> Result<Response> {
-    let (catalog, blobs, accounts) = (Arc::clone(&app.catalog), Arc::clone(&app.blobs), Arc::clone(&app.accounts));
+    let (catalog, blobs, accounts) =
+        (Arc::clone(&app.catalog), Arc::clone(&app.blobs), Arc::clone(&app.accounts));
     let database = app.bridge.run(Pool::Disk, move || Ok(catalog.check().err().map(|error| error.causes())));
     let store = app.bridge.run(Pool::Disk, move || Ok(blobs.check().err().map(|error| error.to_string())));
-    let homeserver = app.bridge.run(Pool::Homeserver, move || Ok(accounts.versions(None).err().map(|error| error.causes())));
+    let homeserver = app
+        .bridge
+        .run(Pool::Homeserver, move || Ok(accounts.versions(None).err().map(|error| error.causes())));
     let (database, store, homeserver) = tokio::try_join!(database, store, homeserver)?;
 
     let failing = database.is_some() || store.is_some() || homeserver.is_some();
@@ -34,7 +37,8 @@ pub(crate) async fn health(app: &Arc<App>) -> Result<Response> {
 /// `GET /_matrix/client/versions`: the homeserver's own answer, with what this server adds.
 pub(crate) async fn get_supported_versions(app: &Arc<App>, call: &Call) -> Result<Response> {
     let (accounts, credential) = (Arc::clone(&app.accounts), call.credential());
-    let mut versions = app.bridge.run(Pool::Homeserver, move || accounts.versions(credential.as_ref())).await?;
+    let mut versions =
+        app.bridge.run(Pool::Homeserver, move || accounts.versions(credential.as_ref())).await?;
     let features = versions.entry("unstable_features").or_insert_with(|| json!({}));
     let features = features
         .as_object_mut()

@@ -178,7 +178,8 @@ impl Library {
 
     /// Opens the blob of a row. A blob that somebody removed behind our back is reported.
     fn open_blob(&self, mxc: &Mxc, filled: &Filled) -> Result<Option<File>> {
-        let file = self.blobs.get(&filled.sha256).map_err(|error| Error::internal("opening a blob", error))?;
+        let file =
+            self.blobs.get(&filled.sha256).map_err(|error| Error::internal("opening a blob", error))?;
         if file.is_none() {
             tracing::error!(%mxc, sha256 = %filled.sha256, "the catalog knows media whose blob is missing");
         }

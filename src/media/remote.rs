@@ -40,11 +40,16 @@ impl Library {
     /// row is committed; on any failure nothing is stored.
     pub(crate) fn fetch(&self, mxc: &Mxc, timeout: Duration, listener: &impl FetchListener) -> Result<()> {
         let remote = self.federation.fetch(mxc, timeout)?.at_most(self.max_remote_size)?;
-        let mut ingest =
-            self.blobs.ingest(self.max_remote_size).map_err(|error| Error::internal("storing remote media", error))?;
+        let mut ingest = self
+            .blobs
+            .ingest(self.max_remote_size)
+            .map_err(|error| Error::internal("storing remote media", error))?;
         let file = ingest.reader().map_err(|error| Error::internal("storing remote media", error))?;
         let RemoteMedia { content_type, upload_name, size, body } = remote;
-        listener.started(RemoteHead { content_type: content_type.clone(), upload_name: upload_name.clone(), size }, file);
+        listener.started(
+            RemoteHead { content_type: content_type.clone(), upload_name: upload_name.clone(), size },
+            file,
+        );
         pour(body, &mut ingest, listener)?;
         if size.is_some_and(|announced| announced != ingest.size()) {
             return Err(broke_off(io::Error::other("fewer bytes than announced")));
@@ -90,7 +95,6 @@ fn broke_off(source: io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
-    use std::io::Read as _;
 
     use super::*;
     use crate::blobs::Blobs;

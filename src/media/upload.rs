@@ -33,7 +33,7 @@ pub(crate) struct Upload {
     /// As claimed.
     pub(crate) content_type: String,
     /// As given; `None` for none or an empty one.
-    pub(crate) upload_name: Option<String>,
+    pub(crate) file_name: Option<String>,
 }
 
 /// A created media ID.
@@ -67,7 +67,9 @@ impl Library {
     pub(crate) fn create(&self, user_id: UserId) -> Result<Created> {
         if let Err(not_until) = self.create_limiter.check_key(&user_id) {
             let wait = not_until.wait_time_from(DefaultClock::default().now());
-            return Err(Error::new(Kind::LimitExceeded, "too many media IDs created at once").retry_after(wait));
+            return Err(
+                Error::new(Kind::LimitExceeded, "too many media IDs created at once").retry_after(wait)
+            );
         }
         let created = (self.clock)();
         let expires = created.after(self.uploads.pending_lifetime.0);
@@ -92,7 +94,7 @@ impl Library {
     pub(crate) fn finish_upload(&self, ingest: Ingest, upload: Upload) -> Result<Mxc> {
         let claim = ingest.finish().map_err(|error| Error::internal("storing an upload", error))?;
         let mxc = self.new_mxc();
-        let Upload { user_id, content_type, upload_name } = upload;
+        let Upload { user_id, content_type, file_name: upload_name } = upload;
         let added = self.catalog.add(NewMedia {
             mxc: mxc.clone(),
             filled: Filled { sha256: claim.sha256(), size: claim.size(), content_type, upload_name },
@@ -113,14 +115,17 @@ impl Library {
         if mxc.server_name != self.server_name {
             return Err(Error::not_found());
         }
-        let cannot_overwrite = || Error::new(Kind::CannotOverwrite, "this media ID has been uploaded to already");
+        let cannot_overwrite =
+            || Error::new(Kind::CannotOverwrite, "this media ID has been uploaded to already");
         let media = self.catalog.media(mxc)?.ok_or_else(Error::not_found)?;
         if media.user_id.as_ref() != Some(user_id) {
             return Err(Error::new(Kind::Forbidden, "only the user who created a media ID may upload to it"));
         }
         match media {
             Media { content: Content::Stored(_), .. } => return Err(cannot_overwrite()),
-            Media { content: Content::Pending { expires }, .. } if expires <= (self.clock)() => return Err(expired()),
+            Media { content: Content::Pending { expires }, .. } if expires <= (self.clock)() => {
+                return Err(expired());
+            }
             Media { content: Content::Pending { .. }, .. } => {}
         }
         let mut filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +138,7 @@ impl Library {
     /// Fills an ID with what was taken in.
     pub(crate) fn finish_filling(&self, filling: &Filling, ingest: Ingest, upload: Upload) -> Result<()> {
         let claim = ingest.finish().map_err(|error| Error::internal("storing an upload", error))?;
-        let Upload { content_type, upload_name, .. } = upload;
+        let Upload { content_type, file_name: upload_name, .. } = upload;
         let filled = Filled { sha256: claim.sha256(), size: claim.size(), content_type, upload_name };
         let done = self.catalog.fill(&filling.mxc, filled, (self.clock)(), self.is_open())?;
         if done { Ok(()) } else { Err(expired()) }

@@ -90,11 +90,15 @@ impl Resolver for CheckedResolver {
         let mut addresses = self.empty();
         let mut last_error = None;
         if self.via.is_empty() {
-            self.resolve_one(uri, config, timeout)?.into_iter().take(16).for_each(|address| addresses.push(address));
+            self.resolve_one(uri, config, timeout)?
+                .into_iter()
+                .take(16)
+                .for_each(|address| addresses.push(address));
             return Ok(addresses);
         }
         for (host, port) in &self.via {
-            let stand_in = format!("https://{host}:{port}/").parse::<Uri>().map_err(ureq::http::Error::from)?;
+            let stand_in =
+                format!("https://{host}:{port}/").parse::<Uri>().map_err(ureq::http::Error::from)?;
             match self.resolve_one(&stand_in, config, timeout) {
                 Ok(found) => {
                     let room = 16_usize.saturating_sub(addresses.len());
@@ -127,9 +131,24 @@ mod tests {
         let config = Sidecar::defaults(ServerName::parse("example.org").unwrap());
         let guard = Guard::new(&config.federation.ip_deny, &["10.1.0.0/16".parse().unwrap()]);
         for address in [
-            "127.0.0.1", "10.0.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1", "169.254.169.254", "0.0.0.0",
-            "224.0.0.1", "255.255.255.255", "::", "::1", "fe80::1", "fd00::1", "ff02::1", "::ffff:127.0.0.1",
-            "::ffff:192.168.0.1", "64:ff9b::7f00:1", "2001:db8::1",
+            "127.0.0.1",
+            "10.0.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "100.64.0.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:192.168.0.1",
+            "64:ff9b::7f00:1",
+            "2001:db8::1",
         ] {
             assert!(!guard.permits(address.parse().unwrap()), "{address}");
         }

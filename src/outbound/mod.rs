@@ -144,7 +144,8 @@ impl Rules {
             .timeout_global(self.limits.total)
             .build();
         let connector = ().chain(TcpConnector::default()).chain(TlsConnector::new(Arc::clone(&self.tls)));
-        let resolver = CheckedResolver { guard: Arc::clone(&self.guard), via, system: DefaultResolver::default() };
+        let resolver =
+            CheckedResolver { guard: Arc::clone(&self.guard), via, system: DefaultResolver::default() };
         Agent::with_parts(config, connector, resolver)
     }
 }
@@ -185,6 +186,7 @@ impl Answer {
 }
 
 impl From<ureq::Error> for OutboundError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "ureq's enum is non-exhaustive")]
     fn from(error: ureq::Error) -> Self {
         match error {
             ureq::Error::Other(inner) => match inner.downcast::<Denied>() {

@@ -65,14 +65,16 @@ impl<In: Transport> Connector<In> for TlsConnector {
         }
         // For an IP literal rustls checks the certificate for the address and sends no SNI.
         let host = details.uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let name = ServerName::try_from(host.to_owned()).map_err(|_invalid| ureq::Error::Tls("not a host name"))?;
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|_invalid| ureq::Error::Tls("not a host name"))?;
         let mut connection = ClientConnection::new(Arc::clone(&self.0), name)?;
         let mut socket = TransportAdapter::new(transport.boxed(), Arc::clone(&details.current_time));
         socket.set_timeout(details.timeout);
         while connection.is_handshaking() {
             connection.complete_io(&mut socket)?;
         }
-        let buffers = LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
+        let buffers =
+            LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
         Ok(Some(Either::B(TlsTransport { buffers, stream: StreamOwned::new(connection, socket) })))
     }
 }

@@ -1,0 +1,232 @@
+//! Scripted HTTP servers, plain or with TLS.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::{Value, json};
+
+/// A server whose every answer a test decides. Each connection carries one request.
+pub struct Peer {
+    pub address: SocketAddr,
+    requests: Arc<Mutex<Vec<Request>>>,
+    stopped: Arc<AtomicBool>,
+    scheme: &'static str,
+}
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    /// Path and query as on the wire.
+    pub target: String,
+    pub headers: Vec<(String, String)>,
+}
+
+impl Request {
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn query(&self, name: &str) -> Option<String> {
+        let query = self.target.split_once('?')?.1;
+        let raw = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+        Some(percent_encoding::percent_decode_str(raw).decode_utf8().unwrap().into_owned())
+    }
+}
+
+/// An answer: bytes and pauses.
+pub struct Reply {
+    steps: Vec<Step>,
+    status: u16,
+    headers: Vec<(String, String)>,
+    has_length: bool,
+}
+
+enum Step {
+    Send(Vec<u8>),
+    /// Until the other end speaks or is gone.
+    Wait(Receiver<()>),
+}
+
+impl Reply {
+    pub fn new(status: u16) -> Self {
+        Self { steps: Vec::new(), status, headers: Vec::new(), has_length: false }
+    }
+
+    pub fn json(status: u16, body: &Value) -> Self {
+        Self::new(status).header("Content-Type", "application/json").body(&body.to_string())
+    }
+
+    pub fn error(status: u16, errcode: &str) -> Self {
+        Self::json(status, &json!({"errcode": errcode, "error": "scripted"}))
+    }
+
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.has_length |= name.eq_ignore_ascii_case("content-length");
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn body(mut self, body: impl AsRef<[u8]>) -> Self {
+        self.steps.push(Step::Send(body.as_ref().to_vec()));
+        self
+    }
+
+    /// Goes on only when the other end of `signal` says so or is dropped.
+    pub fn wait(mut self, signal: Receiver<()>) -> Self {
+        self.steps.push(Step::Wait(signal));
+        self
+    }
+
+    fn write(self, stream: &mut impl Write) -> std::io::Result<()> {
+        let mut head = format!("HTTP/1.1 {} Scripted\r\nConnection: close\r\n", self.status);
+        for (name, value) in &self.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        let body: usize = self.steps.iter().map(|s| if let Step::Send(bytes) = s { bytes.len() } else { 0 }).sum();
+        if !self.has_length {
+            head += &format!("Content-Length: {body}\r\n");
+        }
+        stream.write_all((head + "\r\n").as_bytes())?;
+        stream.flush()?;
+        for step in self.steps {
+            match step {
+                Step::Send(bytes) => stream.write_all(&bytes)?,
+                Step::Wait(signal) => _ = signal.recv(),
+            }
+            stream.flush()?;
+        }
+        Ok(())
+    }
+}
+
+impl Peer {
+    pub fn plain(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start(None, script)
+    }
+
+    /// With a certificate for 127.0.0.1 that sidecars under test trust.
+    pub fn tls(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start(Some(Arc::clone(&Authority::get().server)), script)
+    }
+
+    fn start(tls: Option<Arc<ServerConfig>>, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let stopped = Arc::new(AtomicBool::new(false));
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let (seen, stop, script) = (Arc::clone(&requests), Arc::clone(&stopped), Arc::new(script));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (tls, seen, script) = (tls.clone(), Arc::clone(&seen), Arc::clone(&script));
+                std::thread::spawn(move || match tls {
+                    None => drop(serve(stream, &seen, &*script)),
+                    Some(config) => {
+                        let connection = ServerConnection::new(config).unwrap();
+                        drop(serve(StreamOwned::new(connection, stream), &seen, &*script));
+                    }
+                });
+            }
+        });
+        Self { address, requests, stopped, scheme }
+    }
+
+    /// `127.0.0.1:port`, as a server name.
+    pub fn name(&self) -> String {
+        self.address.to_string()
+    }
+
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
+    }
+
+    /// What was asked so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    /// Paths asked so far, without queries.
+    pub fn paths(&self) -> Vec<String> {
+        self.requests().iter().map(|request| request.path().to_owned()).collect()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        // Wakes the accept.
+        drop(TcpStream::connect(self.address));
+    }
+}
+
+/// Reads one request and answers it.
+fn serve<S: Read + Write>(
+    stream: S,
+    seen: &Mutex<Vec<Request>>,
+    script: &dyn Fn(&Request) -> Reply,
+) -> std::io::Result<()> {
+    let mut reader = BufReader::with_capacity(1, stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let (Some(method), Some(target)) = (words.next(), words.next()) else { return Ok(()) };
+    let mut headers = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        match line.trim_end().split_once(": ") {
+            Some((name, value)) => headers.push((name.to_lowercase(), value.to_owned())),
+            None => break,
+        }
+    }
+    let request = Request { method, target, headers };
+    seen.lock().unwrap().push(request.clone());
+    let mut stream = reader.into_inner();
+    script(&request).write(&mut stream)
+}
+
+/// The certificate authority of all tests.
+pub struct Authority {
+    ca_pem: String,
+    server: Arc<ServerConfig>,
+}
+
+impl Authority {
+    pub fn get() -> &'static Self {
+        static AUTHORITY: OnceLock<Authority> = OnceLock::new();
+        AUTHORITY.get_or_init(|| {
+            let mut params = CertificateParams::new([]).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+            let key = KeyPair::generate().unwrap();
+            let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+            let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
+            let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+            let server = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate.der().clone()], key)
+                .unwrap();
+            Self { ca_pem: authority.pem(), server: Arc::new(server) }
+        })
+    }
+
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+}

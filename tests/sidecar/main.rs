@@ -1,0 +1,30 @@
+//! The sidecar as its neighbours see it: over real HTTP, with a stand-in homeserver and scripted remote servers.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::as_conversions,
+    clippy::arithmetic_side_effects,
+    clippy::wildcard_enum_match_arm,
+    clippy::missing_docs_in_private_items,
+    clippy::missing_panics_doc,
+    clippy::let_underscore_must_use,
+    let_underscore_drop,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+mod accounts;
+mod async_uploads;
+mod binary;
+mod crash;
+mod downloads;
+mod federation_inbound;
+mod federation_outbound;
+mod freeze;
+mod harness;
+mod routes;
+mod uploads;
