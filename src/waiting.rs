@@ -163,7 +163,12 @@ pub(crate) struct Arrivals(Arc<Mutex<HashMap<Mxc, watch::Receiver<Progress>>>>);
 
 /// One remote file on its way in, as one of those sees it who asked for it.
 #[derive(Debug)]
-pub(crate) struct Arrival(watch::Receiver<Progress>);
+pub(crate) struct Arrival {
+    /// How far it is.
+    progress: watch::Receiver<Progress>,
+    /// Whether this one caused the fetch.
+    is_first: bool,
+}
 
 /// How far a fetch has come.
 #[derive(Clone, Debug)]
@@ -205,7 +210,7 @@ impl Arrivals {
     {
         let mut arrivals = lock(&self.0);
         if let Some(progress) = arrivals.get(mxc) {
-            return Arrival(progress.clone());
+            return Arrival { progress: progress.clone(), is_first: false };
         }
         let (sender, progress) = watch::channel(Progress::Asked);
         arrivals.insert(mxc.clone(), progress.clone());
@@ -219,21 +224,27 @@ impl Arrivals {
                 Err(error) => Progress::Failed(error),
             });
         });
-        Arrival(progress)
+        Arrival { progress, is_first: true }
     }
 }
 
 impl Arrival {
-    /// Waits for the remote's answer.
+    /// Waits for the remote's answer. Who joins after its last byte waits until it is stored: then there is more to give.
     pub(crate) async fn served(mut self) -> Result<Served> {
-        let progress = match self.0.wait_for(|progress| !matches!(progress, Progress::Asked)).await {
+        let is_first = self.is_first;
+        let to_be_told = |progress: &Progress| match progress {
+            Progress::Asked => false,
+            Progress::Coming { complete, .. } => is_first || !complete,
+            Progress::Stored | Progress::Failed(_) => true,
+        };
+        let progress = match self.progress.wait_for(to_be_told).await {
             Ok(progress) => progress.clone(),
             Err(_) => return Err(lost()),
         };
         match progress {
             Progress::Coming { head, file, .. } => {
                 let (sender, receiver) = mpsc::channel(READ_AHEAD);
-                tokio::spawn(relay(self.0, file, sender));
+                tokio::spawn(relay(self.progress, file, sender));
                 Ok(Served::Coming(head, receiver))
             }
             Progress::Stored | Progress::Asked => Ok(Served::Stored),

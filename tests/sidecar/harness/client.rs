@@ -91,7 +91,10 @@ pub fn read_response(stream: &mut impl Read, method: &str) -> Response {
     let head = String::from_utf8(head).unwrap();
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    let headers = lines.filter_map(|line| line.split_once(": ")).map(|(n, v)| (n.to_lowercase(), v.to_owned())).collect();
+    let headers = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(n, v)| (n.to_lowercase(), v.to_owned()))
+        .collect();
     let mut response = Response { status, headers, body: Vec::new(), complete: true };
     if method == "HEAD" || status == 304 || status == 204 {
         return response;

@@ -79,7 +79,8 @@ impl Setup {
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, address) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
                 let key = SigningKey::parse(OUR_KEY.as_bytes()).unwrap();
                 let app = App::open(&config, key, surroundings).unwrap();
@@ -133,7 +134,8 @@ impl Sidecar {
 
     /// Uploads as alice and gives `server/media_id`.
     pub fn upload(&self, content_type: &str, bytes: &[u8]) -> String {
-        let response = self.alice().with_header("Content-Type", content_type).post("/_matrix/media/v3/upload", bytes);
+        let response =
+            self.alice().with_header("Content-Type", content_type).post("/_matrix/media/v3/upload", bytes);
         assert_eq!(response.status, 200, "{}", response.text());
         response.json()["content_uri"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned()
     }
@@ -220,18 +222,29 @@ impl Homeserver {
     }
 
     fn answer(request: &Request) -> Reply {
-        let token = request.header("authorization").and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        let token = request
+            .header("authorization")
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .unwrap_or_default();
         if request.path() == "/_matrix/client/versions" {
-            return Reply::json(200, &json!({"versions": ["v1.11"], "unstable_features": {"x.y": false}, "other": 1}));
+            return Reply::json(
+                200,
+                &json!({"versions": ["v1.11"], "unstable_features": {"x.y": false}, "other": 1}),
+            );
         }
         if request.path() != "/_matrix/client/v3/account/whoami" {
             return Reply::error(404, "M_UNRECOGNIZED");
         }
         let user = |name: &str, is_guest: bool| {
-            Reply::json(200, &json!({"user_id": format!("@{name}:{OURS}"), "is_guest": is_guest, "device_id": "D"}))
+            Reply::json(
+                200,
+                &json!({"user_id": format!("@{name}:{OURS}"), "is_guest": is_guest, "device_id": "D"}),
+            )
         };
         match (token, request.query("user_id").as_deref()) {
-            ("bridge", Some(puppet)) if puppet.starts_with("@_bridge_") => Reply::json(200, &json!({"user_id": puppet})),
+            ("bridge", Some(puppet)) if puppet.starts_with("@_bridge_") => {
+                Reply::json(200, &json!({"user_id": puppet}))
+            }
             ("bridge", Some(_)) => Reply::error(403, "M_FORBIDDEN"),
             ("alice" | "bob" | "bridge", None) => user(token, false),
             ("guest", None) => user("guest", true),
@@ -247,7 +260,7 @@ impl Homeserver {
 /// A remote server's key, for signing like one.
 pub struct RemoteKey {
     pub key_id: String,
-    key: ed25519_dalek::SigningKey,
+    pub key: ed25519_dalek::SigningKey,
 }
 
 impl RemoteKey {
@@ -277,7 +290,8 @@ impl RemoteKey {
 
     /// The header for `GET uri` from `origin` to `destination`.
     pub fn authorization(&self, origin: &str, destination: &str, uri: &str) -> String {
-        let message = format!(r#"{{"destination":"{destination}","method":"GET","origin":"{origin}","uri":"{uri}"}}"#);
+        let message =
+            format!(r#"{{"destination":"{destination}","method":"GET","origin":"{origin}","uri":"{uri}"}}"#);
         let (key_id, sig) = (&self.key_id, self.sign(&message));
         format!(r#"X-Matrix origin="{origin}",destination="{destination}",key="{key_id}",sig="{sig}""#)
     }
@@ -286,9 +300,12 @@ impl RemoteKey {
 /// Whether a scripted remote received our signature, made with our homeserver's key over exactly this request.
 pub fn is_signed_by_us(request: &Request, destination: &str) -> bool {
     let Some(header) = request.header("authorization") else { return false };
-    let Some(signature) = header.split("sig=\"").nth(1).and_then(|rest| rest.strip_suffix('"')) else { return false };
+    let Some(signature) = header.split("sig=\"").nth(1).and_then(|rest| rest.strip_suffix('"')) else {
+        return false;
+    };
     let target = &request.target;
-    let message = format!(r#"{{"destination":"{destination}","method":"GET","origin":"{OURS}","uri":"{target}"}}"#);
+    let message =
+        format!(r#"{{"destination":"{destination}","method":"GET","origin":"{OURS}","uri":"{target}"}}"#);
     let decode = |text: &str| data_encoding::BASE64_NOPAD.decode(text.as_bytes()).unwrap();
     let key = ed25519_dalek::VerifyingKey::from_bytes(&decode(OUR_PUBLIC_KEY).try_into().unwrap()).unwrap();
     let signature = ed25519_dalek::Signature::from_slice(&decode(signature)).unwrap();

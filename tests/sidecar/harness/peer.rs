@@ -22,7 +22,6 @@ pub struct Peer {
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub struct Request {
-    pub method: String,
     /// Path and query as on the wire.
     pub target: String,
     pub headers: Vec<(String, String)>,
@@ -72,7 +71,7 @@ impl Reply {
     }
 
     pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.has_length |= name.eq_ignore_ascii_case("content-length");
+        self.has_length |= ["content-length", "transfer-encoding"].contains(&name.to_lowercase().as_str());
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
@@ -93,7 +92,8 @@ impl Reply {
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }
-        let body: usize = self.steps.iter().map(|s| if let Step::Send(bytes) = s { bytes.len() } else { 0 }).sum();
+        let body: usize =
+            self.steps.iter().map(|s| if let Step::Send(bytes) = s { bytes.len() } else { 0 }).sum();
         if !self.has_length {
             head += &format!("Content-Length: {body}\r\n");
         }
@@ -120,7 +120,10 @@ impl Peer {
         Self::start(Some(Arc::clone(&Authority::get().server)), script)
     }
 
-    fn start(tls: Option<Arc<ServerConfig>>, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+    fn start(
+        tls: Option<Arc<ServerConfig>>,
+        script: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -183,7 +186,7 @@ fn serve<S: Read + Write>(
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let mut words = line.split_whitespace().map(str::to_owned);
-    let (Some(method), Some(target)) = (words.next(), words.next()) else { return Ok(()) };
+    let (Some(_method), Some(target)) = (words.next(), words.next()) else { return Ok(()) };
     let mut headers = Vec::new();
     loop {
         let mut line = String::new();
@@ -193,7 +196,7 @@ fn serve<S: Read + Write>(
             None => break,
         }
     }
-    let request = Request { method, target, headers };
+    let request = Request { target, headers };
     seen.lock().unwrap().push(request.clone());
     let mut stream = reader.into_inner();
     script(&request).write(&mut stream)
@@ -216,12 +219,13 @@ impl Authority {
             let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
             let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
             let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-            let server = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_no_client_auth()
-                .with_single_cert(vec![certificate.der().clone()], key)
-                .unwrap();
+            let server =
+                ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                    .with_safe_default_protocol_versions()
+                    .unwrap()
+                    .with_no_client_auth()
+                    .with_single_cert(vec![certificate.der().clone()], key)
+                    .unwrap();
             Self { ca_pem: authority.pem(), server: Arc::new(server) }
         })
     }

@@ -1,0 +1,295 @@
+//! The program itself: command line, configuration, signals, sockets, a file system that refuses.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::harness::client::read_response;
+use crate::harness::{Client, Homeserver, OUR_KEY, OUR_PUBLIC_KEY, eventually};
+
+const UPLOAD: &str = "/_matrix/media/v3/upload";
+
+/// A folder with `sidecar.yaml` and the key.
+pub struct Folder {
+    pub folder: tempfile::TempDir,
+    _homeserver: Homeserver,
+}
+
+impl Folder {
+    pub fn new(more: &str) -> Self {
+        let (folder, homeserver) = (tempfile::tempdir().unwrap(), Homeserver::start());
+        let key = folder.path().join("signing.key");
+        std::fs::write(&key, OUR_KEY).unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let yaml = format!(
+            "server_name: sidecar.test\nlisten: 127.0.0.1:0\nhomeserver:\n  url: {}\n{more}",
+            homeserver.peer.url()
+        );
+        std::fs::write(folder.path().join("sidecar.yaml"), yaml).unwrap();
+        Self { folder, _homeserver: homeserver }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        command(self.folder.path()).args(arguments).output().unwrap()
+    }
+
+    pub fn serve(&self) -> Service {
+        Service::start(command(self.folder.path()).arg("serve"))
+    }
+}
+
+fn command(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_media-sidecar"));
+    command.current_dir(folder).env_remove("RUST_LOG");
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The running program. Killed when dropped.
+pub struct Service {
+    pub child: Child,
+    pub address: SocketAddr,
+    log: std::sync::Arc<std::sync::Mutex<String>>,
+}
+
+impl Service {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let log = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+        let address = loop {
+            let mut line = String::new();
+            assert_ne!(lines.read_line(&mut line).unwrap(), 0, "it ended: {}", log.lock().unwrap());
+            log.lock().unwrap().push_str(&line);
+            if let Some((_, rest)) = line.split_once("listening on ") {
+                let end = rest.find([' ', '"', '\n']).unwrap_or(rest.len());
+                break rest[..end].parse().unwrap_or_else(|_| ([0, 0, 0, 0], 0).into());
+            }
+        };
+        let copy = std::sync::Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                copy.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        Self { child, address, log }
+    }
+
+    pub fn alice(&self) -> Client {
+        Client::new(self.address).with_header("Authorization", "Bearer alice")
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn wrong_usage_is_2_and_help_has_examples() {
+    let folder = Folder::new("");
+    assert_eq!(folder.run(&["sing"]).status.code(), Some(2));
+    assert_eq!(folder.run(&[]).status.code(), Some(2));
+    for arguments in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["demo", "--help"],
+        &["config", "--help"],
+        &["key", "show", "--help"],
+    ] {
+        let output = folder.run(arguments);
+        assert!(output.status.success());
+        assert!(text(&output.stdout).contains("Example: "), "{arguments:?}");
+    }
+}
+
+#[test]
+fn config_prints_what_is_in_force() {
+    let folder = Folder::new("uploads: {max_size: 7MiB}\n");
+    let output = folder.run(&["config"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("max_size: 7MiB"), "{}", text(&output.stdout));
+    let output = command(folder.folder.path())
+        .args(["config"])
+        .env("SIDECAR_UPLOADS__MAX_SIZE", "9MiB")
+        .env("SIDECAR_NONSENSE", "1")
+        .output()
+        .unwrap();
+    assert!(text(&output.stdout).contains("max_size: 9MiB"));
+    assert!(text(&output.stderr).contains("SIDECAR_NONSENSE"));
+}
+
+#[test]
+fn every_configuration_error_is_told_with_key_file_and_line() {
+    let folder = Folder::new("uploads:\n  max_size: lots\ncolour: red\n");
+    let output = folder.run(&["serve"]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    assert!(
+        told.contains("sidecar.yaml:6: `uploads.max_size`") && told.contains("sidecar.yaml:7: `colour`"),
+        "{told}"
+    );
+    let missing = folder.run(&["serve", "--config", "nowhere.yaml"]);
+    assert!(text(&missing.stderr).contains("nowhere.yaml"), "{}", text(&missing.stderr));
+}
+
+#[test]
+fn keys_are_shown_imported_and_generated() {
+    let folder = Folder::new("");
+    let shown = text(&folder.run(&["key", "show"]).stdout);
+    assert!(
+        shown.contains("ed25519:1") && shown.contains(OUR_PUBLIC_KEY) && !shown.contains("YJDBA"),
+        "{shown}"
+    );
+
+    let pem = "-----BEGIN MATRIX PRIVATE KEY-----\nKey-ID: ed25519:dend\n\n\
+               YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA0=\n-----END MATRIX PRIVATE KEY-----\n";
+    std::fs::write(folder.path("matrix_key.pem"), pem).unwrap();
+    let refused = folder.run(&["key", "import", "matrix_key.pem"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("--force"), "{}", text(&refused.stderr));
+    assert!(folder.run(&["key", "import", "matrix_key.pem", "--force"]).status.success());
+    assert!(text(&folder.run(&["key", "show"]).stdout).contains("ed25519:dend"));
+    let written = std::fs::metadata(folder.path("signing.key")).unwrap();
+    assert_eq!(written.permissions().mode() & 0o777, 0o600);
+
+    std::fs::remove_file(folder.path("signing.key")).unwrap();
+    assert!(text(&folder.run(&["key", "show"]).stderr).contains("key import"));
+    assert!(folder.run(&["key", "generate"]).status.success());
+    assert!(!text(&folder.run(&["key", "show"]).stdout).contains(OUR_PUBLIC_KEY));
+}
+
+#[test]
+fn a_key_everybody_can_read_stops_the_start_with_the_mend() {
+    let folder = Folder::new("");
+    std::fs::set_permissions(folder.path("signing.key"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let output = folder.run(&["serve"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("chmod 600"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_credential_of_systemd_wins() {
+    let folder = Folder::new("");
+    std::fs::create_dir(folder.path("credentials")).unwrap();
+    std::fs::rename(folder.path("signing.key"), folder.path("credentials/signing.key")).unwrap();
+    let output = command(folder.folder.path())
+        .args(["key", "show"])
+        .env("CREDENTIALS_DIRECTORY", folder.path("credentials"))
+        .output();
+    assert!(text(&output.unwrap().stdout).contains(OUR_PUBLIC_KEY));
+}
+
+#[test]
+fn sigterm_lets_running_requests_end_and_refuses_new_ones() {
+    let folder = Folder::new("");
+    let mut service = folder.serve();
+    let alice = service.alice();
+    let mut running = alice.connect();
+    write!(running, "{}Content-Length: 10\r\n\r\nhello", alice.head_of("POST", UPLOAD)).unwrap();
+    eventually("the upload has begun", || std::fs::read_dir(folder.path("data/tmp")).unwrap().count() == 1);
+    service.signal(rustix::process::Signal::TERM);
+    eventually("nobody is accepted", || std::net::TcpStream::connect(service.address).is_err());
+    running.write_all(b"world").unwrap();
+    assert_eq!(read_response(&mut running, "POST").status, 200);
+    assert!(service.child.wait().unwrap().success());
+    assert!(!folder.path("data/catalog.db-wal").exists(), "the catalog was closed cleanly");
+}
+
+#[test]
+fn access_lines_say_who_did_what_in_text_and_json() {
+    let folder = Folder::new("");
+    let service = folder.serve();
+    service.alice().post(UPLOAD, b"hello");
+    eventually("a line", || service.log().contains("@alice:sidecar.test"));
+    let line = service.log().lines().find(|line| line.contains("@alice")).unwrap().to_owned();
+    for part in ["POST", "/_matrix/media/{v}/upload", "status=200", "bytes=", "ms="] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    drop(service);
+
+    let service = Service::start(command(folder.folder.path()).args(["serve", "--log-format", "json"]));
+    service.alice().get("/_matrix/client/v1/media/config");
+    eventually("a line", || service.log().contains("@alice:sidecar.test"));
+    let log = service.log();
+    let line: serde_json::Value =
+        serde_json::from_str(log.lines().find(|line| line.contains("@alice")).unwrap()).unwrap();
+    assert_eq!((&line["status"], &line["route"]), (&200.into(), &"/_matrix/client/v1/media/config".into()));
+    assert_eq!(line["level"], "INFO");
+    assert!(line["timestamp"].is_string());
+}
+
+#[test]
+fn a_unix_socket_is_served_and_a_stale_one_replaced() {
+    let folder = Folder::new("");
+    let socket = folder.path("http.sock");
+    for _ in 0..2 {
+        let service = Service::start(
+            command(folder.folder.path())
+                .arg("serve")
+                .env("SIDECAR_LISTEN", format!("unix:{}", socket.display())),
+        );
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        stream.write_all(b"GET /_sidecar/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        drop(service);
+    }
+}
+
+#[test]
+fn a_file_system_that_refuses_fails_the_request_and_not_the_service() {
+    let folder = Folder::new("");
+    // Files may have 512 KiB at most; the write past it fails as on a full disk.
+    let shell = "trap '' XFSZ; ulimit -f 1024; exec \"$0\" serve";
+    let service = Service::start(Command::new("bash").current_dir(folder.folder.path()).args([
+        "-c",
+        shell,
+        env!("CARGO_BIN_EXE_media-sidecar"),
+    ]));
+    let failed = service.alice().post(UPLOAD, &vec![1; 3_000_000]);
+    assert_eq!(failed.failure(), (500, "M_UNKNOWN".to_owned()));
+    assert!(!failed.text().contains("File too large"), "{}", failed.text());
+    eventually("the log says why", || service.log().contains("File too large"));
+    eventually("nothing is left", || std::fs::read_dir(folder.path("data/tmp")).unwrap().count() == 0);
+    let uploaded = service.alice().post(UPLOAD, b"small");
+    assert_eq!(uploaded.status, 200);
+}
+
+#[test]
+fn the_demo_goes_as_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = command(folder.path()).args(["demo", "--once"]).output().unwrap();
+    let story = text(&output.stdout);
+    assert!(output.status.success(), "{story}{}", text(&output.stderr));
+    for part in [
+        "/_matrix/federation/v1/remote_media/download/",
+        "M_UNAUTHORIZED",
+        "X-Matrix origin=",
+        "All as told.",
+    ] {
+        assert!(story.contains(part), "{part} is not in\n{story}");
+    }
+    assert!(!story.contains("FAIL"), "{story}");
+}

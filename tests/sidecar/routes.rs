@@ -1,0 +1,138 @@
+//! Routing, CORS, and the endpoints that have nothing to do with files.
+
+use crate::harness::{Setup, Sidecar};
+
+const UPLOAD_LIMIT: u64 = 1 << 20;
+
+fn sidecar() -> Sidecar {
+    Setup::new().with(|config| config.uploads.max_size.0 = UPLOAD_LIMIT).start()
+}
+
+#[test]
+fn unknown_paths_are_404_and_wrong_methods_405() {
+    let sidecar = Sidecar::start();
+    for (method, target, status) in [
+        ("GET", "/", 404),
+        ("GET", "/_matrix/media/unknown", 404),
+        ("GET", "/_matrix/media/v3/unknown", 404),
+        ("GET", "/_matrix/media/v9/download/a/b", 404),
+        ("GET", "/_matrix/client/v1/media/upload", 404),
+        ("PATCH", "/_matrix/media/v3/upload", 405),
+        ("GET", "/_matrix/media/v3/upload", 405),
+        ("HEAD", "/_matrix/media/v3/config", 405),
+        ("POST", "/_matrix/federation/v1/media/download/x", 405),
+    ] {
+        let response = sidecar.anonymous().send(method, target, b"");
+        assert_eq!(response.status, status, "{method} {target}");
+        if method != "HEAD" {
+            assert_eq!(response.errcode(), "M_UNRECOGNIZED", "{method} {target}");
+        }
+        assert_eq!(response.header("allow").is_some(), status == 405, "{method} {target}");
+    }
+}
+
+#[test]
+fn options_needs_no_token_and_every_answer_carries_cors() {
+    let sidecar = Sidecar::start();
+    for target in [
+        "/_matrix/media/v3/upload",
+        "/_matrix/client/v1/media/download/a/b",
+        "/_matrix/federation/v1/media/download/x",
+    ] {
+        let response = sidecar.anonymous().send("OPTIONS", target, b"");
+        assert_eq!((response.status, response.body.len()), (204, 0), "{target}");
+        assert_eq!(response.header("access-control-allow-origin"), Some("*"));
+        for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"] {
+            assert!(response.header("access-control-allow-methods").unwrap().contains(method));
+        }
+        for header in ["X-Requested-With", "Content-Type", "Authorization"] {
+            assert!(response.header("access-control-allow-headers").unwrap().contains(header));
+        }
+    }
+    for target in ["/nowhere", "/_matrix/client/v1/media/config", "/_matrix/federation/v1/media/download/x"] {
+        assert_eq!(
+            sidecar.anonymous().get(target).header("access-control-allow-origin"),
+            Some("*"),
+            "{target}"
+        );
+    }
+}
+
+#[test]
+fn authentication_is_decided_before_anything_else() {
+    let sidecar = Sidecar::start();
+    for (method, target, errcode) in [
+        ("GET", "/_matrix/client/v1/media/download/hs1/mxc:%2F%2Fhs1%2F..", "M_MISSING_TOKEN"),
+        ("GET", "/_matrix/client/v1/media/download/%00/%2e%2e", "M_MISSING_TOKEN"),
+        ("GET", "/_matrix/client/v1/media/config", "M_MISSING_TOKEN"),
+        ("POST", "/_matrix/media/v3/upload?filename=%ff", "M_MISSING_TOKEN"),
+        ("POST", "/_matrix/media/v1/create", "M_MISSING_TOKEN"),
+        ("PUT", "/_matrix/media/v3/upload/elsewhere/..", "M_MISSING_TOKEN"),
+        ("GET", "/_matrix/federation/v1/media/download/..", "M_UNAUTHORIZED"),
+        ("GET", "/_matrix/federation/v1/remote_media/download/%00/x", "M_UNAUTHORIZED"),
+    ] {
+        let response = sidecar.anonymous().send(method, target, b"");
+        assert_eq!(response.failure(), (401, errcode.to_owned()), "{method} {target}");
+    }
+}
+
+#[test]
+fn config_tells_the_upload_limit_under_every_name() {
+    let sidecar = sidecar();
+    for target in [
+        "/_matrix/media/r0/config",
+        "/_matrix/media/v1/config",
+        "/_matrix/media/v3/config",
+        "/_matrix/client/r0/media/config",
+        "/_matrix/client/unstable/org.matrix.msc1902/media/config",
+        "/_matrix/client/v1/media/config",
+        "/_matrix/client/unstable/org.matrix.msc3916/media/config",
+    ] {
+        let response = sidecar.alice().get(target);
+        assert_eq!(response.status, 200, "{target}");
+        assert_eq!(response.json()["m.upload.size"], UPLOAD_LIMIT, "{target}");
+        assert_eq!(response.header("content-type"), Some("application/json"));
+        assert_eq!(sidecar.anonymous().get(target).status, 401, "{target}");
+        assert_eq!(
+            sidecar.user("guest").get(target).failure(),
+            (403, "M_GUEST_ACCESS_FORBIDDEN".to_owned()),
+            "{target}"
+        );
+    }
+}
+
+#[test]
+fn versions_are_the_homeservers_with_two_flags_added() {
+    let sidecar = Sidecar::start();
+    let versions = sidecar.anonymous().get("/_matrix/client/versions").json();
+    assert_eq!(
+        versions,
+        serde_json::json!({
+            "versions": ["v1.11"],
+            "unstable_features": {"x.y": false, "org.matrix.msc1902": true, "org.matrix.msc3916.stable": true},
+            "other": 1,
+        })
+    );
+    sidecar.homeserver.set_down(true);
+    assert_eq!(sidecar.anonymous().get("/_matrix/client/versions").failure(), (502, "M_UNKNOWN".to_owned()));
+}
+
+#[test]
+fn health_says_what_fails() {
+    let sidecar = Sidecar::start();
+    let healthy = sidecar.anonymous().get("/_sidecar/health");
+    assert_eq!(healthy.status, 200);
+    assert_eq!(
+        healthy.json(),
+        serde_json::json!({"status": "ok", "database": "ok", "blobs": "ok", "homeserver": "ok"})
+    );
+    sidecar.homeserver.set_down(true);
+    std::fs::remove_dir(sidecar.data_dir().join("tmp")).unwrap();
+    let failing = sidecar.anonymous().get("/_sidecar/health");
+    assert_eq!(failing.status, 503);
+    let body = failing.json();
+    assert_eq!((&body["status"], &body["database"]), (&"failing".into(), &"ok".into()));
+    assert!(body["homeserver"].as_str().unwrap().contains("502"), "{body}");
+    assert!(body["blobs"].as_str().unwrap().contains("No such file"), "{body}");
+    std::fs::create_dir(sidecar.data_dir().join("tmp")).unwrap();
+}

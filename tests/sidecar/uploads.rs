@@ -1,0 +1,153 @@
+//! `POST upload`.
+
+use std::io::{Read as _, Write as _};
+
+use crate::harness::client::read_response;
+use crate::harness::{Setup, Sidecar, eventually};
+
+const UPLOAD: &str = "/_matrix/media/v3/upload";
+
+fn download(mxc: &str) -> String {
+    format!("/_matrix/client/v1/media/download/{mxc}")
+}
+
+fn mxc(response: &crate::harness::Response) -> String {
+    assert_eq!(response.status, 200, "{}", response.text());
+    response.json()["content_uri"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned()
+}
+
+#[test]
+fn an_upload_comes_back_as_it_was_under_every_name() {
+    let sidecar = Sidecar::start();
+    let bytes: Vec<u8> = (0..=255).cycle().take(700_001).collect();
+    for target in [
+        "/_matrix/media/r0/upload",
+        "/_matrix/media/v1/upload",
+        UPLOAD,
+        "/_matrix/client/r0/media/upload",
+        "/_matrix/client/unstable/org.matrix.msc1902/media/upload",
+    ] {
+        let target = format!("{target}?filename=b%C3%BCcher.bin");
+        let mxc = mxc(&sidecar.alice().with_header("Content-Type", "video/mp4").post(&target, &bytes));
+        assert!(mxc.starts_with("sidecar.test/"), "{mxc}");
+        let response = sidecar.alice().get(&download(&mxc));
+        assert!(response.body == bytes, "{target}");
+        assert_eq!(response.header("content-type"), Some("video/mp4"));
+        assert_eq!(response.header("content-disposition"), Some("inline; filename*=utf-8''b%C3%BCcher.bin"));
+    }
+}
+
+#[test]
+fn without_a_type_or_name_there_is_none() {
+    let sidecar = Sidecar::start();
+    for target in [UPLOAD, "/_matrix/media/v3/upload?filename="] {
+        let mxc = mxc(&sidecar.alice().post(target, b"x"));
+        let response = sidecar.alice().get(&download(&mxc));
+        assert_eq!(response.header("content-type"), Some("application/octet-stream"));
+        assert_eq!(response.header("content-disposition"), Some("attachment"));
+    }
+    assert_eq!(
+        sidecar.alice().post("/_matrix/media/v3/upload?filename=%ff", b"x").failure(),
+        (400, "M_UNKNOWN".to_owned())
+    );
+}
+
+#[test]
+fn identical_bytes_are_stored_once_and_keep_their_ids() {
+    let sidecar = Sidecar::start();
+    let one = sidecar.upload("text/plain", b"same");
+    let two = mxc(&sidecar.user("bob").with_header("Content-Type", "image/png").post(UPLOAD, b"same"));
+    assert_ne!(one, two);
+    assert_eq!(sidecar.blobs().len(), 1);
+    let name = sidecar.blobs()[0].file_name().unwrap().to_str().unwrap().to_owned();
+    // printf same | sha256sum
+    assert_eq!(name, "0967115f2813a3541eaef77de9d9d5773f1c0c04314b0bbfe4ff3b3b1c55b5d5");
+    assert_eq!(sidecar.alice().get(&download(&two)).header("content-type"), Some("image/png"));
+    assert_eq!(
+        sidecar.alice().get(&download(&one)).header("content-type"),
+        Some("text/plain; charset=UTF-8")
+    );
+}
+
+#[test]
+fn an_empty_upload_is_media_too() {
+    let sidecar = Sidecar::start();
+    let mxc = sidecar.upload("text/plain", b"");
+    let response = sidecar.alice().get(&download(&mxc));
+    assert_eq!((response.status, response.header("content-length")), (200, Some("0")));
+}
+
+#[test]
+fn an_upload_over_the_limit_is_413_and_leaves_nothing() {
+    let sidecar = Setup::new().with(|config| config.uploads.max_size.0 = 1_000_000).start();
+    let too_large = (413, "M_TOO_LARGE".to_owned());
+    assert_eq!(sidecar.alice().post(UPLOAD, &vec![0; 1_000_001]).failure(), too_large);
+    assert_eq!(sidecar.alice().post(UPLOAD, &vec![0; 1_000_000]).status, 200);
+
+    // Without a length only counting tells.
+    let alice = sidecar.alice();
+    let mut connection = alice.connect();
+    write!(connection, "{}Transfer-Encoding: chunked\r\n\r\n", alice.head_of("POST", UPLOAD)).unwrap();
+    let chunk = vec![0; 100_000];
+    for _ in 0..11 {
+        write!(connection, "{:x}\r\n", chunk.len()).unwrap();
+        connection.write_all(&chunk).unwrap();
+        connection.write_all(b"\r\n").unwrap();
+    }
+    connection.write_all(b"0\r\n\r\n").unwrap();
+    assert_eq!(read_response(&mut connection, "POST").failure(), too_large);
+    eventually("nothing is left", || sidecar.leftovers() == 0);
+    assert_eq!(sidecar.blobs().len(), 1);
+}
+
+#[test]
+fn after_a_413_the_connection_goes_on() {
+    let sidecar = Setup::new().with(|config| config.uploads.max_size.0 = 1000).start();
+    let alice = sidecar.alice();
+    let mut connection = alice.connect();
+    connection.write_all(&alice.request("POST", UPLOAD, &vec![7; 3_000_000])).unwrap();
+    assert_eq!(read_response(&mut connection, "POST").status, 413);
+    connection.write_all(&alice.request("POST", UPLOAD, b"small")).unwrap();
+    assert_eq!(read_response(&mut connection, "POST").status, 200);
+}
+
+#[test]
+fn a_chunked_upload_without_a_length_is_taken() {
+    let sidecar = Sidecar::start();
+    let alice = sidecar.alice();
+    let mut connection = alice.connect();
+    write!(connection, "{}Transfer-Encoding: chunked\r\n\r\n", alice.head_of("POST", UPLOAD)).unwrap();
+    connection.write_all(b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n").unwrap();
+    let mxc = mxc(&read_response(&mut connection, "POST"));
+    assert_eq!(sidecar.alice().get(&download(&mxc)).text(), "hello world");
+}
+
+#[test]
+fn an_upload_cut_in_the_middle_leaves_nothing() {
+    let sidecar = Sidecar::start();
+    let alice = sidecar.alice();
+    let mut connection = alice.connect();
+    write!(connection, "{}Content-Length: 1000000\r\n\r\n", alice.head_of("POST", UPLOAD)).unwrap();
+    connection.write_all(&vec![1; 600_000]).unwrap();
+    eventually("the upload has begun", || sidecar.leftovers() == 1);
+    connection.shutdown(std::net::Shutdown::Both).unwrap();
+    eventually("nothing is left", || sidecar.leftovers() == 0);
+    assert!(sidecar.blobs().is_empty());
+}
+
+#[test]
+fn a_client_that_waits_for_leave_to_send_is_answered_before_it_sends() {
+    let sidecar = Setup::new().with(|config| config.uploads.max_size.0 = 1000).start();
+    let alice = sidecar.alice().with_header("Expect", "100-continue");
+    let mut connection = alice.connect();
+    write!(connection, "{}Content-Length: 5000\r\n\r\n", alice.head_of("POST", UPLOAD)).unwrap();
+    assert_eq!(read_response(&mut connection, "POST").status, 413);
+
+    let mut connection = alice.connect();
+    write!(connection, "{}Content-Length: 2\r\n\r\n", alice.head_of("POST", UPLOAD)).unwrap();
+    let mut leave = [0; 25];
+    connection.read_exact(&mut leave).unwrap();
+    assert_eq!(&leave, b"HTTP/1.1 100 Continue\r\n\r\n");
+    connection.write_all(b"hi").unwrap();
+    assert_eq!(read_response(&mut connection, "POST").status, 200);
+}
