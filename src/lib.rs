@@ -1,4 +1,20 @@
-//! map
+//! media-sidecar: the media repository of a small Matrix homeserver.
+//!
+//! The map, in dependency order; a module imports only from the levels below its own (`tests/tidy.rs` checks it).
+//!
+//! | level | modules | what they are |
+//! |---|---|---|
+//! | L7 | [`commands`], [`demo`] | what the command line does; the two-server tour |
+//! | L6 | [`server`] | the hyper server: listeners, route table, dispatch, access line, drain |
+//! | L5 | `handlers`, `housekeeping` | one short async function for each endpoint; background jobs |
+//! | L4 | [`app`], `request`, `response`, `waiting`, `bridge` | wiring; what is read and written; who waits for what; the async/sync seam |
+//! | L3 | `media` | use-cases: create, upload, download, fetch, sweep; the ordering rules |
+//! | L2 | `accounts`, [`federation`] | access token → user; signatures, keys, discovery, the outbound ladder |
+//! | L1 | `catalog`, `blobs`, `outbound`, `multipart`, `range`, `disposition` | the `SQLite` catalog; the content-addressed directory; the guarded way out; pure protocol pieces |
+//! | L0 | [`matrix`], `error`, [`config`], `sha256` | vocabulary |
+//!
+//! Everything up to L3 is plain blocking Rust. `async` begins in L4, and `bridge` is the one place where the two meet.
+
 mod accounts;
 pub mod app;
 mod blobs;
@@ -11,6 +27,7 @@ mod disposition;
 mod error;
 pub mod federation;
 mod handlers;
+mod housekeeping;
 pub mod matrix;
 mod media;
 mod multipart;

@@ -31,6 +31,7 @@ use crate::error::{Error, Kind, Result};
 use crate::handlers::client::{self, Door};
 use crate::handlers::federation::{self, Wrapping};
 use crate::handlers::ops;
+use crate::housekeeping;
 use crate::request::{Call, PathParams};
 use crate::response::{self, Access, Response};
 
@@ -49,12 +50,6 @@ const DRAIN: Duration = Duration::from_secs(30);
 
 /// Pause after a failed accept: usually no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Between two writes of last-access times.
-const FLUSH_EVERY: Duration = Duration::from_mins(1);
-
-/// Between two removals of expired pending IDs.
-const EXPIRE_EVERY: Duration = Duration::from_hours(1);
 
 /// What an endpoint does, whatever its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,7 +189,7 @@ pub async fn run(app: Arc<App>, listeners: Vec<Listener>, stop: impl Future<Outp
     let server =
         Arc::new(Server { app: Arc::clone(&app), routes: routes(), stopped, places: Arc::clone(&places) });
     let mut tasks = JoinSet::new();
-    keep_house(&app, &mut tasks);
+    housekeeping::start(&app, &mut tasks);
     let mut accepting = JoinSet::new();
     for listener in listeners {
         accepting.spawn(accept(Arc::clone(&server), listener));
@@ -266,41 +261,6 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)
-}
-
-/// Starts the background jobs, which end with `tasks`. They are the one place that logs errors and goes on.
-fn keep_house(app: &Arc<App>, tasks: &mut JoinSet<()>) {
-    let sweeping = Arc::clone(app);
-    tasks.spawn(async move {
-        let library = Arc::clone(&sweeping.library);
-        match sweeping.bridge.run(Pool::Disk, move || library.remove_orphans()).await {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(count, "removed blobs that nothing refers to"),
-            Err(error) => tracing::error!(?error, "cannot look for blobs that nothing refers to"),
-        }
-    });
-    let expiring = Arc::clone(app);
-    tasks.spawn(async move {
-        let mut ticks = tokio::time::interval(EXPIRE_EVERY);
-        loop {
-            ticks.tick().await;
-            let library = Arc::clone(&expiring.library);
-            if let Err(error) = expiring.bridge.run(Pool::Disk, move || library.forget_expired()).await {
-                tracing::error!(?error, "cannot remove expired media IDs");
-            }
-        }
-    });
-    let flushing = Arc::clone(app);
-    tasks.spawn(async move {
-        let mut ticks = tokio::time::interval(FLUSH_EVERY);
-        loop {
-            ticks.tick().await;
-            let library = Arc::clone(&flushing.library);
-            if let Err(error) = flushing.bridge.run(Pool::Disk, move || library.flush_accesses()).await {
-                tracing::error!(?error, "cannot write last-access times");
-            }
-        }
-    });
 }
 
 /// Serves one connection in a task of its own; `place` is free again when it ends.

@@ -58,7 +58,7 @@ fn guests_may_download_and_nothing_else() {
 #[test]
 fn a_good_answer_is_believed_for_token_cache_and_a_bad_one_for_seconds() {
     let sidecar =
-        Setup::new().with(|config| config.homeserver.token_cache.0 = Duration::from_secs(120)).start();
+        Setup::new().with(|config| config.homeserver.token_cache.0 = Duration::from_mins(2)).start();
     let ask = |token: &str| sidecar.user(token).get(CONFIG).status;
     assert_eq!((ask("alice"), ask("alice")), (200, 200));
     assert_eq!(sidecar.homeserver.whoami_count(), 1);

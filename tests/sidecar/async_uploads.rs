@@ -78,7 +78,7 @@ fn only_its_creator_fills_an_id_and_only_here() {
 #[test]
 fn an_expired_id_is_gone_and_says_so() {
     let sidecar =
-        Setup::new().with(|config| config.uploads.pending_lifetime.0 = Duration::from_secs(60)).start();
+        Setup::new().with(|config| config.uploads.pending_lifetime.0 = Duration::from_mins(1)).start();
     let mxc = create(&sidecar, "alice");
     sidecar.advance(Duration::from_secs(61));
     let refused = sidecar.alice().put(&upload_into(&mxc), b"x");

@@ -32,7 +32,7 @@ fn every_answered_upload_survives_kill_9_and_nothing_half_written_does() {
             .map(|uploader| {
                 let (answered, stop, address) = (Arc::clone(&answered), Arc::clone(&stop), service.address);
                 std::thread::spawn(move || {
-                    upload_until(&stop, address, seed ^ (round << 8) ^ uploader, &answered)
+                    upload_until(&stop, address, seed ^ (round << 8) ^ uploader, &answered);
                 })
             })
             .collect();
@@ -42,7 +42,9 @@ fn every_answered_upload_survives_kill_9_and_nothing_half_written_does() {
         service.signal(rustix::process::Signal::KILL);
         service.child.wait().unwrap();
         stop.store(true, Ordering::SeqCst);
-        uploaders.into_iter().for_each(|uploader| uploader.join().unwrap());
+        for uploader in uploaders {
+            uploader.join().unwrap();
+        }
     }
 
     let service = folder.serve();
@@ -62,13 +64,12 @@ fn every_answered_upload_survives_kill_9_and_nothing_half_written_does() {
     assert_eq!(verdict, "ok");
     crate::harness::eventually("blobs and rows agree after one sweep", || {
         let service = folder.serve();
-        let rows: usize = catalog
-            .query_row("SELECT count(DISTINCT sha256) FROM media", [], |row| row.get::<_, i64>(0))
-            .unwrap() as usize;
+        let rows: u32 =
+            catalog.query_row("SELECT count(DISTINCT sha256) FROM media", [], |row| row.get(0)).unwrap();
         let mut blobs = 0;
         // The sweep runs in the background of a live service.
         for _ in 0..200 {
-            blobs = files_below(&folder.path("data/blobs")).len();
+            blobs = u32::try_from(files_below(&folder.path("data/blobs")).len()).unwrap();
             if blobs == rows {
                 break;
             }

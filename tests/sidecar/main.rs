@@ -14,6 +14,7 @@
     clippy::let_underscore_must_use,
     let_underscore_drop,
     unreachable_pub,
+    clippy::format_push_string,
     reason = "tests"
 )]
 

@@ -1,6 +1,6 @@
 //! An HTTP client that sends exactly what a test says.
 
-use std::io::{Read, Write};
+use std::io::{Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 

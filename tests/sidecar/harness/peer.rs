@@ -1,6 +1,6 @@
 //! Scripted HTTP servers, plain or with TLS.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -63,7 +63,7 @@ impl Reply {
     }
 
     pub fn json(status: u16, body: &Value) -> Self {
-        Self::new(status).header("Content-Type", "application/json").body(&body.to_string())
+        Self::new(status).header("Content-Type", "application/json").body(body.to_string())
     }
 
     pub fn error(status: u16, errcode: &str) -> Self {

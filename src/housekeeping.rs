@@ -1,0 +1,55 @@
+//! Background jobs of a running sidecar: sweeping, expiring, writing what was noted.
+//!
+//! Owns when they run. What they do is in `media/`. They are the one place that logs errors and goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::app::App;
+use crate::bridge::Pool;
+use crate::error::Result;
+use crate::media::Library;
+
+/// Between two writes of last-access times.
+const FLUSH_EVERY: Duration = Duration::from_mins(1);
+
+/// Between two removals of expired pending IDs.
+const EXPIRE_EVERY: Duration = Duration::from_hours(1);
+
+/// Starts the jobs, which end with `tasks`.
+pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
+    tasks.spawn(sweep(Arc::clone(app)));
+    tasks.spawn(repeat(Arc::clone(app), EXPIRE_EVERY, "cannot remove expired media IDs", |library| {
+        library.forget_expired().map(drop)
+    }));
+    tasks.spawn(repeat(
+        Arc::clone(app),
+        FLUSH_EVERY,
+        "cannot write last-access times",
+        Library::flush_accesses,
+    ));
+}
+
+/// Removes what an interrupted run left, once.
+async fn sweep(app: Arc<App>) {
+    let library = Arc::clone(&app.library);
+    match app.bridge.run(Pool::Disk, move || library.remove_orphans()).await {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "removed blobs that nothing refers to"),
+        Err(error) => tracing::error!(?error, "cannot look for blobs that nothing refers to"),
+    }
+}
+
+/// Does one thing now and every `period` from now on.
+async fn repeat(app: Arc<App>, period: Duration, complaint: &'static str, job: fn(&Library) -> Result<()>) {
+    let mut ticks = tokio::time::interval(period);
+    loop {
+        ticks.tick().await;
+        let library = Arc::clone(&app.library);
+        if let Err(error) = app.bridge.run(Pool::Disk, move || job(&library)).await {
+            tracing::error!(?error, "{complaint}");
+        }
+    }
+}
