@@ -131,11 +131,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             return demo::run(if once { demo::Stay::Leave } else { demo::Stay::Serve }, &mut out);
         }
         Command::Config { config } => {
-            let loaded = commands::load_config(config.config.as_deref())?;
-            for warning in loaded.warnings {
-                writeln!(std::io::stderr(), "media-sidecar: {warning}")?;
-            }
-            write!(out, "{}", loaded.config.to_yaml())?;
+            write!(out, "{}", commands::load_config_quietly(config.config.as_deref())?.to_yaml())?;
         }
         Command::Key(Key::Show { config }) => commands::show(config.config.as_deref(), &mut out)?,
         Command::Key(Key::Import { config, file, force }) => {

@@ -95,7 +95,7 @@ pub(crate) enum Column {
 pub(crate) struct Row {
     /// What it does.
     pub(crate) endpoint: Endpoint,
-    /// The one method (HEAD goes with GET for media).
+    /// The one method (HEAD goes with GET).
     pub(crate) method: Method,
     /// Its paths, in the order of [`COLUMNS`].
     pub(crate) paths: [&'static str; 5],
@@ -158,6 +158,19 @@ pub(crate) const ROUTES: [Row; 7] = [
 /// Paths outside the mapping: the homeserver's own, optionally routed here, and ours, never proxied to the world.
 pub(crate) const OWN_ROUTES: [(Endpoint, &str); 2] =
     [(Endpoint::Versions, "/_matrix/client/versions"), (Endpoint::Health, "/_sidecar/health")];
+
+/// Beginnings of all paths of [`ROUTES`] under all their names: what a reverse proxy sends here.
+pub(crate) const PROXY_PREFIXES: [&str; 9] = [
+    "/_matrix/media/",
+    "/_matrix/client/r0/media/",
+    "/_matrix/client/v1/media/",
+    "/_matrix/client/unstable/org.matrix.msc1902/media/",
+    "/_matrix/client/unstable/org.matrix.msc3916/media/",
+    "/_matrix/federation/v1/remote_media/",
+    "/_matrix/federation/v1/media/",
+    "/_matrix/federation/unstable/org.matrix.msc1902/remote_media/",
+    "/_matrix/federation/unstable/org.matrix.msc3916.v2/media/",
+];
 
 /// A path that leads somewhere.
 #[derive(Clone, Debug)]
@@ -383,21 +396,15 @@ async fn dispatch(app: &Arc<App>, route: &Route, call: &mut Call) -> Result<Resp
 }
 
 impl Route {
-    /// Whether `method` is this route's.
+    /// Whether `method` is this route's. HEAD is GET without the body.
     fn takes(&self, method: &Method) -> bool {
-        *method == self.method || (*method == Method::HEAD && self.takes_head())
-    }
-
-    /// HEAD is GET without the body where there is a body worth asking about.
-    fn takes_head(&self) -> bool {
-        matches!(self.endpoint, Endpoint::Download | Endpoint::Thumbnail)
+        *method == self.method || (*method == Method::HEAD && self.method == Method::GET)
     }
 
     /// The `Allow` header.
     fn allow(&self) -> &'static str {
         match self.method {
-            Method::GET if self.takes_head() => "GET, HEAD, OPTIONS",
-            Method::GET => "GET, OPTIONS",
+            Method::GET => "GET, HEAD, OPTIONS",
             Method::POST => "POST, OPTIONS",
             _ => "PUT, OPTIONS",
         }
@@ -516,6 +523,17 @@ mod tests {
     }
 
     #[test]
+    fn the_proxy_prefixes_cover_every_name() {
+        for row in &ROUTES {
+            for (column, path) in COLUMNS.into_iter().zip(row.paths).filter(|(_, path)| !path.is_empty()) {
+                for name in names(column, row.endpoint, path) {
+                    assert!(PROXY_PREFIXES.iter().any(|prefix| name.starts_with(prefix)), "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn the_readme_shows_this_table() {
         let readme = include_str!("../README.md");
         for row in &ROUTES {
@@ -524,6 +542,9 @@ mod tests {
             });
             let line = cells.join(" | ");
             assert!(readme.contains(&line), "README.md lacks the line\n{line}");
+        }
+        for path in PROXY_PREFIXES {
+            assert!(readme.contains(&format!("\n{path}\n")), "README.md lacks {path}");
         }
         for (_, path) in OWN_ROUTES {
             assert!(readme.contains(path), "README.md lacks {path}");

@@ -3,14 +3,14 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::{Failure, load_config, signing_key_path};
+use super::{Failure, load_config_quietly, load_signing_key};
 use crate::app::Surroundings;
 use crate::federation::{Overwrite, SigningKey};
 
 /// `key show`: the key ID and the public key, never the seed.
 pub fn show(config: Option<&Path>, out: &mut impl Write) -> Result<(), Failure> {
-    let config = load_config(config)?.config;
-    let key = SigningKey::read(&signing_key_path(&config))?;
+    let config = load_config_quietly(config)?;
+    let key = load_signing_key(&config)?.key;
     Ok(tell(&key, out)?)
 }
 
@@ -21,14 +21,14 @@ pub fn import(
     overwrite: Overwrite,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let config = load_config(config)?.config;
+    let config = load_config_quietly(config)?;
     let key = SigningKey::read(file)?;
     save(&key, &config.homeserver.signing_key, overwrite, out)
 }
 
 /// `key generate`: a fresh key into the file that `homeserver.signing_key` names.
 pub fn generate(config: Option<&Path>, overwrite: Overwrite, out: &mut impl Write) -> Result<(), Failure> {
-    let config = load_config(config)?.config;
+    let config = load_config_quietly(config)?;
     let random = Surroundings::system().random;
     let key = SigningKey::generate(|bytes| random(bytes));
     save(&key, &config.homeserver.signing_key, overwrite, out)?;

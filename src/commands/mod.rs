@@ -3,9 +3,11 @@
 mod key;
 mod serve;
 
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
+use std::path::Path;
 
 use crate::config::{self, Config, Loaded, Problems};
+use crate::federation::{KeyError, LoadedKey, SigningKey};
 
 pub use self::key::{generate, import, show};
 pub(crate) use self::serve::runtime;
@@ -19,9 +21,22 @@ pub fn load_config(given: Option<&Path>) -> Result<Loaded, Problems> {
     config::load(config::find(given).as_deref(), std::env::vars())
 }
 
-/// Where the signing key is: the credential `signing.key` that systemd handed over, else `homeserver.signing_key`.
-fn signing_key_path(config: &Config) -> PathBuf {
-    let credential =
-        std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join("signing.key"));
-    credential.filter(|path| path.exists()).unwrap_or_else(|| config.homeserver.signing_key.clone())
+/// The configuration for a command that keeps no log: oddities go to standard error.
+pub fn load_config_quietly(given: Option<&Path>) -> Result<Config, Failure> {
+    let loaded = load_config(given)?;
+    for warning in loaded.warnings {
+        writeln!(std::io::stderr(), "media-sidecar: {warning}")?;
+    }
+    Ok(loaded.config)
+}
+
+/// The signing key: the credential `signing.key` that systemd handed over, else the file that `homeserver.signing_key` names,
+/// whose mode is checked. A credential is guarded by systemd, by means that its mode does not show.
+fn load_signing_key(config: &Config) -> Result<LoadedKey, KeyError> {
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY");
+    let credential = folder.map(|folder| Path::new(&folder).join("signing.key")).filter(|path| path.exists());
+    match credential {
+        Some(path) => Ok(LoadedKey { key: SigningKey::read(&path)?, warning: None }),
+        None => SigningKey::load(&config.homeserver.signing_key),
+    }
 }

@@ -15,11 +15,10 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::{Failure, load_config, signing_key_path};
+use super::{Failure, load_config, load_signing_key};
 use crate::app::{App, Surroundings};
 use crate::bridge::MAX_BLOCKING_THREADS;
 use crate::config::{Config, is_log_directives};
-use crate::federation::SigningKey;
 use crate::server::{self, Listener};
 
 /// How long an idle blocking thread is kept.
@@ -42,13 +41,15 @@ pub fn serve(config: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
     for warning in loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let key = SigningKey::load(&signing_key_path(&config))?;
+    let key = load_signing_key(&config)?;
     if let Some(warning) = key.warning {
         tracing::warn!("{warning}");
     }
     raise_file_limit();
     let runtime = runtime()?;
-    let app = App::open(&config, key.key, Surroundings::system()).map_err(|error| error.causes())?;
+    let app = App::open(&config, key.key, Surroundings::system()).map_err(|error| {
+        format!("cannot start in data_dir {}: {}", config.data_dir.display(), error.causes())
+    })?;
     runtime.block_on(async {
         let listeners = listeners(&config)?;
         for listener in &listeners {

@@ -18,19 +18,10 @@ use super::http;
 use crate::commands::Failure;
 use crate::federation::SigningKey;
 use crate::matrix::{ServerName, Timestamp};
+use crate::server::PROXY_PREFIXES;
 
 /// A response body of the front: passed on, or made here.
 type FrontBody = BoxBody<Bytes, hyper::Error>;
-
-/// What a reverse proxy sends to the sidecar; all else goes to the homeserver.
-const MEDIA_PATHS: [&str; 6] = [
-    "/_matrix/media/",
-    "/_matrix/client/r0/media/",
-    "/_matrix/client/v1/media/",
-    "/_matrix/client/unstable/org.matrix.msc",
-    "/_matrix/federation/v1/remote_media/",
-    "/_matrix/federation/v1/media/",
-];
 
 /// A stand-in homeserver: knows one user and publishes a key.
 pub(super) struct StandIn {
@@ -105,7 +96,7 @@ pub(super) async fn serve_front(
             let Ok(stream) = acceptor.accept(stream).await else { return };
             let service = service_fn(move |request: Request<Incoming>| {
                 seen.note(&request);
-                let is_media = MEDIA_PATHS.iter().any(|prefix| request.uri().path().starts_with(prefix));
+                let is_media = PROXY_PREFIXES.iter().any(|prefix| request.uri().path().starts_with(prefix));
                 let to = if is_media { sidecar } else { homeserver };
                 async move {
                     Ok::<_, Infallible>(

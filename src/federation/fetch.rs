@@ -35,6 +35,9 @@ pub(crate) struct RemoteMedia {
     pub(crate) body: Box<dyn Read + Send>,
 }
 
+/// How much sooner than us the remote is told to give up waiting for an upload.
+const MARGIN: Duration = Duration::from_secs(5);
+
 /// What one attempt came to.
 enum Attempt {
     /// Here it is.
@@ -101,7 +104,8 @@ impl Federation {
         timeout: Duration,
     ) -> std::result::Result<Attempt, RemoteError> {
         let Mxc { server_name, media_id } = mxc;
-        let ms = timeout.as_millis();
+        // The remote's "not yet" must come before our patience ends.
+        let ms = timeout.min(self.patience.saturating_sub(MARGIN)).as_millis();
         let (path, key) = match family {
             Family::Msc1902 => (
                 format!(

@@ -13,6 +13,7 @@ mod signing_key;
 mod x_matrix;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::policy::Policy;
 use crate::catalog::Catalog;
@@ -37,6 +38,8 @@ pub(crate) struct Federation {
     policy: Policy,
     /// Order of outbound attempts.
     families: Vec<Family>,
+    /// Longest silence of a remote server.
+    patience: Duration,
     /// Remembers keys.
     catalog: Arc<Catalog>,
     /// For validity.
@@ -85,6 +88,7 @@ impl Federation {
             outbound: Outbound::new(guard, config.ca_file.as_deref(), limits)?,
             policy: Policy::new(&config.allow, &config.deny),
             families: config.families.clone(),
+            patience: config.timeout.0,
             catalog,
             clock,
         })

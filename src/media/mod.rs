@@ -127,8 +127,10 @@ impl Library {
             self.federation.check_policy(&mxc.server_name)?;
         }
         match self.catalog.media(mxc)? {
-            // Asked before whether the caller may see it: a pending ID is pending on frozen routes too.
-            Some(Media { content: Content::Pending { expires }, .. }) if (self.clock)() < expires => {
+            // A pending ID is pending on frozen routes too: its flag is decided when it is filled.
+            Some(Media { content: Content::Pending { expires }, .. })
+                if (self.clock)() < expires && self.may_see(viewer, true) =>
+            {
                 Ok(Found::Pending)
             }
             Some(Media { content: Content::Stored(filled), created, open, .. }) => {

@@ -53,6 +53,17 @@ fn a_matching_etag_does_not_open_what_is_closed() {
 }
 
 #[test]
+fn closed_hides_pending_ids_too() {
+    let sidecar =
+        Setup::new().with(|config| config.unauthenticated_media = UnauthenticatedMedia::Closed).start();
+    let created = sidecar.alice().post("/_matrix/media/v1/create", b"{}").json();
+    let mxc = created["content_uri"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned();
+    let path = format!("/_matrix/media/v3/download/{mxc}?timeout_ms=0");
+    assert_eq!(sidecar.anonymous().get(&path).failure(), (404, "M_NOT_FOUND".to_owned()));
+    assert_eq!(sidecar.alice().get(&path).failure(), (504, "M_NOT_YET_UPLOADED".to_owned()));
+}
+
+#[test]
 fn the_flag_of_a_pending_id_is_decided_when_it_is_filled() {
     let sidecar = Sidecar::start();
     let created = sidecar.alice().post("/_matrix/media/v1/create", b"{}").json();

@@ -19,7 +19,7 @@ fn unknown_paths_are_404_and_wrong_methods_405() {
         ("GET", "/_matrix/client/v1/media/upload", 404),
         ("PATCH", "/_matrix/media/v3/upload", 405),
         ("GET", "/_matrix/media/v3/upload", 405),
-        ("HEAD", "/_matrix/media/v3/config", 405),
+        ("HEAD", "/_matrix/media/v3/upload", 405),
         ("POST", "/_matrix/federation/v1/media/download/x", 405),
     ] {
         let response = sidecar.anonymous().send(method, target, b"");
