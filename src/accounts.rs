@@ -5,6 +5,7 @@
 //! [Spec, whoami](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3accountwhoami).
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -14,8 +15,9 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Kind, Result};
+use crate::homeserver::Homeserver;
 use crate::matrix::{Clock, Timestamp, UserId};
-use crate::outbound::{Answer, Get, Outbound, OutboundError};
+use crate::outbound::Answer;
 
 /// Tokens remembered; about 200 bytes each.
 const CACHED_TOKENS: usize = 4096;
@@ -28,10 +30,8 @@ const MAX_ANSWER: u64 = 64 * 1024;
 
 /// The homeserver's view of tokens.
 pub(crate) struct Accounts {
-    /// Goes to `homeserver.url`.
-    outbound: Outbound,
-    /// `homeserver.url` without a trailing slash.
-    base_url: String,
+    /// Whom to ask.
+    homeserver: Arc<Homeserver>,
     /// How long a good answer is believed.
     good_for: Duration,
     /// Answers by credential.
@@ -81,10 +81,9 @@ struct WhoAmI {
 }
 
 impl Accounts {
-    /// Asks at `base_url` through `outbound` and believes good answers for `good_for`.
-    pub(crate) fn new(outbound: Outbound, base_url: &str, good_for: Duration, clock: Clock) -> Self {
-        let base_url = base_url.trim_end_matches('/').to_owned();
-        Self { outbound, base_url, good_for, cache: Cache::new(CACHED_TOKENS), clock }
+    /// Asks `homeserver` and believes good answers for `good_for`.
+    pub(crate) fn new(homeserver: Arc<Homeserver>, good_for: Duration, clock: Clock) -> Self {
+        Self { homeserver, good_for, cache: Cache::new(CACHED_TOKENS), clock }
     }
 
     /// The remembered answer, if there is one. Never blocks.
@@ -118,11 +117,11 @@ impl Accounts {
             Error::new(Kind::HomeserverFailed, "the homeserver cannot be reached")
                 .caused_by(HomeserverFailed(why))
         };
-        let url = format!("{}/_matrix/client/versions", self.base_url);
-        let bearer = credential.map(|credential| format!("Bearer {}", credential.token));
-        let headers: Vec<_> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
-        let get = Get { url: &url, headers: &headers, via: &[] };
-        let answer = self.get(&get).map_err(|error| failed(error.to_string()))?;
+        let token = credential.map(|credential| credential.token.as_str());
+        let answer = self
+            .homeserver
+            .get("/_matrix/client/versions", token)
+            .map_err(|error| failed(error.to_string()))?;
         let status = answer.status();
         let body = answer.read_at_most(MAX_ANSWER).map_err(|error| failed(error.to_string()))?;
         match (status, body.and_then(|body| serde_json::from_slice(&body).ok())) {
@@ -131,24 +130,14 @@ impl Accounts {
         }
     }
 
-    /// Asks; once more when an idle connection was closed just as it was used again.
-    fn get(&self, get: &Get<'_>) -> std::result::Result<Answer, OutboundError> {
-        match self.outbound.get(get) {
-            Err(OutboundError::Failed(_)) => self.outbound.get(get),
-            other => other,
-        }
-    }
-
     /// One question to the homeserver.
     fn whoami(&self, credential: &Credential) -> Result<Account> {
-        let mut url = format!("{}/_matrix/client/v3/account/whoami", self.base_url);
+        let mut path = "/_matrix/client/v3/account/whoami".to_owned();
         if let Some(user_id) = &credential.user_id {
-            url.push_str("?user_id=");
-            url.extend(utf8_percent_encode(user_id, NON_ALPHANUMERIC));
+            path.push_str("?user_id=");
+            path.extend(utf8_percent_encode(user_id, NON_ALPHANUMERIC));
         }
-        let bearer = format!("Bearer {}", credential.token);
-        let get = Get { url: &url, headers: &[("Authorization", &bearer)], via: &[] };
-        let answer = self.get(&get).map_err(homeserver_failed)?;
+        let answer = self.homeserver.get(&path, Some(&credential.token)).map_err(homeserver_failed)?;
         let status = answer.status();
         let retry_after = answer.header("retry-after").and_then(|seconds| seconds.parse().ok());
         let body = read_json(answer)?;

@@ -4,7 +4,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::accounts::{Account, Accounts, CredentialHash};
 use crate::blobs::Blobs;
@@ -12,14 +11,12 @@ use crate::bridge::Bridge;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::federation::{Federation, SigningKey};
+use crate::federation::{Federation, Parts, SigningKey};
+use crate::homeserver::Homeserver;
 use crate::matrix::{Clock, Random, ServerName, Timestamp};
 use crate::media::Library;
-use crate::outbound::{Guard, Limits, Outbound};
-use crate::waiting::{Arrivals, PendingUploads, SingleFlight};
-
-/// Longest wait for the homeserver.
-const HOMESERVER_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::names::{Names, SystemNames};
+use crate::waiting::{Arrivals, Lanes, PendingUploads, SingleFlight};
 
 /// The parts of a running sidecar.
 pub struct App {
@@ -39,8 +36,12 @@ pub struct App {
     pub(crate) bridge: Bridge,
     /// `whoami` under way.
     pub(crate) asking: SingleFlight<CredentialHash, Account>,
+    /// Keys of other servers being fetched.
+    pub(crate) fetching_keys: SingleFlight<ServerName, ()>,
     /// Who waits for uploads.
     pub(crate) pending: PendingUploads,
+    /// Fetches from each server.
+    pub(crate) lanes: Lanes,
     /// Remote files on their way in.
     pub(crate) arrivals: Arrivals,
     /// For multipart boundaries.
@@ -54,10 +55,12 @@ pub struct Surroundings {
     pub clock: Clock,
     /// Unpredictable bytes.
     pub random: Random,
+    /// DNS.
+    pub names: Arc<dyn Names>,
 }
 
 impl Surroundings {
-    /// The system's time and randomness.
+    /// The system's time, randomness and DNS.
     ///
     /// # Panics
     /// Its randomness does when the system has none: media IDs must not be predictable.
@@ -69,6 +72,7 @@ impl Surroundings {
                 reason = "a system without randomness must not hand out predictable media IDs"
             )]
             random: Arc::new(|bytes| getrandom::fill(bytes).expect("the system's random source works")),
+            names: Arc::new(SystemNames::default()),
         }
     }
 }
@@ -76,29 +80,27 @@ impl Surroundings {
 impl App {
     /// Opens the store below `config.data_dir` and wires the parts. `signing_key` is the homeserver's.
     pub fn open(config: &Config, signing_key: SigningKey, surroundings: Surroundings) -> Result<Arc<Self>> {
-        let Surroundings { clock, random } = surroundings;
+        let Surroundings { clock, random, names } = surroundings;
         create_data_dir(&config.data_dir)?;
         let catalog = Arc::new(Catalog::open(&config.data_dir)?);
         let blobs = Blobs::open(&config.data_dir)
             .map_err(|error| Error::internal("opening the blob store", error))?;
 
-        let limits = Limits { stall: HOMESERVER_TIMEOUT, total: Some(HOMESERVER_TIMEOUT) };
-        let to_homeserver = Outbound::new(Guard::permit_all(), None, limits)
+        let homeserver = Homeserver::new(&config.homeserver.url, Arc::clone(&names))
             .map_err(|error| Error::internal("preparing requests to the homeserver", error))?;
-        let accounts = Accounts::new(
-            to_homeserver,
-            &config.homeserver.url,
-            config.homeserver.token_cache.0,
-            Arc::clone(&clock),
-        );
-        let federation = Federation::new(
-            config.server_name.clone(),
+        let homeserver = Arc::new(homeserver);
+        let accounts =
+            Accounts::new(Arc::clone(&homeserver), config.homeserver.token_cache.0, Arc::clone(&clock));
+        let parts = Parts {
             signing_key,
-            &config.federation,
-            Arc::clone(&catalog),
-            Arc::clone(&clock),
-        )
-        .map_err(|error| Error::internal("preparing requests to other servers", error))?;
+            homeserver,
+            catalog: Arc::clone(&catalog),
+            names,
+            clock: Arc::clone(&clock),
+            random: Arc::clone(&random),
+        };
+        let federation = Federation::new(config.server_name.clone(), &config.federation, parts)
+            .map_err(|error| Error::internal("preparing requests to other servers", error))?;
         let federation = Arc::new(federation);
 
         let parts = (Arc::clone(&catalog), Arc::clone(&blobs), Arc::clone(&federation));
@@ -112,7 +114,9 @@ impl App {
             blobs,
             bridge: Bridge::new(),
             asking: SingleFlight::default(),
+            fetching_keys: SingleFlight::default(),
             pending: PendingUploads::default(),
+            lanes: Lanes::default(),
             arrivals: Arrivals::default(),
             random,
         }))

@@ -27,11 +27,15 @@ const DISK_THREADS: usize = 8;
 /// Threads that wait for the homeserver.
 const HOMESERVER_THREADS: usize = 8;
 
-/// Threads that wait for other servers: fetches and keys under way.
+/// Threads that wait for other servers' media.
 const FEDERATION_THREADS: usize = 16;
 
+/// Threads that wait for other servers' keys: anybody can claim to be a server that does not answer.
+const KEY_THREADS: usize = 8;
+
 /// Most blocking threads in all, for the runtime; a few are the runtime's own.
-pub(crate) const MAX_BLOCKING_THREADS: usize = DISK_THREADS + HOMESERVER_THREADS + FEDERATION_THREADS + 4;
+pub(crate) const MAX_BLOCKING_THREADS: usize =
+    DISK_THREADS + HOMESERVER_THREADS + FEDERATION_THREADS + KEY_THREADS + 4;
 
 /// Longest silence of a client that uploads.
 const UPLOAD_STALL: Duration = Duration::from_mins(1);
@@ -49,8 +53,10 @@ pub(crate) enum Pool {
     Disk,
     /// The homeserver.
     Homeserver,
-    /// Other servers.
+    /// Other servers' media.
     Federation,
+    /// Other servers' keys.
+    Keys,
 }
 
 /// The pools.
@@ -62,6 +68,8 @@ pub(crate) struct Bridge {
     homeserver: Arc<Semaphore>,
     /// Permits of [`Pool::Federation`].
     federation: Arc<Semaphore>,
+    /// Permits of [`Pool::Keys`].
+    keys: Arc<Semaphore>,
 }
 
 impl Bridge {
@@ -72,6 +80,7 @@ impl Bridge {
             disk: permits(DISK_THREADS),
             homeserver: permits(HOMESERVER_THREADS),
             federation: permits(FEDERATION_THREADS),
+            keys: permits(KEY_THREADS),
         }
     }
 
@@ -85,6 +94,7 @@ impl Bridge {
             Pool::Disk => &self.disk,
             Pool::Homeserver => &self.homeserver,
             Pool::Federation => &self.federation,
+            Pool::Keys => &self.keys,
         };
         let permit =
             Arc::clone(permits).acquire_owned().await.map_err(|error| Error::internal("waiting", error))?;

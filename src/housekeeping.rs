@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use crate::app::App;
 use crate::bridge::Pool;
 use crate::error::Result;
+use crate::federation::Standing;
 use crate::media::Library;
 
 /// Between two writes of last-access times.
@@ -18,9 +19,16 @@ const FLUSH_EVERY: Duration = Duration::from_mins(1);
 /// Between two removals of expired pending IDs.
 const EXPIRE_EVERY: Duration = Duration::from_hours(1);
 
+/// Between two comparisons of the signing key with the published one: soon while they are not known to agree.
+const COMPARE_EVERY: Duration = Duration::from_mins(1);
+
+/// The same once they agree.
+const COMPARE_AGAIN_EVERY: Duration = Duration::from_hours(1);
+
 /// Starts the jobs, which end with `tasks`.
 pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
     tasks.spawn(sweep(Arc::clone(app)));
+    tasks.spawn(compare_keys(Arc::clone(app)));
     tasks.spawn(repeat(Arc::clone(app), EXPIRE_EVERY, "cannot remove expired media IDs", |library| {
         library.forget_expired().map(drop)
     }));
@@ -39,6 +47,17 @@ async fn sweep(app: Arc<App>) {
         Ok(0) => {}
         Ok(count) => tracing::info!(count, "removed blobs that nothing refers to"),
         Err(error) => tracing::error!(?error, "cannot look for blobs that nothing refers to"),
+    }
+}
+
+/// Compares the signing key with the one the homeserver publishes, now and again.
+async fn compare_keys(app: Arc<App>) {
+    loop {
+        let federation = Arc::clone(&app.federation);
+        let standing = app.bridge.run(Pool::Homeserver, move || Ok(federation.compare_published_key())).await;
+        let pause =
+            if matches!(standing, Ok(Standing::Agrees)) { COMPARE_AGAIN_EVERY } else { COMPARE_EVERY };
+        tokio::time::sleep(pause).await;
     }
 }
 

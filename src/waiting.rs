@@ -14,8 +14,8 @@ use hyper::body::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::bridge::FileStream;
-use crate::error::{Error, Result};
-use crate::matrix::Mxc;
+use crate::error::{Error, Kind, Result};
+use crate::matrix::{Mxc, ServerName};
 use crate::media::{FetchListener, RemoteHead};
 
 /// Requests that may wait for pending uploads at the same time; further ones are told "not yet" at once. A flood of
@@ -24,6 +24,18 @@ const MAX_WAITING: usize = 1024;
 
 /// Chunks read ahead for a client that receives an arriving file.
 const READ_AHEAD: usize = 2;
+
+/// Remote files on their way in at the same time, fetched or waiting to be; who asks for a further one is told to come back.
+const MAX_ARRIVALS: usize = 256;
+
+/// When to come back.
+const ARRIVALS_RETRY: Duration = Duration::from_secs(5);
+
+/// Fetches from one server at the same time, so that a slow one does not take all the places.
+const FETCHES_PER_SERVER: usize = 4;
+
+/// Servers whose lanes are kept while nobody is in them.
+const IDLE_LANES: usize = 256;
 
 /// One answer under way, for all who ask.
 type Under<V> = watch::Receiver<Option<Result<V>>>;
@@ -204,13 +216,20 @@ pub(crate) enum Served {
 impl Arrivals {
     /// Joins the fetch of `mxc`, or starts one: `fetch` reports to the listener it is given and ends when the row is
     /// committed. It runs to its end even if all who asked go away.
-    pub(crate) fn join<F>(&self, mxc: &Mxc, fetch: impl FnOnce(Reporter) -> F) -> Arrival
+    ///
+    /// # Errors
+    /// `LimitExceeded` when too many are on their way.
+    pub(crate) fn join<F>(&self, mxc: &Mxc, fetch: impl FnOnce(Reporter) -> F) -> Result<Arrival>
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let mut arrivals = lock(&self.0);
         if let Some(progress) = arrivals.get(mxc) {
-            return Arrival { progress: progress.clone(), is_first: false };
+            return Ok(Arrival { progress: progress.clone(), is_first: false });
+        }
+        if arrivals.len() >= MAX_ARRIVALS {
+            let message = "too many remote files are being fetched";
+            return Err(Error::new(Kind::LimitExceeded, message).retry_after(ARRIVALS_RETRY));
         }
         let (sender, progress) = watch::channel(Progress::Asked);
         arrivals.insert(mxc.clone(), progress.clone());
@@ -224,7 +243,7 @@ impl Arrivals {
                 Err(error) => Progress::Failed(error),
             });
         });
-        Arrival { progress, is_first: true }
+        Ok(Arrival { progress, is_first: true })
     }
 }
 
@@ -325,6 +344,25 @@ impl FetchListener for Reporter {
                 *complete = true;
             }
         });
+    }
+}
+
+/// A few lanes to each server.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes(Mutex<HashMap<ServerName, Arc<Semaphore>>>);
+
+impl Lanes {
+    /// Waits for a lane to `server_name`; it is free again when the permit is dropped.
+    pub(crate) async fn enter(&self, server_name: &ServerName) -> Result<OwnedSemaphorePermit> {
+        let lanes = {
+            let mut table = lock(&self.0);
+            if table.len() >= IDLE_LANES {
+                table.retain(|_, lanes| Arc::strong_count(lanes) > 1);
+            }
+            let new = || Arc::new(Semaphore::new(FETCHES_PER_SERVER));
+            Arc::clone(table.entry(server_name.clone()).or_insert_with(new))
+        };
+        lanes.acquire_owned().await.map_err(|error| Error::internal("waiting for a lane", error))
     }
 }
 

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 /// other, lower first.
 const LEVELS: [&[&str]; 8] = [
     &["sha256", "error", "matrix", "config"],
-    &["range", "disposition", "multipart", "outbound", "blobs", "catalog"],
-    &["accounts", "federation"],
+    &["range", "disposition", "multipart", "names", "outbound", "blobs", "catalog"],
+    &["homeserver", "accounts", "federation"],
     &["media"],
     &["bridge", "waiting", "app", "response", "request"],
     &["handlers", "housekeeping"],
@@ -24,7 +24,8 @@ const LEVELS: [&[&str]; 8] = [
 ];
 
 /// Crates that only one module may name.
-const DOORS: [(&str, &[&str]); 7] = [
+const DOORS: [(&str, &[&str]); 8] = [
+    ("hickory_resolver", &["names"]),
     ("rusqlite", &["catalog"]),
     ("r2d2", &["catalog"]),
     ("ureq", &["outbound"]),

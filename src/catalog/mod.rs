@@ -6,6 +6,7 @@
 mod connection;
 mod keys;
 mod media;
+mod servers;
 
 use std::path::Path;
 
@@ -26,7 +27,10 @@ pub(crate) struct Catalog {
 }
 
 /// The schema, in the order it grew; `user_version` counts how many a database has.
-const MIGRATIONS: [&str; 1] = [include_str!("../../assets/migrations/0001_media.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../assets/migrations/0001_media.sql"),
+    include_str!("../../assets/migrations/0002_server.sql"),
+];
 
 impl Catalog {
     /// Opens `catalog.db` in `data_dir`, creates or migrates it.

@@ -1,11 +1,14 @@
-//! Verify keys of other servers: fetched from the server itself, checked, remembered in the catalog.
+//! Verify keys of other servers: from the server itself, else from a notary; checked, remembered in the catalog.
 //!
 //! Owns validity. `old_verify_keys` are not even read: they verify events, never requests.
-//! [Spec, publishing keys](https://spec.matrix.org/v1.19/server-server-api/#publishing-keys).
+//! [Spec, publishing keys](https://spec.matrix.org/v1.19/server-server-api/#publishing-keys),
+//! [querying through another server](https://spec.matrix.org/v1.19/server-server-api/#querying-keys-through-another-server).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::signed_json::{self, Object};
 use super::signing_key::is_version;
@@ -13,15 +16,30 @@ use super::{Federation, RemoteError};
 use crate::catalog::StoredKey;
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{ServerName, Timestamp};
+use crate::outbound::Answer;
 
 /// Largest key document, bytes.
 const MAX_DOCUMENT: u64 = 64 * 1024;
 
 /// Longest validity of a key after it was fetched (spec, `valid_until_ts`).
-const MAX_VALIDITY: Duration = Duration::from_hours(168);
+const MAX_VALIDITY: Duration = Duration::from_hours(7 * 24);
 
 /// How often a server may be asked again because a request names a key it did not publish.
 const REFETCH_AFTER: Duration = Duration::from_mins(1);
+
+/// What is known of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KnownKey {
+    /// It is good.
+    Good {
+        /// Raw public key.
+        public_key: [u8; 32],
+        /// Whether its validity nears its end, so that it should be fetched anew.
+        is_aging: bool,
+    },
+    /// The server must be asked.
+    Missing,
+}
 
 /// What `/_matrix/key/v2/server` answers, as far as it matters here.
 #[derive(Debug, Deserialize)]
@@ -29,11 +47,11 @@ struct KeyDocument {
     /// Whose keys.
     server_name: String,
     /// Keys in use.
-    verify_keys: std::collections::BTreeMap<String, VerifyKey>,
+    verify_keys: BTreeMap<String, VerifyKey>,
     /// When the list should be fetched again.
     valid_until_ts: i64,
     /// Server → key ID → signature.
-    signatures: std::collections::BTreeMap<String, std::collections::BTreeMap<String, String>>,
+    signatures: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// One key of a [`KeyDocument`].
@@ -43,66 +61,168 @@ struct VerifyKey {
     key: String,
 }
 
+/// A notary's answer.
+#[derive(Debug, Deserialize)]
+struct Testimony {
+    /// Key documents, signed by their server and by the notary.
+    server_keys: Vec<Object>,
+}
+
 impl Federation {
-    /// The key `key_id` of `server_name`, remembered or fetched. Blocks.
+    /// What the catalog knows of the key `key_id` of `server_name`.
     ///
     /// # Errors
-    /// `BadSignature` when the server has no such key or its keys cannot be had: the request cannot be trusted.
-    pub(super) fn verify_key(&self, server_name: &ServerName, key_id: &str) -> Result<[u8; 32]> {
+    /// `BadSignature` when the server was asked a moment ago and has no such key.
+    pub(super) fn known_key(&self, server_name: &ServerName, key_id: &str) -> Result<KnownKey> {
         let now = (self.clock)();
-        let known = self.catalog.server_keys(server_name)?;
-        let usable = |keys: &[StoredKey]| {
-            let key = keys.iter().find(|key| key.key_id == key_id && now < key.valid_until);
-            key.map(|key| key.public_key)
-        };
-        if let Some(key) = usable(&known) {
-            return Ok(key);
+        let keys = self.catalog.server_keys(server_name)?;
+        if let Some(key) = keys.iter().find(|key| key.key_id == key_id && now < key.valid_until) {
+            let (left, lifetime) = (now.until(key.valid_until), key.fetched.until(key.valid_until));
+            let is_aging = left < lifetime.div_f32(5.0);
+            return Ok(KnownKey::Good { public_key: key.public_key, is_aging });
         }
-        let unknown = || Error::new(Kind::BadSignature, format!("{server_name} has no signing key {key_id}"));
-        if known.iter().any(|key| now < key.valid_until && now < key.fetched.after(REFETCH_AFTER)) {
-            return Err(unknown());
+        if keys.iter().any(|key| now < key.valid_until && now < key.fetched.after(REFETCH_AFTER)) {
+            return Err(Error::new(Kind::BadSignature, format!("{server_name} has no signing key {key_id}")));
         }
-        let fetched = self.fetch_keys(server_name, now).map_err(|error| {
-            Error::new(Kind::BadSignature, format!("the signing keys of {server_name} cannot be fetched"))
-                .caused_by(error)
-        })?;
-        self.catalog.put_server_keys(server_name, fetched.clone())?;
-        usable(&fetched).ok_or_else(unknown)
+        Ok(KnownKey::Missing)
     }
 
-    /// Asks a server for its keys and checks the answer.
-    fn fetch_keys(
-        &self,
-        server_name: &ServerName,
-        now: Timestamp,
-    ) -> std::result::Result<Vec<StoredKey>, RemoteError> {
-        let answer = self.ask(server_name, "/_matrix/key/v2/server", None)?;
-        if answer.status() != 200 {
-            return Err(RemoteError::Answer(format!("status {} for the key document", answer.status())));
+    /// Asks for the keys of `server_name` and remembers them: the server itself, then our homeserver, which probably knows
+    /// them, then the configured notaries. One that fails is left alone for a while. Blocks.
+    ///
+    /// # Errors
+    /// `BadSignature`: requests of this server cannot be trusted.
+    pub(crate) fn refresh_keys(&self, server_name: &ServerName) -> Result<()> {
+        let now = (self.clock)();
+        let unavailable =
+            || Error::new(Kind::BadSignature, format!("the signing keys of {server_name} cannot be fetched"));
+        if let Some(wait) = self.key_backoff.wait(server_name, now) {
+            return Err(unavailable().caused_by(RemoteError::BackingOff(wait)));
         }
-        let body =
-            answer.read_at_most(MAX_DOCUMENT).map_err(|error| RemoteError::Answer(error.to_string()))?;
-        let body = body.ok_or_else(|| RemoteError::Answer("the key document is too large".to_owned()))?;
-        check_document(&body, server_name, now)
-            .map_err(|why| RemoteError::Answer(format!("key document: {why}")))
+        let direct = self.ask_small(server_name, "/_matrix/key/v2/server").and_then(read_document);
+        let direct = direct.and_then(|document| check(&document, server_name, now));
+        let found = direct.or_else(|error| {
+            tracing::debug!(%server_name, %error, "asking notaries for its keys");
+            self.ask_notaries(server_name, now).ok_or(error)
+        });
+        match found {
+            Ok(keys) => {
+                self.key_backoff.alive(server_name);
+                self.catalog.put_server_keys(server_name, keys)
+            }
+            Err(error) => {
+                self.key_backoff.failed(server_name, now);
+                Err(unavailable().caused_by(error))
+            }
+        }
+    }
+
+    /// The keys of `server_name` by the word of the first notary that has them.
+    fn ask_notaries(&self, server_name: &ServerName, now: Timestamp) -> Option<Vec<StoredKey>> {
+        let path = format!("/_matrix/key/v2/query/{server_name}?minimum_valid_until_ts={}", now.0);
+        let homeserver = self.homeserver.get(&path, None).map_err(RemoteError::from);
+        let own_key =
+            signed_json::decode_base64(&self.signing_key.public_key()).and_then(|key| key.try_into().ok());
+        let own_keys: Vec<_> =
+            own_key.map(|key| (self.signing_key.key_id().to_owned(), key)).into_iter().collect();
+        let by_homeserver =
+            homeserver.and_then(|answer| testimony(answer, server_name, &self.server_name, &own_keys, now));
+        by_homeserver.ok().or_else(|| {
+            self.notaries.iter().filter(|notary| *notary != server_name).find_map(|notary| {
+                let keys = self.keys_of_notary(notary, now)?;
+                let answer = self.ask_small(notary, &path);
+                let found = answer.and_then(|answer| testimony(answer, server_name, notary, &keys, now));
+                found.inspect_err(|error| tracing::debug!(%notary, %server_name, %error, "no testimony")).ok()
+            })
+        })
+    }
+
+    /// A notary's own keys: remembered, else from the notary itself.
+    fn keys_of_notary(&self, notary: &ServerName, now: Timestamp) -> Option<Vec<(String, [u8; 32])>> {
+        let good = |keys: Vec<StoredKey>| {
+            let good = keys.into_iter().filter(|key| now < key.valid_until);
+            Some(good.map(|key| (key.key_id, key.public_key)).collect::<Vec<_>>())
+                .filter(|keys| !keys.is_empty())
+        };
+        if let Some(keys) = self.catalog.server_keys(notary).ok().and_then(good) {
+            return Some(keys);
+        }
+        let document = self.ask_small(notary, "/_matrix/key/v2/server").and_then(read_document).ok()?;
+        let keys = check(&document, notary, now).ok()?;
+        self.catalog.put_server_keys(notary, keys.clone()).ok()?;
+        good(keys)
     }
 }
 
-/// The keys of a document that proves itself: for the right server, signed with at least one key it lists, and every signature
-/// by a listed key good.
-pub(super) fn check_document(
-    body: &[u8],
+/// The JSON object of a good answer.
+fn read_document(answer: Answer) -> std::result::Result<Object, RemoteError> {
+    let complain = |why: &str| RemoteError::Answer(format!("key document: {why}"));
+    if answer.status() != 200 {
+        return Err(complain(&format!("status {}", answer.status())));
+    }
+    let body = answer.read_at_most(MAX_DOCUMENT).map_err(|error| complain(&error.to_string()))?;
+    let body = body.ok_or_else(|| complain("too large"))?;
+    serde_json::from_slice(&body).map_err(|_json| complain("not a JSON object"))
+}
+
+/// The keys a notary testifies to: its answer must carry its own signature with one of `notary_keys`, and prove itself as any
+/// document does.
+fn testimony(
+    answer: Answer,
+    server_name: &ServerName,
+    notary: &ServerName,
+    notary_keys: &[(String, [u8; 32])],
+    now: Timestamp,
+) -> std::result::Result<Vec<StoredKey>, RemoteError> {
+    let complain = |why: &str| RemoteError::Answer(format!("notary {notary}: {why}"));
+    let answer = read_document(answer)?;
+    let testimony: Testimony =
+        serde_json::from_value(Value::Object(answer)).map_err(|_json| complain("malformed"))?;
+    let document = testimony
+        .server_keys
+        .iter()
+        .find(|keys| keys.get("server_name") == Some(&server_name.as_str().into()));
+    let document = document.ok_or_else(|| complain("does not know this server"))?;
+    let message =
+        signed_json::signable(document).ok_or_else(|| complain("numbers without a canonical form"))?;
+    let signature_with =
+        |key_id: &str| document.get("signatures")?.get(notary.as_str())?.get(key_id)?.as_str();
+    let is_signed = notary_keys.iter().any(|(key_id, key)| {
+        signature_with(key_id).is_some_and(|signature| signed_json::verifies(key, &message, signature))
+    });
+    if !is_signed {
+        return Err(complain("its signature is missing or wrong"));
+    }
+    check(document, server_name, now)
+}
+
+/// [`check_document`], for the journal.
+fn check(
+    document: &Object,
+    server_name: &ServerName,
+    now: Timestamp,
+) -> std::result::Result<Vec<StoredKey>, RemoteError> {
+    check_document(document, server_name, now)
+        .map_err(|why| RemoteError::Answer(format!("key document: {why}")))
+}
+
+/// The keys of a document that proves itself: for the right server, still valid, signed with at least one key it lists, and every
+/// signature by a listed key good.
+fn check_document(
+    object: &Object,
     server_name: &ServerName,
     now: Timestamp,
 ) -> std::result::Result<Vec<StoredKey>, &'static str> {
-    let object: Object = serde_json::from_slice(body).map_err(|_json| "not a JSON object")?;
-    let document: KeyDocument =
-        serde_json::from_slice(body).map_err(|_json| "fields are missing or mistyped")?;
+    let document: KeyDocument = serde_json::from_value(Value::Object(object.clone()))
+        .map_err(|_json| "fields are missing or mistyped")?;
     if document.server_name != server_name.as_str() {
         return Err("for another server");
     }
-    let message = signed_json::signable(&object).ok_or("numbers without a canonical form")?;
+    let message = signed_json::signable(object).ok_or("numbers without a canonical form")?;
     let valid_until = Timestamp(document.valid_until_ts).min(now.after(MAX_VALIDITY));
+    if valid_until <= now {
+        return Err("no longer valid");
+    }
     let signatures = document.signatures.get(server_name.as_str());
     let mut proven = false;
     let mut keys = Vec::new();
@@ -129,7 +249,7 @@ mod tests {
     use super::*;
 
     /// A document of `example.org`, signed after `edit`.
-    fn document(edit: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
+    fn document(edit: impl FnOnce(&mut Value)) -> Object {
         let key = SigningKey::parse(VECTOR.as_bytes()).unwrap();
         let mut document = json!({
             "server_name": "example.org",
@@ -140,11 +260,11 @@ mod tests {
         edit(&mut document);
         let message = signed_json::signable(document.as_object().unwrap()).unwrap();
         document["signatures"] = json!({"example.org": {"ed25519:1": key.sign(&message)}});
-        serde_json::to_vec(&document).unwrap()
+        document.as_object().unwrap().clone()
     }
 
-    fn check(body: &[u8]) -> std::result::Result<Vec<StoredKey>, &'static str> {
-        check_document(body, &ServerName::parse("example.org").unwrap(), Timestamp(1000))
+    fn check(document: &Object) -> std::result::Result<Vec<StoredKey>, &'static str> {
+        check_document(document, &ServerName::parse("example.org").unwrap(), Timestamp(1000))
     }
 
     #[test]
@@ -163,15 +283,19 @@ mod tests {
 
     #[test]
     fn documents_that_do_not_prove_themselves_are_refused() {
-        assert_eq!(check(b"[]"), Err("not a JSON object"));
-        assert_eq!(check(b"{}"), Err("fields are missing or mistyped"));
+        assert_eq!(check(&Object::new()), Err("fields are missing or mistyped"));
         assert_eq!(
             check(&document(|document| document["server_name"] = json!("evil.org"))),
             Err("for another server")
         );
-        let text = String::from_utf8(document(|_| {})).unwrap();
-        assert_eq!(check(text.replace("5000", "6000").as_bytes()), Err("a signature is wrong"));
-        let renamed = |document: &mut serde_json::Value| {
+        assert_eq!(
+            check(&document(|document| document["valid_until_ts"] = json!(1000))),
+            Err("no longer valid")
+        );
+        let mut forged = document(|_| {});
+        forged.insert("valid_until_ts".to_owned(), json!(6000));
+        assert_eq!(check(&forged), Err("a signature is wrong"));
+        let renamed = |document: &mut Value| {
             let key = document["verify_keys"]["ed25519:1"].take();
             document["verify_keys"] = json!({"ed25519:2": key});
         };

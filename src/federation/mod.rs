@@ -4,27 +4,45 @@
 //! stored here. Everything in it blocks.
 //! [Server-Server API](https://spec.matrix.org/v1.19/server-server-api/).
 
+mod answer;
+mod backoff;
 mod discovery;
 mod fetch;
+mod inbound;
 mod keys;
 mod policy;
 mod signed_json;
 mod signing_key;
+mod standing;
 mod x_matrix;
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use quick_cache::sync::Cache;
+
+use self::backoff::Backoff;
+use self::discovery::Discovery;
 use self::policy::Policy;
+use self::x_matrix::SignedRequest;
 use crate::catalog::Catalog;
 use crate::config::{self, Family};
-use crate::error::{Error, Kind, Result};
-use crate::matrix::{Clock, ServerName};
+use crate::error::{Error, Result};
+use crate::homeserver::Homeserver;
+use crate::matrix::{Clock, Mxc, Random, ServerName, Timestamp};
+use crate::names::Names;
 use crate::outbound::{Answer, Get, Guard, Limits, Outbound, OutboundError};
 
-pub(crate) use self::fetch::RemoteMedia;
+pub(crate) use self::answer::RemoteMedia;
+pub(crate) use self::inbound::{Claim, InboundRequest, Verdict};
 pub use self::signing_key::{KeyError, LoadedKey, Overwrite, SigningKey};
-pub(crate) use self::x_matrix::{SignedRequest, XMatrix};
+pub(crate) use self::standing::Standing;
+
+/// Longest wait for a server's keys, well-known document and the like, for the whole exchange.
+const SMALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Media IDs remembered as not existing; about 150 bytes each.
+const CACHED_ABSENCES: usize = 4096;
 
 /// The door to other servers.
 pub(crate) struct Federation {
@@ -32,114 +50,97 @@ pub(crate) struct Federation {
     server_name: ServerName,
     /// The homeserver's key.
     signing_key: SigningKey,
-    /// With the address list of `federation`.
+    /// Whether it is the one the homeserver publishes.
+    standing: RwLock<Standing>,
+    /// For media: no limit to the whole.
     outbound: Outbound,
+    /// For keys and the like.
+    outbound_small: Outbound,
+    /// Where servers are.
+    discovery: Discovery,
     /// Who may exchange media with us.
     policy: Policy,
     /// Order of outbound attempts.
     families: Vec<Family>,
     /// Longest silence of a remote server.
     patience: Duration,
-    /// Remembers keys.
+    /// Key servers besides the homeserver.
+    notaries: Vec<ServerName>,
+    /// The neighbour, which is a notary too.
+    homeserver: Arc<Homeserver>,
+    /// Servers that do not give media.
+    backoff: Backoff,
+    /// Servers that do not give their keys.
+    key_backoff: Backoff,
+    /// Media that does not exist, and until when that is believed.
+    absent: Cache<Mxc, Timestamp>,
+    /// Remembers keys and families.
     catalog: Arc<Catalog>,
     /// For validity.
     clock: Clock,
 }
 
+/// What a [`Federation`] is made of besides its configuration.
+pub(crate) struct Parts {
+    /// The homeserver's key.
+    pub(crate) signing_key: SigningKey,
+    /// The neighbour.
+    pub(crate) homeserver: Arc<Homeserver>,
+    /// Remembers keys and families.
+    pub(crate) catalog: Arc<Catalog>,
+    /// DNS.
+    pub(crate) names: Arc<dyn Names>,
+    /// Time.
+    pub(crate) clock: Clock,
+    /// Unpredictable bytes.
+    pub(crate) random: Random,
+}
+
 /// Why a remote server gave no usable answer, for the journal.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RemoteError {
-    /// It is not known where it is.
-    #[error("discovery: {0}")]
-    Discovery(#[source] Error),
     /// It could not be asked.
     #[error(transparent)]
     Outbound(#[from] OutboundError),
     /// Its answer is of no use.
     #[error("{0}")]
     Answer(String),
-}
-
-/// What of an inbound request its signature covers.
-#[derive(Clone, Debug)]
-pub(crate) struct InboundRequest {
-    /// Upper case.
-    pub(crate) method: String,
-    /// Path and query exactly as on the wire.
-    pub(crate) uri: String,
-    /// The `Authorization` headers, as they came.
-    pub(crate) authorization: Vec<String>,
+    /// It failed before and is left alone.
+    #[error("it failed before and is left alone for {} s", .0.as_secs())]
+    BackingOff(Duration),
 }
 
 impl Federation {
-    /// Signs as `server_name` with `signing_key`, under the rules of `config`.
+    /// Signs as `server_name`, under the rules of `config`.
     pub(crate) fn new(
         server_name: ServerName,
-        signing_key: SigningKey,
         config: &config::Federation,
-        catalog: Arc<Catalog>,
-        clock: Clock,
+        parts: Parts,
     ) -> std::result::Result<Self, OutboundError> {
-        let guard = Guard::new(&config.ip_deny, &config.ip_allow);
-        let limits = Limits { stall: config.timeout.0, total: None };
+        let Parts { signing_key, homeserver, catalog, names, clock, random } = parts;
+        let outbound = |stall, total| {
+            let guard = Guard::new(&config.ip_deny, &config.ip_allow);
+            Outbound::new(guard, config.ca_file.as_deref(), Limits { stall, total }, Arc::clone(&names))
+        };
+        let small = outbound(SMALL_TIMEOUT, Some(SMALL_TIMEOUT))?;
         Ok(Self {
             server_name,
             signing_key,
-            outbound: Outbound::new(guard, config.ca_file.as_deref(), limits)?,
+            standing: RwLock::new(Standing::Unknown("not yet compared".to_owned())),
+            outbound: outbound(config.timeout.0, None)?,
+            discovery: Discovery::new(small.clone(), Arc::clone(&names), Arc::clone(&clock), random),
+            outbound_small: small,
             policy: Policy::new(&config.allow, &config.deny),
             families: config.families.clone(),
             patience: config.timeout.0,
+            notaries: config.notaries.clone(),
+            homeserver,
+            backoff: Backoff::new(),
+            key_backoff: Backoff::new(),
+            absent: Cache::new(CACHED_ABSENCES),
             catalog,
             clock,
         })
-    }
-
-    /// Whose request it is: every signature must be good and all of one server, which configuration must not exclude.
-    /// Blocks while that server's keys are fetched.
-    ///
-    /// # Errors
-    /// `BadSignature` with the reason, `Forbidden` for an excluded server.
-    pub(crate) fn authenticate(&self, request: &InboundRequest) -> Result<ServerName> {
-        let refuse = |why: String| Error::new(Kind::BadSignature, why);
-        let mut signatures = Vec::new();
-        for header in &request.authorization {
-            match XMatrix::parse(header) {
-                Ok(parsed) => signatures.push(parsed),
-                Err(x_matrix::XMatrixError::Scheme) => {}
-                Err(error) => return Err(refuse(error.to_string())),
-            }
-        }
-        let Some(first) = signatures.first() else {
-            return Err(refuse("this endpoint is for servers and needs an X-Matrix signature".to_owned()));
-        };
-        let origin = first.origin.clone();
-        if signatures.iter().any(|signature| signature.origin != origin) {
-            return Err(refuse("the X-Matrix signatures name different servers".to_owned()));
-        }
-        let is_ours = |name: &String| name == self.server_name.as_str();
-        if let Some(other) =
-            signatures.iter().filter_map(|s| s.destination.as_ref()).find(|name| !is_ours(name))
-        {
-            return Err(refuse(format!(
-                "the X-Matrix signature is addressed to {other}, this is {}",
-                self.server_name
-            )));
-        }
-        self.policy.check(&origin)?;
-        let signed = SignedRequest {
-            method: &request.method,
-            uri: &request.uri,
-            origin: &origin,
-            destination: &self.server_name,
-        };
-        for signature in &signatures {
-            let key = self.verify_key(&origin, &signature.key_id)?;
-            if !signed.is_signed_by(&key, &signature.signature) {
-                let why = format!("the X-Matrix signature of {origin} with {} is wrong", signature.key_id);
-                return Err(refuse(why));
-            }
-        }
-        Ok(origin)
     }
 
     /// Whether configuration lets us exchange media of `server_name` at all, stored or not.
@@ -147,20 +148,35 @@ impl Federation {
         self.policy.check(server_name)
     }
 
+    /// Asks `server_name` for something small, unsigned.
+    fn ask_small(&self, server_name: &ServerName, path: &str) -> std::result::Result<Answer, RemoteError> {
+        self.ask(&self.outbound_small, server_name, path, None)
+    }
+
     /// Asks `server_name` for a path, signed when there is a key.
     fn ask(
         &self,
+        outbound: &Outbound,
         server_name: &ServerName,
         path: &str,
         key: Option<&SigningKey>,
     ) -> std::result::Result<Answer, RemoteError> {
-        let endpoint = discovery::resolve(server_name).map_err(RemoteError::Discovery)?;
+        let endpoint = self.discovery.resolve(server_name);
         let url = format!("{}{path}", endpoint.base_url);
         let request =
             SignedRequest { method: "GET", uri: path, origin: &self.server_name, destination: server_name };
         let authorization = key.map(|key| request.authorization(key));
         let mut headers = vec![("Host", endpoint.host.as_str())];
         headers.extend(authorization.as_deref().map(|value| ("Authorization", value)));
-        Ok(self.outbound.get(&Get { url: &url, headers: &headers, via: &endpoint.via })?)
+        Ok(outbound.get(&Get { url: &url, headers: &headers, via: &endpoint.via })?)
     }
+}
+
+/// What a client reads of a server that is left alone for `wait`.
+fn left_alone(server_name: &ServerName, wait: Duration) -> Error {
+    Error::new(
+        crate::error::Kind::RemoteFailed,
+        format!("cannot reach {server_name}; it will be tried again in {} s", wait.as_secs().max(1)),
+    )
+    .caused_by(RemoteError::BackingOff(wait))
 }

@@ -12,6 +12,7 @@ use crate::accounts::{Account, Credential};
 use crate::app::App;
 use crate::bridge::Pool;
 use crate::error::{Error, Kind, Result};
+use crate::federation::{Claim, Verdict};
 use crate::matrix::{Mxc, ServerName};
 use crate::media::{Found, RemoteFetch, Stored, Viewer};
 use crate::request::Call;
@@ -56,12 +57,46 @@ async fn authorise_viewer(app: &Arc<App>, call: &mut Call) -> Result<Viewer> {
     }
 }
 
-/// Which server's request it is.
+/// Which server's request it is. Its keys are fetched if need be, once for all who wait for them.
 async fn authorise_server(app: &Arc<App>, call: &mut Call) -> Result<ServerName> {
-    let (federation, inbound) = (Arc::clone(&app.federation), call.inbound());
-    let origin = app.bridge.run(Pool::Federation, move || federation.authenticate(&inbound)).await?;
-    origin.as_str().clone_into(&mut call.caller);
-    Ok(origin)
+    let claim = app.federation.identify(call.inbound())?;
+    let verdict = match verify(app, claim.clone()).await? {
+        Verdict::KeysMissing => {
+            refresh_keys(app, &claim.origin).await?;
+            verify(app, claim.clone()).await?
+        }
+        verdict @ (Verdict::Authentic | Verdict::AuthenticAging) => verdict,
+    };
+    match verdict {
+        Verdict::Authentic => {}
+        Verdict::AuthenticAging => {
+            let (app, origin) = (Arc::clone(app), claim.origin.clone());
+            // In the background: this request is proven. A failure is logged by nobody, the next request tries again.
+            tokio::spawn(async move { refresh_keys(&app, &origin).await });
+        }
+        Verdict::KeysMissing => {
+            let why = format!("{} does not have the signing key that the request names", claim.origin);
+            return Err(Error::new(Kind::BadSignature, why));
+        }
+    }
+    claim.origin.as_str().clone_into(&mut call.caller);
+    Ok(claim.origin)
+}
+
+/// Whether the keys at hand prove a claim.
+async fn verify(app: &Arc<App>, claim: Claim) -> Result<Verdict> {
+    let federation = Arc::clone(&app.federation);
+    app.bridge.run(Pool::Disk, move || federation.verify(&claim)).await
+}
+
+/// Fetches a server's keys, one fetch at a time for each server.
+async fn refresh_keys(app: &Arc<App>, origin: &ServerName) -> Result<()> {
+    let (fetching, of) = (Arc::clone(app), origin.clone());
+    let fetch = || async move {
+        let federation = Arc::clone(&fetching.federation);
+        fetching.bridge.run(Pool::Keys, move || federation.refresh_keys(&of)).await
+    };
+    app.fetching_keys.run(origin.clone(), fetch).await
 }
 
 /// Asks the cache, else the homeserver; one question at a time for each token.
@@ -103,12 +138,13 @@ async fn obtain(
             let fetching = Arc::clone(app);
             let remote = mxc.clone();
             let arrival = app.arrivals.join(mxc, |listener| async move {
+                let _lane = fetching.lanes.enter(&remote.server_name).await?;
                 let library = Arc::clone(&fetching.library);
                 fetching
                     .bridge
                     .run(Pool::Federation, move || library.fetch(&remote, timeout, &listener))
                     .await
-            });
+            })?;
             match arrival.served().await? {
                 Served::Stored => {}
                 coming @ Served::Coming(..) => return Ok(Obtained::Arriving(coming)),

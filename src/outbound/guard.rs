@@ -1,14 +1,18 @@
 //! Which addresses may be connected to, and the resolver that asks.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use ureq::config::Config;
 use ureq::http::Uri;
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
+
+use crate::names::Names;
+
+/// Addresses tried for one connection; ureq takes no more.
+const MAX_ADDRESSES: usize = 16;
 
 /// Addresses allowed and denied.
 #[derive(Clone, Debug, Default)]
@@ -50,74 +54,55 @@ impl Guard {
 }
 
 /// Resolves a URL's host, or what stands in its place, and lets through only addresses the guard permits.
+#[derive(Debug)]
 pub(super) struct CheckedResolver {
     /// Who permits.
     pub(super) guard: Arc<Guard>,
     /// Hosts and ports to connect to instead of the URL's; empty: the URL's.
     pub(super) via: Vec<(String, u16)>,
-    /// `getaddrinfo`
-    pub(super) system: DefaultResolver,
+    /// Where names lead.
+    pub(super) names: Arc<dyn Names>,
 }
 
 impl CheckedResolver {
-    /// The permitted addresses of one URL.
-    fn resolve_one(
-        &self,
-        uri: &Uri,
-        config: &Config,
-        timeout: NextTimeout,
-    ) -> Result<Vec<SocketAddr>, ureq::Error> {
-        let found = self.system.resolve(uri, config, timeout)?;
-        let permitted: Vec<SocketAddr> =
-            found.iter().copied().filter(|address| self.guard.permits(address.ip())).collect();
-        if permitted.is_empty() {
-            let host = uri.host().unwrap_or_default();
+    /// The permitted addresses of one host.
+    fn permitted(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ureq::Error> {
+        let mut found = self.names.addresses(host, port).map_err(|error| {
+            tracing::debug!(host, %error, "cannot resolve");
+            ureq::Error::HostNotFound
+        })?;
+        found.retain(|address| self.guard.permits(address.ip()));
+        if found.is_empty() {
             let is_literal = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
             let denied = if is_literal { Denied::Literal } else { Denied::Resolved };
             return Err(ureq::Error::Other(Box::new(denied)));
         }
-        Ok(permitted)
+        Ok(found)
     }
 }
 
 impl Resolver for CheckedResolver {
-    fn resolve(
-        &self,
-        uri: &Uri,
-        config: &Config,
-        timeout: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+    fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let own = (uri.host().unwrap_or_default().to_owned(), port(uri));
+        let targets = if self.via.is_empty() { std::slice::from_ref(&own) } else { &self.via };
         let mut addresses = self.empty();
-        let mut last_error = None;
-        if self.via.is_empty() {
-            self.resolve_one(uri, config, timeout)?
-                .into_iter()
-                .take(16)
-                .for_each(|address| addresses.push(address));
-            return Ok(addresses);
-        }
-        for (host, port) in &self.via {
-            let stand_in =
-                format!("https://{host}:{port}/").parse::<Uri>().map_err(ureq::http::Error::from)?;
-            match self.resolve_one(&stand_in, config, timeout) {
+        let mut last_error = ureq::Error::HostNotFound;
+        for (host, port) in targets {
+            match self.permitted(host, *port) {
                 Ok(found) => {
-                    let room = 16_usize.saturating_sub(addresses.len());
+                    let room = MAX_ADDRESSES.saturating_sub(addresses.len());
                     found.into_iter().take(room).for_each(|address| addresses.push(address));
                 }
-                Err(error) => last_error = Some(error),
+                Err(error) => last_error = error,
             }
         }
-        match last_error {
-            Some(error) if addresses.is_empty() => Err(error),
-            _ => Ok(addresses),
-        }
+        if addresses.is_empty() { Err(last_error) } else { Ok(addresses) }
     }
 }
 
-impl fmt::Debug for CheckedResolver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CheckedResolver").field("via", &self.via).finish_non_exhaustive()
-    }
+/// The port a URL says or means.
+fn port(uri: &Uri) -> u16 {
+    uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 })
 }
 
 #[cfg(test)]

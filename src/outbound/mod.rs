@@ -13,14 +13,15 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use ureq::http::{HeaderMap, Response as HttpResponse, StatusCode};
-use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector as _, TcpConnector};
 use ureq::{Agent, Body};
+use url::Url;
 
 use self::guard::CheckedResolver;
 use self::tls::TlsConnector;
 
 pub(crate) use self::guard::{Denied, Guard};
+use crate::names::Names;
 
 /// Longest wait for a connection to one address list, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +34,9 @@ const INPUT_BUFFER: usize = 32 * 1024;
 
 /// Write buffer of a connection, bytes: a request fits.
 const OUTPUT_BUFFER: usize = 4 * 1024;
+
+/// Redirects followed for one answer.
+const MAX_REDIRECTS: usize = 5;
 
 /// Idle connections kept for the next request.
 const IDLE: usize = 4;
@@ -55,6 +59,8 @@ struct Rules {
     tls: Arc<ClientConfig>,
     /// Time limits.
     limits: Limits,
+    /// Where names lead.
+    names: Arc<dyn Names>,
 }
 
 /// How long a peer may take.
@@ -96,6 +102,9 @@ pub(crate) enum OutboundError {
     /// Certificate or handshake.
     #[error("TLS: {0}")]
     Tls(String),
+    /// A redirect that is not followed.
+    #[error("a redirect is not followed: {0}")]
+    Redirect(&'static str),
     /// Anything else on the wire.
     #[error("{0}")]
     Failed(String),
@@ -103,10 +112,33 @@ pub(crate) enum OutboundError {
 
 impl Outbound {
     /// Requests to addresses that `guard` permits, trusting the public roots and those in the PEM file `ca_file`.
-    pub(crate) fn new(guard: Guard, ca_file: Option<&Path>, limits: Limits) -> Result<Self, OutboundError> {
+    pub(crate) fn new(
+        guard: Guard,
+        ca_file: Option<&Path>,
+        limits: Limits,
+        names: Arc<dyn Names>,
+    ) -> Result<Self, OutboundError> {
         let tls = tls::client_config(ca_file).map_err(OutboundError::Tls)?;
-        let rules = Rules { guard: Arc::new(guard), tls, limits };
+        let rules = Rules { guard: Arc::new(guard), tls, limits, names };
         Ok(Self { agent: rules.agent(Vec::new(), IDLE), rules: Arc::new(rules) })
+    }
+
+    /// Asks for `url` and goes where its redirects lead, over `https` only and at most [`MAX_REDIRECTS`] times. No header of
+    /// ours goes along.
+    pub(crate) fn follow(&self, url: &str) -> Result<Answer, OutboundError> {
+        let mut url = Url::parse(url).map_err(|error| OutboundError::Failed(error.to_string()))?;
+        for _hop in 0..=MAX_REDIRECTS {
+            if url.scheme() != "https" {
+                return Err(OutboundError::Redirect("it leads away from https"));
+            }
+            let answer = self.get(&Get { url: url.as_str(), headers: &[], via: &[] })?;
+            if !matches!(answer.status(), 301 | 302 | 303 | 307 | 308) {
+                return Ok(answer);
+            }
+            let target = answer.header("location").and_then(|location| url.join(location).ok());
+            url = target.ok_or(OutboundError::Redirect("it names no place"))?;
+        }
+        Err(OutboundError::Redirect("it goes on and on"))
     }
 
     /// Asks. Redirects are answers like any other.
@@ -145,7 +177,7 @@ impl Rules {
             .build();
         let connector = ().chain(TcpConnector::default()).chain(TlsConnector::new(Arc::clone(&self.tls)));
         let resolver =
-            CheckedResolver { guard: Arc::clone(&self.guard), via, system: DefaultResolver::default() };
+            CheckedResolver { guard: Arc::clone(&self.guard), via, names: Arc::clone(&self.names) };
         Agent::with_parts(config, connector, resolver)
     }
 }

@@ -1,0 +1,84 @@
+//! Leaving servers alone that do not answer.
+
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+
+use crate::matrix::{ServerName, Timestamp};
+
+/// Servers remembered; about 150 bytes each.
+const REMEMBERED: usize = 4096;
+
+/// After the first failure. Softer than Synapse's ten minutes: a person waits for the picture.
+const FIRST: Duration = Duration::from_secs(30);
+
+/// After many.
+const LONGEST: Duration = Duration::from_hours(1);
+
+/// Which servers failed, how often, and when to try again.
+#[derive(Debug)]
+pub(super) struct Backoff(Cache<ServerName, Failing>);
+
+/// A server that does not answer.
+#[derive(Clone, Copy, Debug)]
+struct Failing {
+    /// Failures in a row.
+    failures: u32,
+    /// Try again then.
+    retry_at: Timestamp,
+}
+
+impl Backoff {
+    /// Nobody failed yet.
+    pub(super) fn new() -> Self {
+        Self(Cache::new(REMEMBERED))
+    }
+
+    /// How long `server_name` is still left alone; `None` when it may be asked.
+    pub(super) fn wait(&self, server_name: &ServerName, now: Timestamp) -> Option<Duration> {
+        self.0.get(server_name).map(|failing| now.until(failing.retry_at)).filter(|wait| !wait.is_zero())
+    }
+
+    /// Notes a failure: 30 s, then twice as long each time, up to an hour. Failures of requests that ran side by side count
+    /// once.
+    pub(super) fn failed(&self, server_name: &ServerName, now: Timestamp) {
+        let old = self.0.get(server_name);
+        if old.is_some_and(|old| now < old.retry_at) {
+            return;
+        }
+        let failures = old.map_or(0, |old| old.failures).saturating_add(1);
+        let wait = FIRST.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(LONGEST);
+        self.0.insert(server_name.clone(), Failing { failures, retry_at: now.after(wait) });
+    }
+
+    /// Notes a sign of life: an answer, or a request of its own with a good signature.
+    pub(super) fn alive(&self, server_name: &ServerName) {
+        self.0.remove(server_name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_an_hour_and_a_sign_of_life_ends_them() {
+        let backoff = Backoff::new();
+        let name = ServerName::parse("a.org").unwrap();
+        let mut now = Timestamp(0);
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            backoff.failed(&name, now);
+            // Another request that was under way at the time.
+            backoff.failed(&name, now);
+            let wait = backoff.wait(&name, now).unwrap();
+            waits.push(wait.as_secs());
+            now = now.after(wait);
+            assert_eq!(backoff.wait(&name, now), None);
+        }
+        assert_eq!(waits, [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]);
+        backoff.failed(&name, now);
+        backoff.alive(&name);
+        assert_eq!(backoff.wait(&name, now), None);
+    }
+}

@@ -1,0 +1,157 @@
+//! From a server name to where it is reached.
+//!
+//! Owns the choice of address, `Host` and certificate name, step by step as the specification numbers them. Refuses to
+//! know what is asked there.
+//! [Spec, resolving server names](https://spec.matrix.org/v1.19/server-server-api/#resolving-server-names).
+
+mod well_known;
+
+use std::sync::Arc;
+
+use self::well_known::WellKnown;
+use crate::matrix::{Clock, Host, Random, ServerName};
+use crate::names::{Names, Service};
+use crate::outbound::Outbound;
+
+/// Port of a server whose name carries none.
+const DEFAULT_PORT: u16 = 8448;
+
+/// SRV targets tried for one connection.
+const MAX_TARGETS: usize = 8;
+
+/// Where a server is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// `https://host:port`; the certificate must carry the host.
+    pub(crate) base_url: String,
+    /// The `Host` header.
+    pub(crate) host: String,
+    /// Where to connect, tried in order; empty: where `base_url` says.
+    pub(crate) via: Vec<(String, u16)>,
+}
+
+/// Resolves names to endpoints. Blocks.
+#[derive(Debug)]
+pub(super) struct Discovery {
+    /// Delegations.
+    well_known: WellKnown,
+    /// For SRV records.
+    names: Arc<dyn Names>,
+    /// To choose among equal SRV targets.
+    dice: Dice,
+}
+
+/// Draws numbers.
+struct Dice(Random);
+
+impl Discovery {
+    /// Asks for well-known documents through `outbound`.
+    pub(super) fn new(outbound: Outbound, names: Arc<dyn Names>, clock: Clock, random: Random) -> Self {
+        let well_known = WellKnown::new(outbound, clock, Arc::clone(&random));
+        Self { well_known, names, dice: Dice(random) }
+    }
+
+    /// Where `server_name` is reached.
+    pub(super) fn resolve(&self, server_name: &ServerName) -> Endpoint {
+        match (server_name.host(), server_name.port()) {
+            // Step 3: only a bare DNS name may be delegated.
+            (Host::Name(_), None) => match self.well_known.delegated(server_name) {
+                Some(delegated) => self.reach(&delegated),
+                None => self.reach(server_name),
+            },
+            (Host::Ip(_), _) | (Host::Name(_), Some(_)) => self.reach(server_name),
+        }
+    }
+
+    /// Where a name is reached that is not delegated further: the server's own (steps 1, 2, 4 to 6) or what it delegates to
+    /// (steps 3.1 to 3.5). `Host` and certificate are of this name, never of an SRV target.
+    fn reach(&self, name: &ServerName) -> Endpoint {
+        let host = name.host_str();
+        let direct = |port: u16| Endpoint {
+            base_url: format!("https://{host}:{port}"),
+            host: name.to_string(),
+            via: Vec::new(),
+        };
+        match (name.host(), name.port()) {
+            (_, Some(port)) => direct(port),
+            (Host::Ip(_), None) => direct(DEFAULT_PORT),
+            (Host::Name(_), None) => {
+                let via = self.targets(host);
+                if via.is_empty() { direct(DEFAULT_PORT) } else { Endpoint { via, ..direct(DEFAULT_PORT) } }
+            }
+        }
+    }
+
+    /// The SRV targets of a host in the order to try them. Where the new record exists, the old one is not asked for, even
+    /// if all targets of the new one are down.
+    fn targets(&self, host: &str) -> Vec<(String, u16)> {
+        let new = self.names.services(&format!("_matrix-fed._tcp.{host}"));
+        let services =
+            if new.is_empty() { self.names.services(&format!("_matrix._tcp.{host}")) } else { new };
+        let ordered = in_order(services, |below| self.dice.below(below));
+        ordered
+            .into_iter()
+            .filter(|s| !s.host.is_empty())
+            .take(MAX_TARGETS)
+            .map(|s| (s.host, s.port))
+            .collect()
+    }
+}
+
+/// SRV records by priority, and among equals drawn by weight (RFC 2782). `below(n)` gives a random number below `n`.
+fn in_order(mut services: Vec<Service>, below: impl Fn(u64) -> u64) -> Vec<Service> {
+    let mut ordered = Vec::with_capacity(services.len());
+    while let Some(priority) = services.iter().map(|service| service.priority).min() {
+        // One more than its weight, so that records of weight 0 have a small chance.
+        let share = |service: &Service| u64::from(service.weight).saturating_add(1);
+        let equals = || services.iter().enumerate().filter(|(_, service)| service.priority == priority);
+        let total = equals().map(|(_, service)| share(service)).fold(0, u64::saturating_add);
+        let drawn = below(total);
+        let mut passed = 0_u64;
+        let index = equals().find(|(_, service)| {
+            passed = passed.saturating_add(share(service));
+            passed > drawn
+        });
+        let Some((index, _)) = index else { break };
+        ordered.push(services.remove(index));
+    }
+    ordered
+}
+
+impl Dice {
+    /// A random number below `limit`, which is not 0. The bias of the remainder does not matter here.
+    fn below(&self, limit: u64) -> u64 {
+        let mut bytes = [0; 8];
+        (self.0)(&mut bytes);
+        u64::from_le_bytes(bytes).checked_rem(limit).unwrap_or(0)
+    }
+}
+
+impl std::fmt::Debug for Dice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Dice")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(priority: u16, weight: u16, host: &str) -> Service {
+        Service { priority, weight, host: host.to_owned(), port: 1 }
+    }
+
+    fn hosts(services: Vec<Service>, drawn: u64) -> Vec<String> {
+        in_order(services, |below| drawn.min(below - 1)).into_iter().map(|service| service.host).collect()
+    }
+
+    #[test]
+    fn lower_priorities_come_first_and_weights_share_among_equals() {
+        let services = vec![service(20, 0, "last"), service(10, 1, "light"), service(10, 9, "heavy")];
+        assert_eq!(hosts(services.clone(), 0), ["light", "heavy", "last"]);
+        assert_eq!(hosts(services.clone(), 1), ["light", "heavy", "last"]);
+        assert_eq!(hosts(services.clone(), 2), ["heavy", "light", "last"]);
+        assert_eq!(hosts(services, 99), ["heavy", "light", "last"]);
+        assert!(hosts(Vec::new(), 0).is_empty());
+    }
+}

@@ -1,0 +1,103 @@
+//! Whether the key we sign with is the one our homeserver publishes.
+//!
+//! Other servers verify our requests with what the homeserver publishes at `/_matrix/key/v2/server`; with another key every one
+//! of them would be refused.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::Federation;
+use crate::error::{Error, Kind, Result};
+use crate::homeserver::Homeserver;
+
+/// Largest key document, bytes.
+const MAX_DOCUMENT: u64 = 64 * 1024;
+
+/// What the last comparison found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The homeserver could not be asked, for this reason: we go on in good faith.
+    Unknown(String),
+    /// The keys are the same.
+    Agrees,
+    /// They are not. What differs, and the mend.
+    Differs(String),
+}
+
+/// What of `/_matrix/key/v2/server` matters here. Its signatures do not: it comes from the neighbour the operator named.
+#[derive(Deserialize)]
+struct Published {
+    /// Whose keys.
+    server_name: String,
+    /// Key ID → key.
+    verify_keys: BTreeMap<String, PublishedKey>,
+}
+
+/// One published key.
+#[derive(Deserialize)]
+struct PublishedKey {
+    /// Unpadded base64.
+    key: String,
+}
+
+impl Federation {
+    /// Compares our key with the published one and remembers the outcome. Blocks.
+    pub(crate) fn compare_published_key(&self) -> Standing {
+        let standing = self.look_at_published_key(&self.homeserver).unwrap_or_else(Standing::Unknown);
+        let mut remembered = self.standing.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if *remembered != standing {
+            match &standing {
+                Standing::Unknown(why) => {
+                    tracing::warn!(why, "cannot compare the signing key with the homeserver's")
+                }
+                Standing::Agrees => {
+                    tracing::info!(key_id = self.signing_key.key_id(), "the signing key is the homeserver's")
+                }
+                Standing::Differs(what) => tracing::error!("{what}"),
+            }
+            remembered.clone_from(&standing);
+        }
+        standing
+    }
+
+    /// Refuses outbound work that needs our signature while the keys differ.
+    pub(super) fn check_standing(&self) -> Result<()> {
+        match &*self.standing.read().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            Standing::Unknown(_) | Standing::Agrees => Ok(()),
+            Standing::Differs(_) => Err(Error::new(
+                Kind::RemoteFailed,
+                "this server cannot sign its requests: its signing key is not the one its homeserver publishes",
+            )),
+        }
+    }
+
+    /// One look. The error says why nothing could be seen.
+    fn look_at_published_key(&self, homeserver: &Homeserver) -> std::result::Result<Standing, String> {
+        let path = "/_matrix/key/v2/server";
+        let answer = homeserver.get(path, None).map_err(|error| error.to_string())?;
+        if answer.status() != 200 {
+            return Err(format!("status {} for {path}", answer.status()));
+        }
+        let body = answer.read_at_most(MAX_DOCUMENT).map_err(|error| error.to_string())?.unwrap_or_default();
+        let published: Published =
+            serde_json::from_slice(&body).map_err(|error| format!("{path}: {error}"))?;
+        if published.server_name != self.server_name.as_str() {
+            return Ok(Standing::Differs(format!(
+                "the homeserver calls itself {}, server_name says {}: set server_name to the name in user IDs",
+                published.server_name, self.server_name
+            )));
+        }
+        let (ours, key_id) = (self.signing_key.public_key(), self.signing_key.key_id());
+        if published.verify_keys.get(key_id).is_some_and(|theirs| theirs.key.trim_end_matches('=') == ours) {
+            return Ok(Standing::Agrees);
+        }
+        let theirs: Vec<_> =
+            published.verify_keys.iter().map(|(id, key)| format!("{id} {}", key.key)).collect();
+        Ok(Standing::Differs(format!(
+            "the signing key here is {key_id} {ours}, the homeserver publishes {}: import the homeserver's key with \
+             `media-sidecar key import`",
+            theirs.join(", ")
+        )))
+    }
+}

@@ -1,0 +1,44 @@
+//! The homeserver this sidecar stands beside, as an HTTP peer.
+//!
+//! Owns `homeserver.url`, the one outbound address that is exempt from the address lists: the operator wrote it. Refuses to
+//! know what is asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::names::Names;
+use crate::outbound::{Answer, Get, Guard, Limits, Outbound, OutboundError};
+
+/// Longest wait for the homeserver, for a whole exchange.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Asks the homeserver. Blocks.
+#[derive(Debug)]
+pub(crate) struct Homeserver {
+    /// To anywhere.
+    outbound: Outbound,
+    /// Without a trailing slash.
+    base_url: String,
+}
+
+impl Homeserver {
+    /// The homeserver at `base_url`.
+    pub(crate) fn new(base_url: &str, names: Arc<dyn Names>) -> Result<Self, OutboundError> {
+        let limits = Limits { stall: TIMEOUT, total: Some(TIMEOUT) };
+        let outbound = Outbound::new(Guard::permit_all(), None, limits, names)?;
+        Ok(Self { outbound, base_url: base_url.trim_end_matches('/').to_owned() })
+    }
+
+    /// Asks for `path`, with an access token if there is one; once more when an idle connection was closed just as it was
+    /// used again.
+    pub(crate) fn get(&self, path: &str, token: Option<&str>) -> Result<Answer, OutboundError> {
+        let url = format!("{}{path}", self.base_url);
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let headers: Vec<_> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
+        let get = Get { url: &url, headers: &headers, via: &[] };
+        match self.outbound.get(&get) {
+            Err(OutboundError::Failed(_)) => self.outbound.get(&get),
+            other => other,
+        }
+    }
+}
