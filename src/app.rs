@@ -2,6 +2,8 @@
 //!
 //! Owns nothing but the wiring. Every field is immutable.
 
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,6 +34,8 @@ pub struct App {
     pub(crate) catalog: Arc<Catalog>,
     /// For the health check.
     pub(crate) blobs: Arc<Blobs>,
+    /// Held while this runs: two processes over one store would remove each other's files.
+    _lock: File,
     /// Blocking work.
     pub(crate) bridge: Bridge,
     /// `whoami` under way.
@@ -81,7 +85,7 @@ impl App {
     /// Opens the store below `config.data_dir` and wires the parts. `signing_key` is the homeserver's.
     pub fn open(config: &Config, signing_key: SigningKey, surroundings: Surroundings) -> Result<Arc<Self>> {
         let Surroundings { clock, random, names } = surroundings;
-        create_data_dir(&config.data_dir)?;
+        let lock = lock_data_dir(&config.data_dir)?;
         let catalog = Arc::new(Catalog::open(&config.data_dir)?);
         let blobs = Blobs::open(&config.data_dir)
             .map_err(|error| Error::internal("opening the blob store", error))?;
@@ -112,6 +116,7 @@ impl App {
             library: Arc::new(library),
             catalog,
             blobs,
+            _lock: lock,
             bridge: Bridge::new(),
             asking: SingleFlight::default(),
             fetching_keys: SingleFlight::default(),
@@ -123,13 +128,22 @@ impl App {
     }
 }
 
-/// Makes the data directory for the owner alone.
-fn create_data_dir(path: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
-        Error::internal(
-            "creating data_dir",
-            std::io::Error::new(error.kind(), format!("{}: {error}", path.display())),
-        )
-    })
+/// Makes the data directory for the owner alone, its own name durable, and locks it against a second process.
+fn lock_data_dir(path: &Path) -> Result<File> {
+    let prepare = || {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        if let Some(parent) = path.canonicalize()?.parent() {
+            File::open(parent)?.sync_all()?;
+        }
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"))
+    };
+    let lock = prepare().map_err(|error| Error::internal("creating data_dir", error))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            let error = std::io::Error::other("another media-sidecar is running there");
+            Err(Error::internal("locking data_dir", error))
+        }
+        Err(TryLockError::Error(error)) => Err(Error::internal("locking data_dir", error)),
+    }
 }

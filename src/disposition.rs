@@ -44,6 +44,9 @@ const TEXTUAL: [&str; 5] = ["text/css", "text/csv", "text/html", "text/plain", "
 /// What RFC 8187 leaves bare in `filename*`.
 const ATTR_CHAR: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-').remove(b'~');
 
+/// Longest file name kept, bytes of UTF-8: what file systems take.
+const MAX_NAME: usize = 255;
+
 /// The type of media whose uploader claimed none (spec, upload).
 pub(crate) const UNKNOWN_TYPE: &str = "application/octet-stream";
 
@@ -73,13 +76,20 @@ pub(crate) fn file_name(header: &str) -> Option<String> {
     for (name, value) in parameters(header) {
         if name.eq_ignore_ascii_case("filename*") {
             if let Some(decoded) = decode_extended(&value) {
-                return Some(decoded);
+                return Some(short_name(decoded));
             }
         } else if name.eq_ignore_ascii_case("filename") && value.is_ascii() && plain.is_none() {
             plain = Some(value);
         }
     }
-    plain.filter(|name| !name.is_empty())
+    plain.filter(|name| !name.is_empty()).map(short_name)
+}
+
+/// A file name that fits into a header even when every byte of it is encoded: its first 255 bytes, whole characters.
+pub(crate) fn short_name(mut name: String) -> String {
+    let end = (0..=MAX_NAME.min(name.len())).rev().find(|end| name.is_char_boundary(*end));
+    name.truncate(end.unwrap_or(0));
+    name
 }
 
 /// The `Content-Type` to answer with: as stored, with a charset where text names none.
@@ -201,6 +211,13 @@ mod tests {
         ] {
             assert_eq!(file_name(header).as_deref(), expected, "{header}");
         }
+    }
+
+    #[test]
+    fn long_names_are_cut_between_characters() {
+        assert_eq!(short_name("é".repeat(200)).len(), 254);
+        assert_eq!(short_name("a".repeat(300)).len(), 255);
+        assert_eq!(file_name(&format!("inline; filename={}", "b".repeat(400))).unwrap().len(), 255);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::media::Library;
 /// Between two writes of last-access times.
 const FLUSH_EVERY: Duration = Duration::from_mins(1);
 
-/// Between two removals of expired pending IDs.
+/// Between two removals of what has expired.
 const EXPIRE_EVERY: Duration = Duration::from_hours(1);
 
 /// Between two comparisons of the signing key with the published one: soon while they are not known to agree.
@@ -29,9 +29,12 @@ const COMPARE_AGAIN_EVERY: Duration = Duration::from_hours(1);
 pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
     tasks.spawn(sweep(Arc::clone(app)));
     tasks.spawn(compare_keys(Arc::clone(app)));
-    tasks.spawn(repeat(Arc::clone(app), EXPIRE_EVERY, "cannot remove expired media IDs", |library| {
-        library.forget_expired().map(drop)
-    }));
+    tasks.spawn(repeat(
+        Arc::clone(app),
+        EXPIRE_EVERY,
+        "cannot forget what has expired",
+        Library::forget_expired,
+    ));
     tasks.spawn(repeat(
         Arc::clone(app),
         FLUSH_EVERY,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use media_sidecar::commands::{self, Failure, LogFormat};
+use media_sidecar::commands::{self, Failure, KeySource, LogFormat};
 use media_sidecar::demo;
 use media_sidecar::federation::Overwrite;
 
@@ -64,13 +64,17 @@ enum Key {
         config: ConfigArg,
     },
     /// Copy the homeserver's key into the file that `homeserver.signing_key` names
-    #[command(after_help = "Example: media-sidecar key import /etc/dendrite/matrix_key.pem")]
+    #[command(after_help = "Example: media-sidecar key import --conduit-db /var/lib/matrix-conduit")]
     Import {
         /// Which configuration.
         #[command(flatten)]
         config: ConfigArg,
-        /// Synapse's or Dendrite's key file
-        file: PathBuf,
+        /// Key file: Synapse's, Dendrite's, or the `keypair` record of Conduit's family, raw or in hex
+        #[arg(required_unless_present = "conduit_db", conflicts_with = "conduit_db")]
+        file: Option<PathBuf>,
+        /// The folder with conduit.db, which Conduit calls `database_path`; Conduit may be running
+        #[arg(long, value_name = "DIR")]
+        conduit_db: Option<PathBuf>,
         /// Replace a key that is there
         #[arg(long)]
         force: bool,
@@ -134,8 +138,10 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             write!(out, "{}", commands::load_config_quietly(config.config.as_deref())?.to_yaml())?;
         }
         Command::Key(Key::Show { config }) => commands::show(config.config.as_deref(), &mut out)?,
-        Command::Key(Key::Import { config, file, force }) => {
-            commands::import(config.config.as_deref(), &file, overwrite(force), &mut out)?;
+        Command::Key(Key::Import { config, file, conduit_db, force }) => {
+            let source = file.map(KeySource::File).or(conduit_db.map(KeySource::ConduitDb));
+            let source = source.ok_or("name a key file or --conduit-db")?;
+            commands::import(config.config.as_deref(), &source, overwrite(force), &mut out)?;
         }
         Command::Key(Key::Generate { config, force }) => {
             commands::generate(config.config.as_deref(), overwrite(force), &mut out)?;

@@ -64,14 +64,10 @@ impl Names for SystemNames {
                 return Vec::new();
             }
         };
-        let services = records.answers().iter().filter_map(|record| match &record.data {
-            RData::SRV(srv) => Some(Service {
-                priority: srv.priority,
-                weight: srv.weight,
-                host: srv.target.to_utf8().trim_end_matches('.').to_owned(),
-                port: srv.port,
-            }),
-            _ => None,
+        let services = records.answers().iter().filter_map(|record| {
+            let RData::SRV(srv) = &record.data else { return None };
+            let host = srv.target.to_utf8().trim_end_matches('.').to_owned();
+            Some(Service { priority: srv.priority, weight: srv.weight, host, port: srv.port })
         });
         services.collect()
     }

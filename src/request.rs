@@ -15,16 +15,13 @@ use crate::disposition;
 use crate::error::{Error, Kind, Result};
 use crate::federation::InboundRequest;
 use crate::matrix::{MediaId, Mxc, ServerName};
-use crate::response::Conditions;
+use crate::response::{Access, Conditions};
 
 /// How long a download waits for a pending upload unless the client says otherwise (spec, `timeout_ms`).
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The longest it waits whatever the client says.
 const MAX_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// Longest file name kept, bytes of UTF-8.
-const MAX_FILE_NAME: usize = 1024;
 
 /// A routed request.
 #[derive(Debug)]
@@ -39,8 +36,8 @@ pub(crate) struct Call {
     pub(crate) path: PathParams,
     /// To be read once.
     pub(crate) body: Incoming,
-    /// For the access line: who this turned out to be.
-    pub(crate) caller: String,
+    /// The access line, which the handlers tell who the caller turned out to be.
+    pub(crate) access: Access,
 }
 
 /// What the route's pattern captured.
@@ -57,13 +54,23 @@ pub(crate) struct PathParams {
 impl Call {
     /// What the client presents: the `Authorization` header, else the `access_token` query parameter, which was removed
     /// from the specification and is still sent. `None` when it presents nothing.
-    pub(crate) fn credential(&self) -> Option<Credential> {
-        let header = self.header(&header::AUTHORIZATION).and_then(|value| {
+    ///
+    /// # Errors
+    /// `UnknownToken` for a token that no homeserver hands out: it could not stand in a header.
+    pub(crate) fn credential(&self) -> Result<Option<Credential>> {
+        let header = self.headers.get(header::AUTHORIZATION).and_then(|value| {
+            let value = String::from_utf8_lossy(value.as_bytes());
             let (scheme, token) = value.trim().split_once(' ')?;
             scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim().to_owned())
         });
-        let token = header.or_else(|| self.query("access_token").map(Cow::into_owned))?;
-        Some(Credential::new(token, self.query("user_id").map(Cow::into_owned)))
+        let query = || {
+            self.raw_query("access_token").map(|raw| percent_decode_str(raw).decode_utf8_lossy().into_owned())
+        };
+        let Some(token) = header.or_else(query) else { return Ok(None) };
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Error::new(Kind::UnknownToken, "unknown access token"));
+        }
+        Ok(Some(Credential::new(token, self.query("user_id").map(Cow::into_owned))))
     }
 
     /// What a server's signature covers.
@@ -92,7 +99,8 @@ impl Call {
 
     /// The file name in the path, which wins over the stored one.
     pub(crate) fn file_name(&self) -> Result<Option<String>> {
-        self.path.file_name.as_deref().map(|raw| decode(raw).map(Cow::into_owned)).transpose()
+        let name = self.path.file_name.as_deref().map(decode).transpose()?;
+        Ok(name.map(|name| disposition::short_name(name.into_owned())))
     }
 
     /// `Content-Type` of an upload.
@@ -108,13 +116,7 @@ impl Call {
                 .into_owned(),
             None => return Ok(None),
         };
-        if name.len() > MAX_FILE_NAME {
-            return Err(Error::new(
-                Kind::InvalidParam,
-                format!("the filename is longer than {MAX_FILE_NAME} bytes"),
-            ));
-        }
-        Ok(Some(name).filter(|name| !name.is_empty()))
+        Ok(Some(disposition::short_name(name)).filter(|name| !name.is_empty()))
     }
 
     /// The announced length of the body, bytes.

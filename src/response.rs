@@ -10,13 +10,12 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hyper::StatusCode;
 use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
-use tokio::sync::mpsc;
 
 use crate::bridge::FileStream;
 use crate::disposition;
@@ -25,6 +24,7 @@ use crate::matrix::{Timestamp, len_u64};
 use crate::media::{RemoteHead, Stored};
 use crate::multipart;
 use crate::range::{self, Extent};
+use crate::waiting::Chunks;
 
 /// What every handler gives back.
 pub(crate) type Response = hyper::Response<Body>;
@@ -143,7 +143,7 @@ pub(crate) fn error(error: &Error, route: &str) -> Response {
     response
 }
 
-/// Stored media to a client: whole, a range of it, or the word that its copy is good.
+/// Stored media to a client, or raw to a server as MSC1902 has it: whole, a range of it, or the word that its copy is good.
 pub(crate) fn media(
     stored: Stored,
     file_name: Option<&str>,
@@ -196,11 +196,6 @@ pub(crate) fn arriving(head: &RemoteHead, bytes: Chunks, file_name: Option<&str>
     }
     *response.body_mut() = Body::new([Segment::Chunks(bytes)]);
     response
-}
-
-/// Stored media to a server, as MSC1902 has it: raw bytes, the headers of any download.
-pub(crate) fn raw_federation(stored: Stored) -> Response {
-    media(stored, None, Caching::Private, Conditions::default())
 }
 
 /// Stored media to a server, as MSC3916 has it: multipart. The outer `Content-Disposition` is for Dendrite, which reads
@@ -261,9 +256,6 @@ fn http_date(at: Timestamp) -> String {
     httpdate::fmt_http_date(at.system_time())
 }
 
-/// Chunks of a remote file as they arrive.
-type Chunks = mpsc::Receiver<io::Result<Bytes>>;
-
 /// A response body: segments sent one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct Body {
@@ -284,14 +276,15 @@ enum Segment {
     Chunks(Chunks),
 }
 
-/// One line of the access log.
+/// One line of the access log, written when this is dropped: with the body once there is a response, and without one when
+/// the client goes away before.
 #[derive(Debug)]
 pub(crate) struct Access {
     /// HTTP method.
     pub(crate) method: hyper::Method,
     /// The route's pattern.
     pub(crate) route: &'static str,
-    /// HTTP status.
+    /// HTTP status; 499, as nginx has it, while there is none.
     pub(crate) status: u16,
     /// When the request's head had been read.
     pub(crate) started: Instant,
@@ -299,6 +292,21 @@ pub(crate) struct Access {
     pub(crate) caller: String,
     /// Body bytes sent.
     pub(crate) bytes: u64,
+}
+
+impl Access {
+    /// The line of a request that has just begun.
+    pub(crate) fn begin(method: hyper::Method, route: &'static str) -> Self {
+        Self { method, route, status: 499, started: Instant::now(), caller: "-".to_owned(), bytes: 0 }
+    }
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        let Self { method, route, status, started, caller, bytes } = self;
+        let ms = started.elapsed().as_secs_f64() * 1000.0;
+        tracing::info!(target: "media_sidecar::access", %method, route, status, bytes, ms, caller);
+    }
 }
 
 impl Body {
@@ -373,17 +381,10 @@ impl hyper::body::Body for Body {
     }
 }
 
-impl Drop for Body {
-    fn drop(&mut self) {
-        if let Some(Access { method, route, status, started, caller, bytes }) = self.access.take() {
-            let took: Duration = started.elapsed();
-            tracing::info!(target: "media_sidecar::access", %method, route, status, bytes, ms = took.as_secs_f64() * 1000.0, caller);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
@@ -323,16 +323,15 @@ struct Server {
 impl Server {
     /// Answers one request, whatever it is, and sees to its access line.
     async fn answer(&self, request: Request<Incoming>) -> Response {
-        let started = Instant::now();
         let method = request.method().clone();
         let found = self.routes.at(request.uri().path());
         let (name, route) = found.as_ref().map_or(("-", None), |found| (found.value.name, Some(found.value)));
-        let mut caller = "-".to_owned();
-        let outcome = match route {
-            _ if method == Method::OPTIONS => Ok(response::preflight()),
-            None => Err(Error::new(Kind::Unrecognized, "unrecognized request")),
+        let access = Access::begin(method.clone(), name);
+        let (outcome, mut access) = match route {
+            _ if method == Method::OPTIONS => (Ok(response::preflight()), access),
+            None => (Err(Error::new(Kind::Unrecognized, "unrecognized request")), access),
             Some(route) if !route.takes(&method) => {
-                Err(Error::new(Kind::MethodNotAllowed, "this method is not for this path"))
+                (Err(Error::new(Kind::MethodNotAllowed, "this method is not for this path")), access)
             }
             Some(route) => {
                 let path = found.as_ref().map(|found| path_params(&found.params)).unwrap_or_default();
@@ -343,14 +342,13 @@ impl Server {
                     headers: parts.headers,
                     path,
                     body,
-                    caller,
+                    access,
                 };
                 let outcome = Box::pin(dispatch(&self.app, route, &mut call)).await;
-                caller = std::mem::take(&mut call.caller);
                 if outcome.is_err() && !hyper::body::Body::is_end_stream(&call.body) {
                     client::discard(call.body);
                 }
-                outcome
+                (outcome, call.access)
             }
         };
         let mut response = outcome.unwrap_or_else(|error| response::error(&error, name));
@@ -362,8 +360,8 @@ impl Server {
         if method == Method::HEAD {
             response.body_mut().clear();
         }
-        let status = response.status().as_u16();
-        response.body_mut().log(Access { method, route: name, status, started, caller, bytes: 0 });
+        access.status = response.status().as_u16();
+        response.body_mut().log(access);
         response
     }
 }

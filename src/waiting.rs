@@ -25,11 +25,14 @@ const MAX_WAITING: usize = 1024;
 /// Chunks read ahead for a client that receives an arriving file.
 const READ_AHEAD: usize = 2;
 
+/// Shared answers under way at the same time; who asks for a further one is told to come back.
+const MAX_FLIGHTS: usize = 1024;
+
 /// Remote files on their way in at the same time, fetched or waiting to be; who asks for a further one is told to come back.
 const MAX_ARRIVALS: usize = 256;
 
 /// When to come back.
-const ARRIVALS_RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Fetches from one server at the same time, so that a slow one does not take all the places.
 const FETCHES_PER_SERVER: usize = 4;
@@ -57,7 +60,7 @@ impl<K: Clone + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Si
     where
         F: Future<Output = Result<V>> + Send + 'static,
     {
-        let mut answer = self.join(key, start);
+        let mut answer = self.join(key, start)?;
         let outcome = answer.wait_for(Option::is_some).await;
         match outcome.as_deref() {
             Ok(Some(result)) => result.clone(),
@@ -68,13 +71,17 @@ impl<K: Clone + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Si
     }
 
     /// Joins or starts.
-    fn join<F>(&self, key: K, start: impl FnOnce() -> F) -> Under<V>
+    fn join<F>(&self, key: K, start: impl FnOnce() -> F) -> Result<Under<V>>
     where
         F: Future<Output = Result<V>> + Send + 'static,
     {
         let mut flights = lock(&self.0);
         if let Some(answer) = flights.get(&key) {
-            return answer.clone();
+            return Ok(answer.clone());
+        }
+        if flights.len() >= MAX_FLIGHTS {
+            let message = "too many questions are waiting for an answer";
+            return Err(Error::new(Kind::LimitExceeded, message).retry_after(RETRY));
         }
         let (sender, answer) = watch::channel(None);
         flights.insert(key.clone(), answer.clone());
@@ -86,7 +93,7 @@ impl<K: Clone + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Si
             drop(landing);
             sender.send_replace(Some(result));
         });
-        answer
+        Ok(answer)
     }
 }
 
@@ -204,11 +211,14 @@ enum Progress {
     Failed(Error),
 }
 
+/// Chunks of a remote file as they arrive. An error means that the connection to the client must break too.
+pub(crate) type Chunks = mpsc::Receiver<io::Result<Bytes>>;
+
 /// What there is to serve of an arrival.
 #[derive(Debug)]
 pub(crate) enum Served {
     /// The file while it comes.
-    Coming(RemoteHead, mpsc::Receiver<io::Result<Bytes>>),
+    Coming(RemoteHead, Chunks),
     /// It is in the library by now.
     Stored,
 }
@@ -229,7 +239,7 @@ impl Arrivals {
         }
         if arrivals.len() >= MAX_ARRIVALS {
             let message = "too many remote files are being fetched";
-            return Err(Error::new(Kind::LimitExceeded, message).retry_after(ARRIVALS_RETRY));
+            return Err(Error::new(Kind::LimitExceeded, message).retry_after(RETRY));
         }
         let (sender, progress) = watch::channel(Progress::Asked);
         arrivals.insert(mxc.clone(), progress.clone());

@@ -81,6 +81,7 @@ fn modules_import_only_from_below() {
             .position(|name| *name == module)
             .unwrap_or_else(|| panic!("{module} is on no level"));
         for line in code(&text).lines().filter(|line| !line.trim_start().starts_with("//")) {
+            assert!(!line.contains("crate::{"), "{}: write one `use crate::…` a line", path.display());
             for rest in line.split("crate::").skip(1) {
                 let imported: String =
                     rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();

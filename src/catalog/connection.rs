@@ -30,7 +30,7 @@ const QUEUE: usize = 256;
 const BATCH: usize = 64;
 
 /// How long to wait for a lock somebody else holds (a backup, `sqlite3` in a terminal) or for a free reader.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The pool of read-only connections.
 pub(super) struct Readers(Pool<SqliteConnectionManager>);
@@ -43,8 +43,8 @@ pub(super) struct Writer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A write: runs inside the transaction and returns what to do when the transaction has ended.
-type Job = Box<dyn FnOnce(&Connection) -> Finish + Send>;
+/// A write: runs inside the transaction, if one could be begun, and returns what to do when it has ended.
+type Job = Box<dyn FnOnce(Option<&Connection>) -> Finish + Send>;
 
 /// Tells the caller how its write ended, given how the commit did.
 type Finish = Box<dyn FnOnce(&Result<()>) + Send>;
@@ -93,8 +93,12 @@ impl Writer {
     ) -> Result<T> {
         let (answer, outcome) = sync_channel(1);
         let job: Job = Box::new(move |connection| {
-            let result = in_savepoint(connection, change)
-                .map_err(|error| Error::internal("writing to the catalog", error));
+            let result = connection.map(|connection| {
+                in_savepoint(connection, change)
+                    .map_err(|error| Error::internal("writing to the catalog", error))
+            });
+            // Without a transaction the commit is an error, which says why.
+            let result = result.unwrap_or_else(|| Err(Error::internal("writing to the catalog", WriterGone)));
             // The caller waits for the answer below; that it is gone only means that its thread panicked.
             Box::new(move |commit| drop(answer.send(commit.clone().and(result))))
         });
@@ -122,12 +126,19 @@ struct WriterGone;
 /// The writer's loop: takes what waits into one transaction, commits, answers.
 fn write_batches(connection: &Connection, jobs: &Receiver<Job>) {
     while let Ok(first) = jobs.recv() {
+        let begun = connection.execute_batch("BEGIN IMMEDIATE");
+        let jobs = std::iter::once(first).chain(jobs.try_iter().take(BATCH));
         let mut finish = Vec::new();
-        let commit = connection.execute_batch("BEGIN IMMEDIATE").and_then(|()| {
-            finish.push(first(connection));
-            finish.extend(jobs.try_iter().take(BATCH).map(|job| job(connection)));
-            connection.execute_batch("COMMIT")
-        });
+        let commit = match begun {
+            Ok(()) => {
+                finish.extend(jobs.map(|job| job(Some(connection))));
+                connection.execute_batch("COMMIT")
+            }
+            Err(error) => {
+                finish.extend(jobs.map(|job| job(None)));
+                Err(error)
+            }
+        };
         let commit = commit.map_err(|error| {
             if !connection.is_autocommit()
                 && let Err(error) = connection.execute_batch("ROLLBACK")

@@ -58,6 +58,13 @@ impl Catalog {
             Ok(())
         })
     }
+
+    /// Forgets keys that are no longer valid at `now`. Says how many.
+    pub(crate) fn forget_expired_keys(&self, now: Timestamp) -> Result<usize> {
+        self.writer.write(move |connection| {
+            connection.execute("DELETE FROM server_key WHERE valid_until_ms <= ?1", [now.0])
+        })
+    }
 }
 
 #[cfg(test)]

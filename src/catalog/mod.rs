@@ -3,6 +3,7 @@
 //! Owns the schema, the connections and one method for each question the system asks. Refuses to know where bytes lie or
 //! why a question is asked; time comes in as an argument. The columns are described in `assets/migrations`.
 
+mod conduit;
 mod connection;
 mod keys;
 mod media;
@@ -15,6 +16,7 @@ use rusqlite::Connection;
 use self::connection::{Readers, Writer};
 use crate::error::{Error, Result};
 
+pub(crate) use self::conduit::read_keypair as read_conduit_keypair;
 pub(crate) use self::keys::StoredKey;
 pub(crate) use self::media::{Content, Filled, Media, NewMedia, Reservation, Reserved};
 

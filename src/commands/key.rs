@@ -1,7 +1,7 @@
 //! `media-sidecar key …`
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Failure, load_config_quietly, load_signing_key};
 use crate::app::Surroundings;
@@ -14,15 +14,27 @@ pub fn show(config: Option<&Path>, out: &mut impl Write) -> Result<(), Failure> 
     Ok(tell(&key, out)?)
 }
 
-/// `key import FILE`: the homeserver's key into the file that `homeserver.signing_key` names.
+/// Where a key is imported from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// A key file in any known form.
+    File(PathBuf),
+    /// Conduit's `database_path`.
+    ConduitDb(PathBuf),
+}
+
+/// `key import`: the homeserver's key into the file that `homeserver.signing_key` names.
 pub fn import(
     config: Option<&Path>,
-    file: &Path,
+    source: &KeySource,
     overwrite: Overwrite,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
     let config = load_config_quietly(config)?;
-    let key = SigningKey::read(file)?;
+    let key = match source {
+        KeySource::File(file) => SigningKey::read(file)?,
+        KeySource::ConduitDb(folder) => SigningKey::read_conduit_db(folder)?,
+    };
     save(&key, &config.homeserver.signing_key, overwrite, out)
 }
 

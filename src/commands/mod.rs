@@ -3,13 +3,14 @@
 mod key;
 mod serve;
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::Path;
 
 use crate::config::{self, Config, Loaded, Problems};
 use crate::federation::{KeyError, LoadedKey, SigningKey};
 
-pub use self::key::{generate, import, show};
+pub use self::key::{KeySource, generate, import, show};
 pub(crate) use self::serve::runtime;
 pub use self::serve::{LogFormat, serve};
 
@@ -18,7 +19,10 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The configuration of `--config`, or of the default places, with the environment over it.
 pub fn load_config(given: Option<&Path>) -> Result<Loaded, Problems> {
-    config::load(config::find(given).as_deref(), std::env::vars())
+    // A variable that is not Unicode is none of ours.
+    let text =
+        |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    config::load(config::find(given).as_deref(), std::env::vars_os().filter_map(text))
 }
 
 /// The configuration for a command that keeps no log: oddities go to standard error.

@@ -156,9 +156,9 @@ pub struct Previews {
 }
 
 /// Addresses that are not the public internet: private, loopback, link-local, carrier-grade NAT, documentation,
-/// benchmarking, multicast and reserved ranges (RFC 6890), the list Synapse ships. IPv4-mapped IPv6 addresses are
+/// benchmarking, multicast and reserved ranges (RFC 6890), and IPv6 ranges that embed IPv4 addresses. IPv4-mapped IPv6 addresses are
 /// compared as IPv4.
-const NOT_PUBLIC: [&str; 21] = [
+const NOT_PUBLIC: [&str; 23] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -173,8 +173,10 @@ const NOT_PUBLIC: [&str; 21] = [
     "198.51.100.0/24",
     "203.0.113.0/24",
     "224.0.0.0/3",
-    "::/127",
+    "::/96",
     "64:ff9b::/96",
+    "64:ff9b:1::/48",
+    "2002::/16",
     "2001:db8::/32",
     "fc00::/7",
     "fe80::/10",

@@ -69,7 +69,7 @@ impl Federation {
                     return Ok(media);
                 }
                 Attempt::UnknownEndpoint => {
-                    tracing::debug!(%mxc, ?family, "the remote server lacks the endpoint")
+                    tracing::debug!(%mxc, ?family, "the remote server lacks the endpoint");
                 }
                 Attempt::NotFound => not_found = true,
                 Attempt::Refused(why) => {
@@ -119,11 +119,10 @@ impl Federation {
             }
             Family::Legacy => {
                 let query = format!("{server_name}/{media_id}?allow_remote=false&timeout_ms={ms}");
-                match ask(format!("/_matrix/media/v3/download/{query}&allow_redirect=true"), None) {
-                    // Servers from before v3.
-                    Attempt::UnknownEndpoint => ask(format!("/_matrix/media/r0/download/{query}"), None),
-                    other => other,
-                }
+                let v3 = ask(format!("/_matrix/media/v3/download/{query}&allow_redirect=true"), None);
+                // Servers from before v3.
+                let is_old = matches!(v3, Attempt::UnknownEndpoint);
+                if is_old { ask(format!("/_matrix/media/r0/download/{query}"), None) } else { v3 }
             }
         }
     }

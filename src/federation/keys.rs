@@ -24,6 +24,9 @@ const MAX_DOCUMENT: u64 = 64 * 1024;
 /// Longest validity of a key after it was fetched (spec, `valid_until_ts`).
 const MAX_VALIDITY: Duration = Duration::from_hours(7 * 24);
 
+/// Most keys taken from one document.
+const MAX_KEYS: usize = 16;
+
 /// How often a server may be asked again because a request names a key it did not publish.
 const REFETCH_AFTER: Duration = Duration::from_mins(1);
 
@@ -226,7 +229,7 @@ fn check_document(
     let signatures = document.signatures.get(server_name.as_str());
     let mut proven = false;
     let mut keys = Vec::new();
-    for (key_id, key) in &document.verify_keys {
+    for (key_id, key) in document.verify_keys.iter().take(MAX_KEYS) {
         let Some(version) = key_id.strip_prefix("ed25519:") else { continue };
         let public_key = signed_json::decode_base64(&key.key).and_then(|bytes| bytes.try_into().ok());
         let Some(public_key) = public_key.filter(|_| is_version(version)) else { continue };

@@ -6,6 +6,7 @@
 
 mod answer;
 mod backoff;
+mod conduit_key;
 mod discovery;
 mod fetch;
 mod inbound;

@@ -14,7 +14,9 @@ use ed25519_dalek::Signer as _;
 
 use serde_json::{Value, json};
 
+use super::conduit_key::{self, Record};
 use super::signed_json::{Object, decode_base64, signable};
+use crate::catalog::read_conduit_keypair;
 use crate::matrix::{ServerName, Timestamp};
 
 /// Algorithm of every Matrix signing key.
@@ -68,6 +70,14 @@ pub enum KeyError {
     /// None of the known forms.
     #[error("{0}")]
     Malformed(&'static str),
+    /// Conduit's database gives no key.
+    #[error("cannot read the signing key from {}: {why}; name Conduit's database_path, the folder with conduit.db", path.display())]
+    ConduitDatabase {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// The file exists.
     #[error("{} exists already; use --force to replace it", .0.display())]
     Exists(PathBuf),
@@ -82,7 +92,7 @@ pub enum KeyError {
 }
 
 impl SigningKey {
-    /// Reads a key file: Synapse's text form or Dendrite's PEM. A file that every user can read is refused.
+    /// Reads a key file: Synapse's text form, Dendrite's PEM or Conduit's record. A file that every user can read is refused.
     pub fn load(path: &Path) -> Result<LoadedKey, KeyError> {
         let unreadable = |source| KeyError::Unreadable { path: path.to_owned(), source };
         let metadata = fs::metadata(path).map_err(unreadable)?;
@@ -111,8 +121,23 @@ impl SigningKey {
 
     /// Parses the contents of a key file.
     pub fn parse(bytes: &[u8]) -> Result<Self, KeyError> {
-        let text = std::str::from_utf8(bytes).map_err(|_not_text| KeyError::Malformed(NOT_A_KEY))?;
-        if text.contains(DENDRITE_BEGIN) { Self::parse_dendrite(text) } else { Self::parse_synapse(text) }
+        let text = std::str::from_utf8(bytes).unwrap_or_default();
+        if text.contains(DENDRITE_BEGIN) {
+            return Self::parse_dendrite(text);
+        }
+        match conduit_key::parse(bytes) {
+            Some(record) => Self::from_conduit(record),
+            None => Self::parse_synapse(text),
+        }
+    }
+
+    /// Reads the key of a Conduit from its SQLite database, which may be in use. `folder` is Conduit's `database_path`.
+    pub fn read_conduit_db(folder: &Path) -> Result<Self, KeyError> {
+        let file = folder.join("conduit.db");
+        let unreadable = |why| KeyError::ConduitDatabase { path: file.clone(), why };
+        let record = read_conduit_keypair(folder).map_err(|error| unreadable(error.to_string()))?;
+        let record = record.ok_or_else(|| unreadable("it holds no `keypair` record".to_owned()))?;
+        Self::parse(&record)
     }
 
     /// A fresh key with a random version.
@@ -180,6 +205,23 @@ impl SigningKey {
         Self { key_id: format!("{ALGORITHM}:{version}"), key: ed25519_dalek::SigningKey::from_bytes(seed) }
     }
 
+    /// Conduit's record. A public key beside the seed must be the seed's own.
+    fn from_conduit(record: Record) -> Result<Self, KeyError> {
+        let Record { version, seed, public_key } = record;
+        if !is_version(&version) {
+            return Err(KeyError::Malformed(
+                "the key's version may have only letters, digits and underscores",
+            ));
+        }
+        let key = Self::new(&version, &seed);
+        if public_key.is_some_and(|public_key| public_key != *key.key.verifying_key().as_bytes()) {
+            return Err(KeyError::Malformed(
+                "the record is damaged: its public key does not belong to its secret one",
+            ));
+        }
+        Ok(key)
+    }
+
     /// Lines of `ed25519 <version> <unpadded base64 of the seed>`; the first signs, as in Synapse.
     fn parse_synapse(text: &str) -> Result<Self, KeyError> {
         let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
@@ -229,7 +271,8 @@ pub enum Overwrite {
 }
 
 /// What is wrong with a file of no known form.
-const NOT_A_KEY: &str = "not a signing key: expected `ed25519 <version> <seed>` (Synapse) or a MATRIX PRIVATE KEY block (Dendrite)";
+const NOT_A_KEY: &str = "not a signing key: expected `ed25519 <version> <seed>` (Synapse), a MATRIX PRIVATE KEY block (Dendrite) \
+                         or the `keypair` record of Conduit's family, raw or in hex";
 
 /// A key's version: `[a-zA-Z0-9_]+` (spec, `definitions/keys.yaml`).
 pub(super) fn is_version(version: &str) -> bool {
@@ -261,6 +304,22 @@ pub(super) mod tests {
         let dendrite = SigningKey::parse(dendrite.as_bytes()).unwrap();
         assert_eq!(dendrite.key_id(), "ed25519:1");
         assert_eq!(dendrite.public_key(), synapse.public_key());
+    }
+
+    #[test]
+    fn conduits_record_gives_the_same_key_and_a_damaged_one_none() {
+        let synapse = SigningKey::parse(VECTOR.as_bytes()).unwrap();
+        let (seed, public_key) = (synapse.key.as_bytes(), *synapse.key.verifying_key().as_bytes());
+        for (name, record) in conduit_key::tests::variants(seed, &public_key) {
+            let key = SigningKey::parse(&record).unwrap();
+            assert_eq!(
+                (key.key_id(), key.public_key()),
+                ("ed25519:abcd1234", synapse.public_key()),
+                "{name}"
+            );
+        }
+        let (_, damaged) = &conduit_key::tests::variants(seed, &[9; 32])[0];
+        assert!(SigningKey::parse(damaged).unwrap_err().to_string().contains("damaged"));
     }
 
     #[test]

@@ -49,10 +49,10 @@ impl Federation {
         if *remembered != standing {
             match &standing {
                 Standing::Unknown(why) => {
-                    tracing::warn!(why, "cannot compare the signing key with the homeserver's")
+                    tracing::warn!(why, "cannot compare the signing key with the homeserver's");
                 }
                 Standing::Agrees => {
-                    tracing::info!(key_id = self.signing_key.key_id(), "the signing key is the homeserver's")
+                    tracing::info!(key_id = self.signing_key.key_id(), "the signing key is the homeserver's");
                 }
                 Standing::Differs(what) => tracing::error!("{what}"),
             }

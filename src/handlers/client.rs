@@ -11,11 +11,10 @@ use serde_json::json;
 use super::{Obtained, authorise, authorise_user, authorise_viewer, obtain};
 use crate::app::App;
 use crate::bridge::{self, Pool};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::media::{RemoteFetch, Upload, Viewer};
 use crate::request::Call;
 use crate::response::{self, Caching, Response};
-use crate::waiting::Served;
 
 /// Who may download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +46,7 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Door) -> 
     };
     Ok(match obtain(app, call, &mxc, viewer, fetch).await? {
         Obtained::Stored(stored) => response::media(stored, file_name.as_deref(), caching, call.conditions()),
-        Obtained::Arriving(Served::Coming(head, bytes)) => {
-            response::arriving(&head, bytes, file_name.as_deref())
-        }
-        Obtained::Arriving(Served::Stored) => return Err(Error::not_found()),
+        Obtained::Arriving(head, chunks) => response::arriving(&head, chunks, file_name.as_deref()),
     })
 }
 
@@ -92,9 +88,14 @@ pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Res
     refuse_announced(app, call)?;
     let library = Arc::clone(&app.library);
     let ingest = app.bridge.absorb(&mut call.body, move || library.begin_upload()).await?;
-    let library = Arc::clone(&app.library);
-    app.bridge.run(Pool::Disk, move || library.finish_filling(&filling, ingest, upload)).await?;
-    app.pending.filled(&mxc);
+    let filled = Arc::clone(app);
+    // Told from the same thread: those who wait hear of it even if this client is gone by then.
+    let finish = move || {
+        filled.library.finish_filling(&filling, ingest, upload)?;
+        filled.pending.filled(&mxc);
+        Ok(())
+    };
+    app.bridge.run(Pool::Disk, finish).await?;
     Ok(response::json(&json!({})))
 }
 

@@ -10,7 +10,7 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use crate::media::{RemoteFetch, Viewer};
 use crate::request::Call;
-use crate::response::{self, Response};
+use crate::response::{self, Caching, Response};
 
 /// How media is wrapped for a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +31,10 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, wrapping: Wrapp
     }
     match obtain(app, call, &mxc, Viewer::Known, RemoteFetch::Refused).await? {
         Obtained::Stored(stored) => Ok(match wrapping {
-            Wrapping::Raw => response::raw_federation(stored),
+            Wrapping::Raw => response::media(stored, None, Caching::Private, call.conditions()),
             Wrapping::Multipart => response::multipart_federation(stored, &boundary(app)),
         }),
-        Obtained::Arriving(_) => Err(Error::not_found()),
+        Obtained::Arriving(..) => Err(Error::not_found()),
     }
 }
 

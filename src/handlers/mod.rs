@@ -14,24 +14,24 @@ use crate::bridge::Pool;
 use crate::error::{Error, Kind, Result};
 use crate::federation::{Claim, Verdict};
 use crate::matrix::{Mxc, ServerName};
-use crate::media::{Found, RemoteFetch, Stored, Viewer};
+use crate::media::{Found, RemoteFetch, RemoteHead, Stored, Viewer};
 use crate::request::Call;
-use crate::waiting::Served;
+use crate::waiting::{Chunks, Served};
 
 /// Media as it is to be served.
 pub(crate) enum Obtained {
     /// From the store.
     Stored(Stored),
     /// While it arrives.
-    Arriving(Served),
+    Arriving(RemoteHead, Chunks),
 }
 
 /// Whose request it is; a token is required.
 async fn authorise(app: &Arc<App>, call: &mut Call) -> Result<Account> {
     let missing = || Error::new(Kind::MissingToken, "an access token is required");
-    let credential = call.credential().ok_or_else(missing)?;
+    let credential = call.credential()?.ok_or_else(missing)?;
     let account = who_is(app, credential).await?;
-    account.user_id.as_str().clone_into(&mut call.caller);
+    account.user_id.as_str().clone_into(&mut call.access.caller);
     Ok(account)
 }
 
@@ -47,7 +47,7 @@ async fn authorise_user(app: &Arc<App>, call: &mut Call) -> Result<Account> {
 /// In what capacity an open route is asked: a token that is sent must be good; while the homeserver cannot be asked, it
 /// counts as none.
 async fn authorise_viewer(app: &Arc<App>, call: &mut Call) -> Result<Viewer> {
-    if call.credential().is_none() {
+    if call.credential()?.is_none() {
         return Ok(Viewer::Anonymous);
     }
     match authorise(app, call).await {
@@ -79,7 +79,7 @@ async fn authorise_server(app: &Arc<App>, call: &mut Call) -> Result<ServerName>
             return Err(Error::new(Kind::BadSignature, why));
         }
     }
-    claim.origin.as_str().clone_into(&mut call.caller);
+    claim.origin.as_str().clone_into(&mut call.access.caller);
     Ok(claim.origin)
 }
 
@@ -147,7 +147,7 @@ async fn obtain(
             })?;
             match arrival.served().await? {
                 Served::Stored => {}
-                coming @ Served::Coming(..) => return Ok(Obtained::Arriving(coming)),
+                Served::Coming(head, chunks) => return Ok(Obtained::Arriving(head, chunks)),
             }
         }
     }

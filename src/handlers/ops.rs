@@ -36,7 +36,7 @@ pub(crate) async fn health(app: &Arc<App>) -> Result<Response> {
 
 /// `GET /_matrix/client/versions`: the homeserver's own answer, with what this server adds.
 pub(crate) async fn get_supported_versions(app: &Arc<App>, call: &Call) -> Result<Response> {
-    let (accounts, credential) = (Arc::clone(&app.accounts), call.credential());
+    let (accounts, credential) = (Arc::clone(&app.accounts), call.credential()?);
     let mut versions =
         app.bridge.run(Pool::Homeserver, move || accounts.versions(credential.as_ref())).await?;
     let features = versions.entry("unstable_features").or_insert_with(|| json!({}));

@@ -2,17 +2,23 @@
 
 use std::fs::File;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Library;
 use crate::blobs::{Ingest, IngestError};
-use crate::catalog::{Filled, NewMedia};
+use crate::catalog::NewMedia;
 use crate::error::{Error, Kind, Result};
 use crate::federation::RemoteMedia;
 use crate::matrix::Mxc;
 
 /// How much is moved at once, bytes.
 const CHUNK: usize = 64 * 1024;
+
+/// How long a remote may be slow before its average rate is looked at.
+const GRACE: Duration = Duration::from_mins(1);
+
+/// The slowest average rate after that, bytes a second. A remote that trickles would hold one of few places for days.
+const MIN_RATE: u64 = 1024;
 
 /// What is known of a remote file before its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,23 +62,23 @@ impl Library {
         }
         listener.complete();
 
-        let claim = ingest.finish().map_err(|error| Error::internal("storing remote media", error))?;
-        self.catalog.add(NewMedia {
-            mxc: mxc.clone(),
-            filled: Filled { sha256: claim.sha256(), size: claim.size(), content_type, upload_name },
-            user_id: None,
-            created: (self.clock)(),
-            open: self.is_open(),
+        let (created, open) = ((self.clock)(), self.is_open());
+        self.store(ingest, content_type, upload_name, |filled| {
+            self.catalog.add(NewMedia { mxc: mxc.clone(), filled, user_id: None, created, open })
         })?;
-        drop(claim);
         Ok(())
     }
 }
 
 /// Moves all of `body` through the gate.
 fn pour(mut body: impl io::Read, ingest: &mut Ingest, listener: &impl FetchListener) -> Result<()> {
+    let started = Instant::now();
     let mut chunk = vec![0; CHUNK];
     loop {
+        let elapsed = started.elapsed();
+        if elapsed > GRACE && ingest.size() < elapsed.as_secs().saturating_mul(MIN_RATE) {
+            return Err(broke_off(io::Error::other("it sends too slowly")));
+        }
         let count = match body.read(&mut chunk) {
             Ok(0) => return Ok(()),
             Ok(count) => count,

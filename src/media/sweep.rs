@@ -18,10 +18,13 @@ impl Library {
         Ok(removed)
     }
 
-    /// Forgets pending IDs that have expired. Says how many.
-    pub(crate) fn forget_expired(&self) -> Result<usize> {
+    /// Forgets what has expired: pending IDs, keys of other servers, the counts of users who create no more.
+    pub(crate) fn forget_expired(&self) -> Result<()> {
         self.tidy_create_limiter();
-        self.catalog.forget_expired((self.clock)())
+        let now = (self.clock)();
+        self.catalog.forget_expired(now)?;
+        self.catalog.forget_expired_keys(now)?;
+        Ok(())
     }
 
     /// Writes the access times noted since the last call.
@@ -32,7 +35,7 @@ impl Library {
 
     /// Removes a blob if still nothing refers to it. The question is asked again under the store's lock: an upload of the
     /// same bytes may have come between.
-    fn remove_blob(&self, sha256: &Sha256) -> Result<bool> {
+    pub(super) fn remove_blob(&self, sha256: &Sha256) -> Result<bool> {
         self.blobs.remove_unless(sha256, || self.catalog.refers_to(sha256))
     }
 }

@@ -12,7 +12,7 @@ use governor::{Quota, RateLimiter};
 
 use super::Library;
 use crate::blobs::Ingest;
-use crate::catalog::{Content, Filled, Media, NewMedia, Reservation, Reserved};
+use crate::catalog::{Content, Filled, NewMedia, Reservation, Reserved};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{MediaId, Mxc, Timestamp, UserId};
 
@@ -92,19 +92,34 @@ impl Library {
 
     /// Makes media of what was taken in. Identical bytes get an ID of their own and share the blob (MSC2704).
     pub(crate) fn finish_upload(&self, ingest: Ingest, upload: Upload) -> Result<Mxc> {
-        let claim = ingest.finish().map_err(|error| Error::internal("storing an upload", error))?;
         let mxc = self.new_mxc();
-        let Upload { user_id, content_type, file_name: upload_name } = upload;
-        let added = self.catalog.add(NewMedia {
-            mxc: mxc.clone(),
-            filled: Filled { sha256: claim.sha256(), size: claim.size(), content_type, upload_name },
-            user_id: Some(user_id),
-            created: (self.clock)(),
-            open: self.is_open(),
+        let (user_id, created, open) = (Some(upload.user_id.clone()), (self.clock)(), self.is_open());
+        let added = self.store(ingest, upload.content_type, upload.file_name, |filled| {
+            self.catalog.add(NewMedia { mxc: mxc.clone(), filled, user_id, created, open })
         })?;
-        drop(claim);
         // 142 random bits: a known ID would mean that the source of randomness is broken.
         if added { Ok(mxc) } else { Err(Error::new(Kind::Internal, "internal error")) }
+    }
+
+    /// Makes a durable blob of what was taken in and then, by `commit`, its row. Says whether `commit` wrote one; a blob that got
+    /// no row is removed again.
+    pub(super) fn store(
+        &self,
+        ingest: Ingest,
+        content_type: String,
+        upload_name: Option<String>,
+        commit: impl FnOnce(Filled) -> Result<bool>,
+    ) -> Result<bool> {
+        let claim = ingest.finish().map_err(|error| Error::internal("storing media", error))?;
+        let sha256 = claim.sha256();
+        let outcome = commit(Filled { sha256, size: claim.size(), content_type, upload_name });
+        drop(claim);
+        if !matches!(outcome, Ok(true))
+            && let Err(error) = self.remove_blob(&sha256)
+        {
+            tracing::error!(?error, "a blob that nothing refers to stays until the next start");
+        }
+        outcome
     }
 
     /// Starts filling `mxc` for `user_id`, in the order of checks that Synapse has.
@@ -117,30 +132,24 @@ impl Library {
         }
         let cannot_overwrite =
             || Error::new(Kind::CannotOverwrite, "this media ID has been uploaded to already");
+        // Entered before the catalog is asked: what it says then stays true until the place is left.
+        let place = Filling::enter(mxc, &self.filling);
         let media = self.catalog.media(mxc)?.ok_or_else(Error::not_found)?;
         if media.user_id.as_ref() != Some(user_id) {
             return Err(Error::new(Kind::Forbidden, "only the user who created a media ID may upload to it"));
         }
-        match media {
-            Media { content: Content::Stored(_), .. } => return Err(cannot_overwrite()),
-            Media { content: Content::Pending { expires }, .. } if expires <= (self.clock)() => {
-                return Err(expired());
-            }
-            Media { content: Content::Pending { .. }, .. } => {}
+        match media.content {
+            Content::Stored(_) => Err(cannot_overwrite()),
+            Content::Pending { expires } if expires <= (self.clock)() => Err(expired()),
+            Content::Pending { .. } => place.ok_or_else(cannot_overwrite),
         }
-        let mut filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
-        if !filling.insert(mxc.media_id.clone()) {
-            return Err(cannot_overwrite());
-        }
-        Ok(Filling { mxc: mxc.clone(), filling: Arc::clone(&self.filling) })
     }
 
     /// Fills an ID with what was taken in.
     pub(crate) fn finish_filling(&self, filling: &Filling, ingest: Ingest, upload: Upload) -> Result<()> {
-        let claim = ingest.finish().map_err(|error| Error::internal("storing an upload", error))?;
-        let Upload { content_type, file_name: upload_name, .. } = upload;
-        let filled = Filled { sha256: claim.sha256(), size: claim.size(), content_type, upload_name };
-        let done = self.catalog.fill(&filling.mxc, filled, (self.clock)(), self.is_open())?;
+        let done = self.store(ingest, upload.content_type, upload.file_name, |filled| {
+            self.catalog.fill(&filling.mxc, filled, (self.clock)(), self.is_open())
+        })?;
         if done { Ok(()) } else { Err(expired()) }
     }
 
@@ -153,6 +162,14 @@ impl Library {
     pub(super) fn tidy_create_limiter(&self) {
         self.create_limiter.retain_recent();
         self.create_limiter.shrink_to_fit();
+    }
+}
+
+impl Filling {
+    /// Enters an ID that nobody is filling.
+    fn enter(mxc: &Mxc, filling: &Arc<Mutex<HashSet<MediaId>>>) -> Option<Self> {
+        let mut entered = filling.lock().unwrap_or_else(PoisonError::into_inner);
+        entered.insert(mxc.media_id.clone()).then(|| Self { mxc: mxc.clone(), filling: Arc::clone(filling) })
     }
 }
 

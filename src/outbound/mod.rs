@@ -171,6 +171,7 @@ impl Rules {
             .max_idle_connections_per_host(idle)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_resolve(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(self.limits.stall))
             .timeout_per_read(Some(self.limits.stall))
             .timeout_per_write(Some(self.limits.stall))
             .timeout_global(self.limits.total)

@@ -107,7 +107,7 @@ impl Transport for TlsTransport {
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         self.stream.sock.set_timeout(timeout);
-        let amount = self.stream.read(self.buffers.input_append_buf())?;
+        let amount = self.stream.read(self.buffers.input_append_buf()).map_err(not_an_end)?;
         self.buffers.input_appended(amount);
         Ok(amount > 0)
     }
@@ -119,6 +119,16 @@ impl Transport for TlsTransport {
     fn is_tls(&self) -> bool {
         true
     }
+}
+
+/// A connection that breaks. ureq takes some of these errors for the end of a body without a length; TLS announces a real
+/// end, so here they never are one.
+fn not_an_end(error: io::Error) -> io::Error {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, UnexpectedEof};
+    if matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted) {
+        return io::Error::other(format!("the connection broke off: {error}"));
+    }
+    error
 }
 
 impl fmt::Debug for TlsTransport {

@@ -180,6 +180,36 @@ fn keys_are_shown_imported_and_generated() {
 }
 
 #[test]
+fn conduits_key_is_imported_from_its_live_database_and_from_what_sqlite3_prints() {
+    let folder = Folder::new("");
+    std::fs::remove_file(folder.path("signing.key")).unwrap();
+    let seed = [7; 32];
+    let public = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key();
+    // As ed25519-dalek writes it: RFC 5958 with the public key.
+    let head = b"\x30\x51\x02\x01\x01\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
+    let record = [b"k1234567\xff", &head[..], &seed, b"\x81\x21\x00", public.as_bytes()].concat();
+    std::fs::create_dir(folder.path("conduit")).unwrap();
+    let conduit = rusqlite::Connection::open(folder.path("conduit/conduit.db")).unwrap();
+    conduit.pragma_update(None, "journal_mode", "WAL").unwrap();
+    conduit.execute_batch("CREATE TABLE global (key BLOB PRIMARY KEY, value BLOB NOT NULL)").unwrap();
+    let refused = folder.run(&["key", "import", "--conduit-db", "conduit"]);
+    assert!(text(&refused.stderr).contains("keypair"), "{}", text(&refused.stderr));
+    conduit.execute("INSERT INTO global VALUES (CAST('keypair' AS BLOB), ?1)", [&record]).unwrap();
+    conduit.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let imported = folder.run(&["key", "import", "--conduit-db", "conduit"]);
+    assert!(imported.status.success(), "{}", text(&imported.stderr));
+    let shown = text(&folder.run(&["key", "show"]).stdout);
+    let public = data_encoding::BASE64_NOPAD.encode(public.as_bytes());
+    assert!(shown.contains("ed25519:k1234567") && shown.contains(&public), "{shown}");
+
+    // The file may also hold the record itself, as the tools print it.
+    std::fs::write(folder.path("signing.key"), data_encoding::HEXUPPER.encode(&record)).unwrap();
+    assert_eq!(text(&folder.run(&["key", "show"]).stdout), shown);
+    assert_eq!(folder.run(&["key", "import"]).status.code(), Some(2));
+    assert_eq!(folder.run(&["key", "import", "x", "--conduit-db", "y"]).status.code(), Some(2));
+}
+
+#[test]
 fn a_key_everybody_can_read_stops_the_start_with_the_mend() {
     let folder = Folder::new("");
     std::fs::set_permissions(folder.path("signing.key"), std::fs::Permissions::from_mode(0o644)).unwrap();

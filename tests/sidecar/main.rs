@@ -15,6 +15,7 @@
     let_underscore_drop,
     unreachable_pub,
     clippy::format_push_string,
+    clippy::match_bool,
     reason = "tests"
 )]
 
@@ -22,10 +23,13 @@ mod accounts;
 mod async_uploads;
 mod binary;
 mod crash;
+mod discovery;
 mod downloads;
 mod federation_inbound;
 mod federation_outbound;
 mod freeze;
 mod harness;
+mod housekeeping;
+mod remotes;
 mod routes;
 mod uploads;

@@ -142,7 +142,10 @@ mod tests {
     }
 
     fn hosts(services: Vec<Service>, drawn: u64) -> Vec<String> {
-        in_order(services, |below| drawn.min(below - 1)).into_iter().map(|service| service.host).collect()
+        in_order(services, |below| drawn.min(below.saturating_sub(1)))
+            .into_iter()
+            .map(|service| service.host)
+            .collect()
     }
 
     #[test]

@@ -14,6 +14,7 @@ use media_sidecar::app::{App, Surroundings};
 use media_sidecar::config::Config;
 use media_sidecar::federation::SigningKey;
 use media_sidecar::matrix::{ServerName, Timestamp};
+use media_sidecar::names::{Names, Service};
 use media_sidecar::server::{self, Listener};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -35,6 +36,7 @@ pub struct Sidecar {
     pub address: SocketAddr,
     pub homeserver: Homeserver,
     pub folder: Arc<tempfile::TempDir>,
+    pub zone: Arc<Zone>,
     time: Arc<AtomicI64>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -44,6 +46,49 @@ pub struct Sidecar {
 pub struct Setup {
     pub config: Config,
     pub folder: Arc<tempfile::TempDir>,
+    pub zone: Arc<Zone>,
+    pub homeserver: Option<Homeserver>,
+}
+
+/// DNS as a test wants it. Ports are mapped too, so that a server on port 443 or 8448 can be any peer.
+#[derive(Debug, Default)]
+pub struct Zone {
+    hosts: Mutex<Vec<(String, u16, Vec<SocketAddr>)>>,
+    services: Mutex<Vec<(String, Service)>>,
+    /// SRV questions so far.
+    pub asked: Mutex<Vec<String>>,
+}
+
+impl Zone {
+    /// `host:port` leads to `addresses`.
+    pub fn host(&self, host: &str, port: u16, addresses: &[SocketAddr]) {
+        self.hosts.lock().unwrap().push((host.to_owned(), port, addresses.to_vec()));
+    }
+
+    /// `name` has an SRV record.
+    pub fn service(&self, name: &str, priority: u16, host: &str, port: u16) {
+        let service = Service { priority, weight: 0, host: host.to_owned(), port };
+        self.services.lock().unwrap().push((name.to_owned(), service));
+    }
+}
+
+impl Names for Zone {
+    fn addresses(&self, host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+        let hosts = self.hosts.lock().unwrap();
+        if let Some((_, _, found)) = hosts.iter().find(|(name, at, _)| name == host && *at == port) {
+            return Ok(found.clone());
+        }
+        match host.trim_matches(['[', ']']).parse() {
+            Ok(address) => Ok(vec![SocketAddr::new(address, port)]),
+            Err(_) => Err(std::io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn services(&self, name: &str) -> Vec<Service> {
+        self.asked.lock().unwrap().push(name.to_owned());
+        let services = self.services.lock().unwrap();
+        services.iter().filter(|(of, _)| of == name).map(|(_, service)| service.clone()).collect()
+    }
 }
 
 impl Setup {
@@ -58,7 +103,13 @@ impl Setup {
         let ca_file = folder.path().join("ca.pem");
         std::fs::write(&ca_file, Authority::get().ca_pem()).unwrap();
         config.federation.ca_file = Some(ca_file);
-        Self { config, folder }
+        Self { config, folder, zone: Arc::default(), homeserver: None }
+    }
+
+    /// With a homeserver of the test's own.
+    pub fn beside(mut self, homeserver: Homeserver) -> Self {
+        self.homeserver = Some(homeserver);
+        self
     }
 
     pub fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
@@ -67,13 +118,16 @@ impl Setup {
     }
 
     pub fn start(self) -> Sidecar {
-        let homeserver = Homeserver::start();
+        let homeserver = self.homeserver.unwrap_or_else(Homeserver::start);
+        let zone = Arc::clone(&self.zone);
+        let names = Arc::clone(&zone);
         let mut config = self.config;
         config.homeserver.url = homeserver.peer.url();
         let time = Arc::new(AtomicI64::new(Timestamp::now().0));
         let clock = Arc::clone(&time);
         let surroundings = Surroundings {
             clock: Arc::new(move || Timestamp(clock.load(Ordering::SeqCst))),
+            names,
             ..Surroundings::system()
         };
         let (stop, stopped) = oneshot::channel::<()>();
@@ -90,7 +144,15 @@ impl Setup {
             });
         });
         let address = address.recv().expect("the sidecar starts");
-        Sidecar { address, homeserver, folder: self.folder, time, stop: Some(stop), thread: Some(thread) }
+        Sidecar {
+            address,
+            homeserver,
+            folder: self.folder,
+            zone,
+            time,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
     }
 }
 
@@ -193,6 +255,11 @@ pub struct Homeserver {
 
 impl Homeserver {
     pub fn start() -> Self {
+        Self::with(|_| None)
+    }
+
+    /// One that answers what `script` says, and else as usual.
+    pub fn with(script: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static) -> Self {
         let down = Arc::new(AtomicBool::new(false));
         let gate = Arc::new(Mutex::new(()));
         let (is_down, hold) = (Arc::clone(&down), Arc::clone(&gate));
@@ -201,7 +268,7 @@ impl Homeserver {
             if is_down.load(Ordering::SeqCst) {
                 return Reply::new(502).header("Content-Type", "text/html").body("<h1>Bad Gateway</h1>");
             }
-            Self::answer(request)
+            script(request).unwrap_or_else(|| Self::answer(request))
         });
         Self { peer, down, gate }
     }

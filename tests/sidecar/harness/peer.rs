@@ -53,6 +53,8 @@ pub struct Reply {
 
 enum Step {
     Send(Vec<u8>),
+    /// So many bytes, so many a second.
+    Paced(usize, usize),
     /// Until the other end speaks or is gone.
     Wait(Receiver<()>),
 }
@@ -87,6 +89,13 @@ impl Reply {
         self
     }
 
+    /// A body of `bytes` bytes that leaves at `rate` bytes a second. For measuring, not for tests.
+    #[allow(dead_code, reason = "used by the measurements, which share this file")]
+    pub fn paced(mut self, bytes: usize, rate: usize) -> Self {
+        self.steps.push(Step::Paced(bytes, rate));
+        self.header("Content-Length", &bytes.to_string())
+    }
+
     fn write(self, stream: &mut impl Write) -> std::io::Result<()> {
         let mut head = format!("HTTP/1.1 {} Scripted\r\nConnection: close\r\n", self.status);
         for (name, value) in &self.headers {
@@ -102,12 +111,28 @@ impl Reply {
         for step in self.steps {
             match step {
                 Step::Send(bytes) => stream.write_all(&bytes)?,
+                Step::Paced(bytes, rate) => write_paced(stream, bytes, rate)?,
                 Step::Wait(signal) => _ = signal.recv(),
             }
             stream.flush()?;
         }
         Ok(())
     }
+}
+
+/// Writes in slices of 10 ms.
+fn write_paced(stream: &mut impl Write, bytes: usize, rate: usize) -> std::io::Result<()> {
+    let (started, slice) = (std::time::Instant::now(), vec![7; rate / 100]);
+    let mut sent = 0;
+    while sent < bytes {
+        let count = slice.len().min(bytes - sent);
+        stream.write_all(&slice[..count])?;
+        stream.flush()?;
+        sent += count;
+        let due = std::time::Duration::from_secs_f64(sent as f64 / rate as f64);
+        std::thread::sleep(due.saturating_sub(started.elapsed()));
+    }
+    Ok(())
 }
 
 impl Peer {
@@ -118,6 +143,11 @@ impl Peer {
     /// With a certificate for 127.0.0.1 that sidecars under test trust.
     pub fn tls(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         Self::start(Some(Arc::clone(&Authority::get().server)), script)
+    }
+
+    /// With a certificate for other names.
+    pub fn tls_named(names: &[&str], script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start(Some(Authority::get().server_config(names)), script)
     }
 
     fn start(
@@ -204,6 +234,7 @@ fn serve<S: Read + Write>(
 
 /// The certificate authority of all tests.
 pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
     ca_pem: String,
     server: Arc<ServerConfig>,
 }
@@ -214,23 +245,33 @@ impl Authority {
         AUTHORITY.get_or_init(|| {
             let mut params = CertificateParams::new([]).unwrap();
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-            let key = KeyPair::generate().unwrap();
-            let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
-            let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
-            let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-            let server =
-                ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                    .with_safe_default_protocol_versions()
-                    .unwrap()
-                    .with_no_client_auth()
-                    .with_single_cert(vec![certificate.der().clone()], key)
-                    .unwrap();
-            Self { ca_pem: authority.pem(), server: Arc::new(server) }
+            let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+            let server = server_config(&issuer, &["127.0.0.1", "localhost"]);
+            Self { ca_pem: issuer.pem(), server, issuer }
         })
+    }
+
+    /// TLS with a certificate for `names`.
+    fn server_config(&self, names: &[&str]) -> Arc<ServerConfig> {
+        server_config(&self.issuer, names)
     }
 
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
     }
+}
+
+/// TLS with a certificate for `names`.
+fn server_config(issuer: &CertifiedIssuer<'static, KeyPair>, names: &[&str]) -> Arc<ServerConfig> {
+    let key = KeyPair::generate().unwrap();
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    let certificate = CertificateParams::new(names).unwrap().signed_by(&key, issuer).unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    Arc::new(config)
 }

@@ -1,0 +1,61 @@
+//! What goes on in the background.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+
+use media_sidecar::config::UnauthenticatedMedia;
+
+use crate::harness::{Peer, Reply, Setup, Sidecar, eventually};
+
+#[test]
+fn blobs_without_a_row_go_after_the_start_and_others_stay() {
+    let sidecar = Sidecar::start();
+    let mxc = sidecar.upload("text/plain", b"wanted");
+    let folder = sidecar.stop();
+    // printf orphan | sha256sum
+    let orphan = folder
+        .path()
+        .join("data/blobs/7b/9a/7b9aa6bc2ec2b1ac9d1b1a0f8ebb7b7a0a7a6c1b1f7be0f0c7e0a5ad7a7c1e55");
+    std::fs::create_dir_all(orphan.parent().unwrap()).unwrap();
+    std::fs::write(&orphan, b"orphan").unwrap();
+    std::fs::set_permissions(&orphan, std::fs::Permissions::from_mode(0o400)).unwrap();
+    let sidecar = Setup::in_folder(folder).start();
+    eventually("the orphan is gone", || !orphan.exists());
+    assert_eq!(sidecar.alice().get(&format!("/_matrix/client/v1/media/download/{mxc}")).status, 200);
+    assert_eq!(sidecar.blobs().len(), 1);
+}
+
+#[test]
+fn last_access_is_written_when_the_service_stops() {
+    let sidecar = Sidecar::start();
+    let mxc = sidecar.upload("text/plain", b"x");
+    sidecar.advance(std::time::Duration::from_hours(5));
+    assert_eq!(sidecar.alice().get(&format!("/_matrix/client/v1/media/download/{mxc}")).status, 200);
+    let folder = sidecar.stop();
+    let catalog = rusqlite::Connection::open(folder.path().join("data/catalog.db")).unwrap();
+    let later: i64 =
+        catalog.query_row("SELECT last_access_ms - created_ms FROM media", [], |row| row.get(0)).unwrap();
+    assert_eq!(later, 5 * 3_600_000);
+}
+
+#[test]
+fn remote_media_fetched_while_frozen_stays_hidden_from_callers_without_a_token() {
+    let remote = Peer::tls(|_| Reply::new(200).header("Content-Disposition", "inline").body("x"));
+    let freeze = |config: &mut media_sidecar::config::Config| {
+        config.unauthenticated_media = UnauthenticatedMedia::Frozen;
+    };
+    let sidecar = Setup::new().with(freeze).start();
+    let path = format!("/_matrix/media/v3/download/{}/x", remote.name());
+    assert_eq!(sidecar.alice().get(&path).status, 200);
+    eventually("it is stored", || sidecar.alice().get(&path).header("etag").is_some());
+    assert_eq!(sidecar.anonymous().get(&path).status, 404);
+}
+
+#[test]
+fn a_second_process_over_the_same_store_is_refused() {
+    let sidecar = Sidecar::start();
+    let folder = Arc::clone(&sidecar.folder);
+    let second = std::panic::catch_unwind(move || Setup::in_folder(folder).start());
+    assert!(second.is_err());
+    sidecar.upload("text/plain", b"goes on");
+}
