@@ -38,6 +38,13 @@ enum Command {
         #[arg(long)]
         once: bool,
     },
+    /// Say what is well with this deployment and what is not, with the mend
+    #[command(after_help = "Example: media-sidecar check --config /etc/media-sidecar/sidecar.yaml")]
+    Check {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+    },
     /// Print the configuration in force, secrets redacted
     #[command(after_help = "Example: SIDECAR_LOG=debug media-sidecar config")]
     Config {
@@ -133,6 +140,10 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Demo { once } => {
             return demo::run(if once { demo::Stay::Leave } else { demo::Stay::Serve }, &mut out);
+        }
+        Command::Check { config } => {
+            let is_well = commands::check(config.config.as_deref(), &mut out)?;
+            return Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Config { config } => {
             write!(out, "{}", commands::load_config_quietly(config.config.as_deref())?.to_yaml())?;

@@ -78,7 +78,7 @@ impl Call {
         let authorization = self.headers.get_all(header::AUTHORIZATION).iter();
         InboundRequest {
             method: self.method.as_str().to_owned(),
-            uri: self.uri.path_and_query().map_or_else(|| self.uri.path().to_owned(), ToString::to_string),
+            uri: target(&self.uri),
             authorization: authorization
                 .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
                 .collect(),
@@ -167,6 +167,11 @@ impl Call {
             .find(|(key, _)| *key == name)
             .map(|(_, raw)| raw)
     }
+}
+
+/// Path and query exactly as on the wire.
+pub(crate) fn target(uri: &Uri) -> String {
+    uri.path_and_query().map_or_else(|| uri.path().to_owned(), ToString::to_string)
 }
 
 /// Percent-decodes; what is not UTF-8 names nothing here.

@@ -12,6 +12,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
@@ -19,6 +20,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use matchit::Router;
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -32,7 +34,7 @@ use crate::handlers::client::{self, Door};
 use crate::handlers::federation::{self, Wrapping};
 use crate::handlers::ops;
 use crate::housekeeping;
-use crate::request::{Call, PathParams};
+use crate::request::{self, Call, PathParams};
 use crate::response::{self, Access, Response};
 
 /// Connections at the same time; further ones wait in the kernel's queue.
@@ -172,6 +174,19 @@ pub(crate) const PROXY_PREFIXES: [&str; 9] = [
     "/_matrix/federation/unstable/org.matrix.msc3916.v2/media/",
 ];
 
+/// Stands on answers to paths that are nothing here, so that `check` can see from outside that they came here, and as they were
+/// sent.
+pub(crate) const CHECK_HEADER: &str = "x-media-sidecar";
+
+/// [`CHECK_HEADER`] as hyper has it.
+const CHECK_MARK: header::HeaderName = header::HeaderName::from_static(CHECK_HEADER);
+
+/// The value of [`CHECK_HEADER`]: whose sidecar this is, and what of the request's target arrived.
+pub(crate) fn check_value(fingerprint: &str, target: &str) -> String {
+    let digest = Sha256::digest(target);
+    format!("{fingerprint} {}", HEXLOWER.encode(digest.first_chunk::<8>().unwrap_or(&[0; 8])))
+}
+
 /// A path that leads somewhere.
 #[derive(Clone, Debug)]
 struct Route {
@@ -199,8 +214,13 @@ pub enum Listener {
 pub async fn run(app: Arc<App>, listeners: Vec<Listener>, stop: impl Future<Output = ()>) {
     let (stopping, stopped) = watch::channel(());
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let server =
-        Arc::new(Server { app: Arc::clone(&app), routes: routes(), stopped, places: Arc::clone(&places) });
+    let server = Arc::new(Server {
+        app: Arc::clone(&app),
+        routes: routes(),
+        stopped,
+        places: Arc::clone(&places),
+        fingerprint: app.federation.fingerprint(),
+    });
     let mut tasks = JoinSet::new();
     housekeeping::start(&app, &mut tasks);
     let mut accepting = JoinSet::new();
@@ -318,13 +338,16 @@ struct Server {
     stopped: watch::Receiver<()>,
     /// One for each connection.
     places: Arc<Semaphore>,
+    /// Whose sidecar this is.
+    fingerprint: String,
 }
 
 impl Server {
     /// Answers one request, whatever it is, and sees to its access line.
     async fn answer(&self, request: Request<Incoming>) -> Response {
         let method = request.method().clone();
-        let found = self.routes.at(request.uri().path());
+        let uri = request.uri().clone();
+        let found = self.routes.at(uri.path());
         let (name, route) = found.as_ref().map_or(("-", None), |found| (found.value.name, Some(found.value)));
         let access = Access::begin(method.clone(), name);
         let (outcome, mut access) = match route {
@@ -352,6 +375,10 @@ impl Server {
             }
         };
         let mut response = outcome.unwrap_or_else(|error| response::error(&error, name));
+        if route.is_none() {
+            let mark = check_value(&self.fingerprint, &request::target(&uri));
+            response.headers_mut().extend(HeaderValue::try_from(mark).ok().map(|mark| (CHECK_MARK, mark)));
+        }
         if let (Some(route), 405) = (route, response.status().as_u16())
             && let Ok(allow) = HeaderValue::from_str(route.allow())
         {

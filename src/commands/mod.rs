@@ -1,5 +1,6 @@
 //! What the command line does, apart from parsing it.
 
+mod check;
 mod key;
 mod serve;
 
@@ -10,6 +11,7 @@ use std::path::Path;
 use crate::config::{self, Config, Loaded, Problems};
 use crate::federation::{KeyError, LoadedKey, SigningKey};
 
+pub use self::check::check;
 pub use self::key::{KeySource, generate, import, show};
 pub(crate) use self::serve::runtime;
 pub use self::serve::{LogFormat, serve};

@@ -23,7 +23,6 @@ use std::time::Duration;
 use quick_cache::sync::Cache;
 
 use self::backoff::Backoff;
-use self::discovery::Discovery;
 use self::policy::Policy;
 use self::x_matrix::SignedRequest;
 use crate::catalog::Catalog;
@@ -35,9 +34,10 @@ use crate::names::Names;
 use crate::outbound::{Answer, Get, Guard, Limits, Outbound, OutboundError};
 
 pub(crate) use self::answer::RemoteMedia;
+pub(crate) use self::discovery::{Discovery, Endpoint};
 pub(crate) use self::inbound::{Claim, InboundRequest, Verdict};
 pub use self::signing_key::{KeyError, LoadedKey, Overwrite, SigningKey};
-pub(crate) use self::standing::Standing;
+pub(crate) use self::standing::{Standing, compare_published_key};
 
 /// Longest wait for a server's keys, well-known document and the like, for the whole exchange.
 const SMALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -142,6 +142,11 @@ impl Federation {
             catalog,
             clock,
         })
+    }
+
+    /// Tells this server's sidecar from any other, see [`SigningKey::fingerprint`].
+    pub(crate) fn fingerprint(&self) -> String {
+        self.signing_key.fingerprint(&self.server_name)
     }
 
     /// Whether configuration lets us exchange media of `server_name` at all, stored or not.

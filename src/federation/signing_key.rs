@@ -9,10 +9,11 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use data_encoding::BASE64_NOPAD;
+use data_encoding::{BASE64_NOPAD, HEXLOWER};
 use ed25519_dalek::Signer as _;
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::conduit_key::{self, Record};
 use super::signed_json::{Object, decode_base64, signable};
@@ -145,7 +146,7 @@ impl SigningKey {
         let (mut seed, mut version) = ([0; 32], [0; 4]);
         random(&mut seed);
         random(&mut version);
-        let version = data_encoding::HEXLOWER.encode(&version);
+        let version = HEXLOWER.encode(&version);
         Self::new(&format!("a_{version}"), &seed)
     }
 
@@ -179,6 +180,12 @@ impl SigningKey {
     /// The public key in unpadded base64, as `/_matrix/key/v2/server` shows it.
     pub fn public_key(&self) -> String {
         BASE64_NOPAD.encode(self.key.verifying_key().as_bytes())
+    }
+
+    /// Tells the sidecar of `server_name` with this key from any other, by what everybody may know: 16 hex digits.
+    pub(crate) fn fingerprint(&self, server_name: &ServerName) -> String {
+        let digest = Sha256::digest(format!("{server_name} {} {}", self.key_id, self.public_key()));
+        HEXLOWER.encode(digest.first_chunk::<8>().unwrap_or(&[0; 8]))
     }
 
     /// The document a homeserver with this key publishes at `/_matrix/key/v2/server`: for the demo's stand-in, whose key

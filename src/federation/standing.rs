@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::Federation;
+use super::{Federation, SigningKey};
 use crate::error::{Error, Kind, Result};
 use crate::homeserver::Homeserver;
+use crate::matrix::ServerName;
 
 /// Largest key document, bytes.
 const MAX_DOCUMENT: u64 = 64 * 1024;
@@ -44,7 +45,8 @@ struct PublishedKey {
 impl Federation {
     /// Compares our key with the published one and remembers the outcome. Blocks.
     pub(crate) fn compare_published_key(&self) -> Standing {
-        let standing = self.look_at_published_key(&self.homeserver).unwrap_or_else(Standing::Unknown);
+        let standing = compare_published_key(&self.homeserver, &self.server_name, &self.signing_key);
+        let standing = standing.unwrap_or_else(Standing::Unknown);
         let mut remembered = self.standing.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         if *remembered != standing {
             match &standing {
@@ -71,33 +73,35 @@ impl Federation {
             )),
         }
     }
+}
 
-    /// One look. The error says why nothing could be seen.
-    fn look_at_published_key(&self, homeserver: &Homeserver) -> std::result::Result<Standing, String> {
-        let path = "/_matrix/key/v2/server";
-        let answer = homeserver.get(path, None).map_err(|error| error.to_string())?;
-        if answer.status() != 200 {
-            return Err(format!("status {} for {path}", answer.status()));
-        }
-        let body = answer.read_at_most(MAX_DOCUMENT).map_err(|error| error.to_string())?.unwrap_or_default();
-        let published: Published =
-            serde_json::from_slice(&body).map_err(|error| format!("{path}: {error}"))?;
-        if published.server_name != self.server_name.as_str() {
-            return Ok(Standing::Differs(format!(
-                "the homeserver calls itself {}, server_name says {}: set server_name to the name in user IDs",
-                published.server_name, self.server_name
-            )));
-        }
-        let (ours, key_id) = (self.signing_key.public_key(), self.signing_key.key_id());
-        if published.verify_keys.get(key_id).is_some_and(|theirs| theirs.key.trim_end_matches('=') == ours) {
-            return Ok(Standing::Agrees);
-        }
-        let theirs: Vec<_> =
-            published.verify_keys.iter().map(|(id, key)| format!("{id} {}", key.key)).collect();
-        Ok(Standing::Differs(format!(
-            "the signing key here is {key_id} {ours}, the homeserver publishes {}: import the homeserver's key with \
-             `media-sidecar key import`",
-            theirs.join(", ")
-        )))
+/// Compares `key` with what the homeserver of `server_name` publishes. The error says why nothing could be seen.
+pub(crate) fn compare_published_key(
+    homeserver: &Homeserver,
+    server_name: &ServerName,
+    key: &SigningKey,
+) -> std::result::Result<Standing, String> {
+    let path = "/_matrix/key/v2/server";
+    let answer = homeserver.get(path, None).map_err(|error| error.to_string())?;
+    if answer.status() != 200 {
+        return Err(format!("status {} for {path}", answer.status()));
     }
+    let body = answer.read_at_most(MAX_DOCUMENT).map_err(|error| error.to_string())?.unwrap_or_default();
+    let published: Published = serde_json::from_slice(&body).map_err(|error| format!("{path}: {error}"))?;
+    if published.server_name != server_name.as_str() {
+        return Ok(Standing::Differs(format!(
+            "the homeserver calls itself {}, server_name says {server_name}: set server_name to the name in user IDs",
+            published.server_name
+        )));
+    }
+    let (ours, key_id) = (key.public_key(), key.key_id());
+    if published.verify_keys.get(key_id).is_some_and(|theirs| theirs.key.trim_end_matches('=') == ours) {
+        return Ok(Standing::Agrees);
+    }
+    let theirs: Vec<_> = published.verify_keys.iter().map(|(id, key)| format!("{id} {}", key.key)).collect();
+    Ok(Standing::Differs(format!(
+        "the signing key here is {key_id} {ours}, the homeserver publishes {}: import the homeserver's key with \
+         `media-sidecar key import`",
+        theirs.join(", ")
+    )))
 }

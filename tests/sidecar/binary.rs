@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, OnceLock};
 
 use crate::harness::client::read_response;
-use crate::harness::{Client, Homeserver, OUR_KEY, OUR_PUBLIC_KEY, eventually};
+use crate::harness::{Authority, Client, Homeserver, OUR_KEY, OUR_PUBLIC_KEY, Peer, Reply, eventually};
 
 const UPLOAD: &str = "/_matrix/media/v3/upload";
 
@@ -58,14 +59,14 @@ fn text(bytes: &[u8]) -> String {
 pub struct Service {
     pub child: Child,
     pub address: SocketAddr,
-    log: std::sync::Arc<std::sync::Mutex<String>>,
+    log: Arc<std::sync::Mutex<String>>,
 }
 
 impl Service {
     fn start(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
-        let log = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+        let log = Arc::new(std::sync::Mutex::new(String::new()));
         let address = loop {
             let mut line = String::new();
             assert_ne!(lines.read_line(&mut line).unwrap(), 0, "it ended: {}", log.lock().unwrap());
@@ -75,7 +76,7 @@ impl Service {
                 break rest[..end].parse().unwrap_or_else(|_| ([0, 0, 0, 0], 0).into());
             }
         };
-        let copy = std::sync::Arc::clone(&log);
+        let copy = Arc::clone(&log);
         std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
                 copy.lock().unwrap().push_str(&(line + "\n"));
@@ -115,6 +116,7 @@ fn wrong_usage_is_2_and_help_has_examples() {
         &["serve", "--help"],
         &["demo", "--help"],
         &["config", "--help"],
+        &["check", "--help"],
         &["key", "show", "--help"],
     ] {
         let output = folder.run(arguments);
@@ -228,6 +230,79 @@ fn the_credential_of_systemd_wins() {
         .env("CREDENTIALS_DIRECTORY", folder.path("credentials"))
         .output();
     assert!(text(&output.unwrap().stdout).contains(OUR_PUBLIC_KEY));
+}
+
+/// A reverse proxy in front of a sidecar that is started later.
+fn proxy(sidecar: &Arc<OnceLock<SocketAddr>>, pass: fn(&str) -> Option<String>) -> Peer {
+    let sidecar = Arc::clone(sidecar);
+    Peer::tls(move |request| {
+        let Some(target) = pass(&request.target) else { return Reply::error(404, "M_UNRECOGNIZED") };
+        let response = Client::new(*sidecar.get().unwrap()).get(&target);
+        let reply = Reply::new(response.status).body(&response.body);
+        response
+            .header("x-media-sidecar")
+            .into_iter()
+            .fold(reply, |reply, mark| reply.header("X-Media-Sidecar", mark))
+    })
+}
+
+fn check(pass: fn(&str) -> Option<String>, more: &str) -> (Option<i32>, String) {
+    let address = Arc::new(OnceLock::new());
+    let front = proxy(&address, pass);
+    let folder = Folder::new(&format!("federation: {{ca_file: ca.pem}}\n{more}"));
+    std::fs::write(folder.path("ca.pem"), Authority::get().ca_pem()).unwrap();
+    let yaml = std::fs::read_to_string(folder.path("sidecar.yaml")).unwrap();
+    std::fs::write(folder.path("sidecar.yaml"), yaml.replace("sidecar.test", &front.name())).unwrap();
+    let service = folder.serve();
+    address.set(service.address).unwrap();
+    let output = folder.run(&["check"]);
+    (output.status.code(), text(&output.stdout))
+}
+
+#[test]
+fn check_finds_a_good_deployment_good() {
+    let (status, report) = check(|target| (!target.starts_with("/_sidecar/")).then(|| target.to_owned()), "");
+    assert_eq!(status, Some(0), "{report}");
+    for line in
+        ["ok    homeserver", "ok    versions", "ok    clock", "ok    data directory", "ok    /_sidecar/"]
+    {
+        assert!(report.contains(line), "{line} is not in\n{report}");
+    }
+    assert_eq!(report.matches("comes here as it was sent").count(), 9, "{report}");
+    // The stand-in homeserver publishes no key.
+    assert!(report.contains("warn  published key"), "{report}");
+}
+
+#[test]
+fn check_names_each_fault_with_its_mend() {
+    let (status, report) = check(
+        |target| match target {
+            _ if target.starts_with("/_matrix/federation/v1/remote_media/") => None,
+            _ => Some(target.replace("%2F", "/")),
+        },
+        "uploads: {max_size: 8000000TB}\n",
+    );
+    assert_eq!(status, Some(1), "{report}");
+    for words in [
+        "remote_media/: does not come here (status 404); see `media-sidecar proxy-config`",
+        "/_matrix/media/: comes here changed; let the proxy pass the path as it is",
+        "FAIL  /_sidecar/: everybody can see it",
+        "less room than one upload",
+    ] {
+        assert!(report.contains(words), "{words} is not in\n{report}");
+    }
+}
+
+#[test]
+fn check_tells_of_a_configuration_that_cannot_be_read() {
+    let folder = Folder::new("colour: red\n");
+    let output = folder.run(&["check"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stdout).contains("FAIL  configuration: sidecar.yaml:5: `colour`"),
+        "{}",
+        text(&output.stdout)
+    );
 }
 
 #[test]

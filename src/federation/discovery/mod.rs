@@ -32,7 +32,7 @@ pub(crate) struct Endpoint {
 
 /// Resolves names to endpoints. Blocks.
 #[derive(Debug)]
-pub(super) struct Discovery {
+pub(crate) struct Discovery {
     /// Delegations.
     well_known: WellKnown,
     /// For SRV records.
@@ -46,13 +46,13 @@ struct Dice(Random);
 
 impl Discovery {
     /// Asks for well-known documents through `outbound`.
-    pub(super) fn new(outbound: Outbound, names: Arc<dyn Names>, clock: Clock, random: Random) -> Self {
+    pub(crate) fn new(outbound: Outbound, names: Arc<dyn Names>, clock: Clock, random: Random) -> Self {
         let well_known = WellKnown::new(outbound, clock, Arc::clone(&random));
         Self { well_known, names, dice: Dice(random) }
     }
 
     /// Where `server_name` is reached.
-    pub(super) fn resolve(&self, server_name: &ServerName) -> Endpoint {
+    pub(crate) fn resolve(&self, server_name: &ServerName) -> Endpoint {
         match (server_name.host(), server_name.port()) {
             // Step 3: only a bare DNS name may be delegated.
             (Host::Name(_), None) => match self.well_known.delegated(server_name) {
