@@ -33,9 +33,12 @@ const FEDERATION_THREADS: usize = 16;
 /// Threads that wait for other servers' keys: anybody can claim to be a server that does not answer.
 const KEY_THREADS: usize = 8;
 
+/// Threads that read blobs which the page cache does not hold.
+const READ_THREADS: usize = 8;
+
 /// Most blocking threads in all, for the runtime; a few are the runtime's own.
 pub(crate) const MAX_BLOCKING_THREADS: usize =
-    DISK_THREADS + HOMESERVER_THREADS + FEDERATION_THREADS + KEY_THREADS + 4;
+    DISK_THREADS + HOMESERVER_THREADS + FEDERATION_THREADS + KEY_THREADS + READ_THREADS + 4;
 
 /// Longest silence of a client that uploads.
 const UPLOAD_STALL: Duration = Duration::from_mins(1);
@@ -70,6 +73,8 @@ pub(crate) struct Bridge {
     federation: Arc<Semaphore>,
     /// Permits of [`Pool::Keys`].
     keys: Arc<Semaphore>,
+    /// For bodies that read files.
+    readers: Readers,
 }
 
 impl Bridge {
@@ -81,7 +86,13 @@ impl Bridge {
             homeserver: permits(HOMESERVER_THREADS),
             federation: permits(FEDERATION_THREADS),
             keys: permits(KEY_THREADS),
+            readers: Readers(permits(READ_THREADS)),
         }
+    }
+
+    /// What bodies that read files go by.
+    pub(crate) fn readers(&self) -> &Readers {
+        &self.readers
     }
 
     /// Runs blocking work when its pool has a thread free. Work once begun runs to its end, whoever stops waiting.
@@ -169,6 +180,10 @@ where
     Ok(batch)
 }
 
+/// The right to read files for bodies, a few at a time when the page cache does not hold them.
+#[derive(Clone, Debug)]
+pub(crate) struct Readers(Arc<Semaphore>);
+
 /// A stretch of a file on its way into an HTTP body. What the page cache holds is read at once on the async thread; what
 /// it does not is read on a blocking one.
 #[derive(Debug)]
@@ -179,19 +194,32 @@ pub(crate) struct FileStream {
     at: u64,
     /// Bytes still to come.
     left: u64,
-    /// A read that had to leave the async thread.
+    /// For reads that have to leave the async thread.
+    readers: Readers,
+    /// One that did.
     reading: Option<JoinHandle<io::Result<Bytes>>>,
 }
 
 impl FileStream {
     /// `length` bytes of `file` from `start` on.
-    pub(crate) fn new(file: Arc<File>, start: u64, length: u64) -> Self {
-        Self { file, at: start, left: length, reading: None }
+    pub(crate) fn new(file: Arc<File>, start: u64, length: u64, readers: &Readers) -> Self {
+        Self { file, at: start, left: length, readers: readers.clone(), reading: None }
     }
 
     /// Bytes still to come.
     pub(crate) fn left(&self) -> u64 {
         self.left
+    }
+
+    /// Reads in a blocking thread, when one is free.
+    fn read_blocking(&self) -> JoinHandle<io::Result<Bytes>> {
+        let (file, at, left) = (Arc::clone(&self.file), self.at, self.left);
+        let readers = Arc::clone(&self.readers.0);
+        tokio::spawn(async move {
+            let _permit = readers.acquire_owned().await.map_err(io::Error::other)?;
+            let read = spawn_blocking(move || read_at(&file, at, left, ReadWriteFlags::empty()));
+            read.await.map_err(io::Error::other)?
+        })
     }
 
     /// The next bytes; `None` at the end. A file that ends early is an error.

@@ -117,9 +117,10 @@ pub(crate) fn essence(content_type: &str) -> String {
     bare.trim().to_ascii_lowercase()
 }
 
-/// Visible ASCII without RFC 2616's separators, as Synapse has it.
+/// Visible ASCII without RFC 2616's separators, as Synapse has it, and without `%`, which some browsers decode even here
+/// (RFC 6266 appendix D).
 fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte)
+    byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}%".contains(&byte)
 }
 
 /// `charset'language'percent-encoded`, in UTF-8.
@@ -171,6 +172,7 @@ mod tests {
             (Some(""), "inline"),
             (Some("photo.png"), "inline; filename=photo.png"),
             (Some("my photo.png"), "inline; filename*=utf-8''my%20photo.png"),
+            (Some("100%25.png"), "inline; filename*=utf-8''100%2525.png"),
             (Some("a;b.png"), "inline; filename*=utf-8''a%3Bb.png"),
             (Some("ångström"), "inline; filename*=utf-8''%C3%A5ngstr%C3%B6m"),
             (Some("a\r\nX: y"), "inline; filename*=utf-8''a%0D%0AX%3A%20y"),

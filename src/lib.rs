@@ -7,10 +7,10 @@
 //! | L7 | [`commands`], [`demo`] | what the command line does; the two-server tour |
 //! | L6 | [`server`] | the hyper server: listeners, route table, dispatch, access line, drain |
 //! | L5 | `handlers`, `housekeeping` | one short async function for each endpoint; background jobs |
-//! | L4 | [`app`], `request`, `response`, `waiting`, `bridge` | wiring; what is read and written; who waits for what; the async/sync seam |
+//! | L4 | [`app`], `request`, `response`, `waiting`, `bridge`, `patience` | wiring; what is read and written; who waits for what; the async/sync seam; clients that stop reading |
 //! | L3 | `media` | use-cases: create, upload, download, fetch, sweep; the ordering rules |
-//! | L2 | `accounts`, [`federation`] | access token → user; signatures, keys, discovery, the outbound ladder |
-//! | L1 | `catalog`, `blobs`, `outbound`, `multipart`, `range`, `disposition` | the `SQLite` catalog; the content-addressed directory; the guarded way out; pure protocol pieces |
+//! | L2 | `homeserver`, `accounts`, [`federation`] | the neighbour; access token → user; signatures, keys, discovery, the outbound ladder |
+//! | L1 | `catalog`, `blobs`, `outbound`, [`names`], `multipart`, `range`, `disposition` | the `SQLite` catalog; the content-addressed directory; the guarded way out; DNS; pure protocol pieces |
 //! | L0 | [`matrix`], `error`, [`config`], `sha256` | vocabulary |
 //!
 //! Everything up to L3 is plain blocking Rust. `async` begins in L4, and `bridge` is the one place where the two meet.
@@ -34,6 +34,7 @@ mod media;
 mod multipart;
 pub mod names;
 mod outbound;
+mod patience;
 mod range;
 mod request;
 mod response;

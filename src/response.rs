@@ -17,7 +17,7 @@ use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
 
-use crate::bridge::FileStream;
+use crate::bridge::{FileStream, Readers};
 use crate::disposition;
 use crate::error::{Error, Kind, Loudness};
 use crate::matrix::{Timestamp, len_u64};
@@ -121,8 +121,8 @@ pub(crate) fn error(error: &Error, route: &str) -> Response {
     let row = error.kind().row();
     match row.loudness {
         Loudness::Quiet => tracing::debug!(route, ?error, "refused"),
-        Loudness::Warn => tracing::warn!(route, cause = error.causes(), "{}", error.message()),
-        Loudness::Error => tracing::error!(route, cause = error.causes(), "{}", error.message()),
+        Loudness::Warn => tracing::warn!(route, "{error:?}"),
+        Loudness::Error => tracing::error!(route, "{error:?}"),
     }
     let mut body = json!({"errcode": row.errcode, "error": error.message()});
     if let (Kind::LimitExceeded, Some(wait)) = (error.kind(), error.wait())
@@ -149,6 +149,7 @@ pub(crate) fn media(
     file_name: Option<&str>,
     caching: Caching,
     conditions: Conditions<'_>,
+    readers: &Readers,
 ) -> Response {
     let Stored { filled, created, file } = stored;
     let etag = format!("\"{}\"", filled.sha256);
@@ -182,7 +183,7 @@ pub(crate) fn media(
         let last = start.saturating_add(length).saturating_sub(1);
         insert(headers, header::CONTENT_RANGE, format!("bytes {start}-{last}/{}", filled.size));
     }
-    *response.body_mut() = Body::from_file(file, start, length);
+    *response.body_mut() = Body::from_file(file, start, length, readers);
     response
 }
 
@@ -200,7 +201,7 @@ pub(crate) fn arriving(head: &RemoteHead, bytes: Chunks, file_name: Option<&str>
 
 /// Stored media to a server, as MSC3916 has it: multipart. The outer `Content-Disposition` is for Dendrite, which reads
 /// the file name there.
-pub(crate) fn multipart_federation(stored: Stored, boundary: &str) -> Response {
+pub(crate) fn multipart_federation(stored: Stored, boundary: &str, readers: &Readers) -> Response {
     let Stored { filled, file, .. } = stored;
     let content_type = disposition::served_type(&filled.content_type);
     let disposition = disposition::header(&filled.content_type, filled.upload_name.as_deref());
@@ -218,7 +219,7 @@ pub(crate) fn multipart_federation(stored: Stored, boundary: &str) -> Response {
     headers.insert(header::CONTENT_LENGTH, length.into());
     let segments = [
         Segment::Bytes(before.into()),
-        Segment::File(FileStream::new(Arc::new(file), 0, filled.size)),
+        Segment::File(FileStream::new(Arc::new(file), 0, filled.size, readers)),
         Segment::Bytes(after.into()),
     ];
     *response.body_mut() = Body::new(segments);
@@ -304,7 +305,7 @@ impl Access {
 impl Drop for Access {
     fn drop(&mut self) {
         let Self { method, route, status, started, caller, bytes } = self;
-        let ms = started.elapsed().as_secs_f64() * 1000.0;
+        let ms = (started.elapsed().as_secs_f64() * 1e6).round() / 1000.0;
         tracing::info!(target: "media_sidecar::access", %method, route, status, bytes, ms, caller);
     }
 }
@@ -321,8 +322,8 @@ impl Body {
     }
 
     /// A stretch of a file.
-    fn from_file(file: File, start: u64, length: u64) -> Self {
-        Self::new([Segment::File(FileStream::new(Arc::new(file), start, length))])
+    fn from_file(file: File, start: u64, length: u64, readers: &Readers) -> Self {
+        Self::new([Segment::File(FileStream::new(Arc::new(file), start, length, readers))])
     }
 
     /// Drops what would be sent, for HEAD; the headers stay.

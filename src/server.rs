@@ -34,6 +34,7 @@ use crate::handlers::client::{self, Door};
 use crate::handlers::federation::{self, Wrapping};
 use crate::handlers::ops;
 use crate::housekeeping;
+use crate::patience::Patient;
 use crate::request::{self, Call, PathParams};
 use crate::response::{self, Access, Response};
 
@@ -43,6 +44,9 @@ const MAX_CONNECTIONS: usize = 4096;
 /// Longest wait for a request's head, on a fresh connection or an idle one. Above nginx's 60 s for idle upstreams, so that
 /// the proxy closes first.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Longest wait for a client to take a byte of an answer.
+const WRITE_STALL: Duration = Duration::from_secs(60);
 
 /// Largest request head, and read buffer of a connection, bytes.
 const MAX_HEAD: usize = 64 * 1024;
@@ -311,7 +315,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, WRITE_STALL)), service);
     tokio::spawn(async move {
         let _place = place;
         let mut connection = pin!(connection);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use crate::bridge::FileStream;
+use crate::bridge::{FileStream, Readers};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Mxc, ServerName};
 use crate::media::{FetchListener, RemoteHead};
@@ -259,7 +259,7 @@ impl Arrivals {
 
 impl Arrival {
     /// Waits for the remote's answer. Who joins after its last byte waits until it is stored: then there is more to give.
-    pub(crate) async fn served(mut self) -> Result<Served> {
+    pub(crate) async fn served(mut self, readers: &Readers) -> Result<Served> {
         let is_first = self.is_first;
         let to_be_told = |progress: &Progress| match progress {
             Progress::Asked => false,
@@ -273,7 +273,7 @@ impl Arrival {
         match progress {
             Progress::Coming { head, file, .. } => {
                 let (sender, receiver) = mpsc::channel(READ_AHEAD);
-                tokio::spawn(relay(self.progress, file, sender));
+                tokio::spawn(relay(self.progress, file, sender, readers.clone()));
                 Ok(Served::Coming(head, receiver))
             }
             Progress::Stored | Progress::Asked => Ok(Served::Stored),
@@ -287,6 +287,7 @@ async fn relay(
     mut progress: watch::Receiver<Progress>,
     file: Arc<File>,
     client: mpsc::Sender<io::Result<Bytes>>,
+    readers: Readers,
 ) {
     let mut sent = 0;
     loop {
@@ -306,7 +307,7 @@ async fn relay(
             },
             Progress::Failed(error) => return give_up(&client, io::Error::other(error)).await,
         };
-        let mut stream = FileStream::new(Arc::clone(&file), sent, until.saturating_sub(sent));
+        let mut stream = FileStream::new(Arc::clone(&file), sent, until.saturating_sub(sent), &readers);
         while let Some(chunk) = std::future::poll_fn(|context| stream.poll_chunk(context)).await {
             // A client that is gone ends this relay and nothing else.
             if client.send(chunk).await.is_err() {

@@ -17,7 +17,7 @@ const LEVELS: [&[&str]; 8] = [
     &["range", "disposition", "multipart", "names", "outbound", "blobs", "catalog"],
     &["homeserver", "accounts", "federation"],
     &["media"],
-    &["bridge", "waiting", "app", "response", "request"],
+    &["patience", "bridge", "waiting", "app", "response", "request"],
     &["handlers", "housekeeping"],
     &["server"],
     &["commands", "demo"],

@@ -45,7 +45,9 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Door) -> 
         Viewer::Known => Caching::Private,
     };
     Ok(match obtain(app, call, &mxc, viewer, fetch).await? {
-        Obtained::Stored(stored) => response::media(stored, file_name.as_deref(), caching, call.conditions()),
+        Obtained::Stored(stored) => {
+            response::media(stored, file_name.as_deref(), caching, call.conditions(), app.bridge.readers())
+        }
         Obtained::Arriving(head, chunks) => response::arriving(&head, chunks, file_name.as_deref()),
     })
 }

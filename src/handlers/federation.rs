@@ -31,8 +31,12 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, wrapping: Wrapp
     }
     match obtain(app, call, &mxc, Viewer::Known, RemoteFetch::Refused).await? {
         Obtained::Stored(stored) => Ok(match wrapping {
-            Wrapping::Raw => response::media(stored, None, Caching::Private, call.conditions()),
-            Wrapping::Multipart => response::multipart_federation(stored, &boundary(app)),
+            Wrapping::Raw => {
+                response::media(stored, None, Caching::Private, call.conditions(), app.bridge.readers())
+            }
+            Wrapping::Multipart => {
+                response::multipart_federation(stored, &boundary(app), app.bridge.readers())
+            }
         }),
         Obtained::Arriving(..) => Err(Error::not_found()),
     }

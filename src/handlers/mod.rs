@@ -145,7 +145,7 @@ async fn obtain(
                     .run(Pool::Federation, move || library.fetch(&remote, timeout, &listener))
                     .await
             })?;
-            match arrival.served().await? {
+            match arrival.served(app.bridge.readers()).await? {
                 Served::Stored => {}
                 Served::Coming(head, chunks) => return Ok(Obtained::Arriving(head, chunks)),
             }
