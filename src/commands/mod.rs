@@ -1,6 +1,7 @@
 //! What the command line does, apart from parsing it.
 
 mod key;
+mod proxy_config;
 mod serve;
 
 use std::io::Write as _;
@@ -10,6 +11,7 @@ use crate::config::{self, Config, Loaded, Problems};
 use crate::federation::{KeyError, LoadedKey, SigningKey};
 
 pub use self::key::{generate, import, show};
+pub use self::proxy_config::{Proxy, TlsFiles, proxy_config};
 pub(crate) use self::serve::runtime;
 pub use self::serve::{LogFormat, serve};
 

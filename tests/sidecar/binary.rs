@@ -116,6 +116,7 @@ fn wrong_usage_is_2_and_help_has_examples() {
         &["demo", "--help"],
         &["config", "--help"],
         &["key", "show", "--help"],
+        &["proxy-config", "--help"],
     ] {
         let output = folder.run(arguments);
         assert!(output.status.success());
