@@ -235,9 +235,7 @@ impl FileStream {
             }
             None => match read_at(&self.file, self.at, self.left, ReadWriteFlags::NOWAIT) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_unsupported(&error) => {
-                    let (file, at, left) = (Arc::clone(&self.file), self.at, self.left);
-                    let mut reading =
-                        spawn_blocking(move || read_at(&file, at, left, ReadWriteFlags::empty()));
+                    let mut reading = self.read_blocking();
                     let poll = Pin::new(&mut reading).poll(context);
                     match poll {
                         Poll::Ready(joined) => joined.unwrap_or_else(|error| Err(io::Error::other(error))),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use media_sidecar::commands::{self, Failure, KeySource, LogFormat};
+use media_sidecar::commands::{self, Failure, KeySource, LogFormat, TlsFiles};
 use media_sidecar::demo;
 use media_sidecar::federation::Overwrite;
 
@@ -58,6 +58,35 @@ enum Command {
         after_help = "Example: media-sidecar key import /var/lib/synapse/homeserver.signing.key"
     )]
     Key(Key),
+    /// Print a reverse proxy's whole configuration: TLS, media to the sidecar, everything else to the homeserver
+    #[command(
+        after_help = "Example: media-sidecar proxy-config nginx --tls-cert /etc/ssl/example.org.pem --tls-key /etc/ssl/private/example.org.key > /etc/nginx/nginx.conf"
+    )]
+    ProxyConfig {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Which proxy
+        #[arg(value_enum)]
+        proxy: Proxy,
+        /// Certificate with its chain, PEM [default: /etc/letsencrypt/live/HOST/fullchain.pem]
+        #[arg(long, value_name = "FILE")]
+        tls_cert: Option<PathBuf>,
+        /// Its private key, PEM [default: /etc/letsencrypt/live/HOST/privkey.pem]
+        #[arg(long, value_name = "FILE")]
+        tls_key: Option<PathBuf>,
+    },
+}
+
+/// Proxies there is a configuration for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Proxy {
+    /// nginx 1.22 or later
+    Nginx,
+    /// Caddy 2.6 or later
+    Caddy,
+    /// Traefik 3.6.7 or later
+    Traefik,
 }
 
 /// What can be done with the signing key.
@@ -156,6 +185,15 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Key(Key::Generate { config, force }) => {
             commands::generate(config.config.as_deref(), overwrite(force), &mut out)?;
+        }
+        Command::ProxyConfig { config, proxy, tls_cert, tls_key } => {
+            let proxy = match proxy {
+                Proxy::Nginx => commands::Proxy::Nginx,
+                Proxy::Caddy => commands::Proxy::Caddy,
+                Proxy::Traefik => commands::Proxy::Traefik,
+            };
+            let tls = TlsFiles { cert: tls_cert, key: tls_key };
+            commands::proxy_config(config.config.as_deref(), proxy, &tls, &mut out)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -46,7 +46,7 @@ const MAX_CONNECTIONS: usize = 4096;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Longest wait for a client to take a byte of an answer.
-const WRITE_STALL: Duration = Duration::from_secs(60);
+const WRITE_STALL: Duration = Duration::from_mins(1);
 
 /// Largest request head, and read buffer of a connection, bytes.
 const MAX_HEAD: usize = 64 * 1024;

@@ -2,6 +2,7 @@
 
 mod check;
 mod key;
+mod proxy_config;
 mod serve;
 
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ use crate::federation::{KeyError, LoadedKey, SigningKey};
 
 pub use self::check::check;
 pub use self::key::{KeySource, generate, import, show};
+pub use self::proxy_config::{Proxy, TlsFiles, proxy_config};
 pub(crate) use self::serve::runtime;
 pub use self::serve::{LogFormat, serve};
 

@@ -118,6 +118,7 @@ fn wrong_usage_is_2_and_help_has_examples() {
         &["config", "--help"],
         &["check", "--help"],
         &["key", "show", "--help"],
+        &["proxy-config", "--help"],
     ] {
         let output = folder.run(arguments);
         assert!(output.status.success());
