@@ -31,6 +31,9 @@ const MAX_FLIGHTS: usize = 1024;
 /// Remote files on their way in at the same time, fetched or waiting to be; who asks for a further one is told to come back.
 const MAX_ARRIVALS: usize = 256;
 
+/// The same from one server, so that a slow one does not take all the places.
+const MAX_ARRIVALS_OF_SERVER: usize = 32;
+
 /// When to come back.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -237,7 +240,8 @@ impl Arrivals {
         if let Some(progress) = arrivals.get(mxc) {
             return Ok(Arrival { progress: progress.clone(), is_first: false });
         }
-        if arrivals.len() >= MAX_ARRIVALS {
+        let of_server = arrivals.keys().filter(|other| other.server_name == mxc.server_name).count();
+        if arrivals.len() >= MAX_ARRIVALS || of_server >= MAX_ARRIVALS_OF_SERVER {
             let message = "too many remote files are being fetched";
             return Err(Error::new(Kind::LimitExceeded, message).retry_after(RETRY));
         }

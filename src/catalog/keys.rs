@@ -17,6 +17,9 @@ pub(crate) struct StoredKey {
     pub(crate) fetched: Timestamp,
 }
 
+/// Keys kept; a busy server of a small community knows a few thousand others.
+const MAX_ROWS: u32 = 20_000;
+
 impl Catalog {
     /// The keys known of a server, valid or not.
     pub(crate) fn server_keys(&self, server_name: &ServerName) -> Result<Vec<StoredKey>> {
@@ -59,10 +62,17 @@ impl Catalog {
         })
     }
 
-    /// Forgets keys that are no longer valid at `now`. Says how many.
+    /// Forgets keys that are no longer valid at `now`, and of the others all but the [`MAX_ROWS`] fetched last: anybody can
+    /// claim to be a server whose keys are then fetched. Says how many.
     pub(crate) fn forget_expired_keys(&self, now: Timestamp) -> Result<usize> {
         self.writer.write(move |connection| {
-            connection.execute("DELETE FROM server_key WHERE valid_until_ms <= ?1", [now.0])
+            let expired = connection.execute("DELETE FROM server_key WHERE valid_until_ms <= ?1", [now.0])?;
+            let surplus = connection.execute(
+                "DELETE FROM server_key WHERE (server_name, key_id) IN (
+                     SELECT server_name, key_id FROM server_key ORDER BY fetched_ms DESC LIMIT -1 OFFSET ?1)",
+                [MAX_ROWS],
+            )?;
+            Ok(expired.saturating_add(surplus))
         })
     }
 }
@@ -85,5 +95,7 @@ mod tests {
         catalog.put_server_keys(&server_name, vec![key("ed25519:a"), key("ed25519:b")]).unwrap();
         catalog.put_server_keys(&server_name, vec![key("ed25519:c")]).unwrap();
         assert_eq!(catalog.server_keys(&server_name).unwrap(), [key("ed25519:c")]);
+        assert_eq!(catalog.forget_expired_keys(Timestamp(1)).unwrap(), 0);
+        assert_eq!(catalog.forget_expired_keys(Timestamp(2)).unwrap(), 1);
     }
 }

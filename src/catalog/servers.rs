@@ -42,6 +42,13 @@ impl Catalog {
                 .map(drop)
         })
     }
+
+    /// Forgets families that were proven before `before`. Says how many.
+    pub(crate) fn forget_families(&self, before: Timestamp) -> Result<usize> {
+        self.writer.write(move |connection| {
+            connection.execute("DELETE FROM server WHERE proven_ms < ?1", [before.0])
+        })
+    }
 }
 
 /// A family in the catalog.
@@ -72,5 +79,7 @@ mod tests {
             catalog.put_family(&server_name, family, Timestamp(7)).unwrap();
             assert_eq!(catalog.family(&server_name).unwrap(), Some((family, Timestamp(7))));
         }
+        assert_eq!(catalog.forget_families(Timestamp(7)).unwrap(), 0);
+        assert_eq!(catalog.forget_families(Timestamp(8)).unwrap(), 1);
     }
 }

@@ -116,7 +116,7 @@ fn check_key(config: &Config, report: &mut Report<'_, impl Write>) -> Result<Opt
     }
 }
 
-/// Whether the homeserver answers, publishes our key, lets clients use authenticated media, and has our time.
+/// Whether the homeserver answers, publishes our key, and has our time.
 fn check_homeserver(
     config: &Config,
     key: Option<&SigningKey>,
@@ -252,6 +252,21 @@ fn check_proxy(
             let target = format!("{prefix}{PROBE}");
             let (level, finding) = judge_route(&outbound, endpoint, &target, &fingerprint);
             report.say(level, &format!("{}{prefix}", endpoint.base_url), finding)?;
+        }
+    }
+    let versions = ask(&outbound, &for_clients, "/_matrix/client/versions").ok().and_then(read_json);
+    match versions {
+        Some(versions) if supports_authenticated_media(&versions) => {
+            report.say(Level::Ok, "versions", "clients use authenticated media")?;
+        }
+        Some(_) => {
+            let mend = "clients are not told of v1.11; route /_matrix/client/versions here, or update the homeserver";
+            report.say(Level::Warn, "versions", mend)?;
+        }
+        None => {
+            let finding =
+                format!("{}/_matrix/client/versions does not answer; see to the proxy", for_clients.base_url);
+            report.say(Level::Fail, "versions", finding)?;
         }
     }
     let health = ask(&outbound, &for_clients, "/_sidecar/health").ok().and_then(read_json);

@@ -72,17 +72,28 @@ impl Attempt {
             (200, Family::Msc1902) if answer.header_lossy("content-disposition").is_none() => {
                 Self::UnknownEndpoint
             }
+            (200, Family::Legacy) if is_page(&answer) => Self::UnknownEndpoint,
             (200, Family::Msc1902 | Family::Legacy) => Self::Media(raw_media(answer)),
             // We said `allow_redirect=true`, and legacy media is no secret. A signed request goes nowhere else.
-            (301 | 302 | 303 | 307 | 308, Family::Legacy) => {
-                match answer.header("location").map(str::to_owned) {
-                    Some(location) => elsewhere(&location, outbound),
-                    None => Self::UnknownEndpoint,
-                }
-            }
+            (301 | 302 | 303 | 307 | 308, Family::Legacy) => match answer.redirect() {
+                Some(location) => elsewhere(&location, outbound),
+                None => Self::UnknownEndpoint,
+            },
             (status, _) => judge_error(status, answer),
         }
     }
+}
+
+/// Whether a legacy answer is the page of a catch-all site rather than media: media servers name at least a disposition for
+/// HTML, which a browser must not run.
+fn is_page(answer: &Answer) -> bool {
+    let is_html = answer.header("content-type").is_some_and(|text| disposition::essence(text) == "text/html");
+    is_html && answer.header_lossy("content-disposition").is_none()
+}
+
+/// A server that asks us to slow down for `wait`.
+pub(super) fn limited(wait: Duration) -> Error {
+    Error::new(Kind::LimitExceeded, "the remote server asks to slow down").retry_after(wait)
 }
 
 /// The media of a raw answer.
@@ -113,7 +124,8 @@ fn multipart_media(answer: Answer, outbound: &Outbound) -> Attempt {
     };
     let headers = match second_part() {
         Ok(headers) => headers,
-        Err(error) => {
+        Err(MultipartError::Io(error)) => return Attempt::Down(RemoteError::Answer(error.to_string())),
+        Err(error @ (MultipartError::Truncated | MultipartError::Malformed | MultipartError::TooLong)) => {
             let broken = Error::new(Kind::RemoteFailed, "the remote server sent a broken answer");
             return Attempt::Told(broken.caused_by(error));
         }
@@ -125,7 +137,8 @@ fn multipart_media(answer: Answer, outbound: &Outbound) -> Attempt {
     Attempt::Media(RemoteMedia {
         content_type: disposition::storable_type(headers.get("content-type")),
         upload_name: disposition.as_deref().and_then(disposition::file_name),
-        size: headers.get("content-length").and_then(|length| length.parse().ok()),
+        // The delimiter ends a part, whatever length it claims.
+        size: None,
         body: Box::new(reader),
     })
 }
@@ -158,12 +171,7 @@ fn judge_error(status: u16, answer: Answer) -> Attempt {
         (401 | 403, _) => Attempt::Refused(format!("{status} {}", errcode.unwrap_or_default())),
         (504, Some("M_NOT_YET_UPLOADED")) => told(Kind::NotYetUploaded, "the media is not yet uploaded"),
         (413 | 502, Some("M_TOO_LARGE")) => told(Kind::RemoteTooLarge, "the remote file is too large"),
-        (429, _) => {
-            let wait = retry_after.unwrap_or(DEFAULT_RETRY_AFTER).min(MAX_RETRY_AFTER);
-            Attempt::Told(
-                Error::new(Kind::LimitExceeded, "the remote server asks to slow down").retry_after(wait),
-            )
-        }
+        (429, _) => Attempt::Told(limited(retry_after.unwrap_or(DEFAULT_RETRY_AFTER).min(MAX_RETRY_AFTER))),
         (500..=599, _) => {
             Attempt::Down(RemoteError::Answer(format!("status {status} {}", errcode.unwrap_or_default())))
         }

@@ -19,13 +19,22 @@ const LONGEST: Duration = Duration::from_hours(1);
 #[derive(Debug)]
 pub(super) struct Backoff(Cache<ServerName, Failing>);
 
-/// A server that does not answer.
+/// A server that is left alone.
 #[derive(Clone, Copy, Debug)]
 struct Failing {
-    /// Failures in a row.
+    /// Failures in a row; none when it only asked us to slow down.
     failures: u32,
     /// Try again then.
     retry_at: Timestamp,
+}
+
+/// How long a server is still left alone, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// It failed.
+    Failing(Duration),
+    /// It asked us to slow down.
+    Limited(Duration),
 }
 
 impl Backoff {
@@ -35,8 +44,18 @@ impl Backoff {
     }
 
     /// How long `server_name` is still left alone; `None` when it may be asked.
-    pub(super) fn wait(&self, server_name: &ServerName, now: Timestamp) -> Option<Duration> {
-        self.0.get(server_name).map(|failing| now.until(failing.retry_at)).filter(|wait| !wait.is_zero())
+    pub(super) fn wait(&self, server_name: &ServerName, now: Timestamp) -> Option<Wait> {
+        let Failing { failures, retry_at } = self.0.get(server_name)?;
+        match (now.until(retry_at), failures) {
+            (Duration::ZERO, _) => None,
+            (wait, 0) => Some(Wait::Limited(wait)),
+            (wait, _) => Some(Wait::Failing(wait)),
+        }
+    }
+
+    /// Notes that a server asks to be left alone for `wait`.
+    pub(super) fn limited(&self, server_name: &ServerName, now: Timestamp, wait: Duration) {
+        self.0.insert(server_name.clone(), Failing { failures: 0, retry_at: now.after(wait) });
     }
 
     /// Notes a failure: 30 s, then twice as long each time, up to an hour. Failures of requests that ran side by side count
@@ -71,7 +90,7 @@ mod tests {
             backoff.failed(&name, now);
             // Another request that was under way at the time.
             backoff.failed(&name, now);
-            let wait = backoff.wait(&name, now).unwrap();
+            let Some(Wait::Failing(wait)) = backoff.wait(&name, now) else { panic!("it failed") };
             waits.push(wait.as_secs());
             now = now.after(wait);
             assert_eq!(backoff.wait(&name, now), None);
@@ -80,5 +99,7 @@ mod tests {
         backoff.failed(&name, now);
         backoff.alive(&name);
         assert_eq!(backoff.wait(&name, now), None);
+        backoff.limited(&name, now, Duration::from_secs(9));
+        assert_eq!(backoff.wait(&name, now), Some(Wait::Limited(Duration::from_secs(9))));
     }
 }

@@ -6,11 +6,12 @@
 
 use std::time::Duration;
 
-use super::answer::{Attempt, RemoteMedia};
+use super::answer::{Attempt, RemoteMedia, limited};
+use super::backoff::Wait;
 use super::{Federation, RemoteError, left_alone};
 use crate::config::Family;
 use crate::error::{Error, Kind, Result};
-use crate::matrix::Mxc;
+use crate::matrix::{Mxc, ServerName};
 
 /// How much sooner than us the remote is told to give up waiting for an upload.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -35,18 +36,32 @@ impl Federation {
         if self.absent.get(mxc).is_some_and(|until| now < until) {
             return Err(Error::not_found());
         }
-        if let Some(wait) = self.backoff.wait(server_name, now) {
-            return Err(left_alone(server_name, wait));
+        match self.backoff.wait(server_name, now) {
+            Some(Wait::Failing(wait)) => return Err(left_alone(server_name, wait)),
+            Some(Wait::Limited(wait)) => return Err(limited(wait)),
+            None => {}
         }
         let outcome = self.climb(mxc, timeout);
         match &outcome {
-            Ok(_) => self.backoff.alive(server_name),
             Err(error) if error.kind() == Kind::NotFound => {
                 self.absent.insert(mxc.clone(), now.after(ABSENCE_LIFETIME));
             }
-            Err(_) => {}
+            Err(error) if error.kind() == Kind::LimitExceeded => {
+                self.backoff.limited(server_name, now, error.wait().unwrap_or_default());
+            }
+            Ok(_) | Err(_) => {}
         }
         outcome
+    }
+
+    /// Notes that a server sent a whole file.
+    pub(crate) fn sent_whole(&self, server_name: &ServerName) {
+        self.backoff.alive(server_name);
+    }
+
+    /// Notes that a server broke off in the middle of a file.
+    pub(crate) fn broke_off(&self, server_name: &ServerName) {
+        self.backoff.failed(server_name, (self.clock)());
     }
 
     /// Tries the families until one gives the media or an answer that settles the matter.
@@ -59,13 +74,17 @@ impl Federation {
         for family in rungs {
             // After a word from an endpoint that is there, only the unsigned route can say anything new: split deployments
             // answer the signed ones from an empty store.
-            let settled = refused.is_some() || (not_found && proven.is_some());
+            let has_signed_family = proven.is_some_and(|family| family != Family::Legacy);
+            let settled = refused.is_some() || (not_found && has_signed_family);
             if settled && family != Family::Legacy {
                 continue;
             }
             match self.attempt(family, mxc, timeout) {
                 Attempt::Media(media) => {
-                    self.remember_family(mxc, family)?;
+                    // What the unsigned route gives a server whose signed one has spoken is old media, not the rule.
+                    if !settled {
+                        self.remember_family(mxc, family)?;
+                    }
                     return Ok(media);
                 }
                 Attempt::UnknownEndpoint => {

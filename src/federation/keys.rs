@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::backoff::Wait;
 use super::signed_json::{self, Object};
 use super::signing_key::is_version;
 use super::{Federation, RemoteError};
@@ -99,7 +100,7 @@ impl Federation {
         let now = (self.clock)();
         let unavailable =
             || Error::new(Kind::BadSignature, format!("the signing keys of {server_name} cannot be fetched"));
-        if let Some(wait) = self.key_backoff.wait(server_name, now) {
+        if let Some(Wait::Failing(wait)) = self.key_backoff.wait(server_name, now) {
             return Err(unavailable().caused_by(RemoteError::BackingOff(wait)));
         }
         let direct = self.ask_small(server_name, "/_matrix/key/v2/server").and_then(read_document);

@@ -281,9 +281,13 @@ pub enum Overwrite {
 const NOT_A_KEY: &str = "not a signing key: expected `ed25519 <version> <seed>` (Synapse), a MATRIX PRIVATE KEY block (Dendrite) \
                          or the `keypair` record of Conduit's family, raw or in hex";
 
+/// Longest version, bytes; the specification names no bound, and the field's have a dozen.
+const MAX_VERSION: usize = 64;
+
 /// A key's version: `[a-zA-Z0-9_]+` (spec, `definitions/keys.yaml`).
 pub(super) fn is_version(version: &str) -> bool {
-    !version.is_empty() && version.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    (1..=MAX_VERSION).contains(&version.len())
+        && version.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 impl fmt::Debug for SigningKey {

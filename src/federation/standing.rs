@@ -48,6 +48,10 @@ impl Federation {
         let standing = compare_published_key(&self.homeserver, &self.server_name, &self.signing_key);
         let standing = standing.unwrap_or_else(Standing::Unknown);
         let mut remembered = self.standing.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // A homeserver that cannot be asked has not taken back what it said.
+        if matches!((&*remembered, &standing), (Standing::Differs(_), Standing::Unknown(_))) {
+            return remembered.clone();
+        }
         if *remembered != standing {
             match &standing {
                 Standing::Unknown(why) => {

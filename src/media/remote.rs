@@ -18,7 +18,7 @@ const CHUNK: usize = 64 * 1024;
 const GRACE: Duration = Duration::from_mins(1);
 
 /// The slowest average rate after that, bytes a second. A remote that trickles would hold one of few places for days.
-const MIN_RATE: u64 = 1024;
+const MIN_RATE: u64 = 8 * 1024;
 
 /// What is known of a remote file before its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,10 @@ impl Library {
     /// Fetches `mxc` from its origin, which waits up to `timeout` for a pending upload, and stores it. Blocks until the
     /// row is committed; on any failure nothing is stored.
     pub(crate) fn fetch(&self, mxc: &Mxc, timeout: Duration, listener: &impl FetchListener) -> Result<()> {
+        // Another request's fetch may have ended just before this one began.
+        if self.catalog.media(mxc)?.is_some() {
+            return Ok(());
+        }
         let remote = self.federation.fetch(mxc, timeout)?.at_most(self.max_remote_size)?;
         let mut ingest = self
             .blobs
@@ -56,9 +60,20 @@ impl Library {
             RemoteHead { content_type: content_type.clone(), upload_name: upload_name.clone(), size },
             file,
         );
-        pour(body, &mut ingest, listener)?;
-        if size.is_some_and(|announced| announced != ingest.size()) {
-            return Err(broke_off(io::Error::other("fewer bytes than announced")));
+        let poured = pour(body, &mut ingest, listener).and_then(|()| match size {
+            Some(announced) if announced != ingest.size() => {
+                Err(broke_off(io::Error::other("another length than announced")))
+            }
+            _ => Ok(()),
+        });
+        match poured {
+            Ok(()) => self.federation.sent_whole(&mxc.server_name),
+            Err(error) => {
+                if error.kind() == Kind::RemoteFailed {
+                    self.federation.broke_off(&mxc.server_name);
+                }
+                return Err(error);
+            }
         }
         listener.complete();
 

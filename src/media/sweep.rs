@@ -1,8 +1,13 @@
 //! Housekeeping: what an interrupted run left, what has expired, what was noted and not yet written.
 
+use std::time::Duration;
+
 use super::Library;
 use crate::error::Result;
 use crate::sha256::Sha256;
+
+/// How long it is kept which endpoint family a server has; it is believed for a day.
+const FAMILY_KEPT: Duration = Duration::from_hours(48);
 
 impl Library {
     /// Removes blobs that no row refers to. Walks the whole store: for a background thread, once after the start.
@@ -18,12 +23,13 @@ impl Library {
         Ok(removed)
     }
 
-    /// Forgets what has expired: pending IDs, keys of other servers, the counts of users who create no more.
+    /// Forgets what has expired: pending IDs, keys and families of other servers, the counts of users who create no more.
     pub(crate) fn forget_expired(&self) -> Result<()> {
         self.tidy_create_limiter();
         let now = (self.clock)();
         self.catalog.forget_expired(now)?;
         self.catalog.forget_expired_keys(now)?;
+        self.catalog.forget_families(now.before(FAMILY_KEPT))?;
         Ok(())
     }
 

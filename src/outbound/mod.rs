@@ -85,7 +85,12 @@ pub(crate) struct Get<'a> {
 
 /// The head of an answer, its body still to be read.
 #[derive(Debug)]
-pub(crate) struct Answer(HttpResponse<Body>);
+pub(crate) struct Answer {
+    /// As ureq has it.
+    response: HttpResponse<Body>,
+    /// What was asked for.
+    url: String,
+}
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +140,7 @@ impl Outbound {
             if !matches!(answer.status(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
             }
-            let target = answer.header("location").and_then(|location| url.join(location).ok());
+            let target = answer.redirect().and_then(|target| Url::parse(&target).ok());
             url = target.ok_or(OutboundError::Redirect("it names no place"))?;
         }
         Err(OutboundError::Redirect("it goes on and on"))
@@ -151,7 +156,7 @@ impl Outbound {
         for (name, value) in get.headers {
             request = request.header(*name, *value);
         }
-        Ok(Answer(request.call()?))
+        Ok(Answer { response: request.call()?, url: get.url.to_owned() })
     }
 }
 
@@ -186,18 +191,23 @@ impl Rules {
 impl Answer {
     /// HTTP status.
     pub(crate) fn status(&self) -> u16 {
-        StatusCode::as_u16(&self.0.status())
+        StatusCode::as_u16(&self.response.status())
+    }
+
+    /// Where a redirect leads: `Location`, relative to what was asked for.
+    pub(crate) fn redirect(&self) -> Option<String> {
+        Url::parse(&self.url).ok()?.join(self.header("location")?).ok().map(String::from)
     }
 
     /// A header's value, if it is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let headers: &HeaderMap = self.0.headers();
+        let headers: &HeaderMap = self.response.headers();
         headers.get(name)?.to_str().ok()
     }
 
     /// A header's value with bytes that are not UTF-8 replaced.
     pub(crate) fn header_lossy(&self, name: &str) -> Option<String> {
-        self.0.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        self.response.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
     }
 
     /// The length of the body, if announced.
@@ -214,7 +224,7 @@ impl Answer {
 
     /// The body as it arrives. A body shorter than announced ends in an error.
     pub(crate) fn into_reader(self) -> impl Read + Send + 'static {
-        self.0.into_body().into_reader()
+        self.response.into_body().into_reader()
     }
 }
 

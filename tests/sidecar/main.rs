@@ -16,6 +16,7 @@
     unreachable_pub,
     clippy::format_push_string,
     clippy::match_bool,
+    clippy::match_same_arms,
     clippy::cast_precision_loss,
     reason = "tests"
 )]

@@ -261,6 +261,8 @@ fn a_limit_is_passed_on_with_its_time() {
     assert_eq!(response.failure(), (429, "M_LIMIT_EXCEEDED".to_owned()));
     assert_eq!(response.header("retry-after"), Some("17"));
     assert_eq!(remote.requests().len(), 1, "no fallback");
+    assert_eq!(sidecar.alice().get(&download(&remote, "y")).status, 429);
+    assert_eq!(remote.requests().len(), 1, "and it is heeded");
 }
 
 #[test]
@@ -296,17 +298,24 @@ fn location_parts_and_legacy_redirects_are_followed_without_our_signature() {
     assert!(asked.iter().all(|request| request.header("authorization").is_none()), "{asked:?}");
 }
 
+/// A sidecar that may connect to 127.0.0.1 and to no other loopback address.
+fn guarded() -> Sidecar {
+    Setup::new().with(|config| config.federation.ip_allow = vec!["127.0.0.1/32".parse().unwrap()]).start()
+}
+
 #[test]
 fn redirects_to_where_nobody_may_go_are_not_followed() {
-    let forbidden = Peer::plain(|_| raw());
-    let forbidden_tls = Peer::tls(|_| raw());
+    let forbidden = Peer::plain_at("127.0.0.2", |_| raw());
+    let port = forbidden.address.port();
+    let plain = Peer::plain(|_| raw());
     let targets = [
-        format!("{}/plain", forbidden.url()),
-        format!("https://127.0.0.2:{}/", forbidden_tls.address.port()),
-        format!("https://inside.test:{}/", forbidden_tls.address.port()),
+        format!("{}/plain", plain.url()),
+        format!("https://127.0.0.2:{port}/"),
+        format!("https://[::ffff:127.0.0.2]:{port}/"),
+        format!("https://inside.test:{port}/"),
         "ftp://127.0.0.1/".to_owned(),
         "file:///etc/passwd".to_owned(),
-        "//".to_owned(),
+        "https://".to_owned(),
     ];
     for target in targets {
         let to = target.clone();
@@ -314,41 +323,106 @@ fn redirects_to_where_nobody_may_go_are_not_followed() {
             true => Reply::new(308).header("Location", &to),
             false => Reply::error(404, "M_UNRECOGNIZED"),
         });
-        // Only 127.0.0.1 is allowed; what the name resolves to is not.
-        let setup =
-            Setup::new().with(|config| config.federation.ip_allow = vec!["127.0.0.1/32".parse().unwrap()]);
-        let sidecar = setup.start();
-        let port = forbidden_tls.address.port();
-        sidecar.zone.host("inside.test", port, &[([127, 0, 0, 3], port).into()]);
+        let sidecar = guarded();
+        sidecar.zone.host("inside.test", port, &[forbidden.address]);
         let response = sidecar.alice().get(&download(&remote, "x"));
         assert_eq!(response.failure(), (502, "M_UNKNOWN".to_owned()), "{target}");
     }
-    assert!(forbidden.requests().is_empty() && forbidden_tls.requests().is_empty());
+    assert_eq!((forbidden.connections(), plain.connections()), (0, 0));
 }
 
 #[test]
-fn a_circle_of_redirects_ends() {
-    let remote = Peer::tls(|request| match is_legacy(request) || request.path() == "/round" {
-        true => Reply::new(307).header("Location", "/round"),
-        false => Reply::error(404, "M_UNRECOGNIZED"),
+fn redirects_may_be_relative_and_a_circle_of_them_ends() {
+    let remote = Peer::tls(|request| match request.path() {
+        path if path.starts_with("/_matrix/media/v3/download/") && path.ends_with("/near") => {
+            Reply::new(307).header("Location", "/mirror/near?x=1")
+        }
+        "/mirror/near" => raw(),
+        "/round" => Reply::new(307).header("Location", "round"),
+        path if path.starts_with("/_matrix/media/") => Reply::new(307).header("Location", "/round"),
+        _ => Reply::error(404, "M_UNRECOGNIZED"),
     });
-    // A relative target of a redirect has no base here: it is refused as it is.
-    let sidecar = Sidecar::start();
-    assert_eq!(sidecar.alice().get(&download(&remote, "x")).status, 502);
-    assert!(remote.requests().len() < 12);
+    assert_eq!(Sidecar::start().alice().get(&download(&remote, "near")).body, PICTURE);
+    assert_eq!(Sidecar::start().alice().get(&download(&remote, "far")).status, 502);
+    assert_eq!(remote.paths().iter().filter(|path| *path == "/round").count(), 6);
 }
 
 #[test]
 fn of_one_good_and_one_private_address_only_the_good_one_is_used() {
+    let private = Peer::plain_at("127.0.0.9", |_| raw());
     let remote = Peer::tls_named(&["two.test"], |_| raw());
-    let setup =
-        Setup::new().with(|config| config.federation.ip_allow = vec!["127.0.0.1/32".parse().unwrap()]);
-    let sidecar = setup.start();
-    let private = ([127, 0, 0, 9], remote.address.port()).into();
-    sidecar.zone.host("two.test", 8448, &[private, remote.address]);
+    let sidecar = guarded();
+    sidecar.zone.host("two.test", 8448, &[private.address, remote.address]);
     assert_eq!(sidecar.alice().get("/_matrix/client/v1/media/download/two.test/x").status, 200);
-    sidecar.zone.host("mapped.test", 8448, &["[::ffff:127.0.0.9]:8448".parse().unwrap()]);
+    let mapped = format!("[::ffff:127.0.0.9]:{}", private.address.port()).parse().unwrap();
+    sidecar.zone.host("mapped.test", 8448, &[mapped]);
     assert_eq!(sidecar.alice().get("/_matrix/client/v1/media/download/mapped.test/x").status, 502);
+    let literal = format!("/_matrix/client/v1/media/download/{}/x", private.name());
+    assert_eq!(sidecar.alice().get(&literal).status, 502);
+    assert_eq!(private.connections(), 0);
+}
+
+#[test]
+fn a_page_on_every_path_is_no_media_anywhere() {
+    let site =
+        Peer::tls(|_| Reply::new(200).header("Content-Type", "text/html; charset=utf-8").body("<html>"));
+    let sidecar = Sidecar::start();
+    let response = sidecar.alice().get(&download(&site, "x"));
+    assert_eq!(response.failure(), (502, "M_UNKNOWN".to_owned()));
+    assert!(sidecar.blobs().is_empty());
+}
+
+#[test]
+fn old_media_from_the_unsigned_route_does_not_make_it_the_rule() {
+    let state = Arc::new(AtomicU16::new(0));
+    let now = Arc::clone(&state);
+    let remote = Peer::tls(move |request| match (is_legacy(request), now.load(Ordering::SeqCst)) {
+        // It cannot verify us just now, and gives an old file without a signature.
+        (false, 0) => Reply::error(401, "M_UNAUTHORIZED"),
+        (true, 0) => raw(),
+        // Then all is well again; new files are behind the freeze.
+        (true, _) => Reply::error(404, "M_NOT_FOUND"),
+        (false, _) => raw(),
+    });
+    let sidecar = Sidecar::start();
+    assert_eq!(sidecar.alice().get(&download(&remote, "old")).status, 200);
+    state.store(1, Ordering::SeqCst);
+    assert_eq!(sidecar.alice().get(&download(&remote, "new")).status, 200);
+}
+
+#[test]
+fn a_server_that_breaks_off_is_left_alone() {
+    let remote = Peer::tls(|request| match is_legacy(request) {
+        true => Reply::new(200)
+            .header("Content-Disposition", "inline")
+            .header("Content-Length", "100")
+            .body("cut"),
+        false => Reply::error(404, "M_UNRECOGNIZED"),
+    });
+    let sidecar = Sidecar::start();
+    let response = sidecar.alice().get(&download(&remote, "a"));
+    assert!(response.status == 502 || !response.complete);
+    eventually("it is left alone", || {
+        sidecar.alice().get(&download(&remote, "b")).text().contains("tried again")
+    });
+}
+
+#[test]
+fn a_part_that_lies_about_its_length_is_sent_whole() {
+    for lie in ["3", "3000"] {
+        let remote = Peer::tls(move |request| match is_msc3916(request) {
+            true => multipart(&[
+                b"--B\r\n\r\n{}\r\n--B\r\nContent-Type: image/png\r\nContent-Length: ",
+                lie.as_bytes(),
+                b"\r\n\r\n",
+                PICTURE,
+                b"\r\n--B--",
+            ]),
+            false => Reply::error(404, "M_UNRECOGNIZED"),
+        });
+        let response = Sidecar::start().alice().get(&download(&remote, "x"));
+        assert!(response.complete && response.body == PICTURE, "{lie}: {}", response.text());
+    }
 }
 
 #[test]

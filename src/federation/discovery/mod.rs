@@ -89,12 +89,9 @@ impl Discovery {
         let services =
             if new.is_empty() { self.names.services(&format!("_matrix._tcp.{host}")) } else { new };
         let ordered = in_order(services, |below| self.dice.below(below));
-        ordered
-            .into_iter()
-            .filter(|s| !s.host.is_empty())
-            .take(MAX_TARGETS)
-            .map(|s| (s.host, s.port))
-            .collect()
+        // The root as target says that the service is not offered: it resolves to nothing, and nothing else is tried.
+        let host = |host: String| if host.is_empty() { ".".to_owned() } else { host };
+        ordered.into_iter().take(MAX_TARGETS).map(|service| (host(service.host), service.port)).collect()
     }
 }
 

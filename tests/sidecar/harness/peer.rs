@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 pub struct Peer {
     pub address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
+    accepted: Arc<AtomicUsize>,
     stopped: Arc<AtomicBool>,
     scheme: &'static str,
 }
@@ -145,6 +146,11 @@ impl Peer {
         Self::start(Some(Arc::clone(&Authority::get().server)), script)
     }
 
+    /// At another loopback address.
+    pub fn plain_at(host: &str, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_at(host, None, script)
+    }
+
     /// With a certificate for other names.
     pub fn tls_named(names: &[&str], script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         Self::start(Some(Authority::get().server_config(names)), script)
@@ -154,7 +160,17 @@ impl Peer {
         tls: Option<Arc<ServerConfig>>,
         script: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at("127.0.0.1", tls, script)
+    }
+
+    fn start_at(
+        host: &str,
+        tls: Option<Arc<ServerConfig>>,
+        script: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind((host, 0)).unwrap();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&accepted);
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let stopped = Arc::new(AtomicBool::new(false));
@@ -165,6 +181,7 @@ impl Peer {
                 if stop.load(Ordering::SeqCst) {
                     return;
                 }
+                count.fetch_add(1, Ordering::SeqCst);
                 let (tls, seen, script) = (tls.clone(), Arc::clone(&seen), Arc::clone(&script));
                 std::thread::spawn(move || match tls {
                     None => drop(serve(stream, &seen, &*script)),
@@ -175,7 +192,7 @@ impl Peer {
                 });
             }
         });
-        Self { address, requests, stopped, scheme }
+        Self { address, requests, accepted, stopped, scheme }
     }
 
     /// `127.0.0.1:port`, as a server name.
@@ -185,6 +202,11 @@ impl Peer {
 
     pub fn url(&self) -> String {
         format!("{}://{}", self.scheme, self.address)
+    }
+
+    /// Connections so far, whether they spoke or not.
+    pub fn connections(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
     }
 
     /// What was asked so far.
