@@ -9,7 +9,7 @@
 //! | L5 | `handlers`, `housekeeping` | one short async function for each endpoint; background jobs |
 //! | L4 | [`app`], `request`, `response`, `waiting`, `bridge` | wiring; what is read and written; who waits for what; the async/sync seam |
 //! | L3 | `media` | use-cases: create, upload, download, fetch, sweep; the ordering rules |
-//! | L2 | `accounts`, [`federation`] | access token → user; signatures, keys, discovery, the outbound ladder |
+//! | L2 | `accounts`, [`federation`], `thumbnail` | access token → user; signatures, keys, discovery, the outbound ladder; small pictures of large ones |
 //! | L1 | `catalog`, `blobs`, `outbound`, `multipart`, `range`, `disposition` | the `SQLite` catalog; the content-addressed directory; the guarded way out; pure protocol pieces |
 //! | L0 | [`matrix`], `error`, [`config`], `sha256` | vocabulary |
 //!
@@ -39,4 +39,5 @@ mod request;
 mod response;
 pub mod server;
 mod sha256;
+mod thumbnail;
 mod waiting;
