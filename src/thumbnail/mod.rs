@@ -105,3 +105,6 @@ pub(crate) fn render<R: BufRead + Seek>(
 
 /// Tables, buffers and thread stacks of the codecs.
 const BASE_BYTES: u64 = 2 << 20;
+
+#[cfg(test)]
+mod tests;
