@@ -18,7 +18,12 @@ use crate::homeserver::Homeserver;
 use crate::matrix::{Clock, Random, ServerName, Timestamp};
 use crate::media::Library;
 use crate::names::{Names, SystemNames};
-use crate::waiting::{Arrivals, Lanes, PendingUploads, SingleFlight};
+use crate::sha256::Sha256;
+use crate::thumbnail::Job;
+use crate::waiting::{Arrivals, Lanes, Memory, PendingUploads, SingleFlight};
+
+/// Pictures being made or waiting to be; who asks for a further one is told to come back.
+const MAX_MAKING: usize = 64;
 
 /// The parts of a running sidecar.
 pub struct App {
@@ -42,6 +47,10 @@ pub struct App {
     pub(crate) asking: SingleFlight<CredentialHash, Account>,
     /// Keys of other servers being fetched.
     pub(crate) fetching_keys: SingleFlight<ServerName, ()>,
+    /// Pictures being made, by source and job.
+    pub(crate) making: SingleFlight<(Sha256, Job), ()>,
+    /// What they may take in all.
+    pub(crate) picture_memory: Memory,
     /// Who waits for uploads.
     pub(crate) pending: PendingUploads,
     /// Fetches from each server.
@@ -117,9 +126,11 @@ impl App {
             catalog,
             blobs,
             _lock: lock,
-            bridge: Bridge::new(),
+            bridge: Bridge::new(config.thumbnails.workers),
             asking: SingleFlight::default(),
             fetching_keys: SingleFlight::default(),
+            making: SingleFlight::at_most(MAX_MAKING),
+            picture_memory: Memory::new(config.thumbnails.memory.0),
             pending: PendingUploads::default(),
             lanes: Lanes::default(),
             arrivals: Arrivals::default(),

@@ -36,9 +36,17 @@ const KEY_THREADS: usize = 8;
 /// Threads that read blobs which the page cache does not hold.
 const READ_THREADS: usize = 8;
 
+/// Most of `thumbnails.workers`.
+const MAX_THUMBNAIL_THREADS: usize = 64;
+
 /// Most blocking threads in all, for the runtime; a few are the runtime's own.
-pub(crate) const MAX_BLOCKING_THREADS: usize =
-    DISK_THREADS + HOMESERVER_THREADS + FEDERATION_THREADS + KEY_THREADS + READ_THREADS + 4;
+pub(crate) const MAX_BLOCKING_THREADS: usize = DISK_THREADS
+    + HOMESERVER_THREADS
+    + FEDERATION_THREADS
+    + KEY_THREADS
+    + READ_THREADS
+    + MAX_THUMBNAIL_THREADS
+    + 4;
 
 /// Longest silence of a client that uploads.
 const UPLOAD_STALL: Duration = Duration::from_mins(1);
@@ -60,6 +68,8 @@ pub(crate) enum Pool {
     Federation,
     /// Other servers' keys.
     Keys,
+    /// Pictures: waits for the processor.
+    Thumbnails,
 }
 
 /// The pools.
@@ -73,19 +83,22 @@ pub(crate) struct Bridge {
     federation: Arc<Semaphore>,
     /// Permits of [`Pool::Keys`].
     keys: Arc<Semaphore>,
+    /// Permits of [`Pool::Thumbnails`].
+    thumbnails: Arc<Semaphore>,
     /// For bodies that read files.
     readers: Readers,
 }
 
 impl Bridge {
-    /// Pools of their fixed sizes.
-    pub(crate) fn new() -> Self {
+    /// Pools of their fixed sizes, and of `thumbnail_workers` for pictures.
+    pub(crate) fn new(thumbnail_workers: u32) -> Self {
         let permits = |count| Arc::new(Semaphore::new(count));
         Self {
             disk: permits(DISK_THREADS),
             homeserver: permits(HOMESERVER_THREADS),
             federation: permits(FEDERATION_THREADS),
             keys: permits(KEY_THREADS),
+            thumbnails: permits(usize::try_from(thumbnail_workers).unwrap_or(1)),
             readers: Readers(permits(READ_THREADS)),
         }
     }
@@ -106,6 +119,7 @@ impl Bridge {
             Pool::Homeserver => &self.homeserver,
             Pool::Federation => &self.federation,
             Pool::Keys => &self.keys,
+            Pool::Thumbnails => &self.thumbnails,
         };
         let permit =
             Arc::clone(permits).acquire_owned().await.map_err(|error| Error::internal("waiting", error))?;

@@ -58,6 +58,10 @@ pub(crate) enum Kind {
     LimitExceeded,
     /// Senseless request with no better errcode.
     BadRequest,
+    /// A required parameter is absent.
+    MissingParam,
+    /// A parameter that does not parse.
+    InvalidParam,
     /// The byte range lies outside the media (RFC 9110 §15.5.17).
     RangeNotSatisfiable,
     /// The body stopped arriving.
@@ -181,6 +185,8 @@ impl Kind {
             Self::Forbidden => (403, "M_FORBIDDEN", Quiet),
             Self::LimitExceeded => (429, "M_LIMIT_EXCEEDED", Quiet),
             Self::BadRequest => (400, "M_UNKNOWN", Quiet),
+            Self::MissingParam => (400, "M_MISSING_PARAM", Quiet),
+            Self::InvalidParam => (400, "M_INVALID_PARAM", Quiet),
             Self::RangeNotSatisfiable => (416, "M_UNKNOWN", Quiet),
             Self::RequestTimeout => (408, "M_UNKNOWN", Quiet),
             Self::RemoteFailed => (502, "M_UNKNOWN", Warn),

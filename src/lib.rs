@@ -9,7 +9,7 @@
 //! | L5 | `handlers`, `housekeeping` | one short async function for each endpoint; background jobs |
 //! | L4 | [`app`], `request`, `response`, `waiting`, `bridge`, `patience` | wiring; what is read and written; who waits for what; the async/sync seam; clients that stop reading |
 //! | L3 | `media` | use-cases: create, upload, download, fetch, sweep; the ordering rules |
-//! | L2 | `homeserver`, `accounts`, [`federation`] | the neighbour; access token → user; signatures, keys, discovery, the outbound ladder |
+//! | L2 | `homeserver`, `accounts`, [`federation`], `thumbnail` | the neighbour; access token → user; signatures, keys, discovery, the outbound ladder; small pictures of large ones |
 //! | L1 | `catalog`, `blobs`, `outbound`, [`names`], `multipart`, `range`, `disposition` | the `SQLite` catalog; the content-addressed directory; the guarded way out; DNS; pure protocol pieces |
 //! | L0 | [`matrix`], `error`, [`config`], `sha256` | vocabulary |
 //!
@@ -40,4 +40,5 @@ mod request;
 mod response;
 pub mod server;
 mod sha256;
+mod thumbnail;
 mod waiting;

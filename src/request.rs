@@ -11,11 +11,13 @@ use hyper::{Method, Uri};
 use percent_encoding::percent_decode_str;
 
 use crate::accounts::Credential;
+use crate::config::ThumbnailMethod;
 use crate::disposition;
 use crate::error::{Error, Kind, Result};
 use crate::federation::InboundRequest;
 use crate::matrix::{MediaId, Mxc, ServerName};
 use crate::response::{Access, Conditions};
+use crate::thumbnail::{Motion, Wanted};
 
 /// How long a download waits for a pending upload unless the client says otherwise (spec, `timeout_ms`).
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -129,6 +131,31 @@ impl Call {
         let given = self.query("timeout_ms").or_else(|| self.query("fi.mau.msc2246.timeout_ms"));
         let ms = given.and_then(|ms| ms.parse().ok());
         ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis).min(MAX_TIMEOUT)
+    }
+
+    /// The thumbnail asked for: `width` and `height` in pixels, `method` (`scale` unless it says `crop`), `animated` (MSC2705).
+    ///
+    /// # Errors
+    /// `MissingParam` and `InvalidParam` as Synapse has them; `BadRequest` for a side of 0.
+    pub(crate) fn wanted_thumbnail(&self) -> Result<Wanted> {
+        let side = |name: &'static str| {
+            let missing = || Error::new(Kind::MissingParam, format!("{name} is missing"));
+            let text = self.query(name).ok_or_else(missing)?;
+            let invalid = |_why| Error::new(Kind::InvalidParam, format!("{name} is not a number of pixels"));
+            match text.parse::<u32>().map_err(invalid)? {
+                0 => Err(Error::new(Kind::BadRequest, format!("{name} must be more than 0"))),
+                pixels => Ok(pixels),
+            }
+        };
+        let (width, height) = (side("width")?, side("height")?);
+        let method = match self.query("method").as_deref() {
+            None | Some("scale") => ThumbnailMethod::Scale,
+            Some("crop") => ThumbnailMethod::Crop,
+            Some(_) => return Err(Error::new(Kind::InvalidParam, "method must be crop or scale")),
+        };
+        let animated = self.query("animated").or_else(|| self.query("org.matrix.msc2705.animated"));
+        let motion = if animated.as_deref() == Some("true") { Motion::Animated } else { Motion::Still };
+        Ok(Wanted { width, height, method, motion })
     }
 
     /// Whether `allow_remote` forbids a fetch.

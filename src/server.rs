@@ -412,7 +412,19 @@ async fn dispatch(app: &Arc<App>, route: &Route, call: &mut Call) -> Result<Resp
         (Endpoint::Download, Column::FederationMsc3916) => {
             federation::get_content(app, call, Wrapping::Multipart).await
         }
-        (Endpoint::Thumbnail | Endpoint::PreviewUrl, _) => {
+        (Endpoint::Thumbnail, Column::Legacy | Column::ClientMsc1902) => {
+            client::get_content_thumbnail(app, call, Door::Open).await
+        }
+        (Endpoint::Thumbnail, Column::ClientMsc3916 | Column::Own) => {
+            client::get_content_thumbnail(app, call, Door::Token).await
+        }
+        (Endpoint::Thumbnail, Column::FederationMsc1902) => {
+            federation::get_content_thumbnail(app, call, Wrapping::Raw).await
+        }
+        (Endpoint::Thumbnail, Column::FederationMsc3916) => {
+            federation::get_content_thumbnail(app, call, Wrapping::Multipart).await
+        }
+        (Endpoint::PreviewUrl, _) => {
             Err(Error::new(Kind::Unrecognized, "this server does not have this endpoint yet"))
         }
         (Endpoint::Upload, _) => client::create_content(app, call).await,

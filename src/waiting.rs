@@ -48,11 +48,23 @@ type Under<V> = watch::Receiver<Option<Result<V>>>;
 
 /// Runs one future for each key at a time; whoever asks meanwhile shares its answer.
 #[derive(Debug)]
-pub(crate) struct SingleFlight<K, V>(Arc<Mutex<HashMap<K, Under<V>>>>);
+pub(crate) struct SingleFlight<K, V> {
+    /// Answers under way.
+    flights: Arc<Mutex<HashMap<K, Under<V>>>>,
+    /// Most of them.
+    limit: usize,
+}
 
 impl<K, V> Default for SingleFlight<K, V> {
     fn default() -> Self {
-        Self(Arc::default())
+        Self::at_most(MAX_FLIGHTS)
+    }
+}
+
+impl<K, V> SingleFlight<K, V> {
+    /// One that has at most `limit` answers under way; who asks for a further one is told to come back.
+    pub(crate) fn at_most(limit: usize) -> Self {
+        Self { flights: Arc::default(), limit }
     }
 }
 
@@ -78,17 +90,17 @@ impl<K: Clone + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Si
     where
         F: Future<Output = Result<V>> + Send + 'static,
     {
-        let mut flights = lock(&self.0);
+        let mut flights = lock(&self.flights);
         if let Some(answer) = flights.get(&key) {
             return Ok(answer.clone());
         }
-        if flights.len() >= MAX_FLIGHTS {
+        if flights.len() >= self.limit {
             let message = "too many questions are waiting for an answer";
             return Err(Error::new(Kind::LimitExceeded, message).retry_after(RETRY));
         }
         let (sender, answer) = watch::channel(None);
         flights.insert(key.clone(), answer.clone());
-        let landing = Landing { flights: Arc::clone(&self.0), key };
+        let landing = Landing { flights: Arc::clone(&self.flights), key };
         let future = start();
         tokio::spawn(async move {
             let result = future.await;
@@ -262,6 +274,16 @@ impl Arrivals {
 }
 
 impl Arrival {
+    /// Waits until the file is in the library.
+    pub(crate) async fn stored(mut self) -> Result<()> {
+        let is_over = |progress: &Progress| matches!(progress, Progress::Stored | Progress::Failed(_));
+        match self.progress.wait_for(is_over).await.as_deref() {
+            Ok(Progress::Failed(error)) => Err(error.clone()),
+            Ok(_) => Ok(()),
+            Err(_) => Err(lost()),
+        }
+    }
+
     /// Waits for the remote's answer. Who joins after its last byte waits until it is stored: then there is more to give.
     pub(crate) async fn served(mut self, readers: &Readers) -> Result<Served> {
         let is_first = self.is_first;
@@ -359,6 +381,30 @@ impl FetchListener for Reporter {
                 *complete = true;
             }
         });
+    }
+}
+
+/// Memory for decoding pictures, over all requests: who needs more than is free waits.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    /// One permit for each KiB.
+    permits: Arc<Semaphore>,
+    /// All of them.
+    total: u32,
+}
+
+impl Memory {
+    /// `bytes` of memory.
+    pub(crate) fn new(bytes: u64) -> Self {
+        let total = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX >> 4).min(u32::MAX >> 4);
+        Self { permits: Arc::new(Semaphore::new(usize::try_from(total).unwrap_or(0))), total }
+    }
+
+    /// Waits until `bytes` are free; they are free again when the permit is dropped.
+    pub(crate) async fn take(&self, bytes: u64) -> Result<OwnedSemaphorePermit> {
+        let wanted = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(self.total);
+        let permits = Arc::clone(&self.permits);
+        permits.acquire_many_owned(wanted).await.map_err(|error| Error::internal("waiting for memory", error))
     }
 }
 

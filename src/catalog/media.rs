@@ -206,7 +206,10 @@ impl Catalog {
     pub(crate) fn refers_to(&self, sha256: &Sha256) -> Result<bool> {
         self.readers.ask(|connection| {
             connection
-                .prepare_cached("SELECT EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)")?
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)
+                         OR EXISTS (SELECT 1 FROM thumbnail WHERE sha256 = ?1)",
+                )?
                 .query_row([sha256.as_bytes()], |row| row.get(0))
         })
     }
@@ -266,7 +269,7 @@ fn read_media(row: &Row<'_>) -> rusqlite::Result<Media> {
 }
 
 /// A size in `SQLite`'s 63 bits.
-fn sql_size(size: u64) -> i64 {
+pub(super) fn sql_size(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
 

@@ -8,6 +8,7 @@ mod connection;
 mod keys;
 mod media;
 mod servers;
+mod thumbnails;
 
 use std::path::Path;
 
@@ -19,6 +20,7 @@ use crate::error::{Error, Result};
 pub(crate) use self::conduit::read_keypair as read_conduit_keypair;
 pub(crate) use self::keys::StoredKey;
 pub(crate) use self::media::{Content, Filled, Media, NewMedia, Reservation, Reserved};
+pub(crate) use self::thumbnails::ThumbnailKey;
 
 /// The catalog. Reads run on pooled connections, writes on one thread that commits several at once.
 pub(crate) struct Catalog {
@@ -29,9 +31,10 @@ pub(crate) struct Catalog {
 }
 
 /// The schema, in the order it grew; `user_version` counts how many a database has.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../assets/migrations/0001_media.sql"),
     include_str!("../../assets/migrations/0002_server.sql"),
+    include_str!("../../assets/migrations/0003_thumbnail.sql"),
 ];
 
 impl Catalog {

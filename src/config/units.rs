@@ -39,7 +39,7 @@ pub struct ThumbnailSize {
 }
 
 /// `crop` fills the size, `scale` keeps the aspect ratio.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ThumbnailMethod {
     /// Fill the box, cut what is over.
     Crop,

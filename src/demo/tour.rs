@@ -69,6 +69,13 @@ pub(super) async fn walk(
         tour.ask(Asked::new(bob, Method::GET, &download).header(header::RANGE, "bytes=0-7"), 206).await?;
     tour.check(Some(&*part.body) == PICTURE.get(..8), &format!("{}, no more", part.header("content-range")))?;
 
+    tour.tell("both make a small picture of it, each from its own copy")?;
+    let thumbnail = format!("/_matrix/client/r0/media/thumbnail/{path}?width=96&height=96&method=crop");
+    let at_a = tour.ask(Asked::new(alice, Method::GET, &thumbnail).token(&alice.token), 200).await?;
+    let at_b = tour.ask(Asked::new(bob, Method::GET, &thumbnail).token(&bob.token), 200).await?;
+    tour.check(at_a.header("content-disposition").contains("thumbnail.png"), "a thumbnail, called as one")?;
+    tour.check(at_a.body == at_b.body, "the same bytes at both, though neither asked the other")?;
+
     tour.tell("what MSC1902 became: the same picture through the released specification's routes (MSC3916)")?;
     let released = format!("/_matrix/client/v1/media/download/{path}");
     tour.ask(Asked::new(bob, Method::GET, &released), 401).await?;

@@ -8,7 +8,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::json;
 
-use super::{Obtained, authorise, authorise_user, authorise_viewer, obtain};
+use super::{Obtained, Until, authorise, authorise_user, authorise_viewer, obtain, thumbnails};
 use crate::app::App;
 use crate::bridge::{self, Pool};
 use crate::error::Result;
@@ -30,26 +30,45 @@ const DISCARD_TIME: Duration = Duration::from_secs(10);
 
 /// `GET download/{o}/{m}[/{name}]`
 pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Door) -> Result<Response> {
+    let (viewer, fetch) = admit(app, call, door).await?;
+    let mxc = call.mxc(&app.server_name)?;
+    let file_name = call.file_name()?;
+    let readers = app.bridge.readers();
+    Ok(match obtain(app, call, &mxc, (viewer, fetch), Until::FirstByte).await? {
+        Obtained::Stored(stored) => {
+            response::media(stored, file_name.as_deref(), caching(viewer), call.conditions(), readers)
+        }
+        Obtained::Arriving(head, chunks) => response::arriving(&head, chunks, file_name.as_deref()),
+    })
+}
+
+/// `GET thumbnail/{o}/{m}`
+pub(crate) async fn get_content_thumbnail(app: &Arc<App>, call: &mut Call, door: Door) -> Result<Response> {
+    let (viewer, fetch) = admit(app, call, door).await?;
+    let mxc = call.mxc(&app.server_name)?;
+    let picture = thumbnails::thumbnail(app, call, &mxc, (viewer, fetch)).await?;
+    Ok(response::media(picture, None, caching(viewer), call.conditions(), app.bridge.readers()))
+}
+
+/// Who asks for media, and whether that may cause a fetch.
+async fn admit(app: &Arc<App>, call: &mut Call, door: Door) -> Result<(Viewer, RemoteFetch)> {
     let viewer = match door {
         Door::Open => authorise_viewer(app, call).await?,
         Door::Token => authorise(app, call).await.map(|_| Viewer::Known)?,
     };
-    let mxc = call.mxc(&app.server_name)?;
-    let file_name = call.file_name()?;
     let fetch = match door {
         Door::Open if call.refuses_remote() => RemoteFetch::Refused,
         Door::Open | Door::Token => RemoteFetch::Allowed,
     };
-    let caching = match viewer {
+    Ok((viewer, fetch))
+}
+
+/// Who may keep what a viewer is given.
+fn caching(viewer: Viewer) -> Caching {
+    match viewer {
         Viewer::Anonymous => Caching::Public,
         Viewer::Known => Caching::Private,
-    };
-    Ok(match obtain(app, call, &mxc, viewer, fetch).await? {
-        Obtained::Stored(stored) => {
-            response::media(stored, file_name.as_deref(), caching, call.conditions(), app.bridge.readers())
-        }
-        Obtained::Arriving(head, chunks) => response::arriving(&head, chunks, file_name.as_deref()),
-    })
+    }
 }
 
 /// `POST upload`

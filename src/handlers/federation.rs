@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 
-use super::{Obtained, authorise_server, obtain};
+use super::{Obtained, Until, authorise_server, obtain, thumbnails};
 use crate::app::App;
 use crate::error::{Error, Result};
-use crate::media::{RemoteFetch, Viewer};
+use crate::matrix::Mxc;
+use crate::media::{RemoteFetch, Stored, Viewer};
 use crate::request::Call;
 use crate::response::{self, Caching, Response};
 
@@ -24,21 +25,37 @@ pub(crate) enum Wrapping {
 /// `GET remote_media/download/{o}/{m}` and `GET media/download/{m}`. Only our own media: "`remote_media`" means that the
 /// target is not expected to hold it, and MSC3916 forbids handing on what is somebody else's.
 pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, wrapping: Wrapping) -> Result<Response> {
+    let mxc = admit(app, call).await?;
+    match obtain(app, call, &mxc, (Viewer::Known, RemoteFetch::Refused), Until::Stored).await? {
+        Obtained::Stored(stored) => Ok(wrap(app, call, stored, wrapping)),
+        Obtained::Arriving(..) => Err(Error::not_found()),
+    }
+}
+
+/// `GET remote_media/thumbnail/{o}/{m}` and `GET media/thumbnail/{m}`: the bytes a client of ours gets.
+pub(crate) async fn get_content_thumbnail(
+    app: &Arc<App>,
+    call: &mut Call,
+    wrapping: Wrapping,
+) -> Result<Response> {
+    let mxc = admit(app, call).await?;
+    let picture = thumbnails::thumbnail(app, call, &mxc, (Viewer::Known, RemoteFetch::Refused)).await?;
+    Ok(wrap(app, call, picture, wrapping))
+}
+
+/// The media of ours that a server asks for, once it has said who it is.
+async fn admit(app: &Arc<App>, call: &mut Call) -> Result<Mxc> {
     authorise_server(app, call).await?;
     let mxc = call.mxc(&app.server_name)?;
-    if mxc.server_name != app.server_name {
-        return Err(Error::not_found());
-    }
-    match obtain(app, call, &mxc, Viewer::Known, RemoteFetch::Refused).await? {
-        Obtained::Stored(stored) => Ok(match wrapping {
-            Wrapping::Raw => {
-                response::media(stored, None, Caching::Private, call.conditions(), app.bridge.readers())
-            }
-            Wrapping::Multipart => {
-                response::multipart_federation(stored, &boundary(app), app.bridge.readers())
-            }
-        }),
-        Obtained::Arriving(..) => Err(Error::not_found()),
+    if mxc.server_name == app.server_name { Ok(mxc) } else { Err(Error::not_found()) }
+}
+
+/// An answer in the asked family's form.
+fn wrap(app: &App, call: &Call, stored: Stored, wrapping: Wrapping) -> Response {
+    let readers = app.bridge.readers();
+    match wrapping {
+        Wrapping::Raw => response::media(stored, None, Caching::Private, call.conditions(), readers),
+        Wrapping::Multipart => response::multipart_federation(stored, &boundary(app), readers),
     }
 }
 

@@ -5,6 +5,7 @@
 pub(crate) mod client;
 pub(crate) mod federation;
 pub(crate) mod ops;
+mod thumbnails;
 
 use std::sync::Arc;
 
@@ -24,6 +25,15 @@ pub(crate) enum Obtained {
     Stored(Stored),
     /// While it arrives.
     Arriving(RemoteHead, Chunks),
+}
+
+/// What a remote file is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// It can be passed on from there.
+    FirstByte,
+    /// All of it is needed.
+    Stored,
 }
 
 /// Whose request it is; a token is required.
@@ -118,8 +128,8 @@ async fn obtain(
     app: &Arc<App>,
     call: &Call,
     mxc: &Mxc,
-    viewer: Viewer,
-    fetch: RemoteFetch,
+    (viewer, fetch): (Viewer, RemoteFetch),
+    until: Until,
 ) -> Result<Obtained> {
     let timeout = call.timeout();
     match find(app, mxc, viewer, fetch).await? {
@@ -145,9 +155,12 @@ async fn obtain(
                     .run(Pool::Federation, move || library.fetch(&remote, timeout, &listener))
                     .await
             })?;
-            match arrival.served(app.bridge.readers()).await? {
-                Served::Stored => {}
-                Served::Coming(head, chunks) => return Ok(Obtained::Arriving(head, chunks)),
+            match until {
+                Until::Stored => arrival.stored().await?,
+                Until::FirstByte => match arrival.served(app.bridge.readers()).await? {
+                    Served::Stored => {}
+                    Served::Coming(head, chunks) => return Ok(Obtained::Arriving(head, chunks)),
+                },
             }
         }
     }

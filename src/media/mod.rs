@@ -5,19 +5,23 @@
 
 mod remote;
 mod sweep;
+mod thumbnails;
 mod upload;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use quick_cache::sync::Cache;
+
 pub(crate) use self::remote::{FetchListener, RemoteHead};
+pub(crate) use self::thumbnails::{Making, Thumbnail};
 use self::upload::CreateLimiter;
 pub(crate) use self::upload::Upload;
 
 use crate::blobs::Blobs;
 use crate::catalog::{Catalog, Content, Filled, Media};
-use crate::config::{Config, UnauthenticatedMedia, Uploads};
+use crate::config::{Config, Thumbnails, UnauthenticatedMedia, Uploads};
 use crate::error::{Error, Result};
 use crate::federation::Federation;
 use crate::matrix::{Clock, MediaId, Mxc, Random, ServerName, Timestamp};
@@ -32,6 +36,10 @@ pub(crate) struct Library {
     max_remote_size: u64,
     /// What callers without a token get.
     unauthenticated_media: UnauthenticatedMedia,
+    /// Bounds of thumbnails.
+    thumbnails: Thumbnails,
+    /// What requests for thumbnails came to.
+    thumbnail_requests: Cache<thumbnails::Request, thumbnails::Outcome>,
     /// What is known.
     catalog: Arc<Catalog>,
     /// Where bytes lie.
@@ -106,6 +114,8 @@ impl Library {
             uploads: config.uploads.clone(),
             max_remote_size: config.federation.max_size.0,
             unauthenticated_media: config.unauthenticated_media,
+            thumbnails: config.thumbnails.clone(),
+            thumbnail_requests: Cache::new(thumbnails::REMEMBERED),
             catalog,
             blobs,
             federation,

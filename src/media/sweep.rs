@@ -13,6 +13,7 @@ impl Library {
     /// Removes blobs that no row refers to. Walks the whole store: for a background thread, once after the start.
     /// Says how many it removed.
     pub(crate) fn remove_orphans(&self) -> Result<usize> {
+        self.catalog.forget_sourceless_thumbnails()?;
         let mut removed = 0_usize;
         self.blobs.walk(|sha256| {
             if !self.catalog.refers_to(&sha256)? && self.remove_blob(&sha256)? {

@@ -34,4 +34,5 @@ mod harness;
 mod housekeeping;
 mod remotes;
 mod routes;
+mod thumbnails;
 mod uploads;

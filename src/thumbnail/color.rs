@@ -1,0 +1,97 @@
+//! Every colour as sRGB.
+//!
+//! Owns profiles and inks. Colours are converted, on the few pixels of the result, and the profile is dropped: a
+//! profile can be larger than the thumbnail, says what made the original, and CMYK ones mean nothing to a browser.
+
+use moxcms::{ColorProfile, DataColorSpace, Layout as IccLayout, TransformOptions};
+
+use super::pixels::{Layout, Pixels};
+
+/// Converts by the profile; without one, or with a broken or unfitting one, colours count as sRGB already.
+pub(super) fn to_srgb(pixels: Pixels, icc: Option<&[u8]>) -> Pixels {
+    match icc.and_then(|icc| by_profile(&pixels, icc)) {
+        Some(converted) => converted,
+        None if pixels.layout == Layout::Cmyk => without_profile(&pixels),
+        None => pixels,
+    }
+}
+
+/// The pixels through a profile; nothing if it is for other pixels or makes no sense.
+fn by_profile(pixels: &Pixels, icc: &[u8]) -> Option<Pixels> {
+    let profile = ColorProfile::new_from_slice(icc).ok()?;
+    let (space, from, to) = match pixels.layout {
+        Layout::Grey => (DataColorSpace::Gray, IccLayout::Gray, IccLayout::Rgb),
+        Layout::GreyAlpha => (DataColorSpace::Gray, IccLayout::GrayAlpha, IccLayout::Rgba),
+        Layout::Rgb => (DataColorSpace::Rgb, IccLayout::Rgb, IccLayout::Rgb),
+        Layout::Rgba => (DataColorSpace::Rgb, IccLayout::Rgba, IccLayout::Rgba),
+        Layout::Cmyk => (DataColorSpace::Cmyk, IccLayout::Rgba, IccLayout::Rgb),
+    };
+    if profile.color_space != space {
+        return None;
+    }
+    let srgb = ColorProfile::new_srgb();
+    let transform = profile.create_transform_8bit(from, &srgb, to, TransformOptions::default()).ok()?;
+    let count = pixels.data.len().checked_div(pixels.layout.channels())?;
+    let mut data = vec![0; count.saturating_mul(to.channels())];
+    transform.transform(&pixels.data, &mut data).ok()?;
+    // Grey stays grey: its three channels are equal.
+    let (layout, data) = match pixels.layout {
+        Layout::Grey => (Layout::Grey, data.as_chunks::<3>().0.iter().map(|[r, ..]| *r).collect()),
+        Layout::GreyAlpha => {
+            let pairs = data.as_chunks::<4>().0.iter().flat_map(|[r, .., alpha]| [*r, *alpha]);
+            (Layout::GreyAlpha, pairs.collect())
+        }
+        Layout::Rgb | Layout::Cmyk => (Layout::Rgb, data),
+        Layout::Rgba => (Layout::Rgba, data),
+    };
+    Some(Pixels { layout, data, ..*pixels })
+}
+
+/// Inks as light that they let through.
+fn without_profile(pixels: &Pixels) -> Pixels {
+    let light = |ink: u8, black: u8| {
+        let product = u16::from(!ink).wrapping_mul(u16::from(!black));
+        u8::try_from(product.wrapping_add(127).div_euclid(255)).unwrap_or(u8::MAX)
+    };
+    let inks = pixels.data.as_chunks::<4>().0;
+    let data = inks.iter().flat_map(|[c, m, y, k]| [light(*c, *k), light(*m, *k), light(*y, *k)]).collect();
+    Pixels { layout: Layout::Rgb, data, ..*pixels }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(layout: Layout, data: &[u8]) -> Pixels {
+        Pixels { width: 1, height: 1, layout, data: data.to_vec() }
+    }
+
+    #[test]
+    fn wide_gamut_colours_keep_their_strength() {
+        let icc = ColorProfile::new_display_p3().encode().unwrap();
+        let got = to_srgb(one(Layout::Rgb, &[200, 100, 50]), Some(&icc));
+        // Display P3 (200, 100, 50) is sRGB (214, 95, 32), within rounding.
+        for (got, expected) in got.data.iter().zip([214_u8, 95, 32]) {
+            assert!(got.abs_diff(expected) <= 3, "{got} {expected}");
+        }
+        let same =
+            to_srgb(one(Layout::Rgba, &[200, 100, 50, 7]), Some(&ColorProfile::new_srgb().encode().unwrap()));
+        assert!(same.data.iter().zip([200_u8, 100, 50, 7]).all(|(got, was)| got.abs_diff(was) <= 1));
+    }
+
+    #[test]
+    fn grey_profiles_leave_grey() {
+        let icc = ColorProfile::new_gray_with_gamma(1.0).encode().unwrap();
+        let got = to_srgb(one(Layout::Grey, &[55]), Some(&icc));
+        assert_eq!(got.layout, Layout::Grey);
+        assert!(got.data[0].abs_diff(128) <= 2, "{:?}", got.data);
+    }
+
+    #[test]
+    fn unfitting_and_broken_profiles_are_passed_over() {
+        let icc = ColorProfile::new_display_p3().encode().unwrap();
+        assert_eq!(to_srgb(one(Layout::Grey, &[9]), Some(&icc)).data, [9]);
+        assert_eq!(to_srgb(one(Layout::Rgb, &[1, 2, 3]), Some(b"profile")).data, [1, 2, 3]);
+        assert_eq!(to_srgb(one(Layout::Cmyk, &[0, 255, 128, 0]), None).data, [255, 0, 127]);
+    }
+}

@@ -1,0 +1,82 @@
+//! PNG, row by row and reduced on the way; interlaced ones whole.
+
+use std::io::{BufRead, Seek};
+
+use png::{ColorType, Decoder, DecodingError, Limits as PngLimits, Reader, Transformations};
+
+use super::super::Limits;
+use super::super::ThumbnailError;
+use super::super::pixels::{Decoded, Layout, Pixels, Reducer};
+use super::super::plan::Job;
+use super::super::probe::Header;
+use super::{divisor, reduce};
+
+/// Decodes the picture, of an animation its default image.
+pub(super) fn decode(
+    input: impl BufRead + Seek,
+    header: &Header,
+    job: &Job,
+    limits: &Limits,
+) -> Result<Decoded, ThumbnailError> {
+    let bytes = usize::try_from(limits.memory).unwrap_or(usize::MAX);
+    let mut decoder = Decoder::new_with_limits(input, PngLimits { bytes });
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_transformations(Transformations::normalize_to_color8());
+    let reader = decoder.read_info().map_err(from_png)?;
+    let info = reader.info();
+    if (info.width, info.height) != (header.width, header.height) {
+        return Err(ThumbnailError::broken("the size is not what the header says"));
+    }
+    let interlaced = info.interlaced;
+    let icc = info.icc_profile.as_ref().map(|profile| profile.to_vec());
+    let layout = match reader.output_color_type().0 {
+        ColorType::Grayscale => Layout::Grey,
+        ColorType::GrayscaleAlpha => Layout::GreyAlpha,
+        ColorType::Rgb => Layout::Rgb,
+        ColorType::Rgba => Layout::Rgba,
+        ColorType::Indexed => return Err(ThumbnailError::broken("a palette was left")),
+    };
+    let divisor = divisor(header, job);
+    let (pixels, divisor) =
+        if interlaced { whole(reader, layout, divisor)? } else { rows(reader, layout, divisor)? };
+    Ok(Decoded { pixels, divisor, icc })
+}
+
+/// Reduces each row as it comes.
+fn rows(
+    mut reader: Reader<impl BufRead + Seek>,
+    layout: Layout,
+    divisor: u32,
+) -> Result<(Pixels, u32), ThumbnailError> {
+    let mut reducer = Reducer::new(reader.info().width, layout, divisor);
+    while let Some(row) = reader.next_row().map_err(from_png)? {
+        reducer.push(row.data());
+    }
+    let divisor = reducer.divisor();
+    Ok((reducer.finish(), divisor))
+}
+
+/// Reduces the picture once it is whole.
+fn whole(
+    mut reader: Reader<impl BufRead + Seek>,
+    layout: Layout,
+    divisor: u32,
+) -> Result<(Pixels, u32), ThumbnailError> {
+    let size =
+        reader.output_buffer_size().ok_or(ThumbnailError::TooLarge("the image has too many pixels"))?;
+    let mut data = vec![0; size];
+    reader.next_frame(&mut data).map_err(from_png)?;
+    let (width, height) = reader.info().size();
+    Ok(reduce(Pixels { width, height, layout, data }, divisor))
+}
+
+/// A failure inside the decoder as ours.
+fn from_png(error: DecodingError) -> ThumbnailError {
+    match error {
+        DecodingError::IoError(error) => error.into(),
+        DecodingError::LimitsExceeded => {
+            ThumbnailError::TooLarge("the image takes too much memory to decode")
+        }
+        DecodingError::Format(_) | DecodingError::Parameter(_) => ThumbnailError::broken(error),
+    }
+}

@@ -1,0 +1,65 @@
+//! The formats that only come whole: GIF, WebP, BMP, TIFF, through `image`.
+
+use std::io::{BufRead, Seek};
+
+use image::codecs::bmp::BmpDecoder;
+use image::codecs::gif::GifDecoder;
+use image::codecs::tiff::TiffDecoder;
+use image::codecs::webp::WebPDecoder;
+use image::{DynamicImage, ImageDecoder, Limits as ImageLimits};
+
+use super::super::Limits;
+use super::super::ThumbnailError;
+use super::super::pixels::{Decoded, Layout, Pixels};
+use super::super::plan::Job;
+use super::super::probe::{Format, Header, from_image};
+use super::{divisor, reduce};
+
+/// Decodes the picture, of an animation its first frame.
+pub(super) fn decode(
+    input: impl BufRead + Seek,
+    header: &Header,
+    job: &Job,
+    limits: &Limits,
+) -> Result<Decoded, ThumbnailError> {
+    match header.format {
+        Format::Gif => with_image(GifDecoder::new(input), header, job, limits),
+        Format::WebP => with_image(WebPDecoder::new(input), header, job, limits),
+        Format::Bmp => with_image(BmpDecoder::new(input), header, job, limits),
+        Format::Tiff => with_image(TiffDecoder::new(input), header, job, limits),
+        Format::Jpeg | Format::Png => Err(ThumbnailError::NotAnImage),
+    }
+}
+
+/// Decodes with a decoder of `image`.
+fn with_image(
+    decoder: image::ImageResult<impl ImageDecoder>,
+    header: &Header,
+    job: &Job,
+    limits: &Limits,
+) -> Result<Decoded, ThumbnailError> {
+    let mut decoder = decoder.map_err(from_image)?;
+    if decoder.dimensions() != (header.width, header.height) {
+        return Err(ThumbnailError::broken("the size is not what the header says"));
+    }
+    let mut bounds = ImageLimits::no_limits();
+    bounds.max_alloc = Some(limits.memory);
+    decoder.set_limits(bounds).map_err(from_image)?;
+    let icc = decoder.icc_profile().unwrap_or_default();
+    let image = DynamicImage::from_decoder(decoder).map_err(from_image)?;
+    let (pixels, divisor) = reduce(into_pixels(image), divisor(header, job));
+    Ok(Decoded { pixels, divisor, icc })
+}
+
+/// The layout of 8 bits a channel that keeps what the picture has.
+fn into_pixels(image: DynamicImage) -> Pixels {
+    let (width, height) = (image.width(), image.height());
+    let color = image.color();
+    let (layout, data) = match (color.has_color(), color.has_alpha()) {
+        (false, false) => (Layout::Grey, image.into_luma8().into_raw()),
+        (false, true) => (Layout::GreyAlpha, image.into_luma_alpha8().into_raw()),
+        (true, false) => (Layout::Rgb, image.into_rgb8().into_raw()),
+        (true, true) => (Layout::Rgba, image.into_rgba8().into_raw()),
+    };
+    Pixels { width, height, layout, data }
+}

@@ -1,0 +1,114 @@
+//! The result's file: JPEG for what is opaque, PNG for what is not or is drawn.
+//!
+//! Owns the choice. Nothing of the original but its pixels gets here.
+
+use jpeg_encoder::{ColorType as JpegColor, Encoder as JpegEncoder, SamplingFactor};
+use png::{BitDepth, ColorType as PngColor, Compression, Encoder as PngEncoder};
+
+use super::ThumbnailError;
+use super::pixels::{Layout, Pixels};
+use super::probe::Format;
+
+/// A thumbnail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rendered {
+    /// What the bytes are.
+    pub(crate) content_type: &'static str,
+    /// For a file's name, without the dot.
+    pub(crate) extension: &'static str,
+    /// The file.
+    pub(crate) bytes: Vec<u8>,
+    /// Pixels.
+    pub(crate) width: u32,
+    /// Pixels.
+    pub(crate) height: u32,
+}
+
+/// Encodes the result. Transparent: PNG. Opaque and out of a lossless format that drawings come in (PNG, GIF, BMP): PNG
+/// up to 96 × 96, and beyond that where the PNG has at most [`PNG_WORTH`] times the bytes of the JPEG, which keeps
+/// screenshots sharp. Anything else, and what PNG serves badly: JPEG.
+pub(super) fn encode(pixels: Pixels, source: Format) -> Result<Rendered, ThumbnailError> {
+    let pixels = drop_full_alpha(pixels);
+    if pixels.layout.has_alpha() || pixels.width.max(pixels.height) > u32::from(u16::MAX) {
+        return Ok(rendered(&pixels, "image/png", "png", png(&pixels)?));
+    }
+    let drawn = matches!(source, Format::Png | Format::Gif | Format::Bmp);
+    if drawn && pixels.width.max(pixels.height) <= ALWAYS_PNG {
+        return Ok(rendered(&pixels, "image/png", "png", png(&pixels)?));
+    }
+    let photograph = jpeg(&pixels)?;
+    if drawn {
+        let drawing = png(&pixels)?;
+        if drawing.len() <= photograph.len().saturating_mul(PNG_WORTH) {
+            return Ok(rendered(&pixels, "image/png", "png", drawing));
+        }
+    }
+    Ok(rendered(&pixels, "image/jpeg", "jpg", photograph))
+}
+
+/// The file with what is to be said of it.
+fn rendered(
+    pixels: &Pixels,
+    content_type: &'static str,
+    extension: &'static str,
+    bytes: Vec<u8>,
+) -> Rendered {
+    Rendered { content_type, extension, bytes, width: pixels.width, height: pixels.height }
+}
+
+/// Alpha that hides nothing is left out.
+fn drop_full_alpha(pixels: Pixels) -> Pixels {
+    let opaque = |channels: usize| {
+        pixels.data.chunks_exact(channels).all(|pixel| pixel.last().is_some_and(|alpha| *alpha == u8::MAX))
+    };
+    match pixels.layout {
+        Layout::GreyAlpha if opaque(2) => {
+            let data = pixels.data.as_chunks::<2>().0.iter().map(|[grey, _]| *grey).collect();
+            Pixels { layout: Layout::Grey, data, ..pixels }
+        }
+        Layout::Rgba if opaque(4) => {
+            let data = pixels.data.as_chunks::<4>().0.iter().flat_map(|[r, g, b, _]| [*r, *g, *b]).collect();
+            Pixels { layout: Layout::Rgb, data, ..pixels }
+        }
+        Layout::Grey | Layout::GreyAlpha | Layout::Rgb | Layout::Rgba | Layout::Cmyk => pixels,
+    }
+}
+
+/// Quality 80, colour at half the resolution.
+fn jpeg(pixels: &Pixels) -> Result<Vec<u8>, ThumbnailError> {
+    let color = if pixels.layout == Layout::Grey { JpegColor::Luma } else { JpegColor::Rgb };
+    let side = |length: u32| u16::try_from(length).map_err(ThumbnailError::broken);
+    let mut bytes = Vec::new();
+    let mut encoder = JpegEncoder::new(&mut bytes, QUALITY);
+    encoder.set_sampling_factor(SamplingFactor::F_2_2);
+    encoder
+        .encode(&pixels.data, side(pixels.width)?, side(pixels.height)?, color)
+        .map_err(ThumbnailError::broken)?;
+    Ok(bytes)
+}
+
+/// All channels at 8 bits.
+fn png(pixels: &Pixels) -> Result<Vec<u8>, ThumbnailError> {
+    let color = match pixels.layout {
+        Layout::Grey => PngColor::Grayscale,
+        Layout::GreyAlpha => PngColor::GrayscaleAlpha,
+        Layout::Rgb => PngColor::Rgb,
+        Layout::Rgba | Layout::Cmyk => PngColor::Rgba,
+    };
+    let mut bytes = Vec::new();
+    let mut encoder = PngEncoder::new(&mut bytes, pixels.width, pixels.height);
+    encoder.set_color(color);
+    encoder.set_depth(BitDepth::Eight);
+    encoder.set_compression(Compression::Balanced);
+    let mut writer = encoder.write_header().map_err(ThumbnailError::broken)?;
+    writer.write_image_data(&pixels.data).map_err(ThumbnailError::broken)?;
+    writer.finish().map_err(ThumbnailError::broken)?;
+    Ok(bytes)
+}
+
+/// As Synapse.
+const QUALITY: u8 = 80;
+/// Pixels a side up to which other servers' tests expect PNG out of PNG.
+const ALWAYS_PNG: u32 = 96;
+/// How many times the bytes of the JPEG sharp edges are worth.
+const PNG_WORTH: usize = 2;

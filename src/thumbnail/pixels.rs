@@ -1,0 +1,235 @@
+//! Decoded pixels, and rows gathered into fewer of them while they arrive.
+//!
+//! Owns the five layouts that the module works in, all of 8 bits a channel. Refuses to know files.
+
+/// A picture in memory, rows from the top, without padding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pixels {
+    /// Columns.
+    pub(super) width: u32,
+    /// Rows.
+    pub(super) height: u32,
+    /// What a pixel is.
+    pub(super) layout: Layout,
+    /// `width × height × channels` bytes.
+    pub(super) data: Vec<u8>,
+}
+
+/// What a pixel is. Alpha is straight, never premultiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// One channel.
+    Grey,
+    /// Grey, then alpha.
+    GreyAlpha,
+    /// Three channels.
+    Rgb,
+    /// Three channels, then alpha.
+    Rgba,
+    /// Amounts of ink: 0 is bare paper.
+    Cmyk,
+}
+
+impl Layout {
+    /// Bytes of a pixel.
+    pub(super) fn channels(self) -> usize {
+        match self {
+            Self::Grey => 1,
+            Self::GreyAlpha => 2,
+            Self::Rgb => 3,
+            Self::Rgba | Self::Cmyk => 4,
+        }
+    }
+
+    /// Whether the last channel is alpha.
+    pub(super) fn has_alpha(self) -> bool {
+        matches!(self, Self::GreyAlpha | Self::Rgba)
+    }
+}
+
+/// What a decoder hands on.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    /// The pixels, as they are stored: not yet oriented.
+    pub(super) pixels: Pixels,
+    /// By how much both sides were reduced on the way.
+    pub(super) divisor: u32,
+    /// The colour profile.
+    pub(super) icc: Option<Vec<u8>>,
+}
+
+/// Averages squares of `divisor × divisor` pixels over rows that come one by one. Colours count by their alpha, so
+/// that what is invisible does not bleed.
+pub(super) struct Reducer {
+    /// Side of a square, 1 to [`MAX_DIVISOR`].
+    divisor: u32,
+    /// Columns of a row that comes.
+    width: u32,
+    /// What a pixel is.
+    layout: Layout,
+    /// Sums of columns over the rows since the last result row.
+    sums: Vec<u32>,
+    /// How many rows the sums hold.
+    rows: u32,
+    /// What is done.
+    data: Vec<u8>,
+    /// Rows done.
+    height: u32,
+}
+
+/// 128 × 128 × 255 × 255 fits in 32 bits.
+const MAX_DIVISOR: u32 = 128;
+
+impl Reducer {
+    /// Ready for rows of `width` pixels.
+    pub(super) fn new(width: u32, layout: Layout, divisor: u32) -> Self {
+        Self {
+            divisor: divisor.clamp(1, MAX_DIVISOR),
+            width,
+            layout,
+            sums: Vec::new(),
+            rows: 0,
+            data: Vec::new(),
+            height: 0,
+        }
+    }
+
+    /// The divisor in force.
+    pub(super) fn divisor(&self) -> u32 {
+        self.divisor
+    }
+
+    /// Takes the next row; what a short one lacks is missing from the picture too.
+    pub(super) fn push(&mut self, row: &[u8]) {
+        if self.divisor == 1 {
+            self.data.extend_from_slice(row);
+            self.height = self.height.saturating_add(1);
+            return;
+        }
+        self.sums.resize(row.len(), 0);
+        match self.layout {
+            Layout::GreyAlpha => add_weighted::<2>(&mut self.sums, row),
+            Layout::Rgba => add_weighted::<4>(&mut self.sums, row),
+            Layout::Grey | Layout::Rgb | Layout::Cmyk => {
+                for (sum, value) in self.sums.iter_mut().zip(row) {
+                    *sum = sum.wrapping_add(u32::from(*value));
+                }
+            }
+        }
+        self.rows = self.rows.saturating_add(1);
+        if self.rows == self.divisor {
+            self.flush();
+        }
+    }
+
+    /// The reduced picture.
+    pub(super) fn finish(mut self) -> Pixels {
+        if self.rows > 0 {
+            self.flush();
+        }
+        let width = self.width.div_ceil(self.divisor.max(1));
+        Pixels { width, height: self.height, layout: self.layout, data: self.data }
+    }
+
+    /// Turns the sums into a result row.
+    fn flush(&mut self) {
+        let side = usize::try_from(self.divisor).unwrap_or(1);
+        let (sums, rows, data) = (&self.sums, self.rows, &mut self.data);
+        match self.layout {
+            Layout::Grey => average::<1>(sums, side, rows, data),
+            Layout::Rgb => average::<3>(sums, side, rows, data),
+            Layout::Cmyk => average::<4>(sums, side, rows, data),
+            Layout::GreyAlpha => average_weighted::<2>(sums, side, rows, data),
+            Layout::Rgba => average_weighted::<4>(sums, side, rows, data),
+        }
+        self.sums.fill(0);
+        self.rows = 0;
+        self.height = self.height.saturating_add(1);
+    }
+}
+
+/// Adds a row of pixels whose last channel is alpha: colours times alpha, and alpha.
+fn add_weighted<const C: usize>(sums: &mut [u32], row: &[u8]) {
+    for (sums, pixel) in sums.as_chunks_mut::<C>().0.iter_mut().zip(row.as_chunks::<C>().0) {
+        let alpha = u32::from(pixel.last().copied().unwrap_or(0));
+        let channels = pixel.len();
+        for (index, (sum, value)) in sums.iter_mut().zip(pixel).enumerate() {
+            let weight = if index.wrapping_add(1) == channels { 1 } else { alpha };
+            *sum = sum.wrapping_add(u32::from(*value).wrapping_mul(weight));
+        }
+    }
+}
+
+/// One result row out of sums of columns.
+fn average<const C: usize>(sums: &[u32], side: usize, rows: u32, out: &mut Vec<u8>) {
+    for square in sums.as_chunks::<C>().0.chunks(side.max(1)) {
+        let count = rows.saturating_mul(u32::try_from(square.len()).unwrap_or(1));
+        out.extend(total(square).map(|sum| quotient(sum, count)));
+    }
+}
+
+/// One result row out of weighted sums of columns.
+fn average_weighted<const C: usize>(sums: &[u32], side: usize, rows: u32, out: &mut Vec<u8>) {
+    for square in sums.as_chunks::<C>().0.chunks(side.max(1)) {
+        let count = rows.saturating_mul(u32::try_from(square.len()).unwrap_or(1));
+        let total = total(square);
+        let alpha = total.last().copied().unwrap_or(0);
+        let mut pixel = total.map(|sum| quotient(sum, alpha));
+        if let Some(last) = pixel.last_mut() {
+            *last = quotient(alpha, count);
+        }
+        out.extend(pixel);
+    }
+}
+
+/// The sum of pixels, channel by channel.
+fn total<const C: usize>(pixels: &[[u32; C]]) -> [u32; C] {
+    let mut total = [0_u32; C];
+    for pixel in pixels {
+        for (sum, value) in total.iter_mut().zip(pixel) {
+            *sum = sum.wrapping_add(*value);
+        }
+    }
+    total
+}
+
+/// Rounded; 0 for nothing.
+fn quotient(sum: u32, count: u32) -> u8 {
+    let rounded = sum.saturating_add(count.div_euclid(2)).checked_div(count).unwrap_or(0);
+    u8::try_from(rounded).unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn squares_are_averaged_to_the_edge() {
+        let mut reducer = Reducer::new(5, Layout::Grey, 2);
+        for row in [[0, 10, 20, 30, 40], [10, 20, 30, 40, 50], [7, 9, 0, 0, 100]] {
+            reducer.push(&row);
+        }
+        let pixels = reducer.finish();
+        assert_eq!((pixels.width, pixels.height), (3, 2));
+        assert_eq!(pixels.data, [10, 30, 45, 8, 0, 100]);
+    }
+
+    #[test]
+    fn invisible_colours_do_not_bleed() {
+        let mut reducer = Reducer::new(2, Layout::Rgba, 2);
+        reducer.push(&[255, 0, 0, 255, 0, 255, 0, 0]);
+        reducer.push(&[255, 0, 0, 255, 0, 255, 0, 0]);
+        assert_eq!(reducer.finish().data, [255, 0, 0, 128]);
+    }
+
+    #[test]
+    fn the_largest_square_does_not_overflow() {
+        let mut reducer = Reducer::new(300, Layout::Rgba, 1000);
+        for _ in 0..300 {
+            reducer.push(&[255; 1200]);
+        }
+        let pixels = reducer.finish();
+        assert_eq!((pixels.width, pixels.height), (3, 3));
+        assert!(pixels.data.iter().all(|value| *value == 255));
+    }
+}

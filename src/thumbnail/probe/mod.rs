@@ -1,0 +1,239 @@
+//! What a picture says of itself: format, size, orientation, motion, and what decoding will take.
+//!
+//! Owns the recognition by magic bytes; the claimed type plays no part. Refuses to decode pixels, and allocates
+//! nothing by what a header claims.
+
+mod gif;
+mod jpeg;
+mod png;
+
+use std::io::{BufRead, Read, Seek, SeekFrom};
+
+use image::ImageDecoder;
+use image::codecs::bmp::BmpDecoder;
+use image::codecs::tiff::TiffDecoder;
+use image::codecs::webp::WebPDecoder;
+use image::metadata::Orientation as ImageOrientation;
+
+pub(super) use self::jpeg::Frame;
+use super::Limits;
+use super::ThumbnailError;
+use super::orient::Orientation;
+use super::plan::{Motion, Source};
+
+/// A picture's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    /// By its first bytes.
+    pub(super) format: Format,
+    /// Columns as stored.
+    pub(super) width: u32,
+    /// Rows as stored.
+    pub(super) height: u32,
+    /// How it is to be seen.
+    pub(super) orientation: Orientation,
+    /// Whether it has several frames.
+    pub(super) motion: Motion,
+    /// What decoding takes.
+    pub(super) storage: Storage,
+}
+
+/// What can be thumbnailed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// JFIF, EXIF.
+    Jpeg,
+    /// With APNG.
+    Png,
+    /// 87a, 89a.
+    Gif,
+    /// Lossy, lossless, animated.
+    WebP,
+    /// Windows bitmaps.
+    Bmp,
+    /// Both byte orders.
+    Tiff,
+}
+
+/// How pixels are got at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Storage {
+    /// At a fraction of the size.
+    Jpeg(Frame),
+    /// Row by row.
+    Rows,
+    /// All at once.
+    Whole {
+        /// Of the decoder and its result together, at the peak.
+        bytes_per_pixel: u32,
+    },
+}
+
+impl Header {
+    /// The picture as planning sees it.
+    pub(crate) fn source(&self) -> Source {
+        let (width, height) = self.orientation.turn((self.width, self.height));
+        Source { width, height, motion: self.motion }
+    }
+
+    /// The media type that the first bytes say.
+    pub(crate) fn content_type(&self) -> &'static str {
+        match self.format {
+            Format::Jpeg => "image/jpeg",
+            Format::Png => "image/png",
+            Format::Gif => "image/gif",
+            Format::WebP => "image/webp",
+            Format::Bmp => "image/bmp",
+            Format::Tiff => "image/tiff",
+        }
+    }
+
+    /// Refuses a picture of too many pixels.
+    pub(crate) fn admit(&self, limits: &Limits) -> Result<(), ThumbnailError> {
+        if self.pixels() > limits.max_pixels {
+            return Err(ThumbnailError::TooLarge("the image has too many pixels"));
+        }
+        Ok(())
+    }
+
+    /// Of one frame.
+    pub(super) fn pixels(&self) -> u64 {
+        u64::from(self.width).saturating_mul(u64::from(self.height))
+    }
+
+    /// A header, unless a side is 0.
+    fn new(format: Format, (width, height): (u32, u32), storage: Storage) -> Result<Self, ThumbnailError> {
+        if width == 0 || height == 0 {
+            return Err(ThumbnailError::broken("a side is 0"));
+        }
+        let (orientation, motion) = (Orientation::UPRIGHT, Motion::Still);
+        Ok(Self { format, width, height, orientation, motion, storage })
+    }
+}
+
+/// Reads a picture's header.
+pub(crate) fn probe<R: BufRead + Seek>(input: &mut R) -> Result<Header, ThumbnailError> {
+    input.rewind().map_err(ThumbnailError::Io)?;
+    let mut magic = Vec::with_capacity(MAGIC_BYTES);
+    let most = u64::try_from(MAGIC_BYTES).unwrap_or(0);
+    input.by_ref().take(most).read_to_end(&mut magic).map_err(ThumbnailError::Io)?;
+    let format = recognise(&magic).ok_or(ThumbnailError::NotAnImage)?;
+    input.rewind().map_err(ThumbnailError::Io)?;
+    match format {
+        Format::Jpeg => jpeg::probe(input),
+        Format::Png => png::probe(input),
+        Format::Gif => gif::probe(input),
+        Format::WebP => {
+            let decoder = WebPDecoder::new(input).map_err(from_image)?;
+            let motion = if decoder.has_animation() { Motion::Animated } else { Motion::Still };
+            Ok(Header { motion, ..with_image(format, decoder)? })
+        }
+        Format::Bmp => with_image(format, BmpDecoder::new(input).map_err(from_image)?),
+        Format::Tiff => with_image(format, TiffDecoder::new(input).map_err(from_image)?),
+    }
+}
+
+/// The format that a file begins with.
+fn recognise(magic: &[u8]) -> Option<Format> {
+    let starts = |with: &[u8]| magic.starts_with(with);
+    let webp = starts(b"RIFF") && magic.get(8..12) == Some(b"WEBP");
+    match () {
+        () if starts(b"\xff\xd8\xff") => Some(Format::Jpeg),
+        () if starts(b"\x89PNG\r\n\x1a\n") => Some(Format::Png),
+        () if starts(b"GIF87a") || starts(b"GIF89a") => Some(Format::Gif),
+        () if webp => Some(Format::WebP),
+        () if starts(b"BM") => Some(Format::Bmp),
+        () if starts(b"II*\0") || starts(b"MM\0*") => Some(Format::Tiff),
+        () => None,
+    }
+}
+
+/// What `image` says of a picture that it decodes whole.
+fn with_image(format: Format, mut decoder: impl ImageDecoder) -> Result<Header, ThumbnailError> {
+    let native = u32::from(decoder.color_type().bytes_per_pixel());
+    let working = match format {
+        // The planes of a lossy picture with alpha, or the two buffers of a lossless one, and the container's canvas.
+        Format::WebP => 12,
+        // Strips are decompressed apart.
+        Format::Tiff => native,
+        Format::Jpeg | Format::Png | Format::Gif | Format::Bmp => 1,
+    };
+    // What is not 8 bits a channel is converted into four channels of them.
+    let bytes_per_pixel = native.saturating_add(working).saturating_add(4);
+    let storage = Storage::Whole { bytes_per_pixel };
+    let header = Header::new(format, decoder.dimensions(), storage)?;
+    let orientation = decoder.orientation().unwrap_or(ImageOrientation::NoTransforms);
+    Ok(Header { orientation: Orientation::from_exif(orientation.to_exif()), ..header })
+}
+
+/// A failure inside `image` as ours.
+pub(super) fn from_image(error: image::ImageError) -> ThumbnailError {
+    match error {
+        image::ImageError::IoError(error) => error.into(),
+        image::ImageError::Limits(_) => ThumbnailError::TooLarge("the image takes too much memory to decode"),
+        error @ (image::ImageError::Decoding(_)
+        | image::ImageError::Encoding(_)
+        | image::ImageError::Parameter(_)
+        | image::ImageError::Unsupported(_)) => ThumbnailError::broken(error),
+    }
+}
+
+/// The orientation in an EXIF block; upright where there is none.
+fn exif_orientation(exif: &[u8]) -> Orientation {
+    let found = ImageOrientation::from_exif_chunk(exif).unwrap_or(ImageOrientation::NoTransforms);
+    Orientation::from_exif(found.to_exif())
+}
+
+/// Reads `N` bytes.
+fn bytes<const N: usize>(input: &mut impl Read) -> Result<[u8; N], ThumbnailError> {
+    let mut bytes = [0; N];
+    input.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Passes over bytes.
+fn skip(input: &mut impl Seek, count: u32) -> Result<(), ThumbnailError> {
+    Ok(input.seek(SeekFrom::Current(i64::from(count))).map(drop)?)
+}
+
+/// Enough for every format.
+const MAGIC_BYTES: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_picture_is_refused_by_its_first_bytes() {
+        let pages: [&[u8]; 8] = [
+            b"",
+            b"<svg xmlns=\"http://www.w3.org/2000/svg\"/>",
+            b"<?xml version=\"1.0\"?><svg/>",
+            b"%PDF-1.7",
+            b"<!doctype html>",
+            b"\0\0\0\x1cftypavif",
+            b"\xff\x0a\xfa\x1f",
+            b"\x93\x1c\x07\xd5\xee\x10\x84\xaa\x01",
+        ];
+        for bytes in pages {
+            let got = probe(&mut std::io::Cursor::new(bytes));
+            assert!(matches!(got, Err(ThumbnailError::NotAnImage)), "{bytes:?}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_breaks_off_is_broken() {
+        let starts: [&[u8]; 6] = [
+            b"\xff\xd8\xff\xe0",
+            b"\x89PNG\r\n\x1a\n\0\0",
+            b"GIF89a\x01",
+            b"RIFF\x10\0\0\0WEBPVP8 ",
+            b"BM\0\0\0",
+            b"II*\0\x08\0\0\0",
+        ];
+        for bytes in starts {
+            let got = probe(&mut std::io::Cursor::new(bytes));
+            assert!(matches!(got, Err(ThumbnailError::Broken(_))), "{bytes:?}: {got:?}");
+        }
+    }
+}

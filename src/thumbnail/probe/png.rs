@@ -1,0 +1,55 @@
+//! The chunks of a PNG before its pixels ([PNG, third edition](https://www.w3.org/TR/png-3/)).
+
+use std::io::{BufRead, Seek};
+
+use super::super::ThumbnailError;
+use super::super::plan::Motion;
+use super::{Format, Header, Storage, bytes, exif_orientation, skip};
+
+/// Reads chunks until the pixels begin.
+pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, ThumbnailError> {
+    skip(input, 8)?;
+    let _length: [u8; 4] = bytes(input)?;
+    if &bytes::<4>(input)? != b"IHDR" {
+        return Err(ThumbnailError::broken("the first chunk is not the header"));
+    }
+    let width = u32::from_be_bytes(bytes(input)?);
+    let height = u32::from_be_bytes(bytes(input)?);
+    let [depth, color, _compression, _filter, interlace] = bytes(input)?;
+    skip(input, 4)?;
+    let storage = if interlace == 0 {
+        Storage::Rows
+    } else {
+        // Pixels of 8 bits a channel, once in the decoder's passes and once expanded.
+        let channels: u32 = match color {
+            0 | 4 => 2,
+            _ => 4,
+        };
+        Storage::Whole { bytes_per_pixel: channels.saturating_mul(if depth == 16 { 2 } else { 1 }) }
+    };
+    let mut header = Header::new(Format::Png, (width, height), storage)?;
+    for _ in 0..MAX_CHUNKS {
+        let length = u32::from_be_bytes(bytes(input)?);
+        match &bytes::<4>(input)? {
+            b"IDAT" => return Ok(header),
+            b"acTL" => {
+                let frames = u32::from_be_bytes(bytes(input)?);
+                header.motion = if frames > 1 { Motion::Animated } else { Motion::Still };
+                skip(input, length.saturating_sub(4))?;
+            }
+            b"eXIf" if length <= MAX_EXIF => {
+                let mut exif = vec![0; usize::try_from(length).unwrap_or(0)];
+                input.read_exact(&mut exif)?;
+                header.orientation = exif_orientation(&exif);
+            }
+            _ => skip(input, length)?,
+        }
+        skip(input, 4)?;
+    }
+    Err(ThumbnailError::broken("no pixels after the headers"))
+}
+
+/// Chunks before the pixels.
+const MAX_CHUNKS: usize = 2000;
+/// Bytes; what JPEG allows for the same block.
+const MAX_EXIF: u32 = 1 << 16;
