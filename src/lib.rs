@@ -5,7 +5,7 @@
 //! | level | modules | what they are |
 //! |---|---|---|
 //! | L7 | [`commands`], [`demo`] | what the command line does; the two-server tour |
-//! | L6 | [`server`] | the hyper server: listeners, route table, dispatch, access line, drain |
+//! | L6 | `listeners`, [`server`] | the sockets; the hyper server: route table, dispatch, access line, drain |
 //! | L5 | `handlers`, `housekeeping` | one short async function for each endpoint; background jobs |
 //! | L4 | [`app`], `request`, `response`, `waiting`, `bridge`, `patience` | wiring; what is read and written; who waits for what; the async/sync seam; clients that stop reading |
 //! | L3 | `media` | use-cases: create, upload, download, fetch, sweep; the ordering rules |
@@ -29,6 +29,7 @@ pub mod federation;
 mod handlers;
 mod homeserver;
 mod housekeeping;
+mod listeners;
 pub mod matrix;
 mod media;
 mod multipart;

@@ -1,13 +1,10 @@
-//! The HTTP server: listeners, accept loop, the route table, dispatch, access line, graceful drain.
+//! The HTTP server: accept loop, the route table, dispatch, access line, graceful drain.
 //!
 //! Everything that makes this an HTTP server is here; what the endpoints do is in `handlers/`. Routing comes first (404,
 //! 405 and OPTIONS need no token), then the handler.
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,18 +19,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use matchit::Router;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::app::App;
 use crate::bridge::Pool;
-use crate::config::ListenAddr;
 use crate::error::{Error, Kind, Result};
 use crate::handlers::client::{self, Door};
 use crate::handlers::federation::{self, Wrapping};
 use crate::handlers::ops;
 use crate::housekeeping;
+pub use crate::listeners::{Listener, bind};
 use crate::patience::Patient;
 use crate::request::{self, Call, PathParams};
 use crate::response::{self, Access, Response};
@@ -204,15 +200,6 @@ struct Route {
     name: &'static str,
 }
 
-/// A socket to accept from.
-#[derive(Debug)]
-pub enum Listener {
-    /// TCP.
-    Tcp(TcpListener),
-    /// A Unix socket.
-    Unix(UnixListener),
-}
-
 /// Serves `app` on `listeners` until `stop` resolves, then drains: no new connections, up to 30 s for running requests,
 /// and everything noted is written.
 pub async fn run(app: Arc<App>, listeners: Vec<Listener>, stop: impl Future<Output = ()>) {
@@ -268,36 +255,6 @@ async fn accept(server: Arc<Server>, listener: Listener) {
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
-}
-
-/// Opens the sockets of `addresses`. A Unix socket that an earlier run left is replaced, and may be used by its group.
-pub fn bind(addresses: &[ListenAddr]) -> io::Result<Vec<Listener>> {
-    let with_address = |address: &ListenAddr, error: io::Error| {
-        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-    };
-    let bind_one = |address: &ListenAddr| match address {
-        ListenAddr::Tcp(address) => {
-            let listener = std::net::TcpListener::bind(address)?;
-            listener.set_nonblocking(true)?;
-            TcpListener::from_std(listener).map(Listener::Tcp)
-        }
-        ListenAddr::Unix(path) => bind_unix(path).map(Listener::Unix),
-    };
-    addresses.iter().map(|address| bind_one(address).map_err(|error| with_address(address, error))).collect()
-}
-
-/// Opens a Unix socket.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::FileTypeExt as _;
-    if path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_socket()) {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        std::fs::remove_file(path)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
 }
 
 /// Serves one connection in a task of its own; `place` is free again when it ends.

@@ -19,7 +19,7 @@ const LEVELS: [&[&str]; 8] = [
     &["media"],
     &["patience", "bridge", "waiting", "app", "response", "request"],
     &["handlers", "housekeeping"],
-    &["server"],
+    &["listeners", "server"],
     &["commands", "demo"],
 ];
 
