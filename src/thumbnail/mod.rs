@@ -3,7 +3,7 @@
 //! Owns decoding, orientation, colour, resizing and encoding, and every crate that does them. Refuses to know HTTP,
 //! the store and who asked. [Spec, Thumbnails](https://spec.matrix.org/v1.19/client-server-api/#thumbnails).
 //!
-//! [`probe`] reads the header and allocates nothing by what it claims; [`Plan::new`] is arithmetic; [`estimate`] is
+//! [`probe()`] reads the header and allocates nothing by what it claims; [`Plan::new`] is arithmetic; [`estimate`] is
 //! the permit to take before [`render`], which refuses what is over its [`Limits`].
 
 mod color;
