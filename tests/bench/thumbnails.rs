@@ -27,7 +27,7 @@ mod config {
 }
 
 /// The library keeps the module to itself, so it is compiled in here.
-#[allow(dead_code, unused_imports, unfulfilled_lint_expectations, reason = "only a part is measured")]
+#[allow(dead_code, unused_imports, reason = "only a part is measured")]
 #[path = "../../src/thumbnail/mod.rs"]
 mod thumbnail;
 

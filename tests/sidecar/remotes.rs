@@ -503,16 +503,9 @@ fn a_server_without_keys_is_not_asked_each_time() {
 
 #[test]
 fn with_another_key_than_the_published_one_nothing_is_fetched_and_the_rest_goes_on() {
-    let published = Arc::new(AtomicU16::new(2));
-    let now = Arc::clone(&published);
-    let homeserver = Homeserver::with(move |request| {
-        (request.path() == "/_matrix/key/v2/server").then(|| match now.load(Ordering::SeqCst) {
-            1 => Reply::json(
-                200,
-                &json!({"server_name": OURS, "verify_keys": {"ed25519:1": {"key": OUR_PUBLIC_KEY}}}),
-            ),
-            _ => Reply::json(200, &RemoteKey::new(2).document(OURS, Timestamp::now().0 + DAY)),
-        })
+    let homeserver = Homeserver::with(|request| {
+        (request.path() == "/_matrix/key/v2/server")
+            .then(|| Reply::json(200, &RemoteKey::new(2).document(OURS, Timestamp::now().0 + DAY)))
     });
     let remote = Peer::tls(|_| raw());
     let sidecar = Setup::new().beside(homeserver).start();
@@ -527,7 +520,6 @@ fn with_another_key_than_the_published_one_nothing_is_fetched_and_the_rest_goes_
     });
     assert!(remote.requests().is_empty());
     // Repaired at the homeserver, found at the next start at the latest.
-    published.store(1, Ordering::SeqCst);
     let homeserver = Homeserver::with(|request| {
         (request.path() == "/_matrix/key/v2/server").then(|| {
             Reply::json(
