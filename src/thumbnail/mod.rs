@@ -10,6 +10,7 @@ mod color;
 mod decode;
 mod encode;
 mod input;
+mod jpeg;
 mod orient;
 mod pixels;
 mod plan;

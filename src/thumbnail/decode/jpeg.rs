@@ -1,48 +1,27 @@
 //! JPEG, decoded at 1/8, 1/4, 1/2 or 1/1 straight from its coefficients.
 
-use std::io::Read;
-
-use jpeg_decoder::{Decoder, Error, PixelFormat};
+use std::io::BufRead;
 
 use super::super::ThumbnailError;
+use super::super::jpeg::{self, Picture};
 use super::super::pixels::{Decoded, Layout, Pixels};
 use super::super::plan::Job;
-use super::super::probe::{Frame, Header};
+use super::super::probe::Header;
 use super::PLENTY;
 
 /// Decodes at the fraction that [`scale`] says.
-pub(super) fn decode(
-    input: impl Read,
-    header: &Header,
-    frame: Frame,
-    job: &Job,
-) -> Result<Decoded, ThumbnailError> {
+pub(super) fn decode(input: impl BufRead, header: &Header, job: &Job) -> Result<Decoded, ThumbnailError> {
     let divisor = scale(header, job);
-    let side = |length: u32| u16::try_from(length.div_ceil(divisor)).unwrap_or(u16::MAX);
-    let asked = (side(header.width), side(header.height));
-    let mut decoder = Decoder::new(input);
-    let (width, height) = decoder.scale(asked.0, asked.1).map_err(from_jpeg)?;
-    if (width, height) != asked {
-        // The frame header is not the one that was probed, or the decoder counts otherwise: nothing below would fit.
+    let Picture { width, height, channels, data, icc } = jpeg::decode(input, divisor)?;
+    if (width, height) != (header.width.div_ceil(divisor), header.height.div_ceil(divisor)) {
         return Err(ThumbnailError::broken("the size is not what the header says"));
     }
-    let mut data = decoder.decode().map_err(from_jpeg)?;
-    let info = decoder.info().ok_or_else(|| ThumbnailError::broken("no frame"))?;
-    let layout = match info.pixel_format {
-        PixelFormat::L8 => Layout::Grey,
-        PixelFormat::RGB24 => Layout::Rgb,
-        PixelFormat::CMYK32 => Layout::Cmyk,
-        PixelFormat::L16 => return Err(ThumbnailError::broken("16 bits a channel")),
+    let layout = match channels {
+        1 => Layout::Grey,
+        3 => Layout::Rgb,
+        _ => Layout::Cmyk,
     };
-    if layout == Layout::Cmyk && !frame.adobe {
-        // The decoder takes every four-channel file for one of Adobe's, whose inks are upside down.
-        for ink in &mut data {
-            *ink = !*ink;
-        }
-    }
-    let icc = decoder.icc_profile();
-    let pixels = Pixels { width: width.into(), height: height.into(), layout, data };
-    Ok(Decoded { pixels, divisor, icc })
+    Ok(Decoded { pixels: Pixels { width, height, layout, data }, divisor, icc })
 }
 
 /// The fraction to decode at: the smallest that leaves a factor of two to the final filter; of a picture that would
@@ -53,12 +32,4 @@ pub(super) fn scale(header: &Header, job: &Job) -> u32 {
     let double = within(job.factor(2, 1));
     let area = u64::from(double).saturating_mul(u64::from(double)).max(1);
     if header.pixels().div_euclid(area) > PLENTY { within(job.factor(4, 3)) } else { double }
-}
-
-/// A failure inside the decoder as ours.
-fn from_jpeg(error: Error) -> ThumbnailError {
-    match error {
-        Error::Io(error) => error.into(),
-        Error::Format(_) | Error::Unsupported(_) | Error::Internal(_) => ThumbnailError::broken(error),
-    }
 }

@@ -23,7 +23,7 @@ pub(super) fn decode<R: BufRead + Seek>(
     limits: &Limits,
 ) -> Result<Decoded, ThumbnailError> {
     match (header.storage, header.format) {
-        (Storage::Jpeg(frame), _) => jpeg::decode(input, header, frame, job),
+        (Storage::Jpeg(_), _) => jpeg::decode(input, header, job),
         (_, Format::Png) => png::decode(input, header, job, limits),
         (Storage::Rows | Storage::Whole { .. }, _) => whole::decode(input, header, job, limits),
     }
@@ -32,16 +32,10 @@ pub(super) fn decode<R: BufRead + Seek>(
 /// Bytes held while decoding and resizing.
 pub(super) fn estimate(header: &Header, job: &Job) -> u64 {
     let divisor = divisor(header, job);
-    // A profile is held in pieces, whole, and as the tables made of it.
     let (decoding, small) = match header.storage {
-        Storage::Jpeg(frame) => {
+        Storage::Jpeg(summary) => {
             let scale = jpeg::scale(header, job);
-            let area = u64::from(scale).saturating_mul(u64::from(scale)).max(1);
-            let image = reduced(header, scale, u64::from(frame.components));
-            let planes = frame.samples.div_euclid(area);
-            let kept = if frame.progressive { frame.samples.saturating_mul(2) } else { 0 };
-            let profile = u64::from(frame.profile_bytes).saturating_mul(8);
-            (kept.saturating_add(planes).saturating_add(profile), image)
+            (super::jpeg::estimate(&summary, scale), reduced(header, scale, 4))
         }
         // A row as stored, the one before, their sums, and the decoder's window.
         Storage::Rows => (

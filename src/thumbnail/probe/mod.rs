@@ -15,9 +15,9 @@ use image::codecs::tiff::TiffDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation as ImageOrientation;
 
-pub(super) use self::jpeg::Frame;
 use super::Limits;
 use super::ThumbnailError;
+use super::jpeg::Summary;
 use super::orient::Orientation;
 use super::plan::{Motion, Source};
 
@@ -59,7 +59,7 @@ pub(crate) enum Format {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Storage {
     /// At a fraction of the size.
-    Jpeg(Frame),
+    Jpeg(Summary),
     /// Row by row.
     Rows,
     /// All at once.

@@ -1,0 +1,276 @@
+//! Bits of entropy-coded data (T.81, F.2.2.5), a machine word at a time.
+//!
+//! Owns byte stuffing and the markers between. Behind a marker, and behind the end of the file, bits are 0; what needed
+//! bits from behind the end is noticed by [`Bits::check_end`].
+
+use std::io::{self, BufRead};
+
+use super::ThumbnailError;
+
+/// Reads bits.
+pub(super) struct Bits<R> {
+    /// Bytes.
+    input: R,
+    /// Bits read ahead, the next one on top.
+    word: u64,
+    /// How many of them count.
+    count: u32,
+    /// How many zeros were added behind the end of the file.
+    padding: u32,
+    /// Where entropy-coded data stopped.
+    stop: Option<Stop>,
+}
+
+/// What stands behind entropy-coded data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// A marker of this code.
+    Marker(u8),
+    /// Nothing.
+    EndOfFile,
+}
+
+impl<R: BufRead> Bits<R> {
+    /// Bits of what comes next.
+    pub(super) fn new(input: R) -> Self {
+        Self { input, word: 0, count: 0, padding: 0, stop: None }
+    }
+
+    /// Where bytes come from, for what stands between scans.
+    pub(super) fn input(&mut self) -> &mut R {
+        &mut self.input
+    }
+
+    /// Makes sure of 32 bits: a code and what follows it.
+    #[inline]
+    pub(super) fn refill(&mut self) -> io::Result<()> {
+        if self.count >= 32 {
+            return Ok(());
+        }
+        if self.stop.is_none()
+            && let Some(bytes) = self.input.fill_buf()?.first_chunk::<8>()
+        {
+            let next = u64::from_be_bytes(*bytes);
+            if !has_ff(next) {
+                // Bits of the last byte that do not fit are put there too; reading that byte again puts the same ones.
+                self.word |= next.wrapping_shr(self.count);
+                let whole = 63_u32.wrapping_sub(self.count).wrapping_shr(3);
+                self.count = self.count.wrapping_add(whole.wrapping_mul(8));
+                self.input.consume(usize::try_from(whole).unwrap_or(0));
+                return Ok(());
+            }
+        }
+        self.refill_bytes()
+    }
+
+    /// The next `count` bits, at most 16, which stay. They must be there.
+    #[inline]
+    pub(super) fn peek(&self, count: u32) -> u32 {
+        // Two shifts: none of 64.
+        let top = self.word.wrapping_shr(1).wrapping_shr(63_u32.wrapping_sub(count));
+        u32::try_from(top).unwrap_or(0)
+    }
+
+    /// Passes over bits that are there.
+    #[inline]
+    pub(super) fn skip(&mut self, count: u32) {
+        self.word = self.word.wrapping_shl(count);
+        self.count = self.count.saturating_sub(count);
+    }
+
+    /// Takes bits that are there, at most 16.
+    #[inline]
+    pub(super) fn take(&mut self, count: u32) -> u32 {
+        let bits = self.peek(count);
+        self.skip(count);
+        bits
+    }
+
+    /// Takes one bit.
+    #[inline]
+    pub(super) fn bit(&mut self) -> io::Result<bool> {
+        if self.count == 0 {
+            self.refill()?;
+        }
+        Ok(self.take(1) == 1)
+    }
+
+    /// Takes a number of `size` bits, at most 15, that are there; a leading 0 stands for minus (T.81, F.2.2.1).
+    #[inline]
+    pub(super) fn signed(&mut self, size: u32) -> i32 {
+        let bits = i32::try_from(self.take(size)).unwrap_or(0);
+        let half = 1_i32.wrapping_shl(size).wrapping_shr(1);
+        if bits < half { bits.wrapping_sub(half.wrapping_mul(2)).wrapping_add(1) } else { bits }
+    }
+
+    /// Whether all that was taken was in the file.
+    pub(super) fn check_end(&self) -> Result<(), ThumbnailError> {
+        if self.count < self.padding { Err(truncated()) } else { Ok(()) }
+    }
+
+    /// Goes on behind the restart marker that stands here.
+    pub(super) fn restart(&mut self) -> Result<(), ThumbnailError> {
+        self.check_end()?;
+        (self.word, self.count) = (0, 0);
+        if self.stop.is_none() {
+            self.find_marker()?;
+        }
+        match self.stop.take() {
+            Some(Stop::Marker(0xd0..=0xd7)) => Ok(()),
+            Some(Stop::EndOfFile) => Err(truncated()),
+            Some(Stop::Marker(_)) | None => {
+                Err(ThumbnailError::broken("no restart marker where one belongs"))
+            }
+        }
+    }
+
+    /// Ends a scan: the marker that was met already, if any.
+    pub(super) fn end_scan(&mut self) -> Option<u8> {
+        (self.word, self.count, self.padding) = (0, 0, 0);
+        match self.stop.take() {
+            Some(Stop::Marker(code)) => Some(code),
+            Some(Stop::EndOfFile) | None => None,
+        }
+    }
+
+    /// One byte at a time: around stuffing, markers and the ends of buffers.
+    #[cold]
+    fn refill_bytes(&mut self) -> io::Result<()> {
+        while self.count <= 56 {
+            let byte = match self.stop {
+                Some(stop) => {
+                    if stop == Stop::EndOfFile {
+                        self.padding = self.padding.saturating_add(8);
+                    }
+                    0
+                }
+                None => match self.entropy_byte()? {
+                    Ok(byte) => byte,
+                    Err(stop) => {
+                        self.stop = Some(stop);
+                        continue;
+                    }
+                },
+            };
+            let shift = 56_u32.wrapping_sub(self.count);
+            self.word |= u64::from(byte).wrapping_shl(shift);
+            self.count = self.count.wrapping_add(8);
+        }
+        Ok(())
+    }
+
+    /// The next byte of entropy-coded data, or why there is none.
+    fn entropy_byte(&mut self) -> io::Result<Result<u8, Stop>> {
+        match next_byte(&mut self.input)? {
+            None => Ok(Err(Stop::EndOfFile)),
+            Some(0xff) => loop {
+                match next_byte(&mut self.input)? {
+                    None => return Ok(Err(Stop::EndOfFile)),
+                    Some(0xff) => {}
+                    Some(0) => return Ok(Ok(0xff)),
+                    Some(code) => return Ok(Err(Stop::Marker(code))),
+                }
+            },
+            Some(byte) => Ok(Ok(byte)),
+        }
+    }
+
+    /// Passes over what is left before the next marker.
+    fn find_marker(&mut self) -> io::Result<()> {
+        for _ in 0..MAX_STRAY {
+            if let Err(stop) = self.entropy_byte()? {
+                self.stop = Some(stop);
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The next byte; none at the end.
+#[inline]
+pub(super) fn next_byte(input: &mut impl BufRead) -> io::Result<Option<u8>> {
+    let byte = input.fill_buf()?.first().copied();
+    if byte.is_some() {
+        input.consume(1);
+    }
+    Ok(byte)
+}
+
+/// Whether one of the eight bytes is 0xff.
+#[inline]
+fn has_ff(word: u64) -> bool {
+    let inverted = !word;
+    // A byte that is 0 borrows into its own top bit.
+    inverted.wrapping_sub(0x0101_0101_0101_0101) & word & 0x8080_8080_8080_8080 != 0
+}
+
+/// The file ends too early.
+fn truncated() -> ThumbnailError {
+    io::Error::from(io::ErrorKind::UnexpectedEof).into()
+}
+
+/// Bytes between a scan's data and a marker.
+const MAX_STRAY: usize = 1 << 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_come_in_order_around_stuffing() {
+        let bytes = [0xa5, 0xff, 0x00, 0x0f, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0xff, 0xd9];
+        let mut bits = Bits::new(bytes.as_slice());
+        let mut got = Vec::new();
+        for _ in 0..12 {
+            bits.refill().unwrap();
+            got.push(bits.take(4) << 4 | bits.take(4));
+        }
+        assert_eq!(got, [0xa5, 0xff, 0x0f, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        // Behind the marker come zeros.
+        bits.refill().unwrap();
+        assert_eq!(bits.take(16), 0);
+        bits.check_end().unwrap();
+        assert_eq!(bits.end_scan(), Some(0xd9));
+    }
+
+    #[test]
+    fn the_end_of_the_file_counts_once_it_is_passed() {
+        let bytes = [0x12, 0x34];
+        let mut bits = Bits::new(bytes.as_slice());
+        bits.refill().unwrap();
+        assert_eq!(bits.take(16), 0x1234);
+        bits.check_end().unwrap();
+        bits.take(1);
+        assert!(bits.check_end().is_err());
+        for _ in 0..100 {
+            bits.refill().unwrap();
+            bits.take(16);
+        }
+        assert!(bits.check_end().is_err());
+    }
+
+    #[test]
+    fn a_leading_zero_is_minus() {
+        for (byte, size, expected) in
+            [(0b1000_0000, 1, 1), (0, 1, -1), (0b1010_0000, 3, 5), (0b0100_0000, 3, -5)]
+        {
+            let bytes = [byte, 0];
+            let mut bits = Bits::new(bytes.as_slice());
+            bits.refill().unwrap();
+            assert_eq!(bits.signed(size), expected);
+        }
+        let mut bits = Bits::new([1_u8].as_slice());
+        assert_eq!(bits.signed(0), 0);
+    }
+
+    #[test]
+    fn every_byte_is_searched_for_ff() {
+        for byte in 0..8 {
+            assert!(has_ff(0xff_u64 << (byte * 8)), "{byte}");
+        }
+        for word in [0, 0xfe7f_0080_fe01_7ffe, 0x8080_8080_8080_8080, 0x0101_0101_0101_0101] {
+            assert!(!has_ff(word), "{word:x}");
+        }
+    }
+}

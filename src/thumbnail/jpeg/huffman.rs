@@ -1,0 +1,213 @@
+//! Huffman codes (T.81, annex C and F.2.2.3), looked up ten bits at a time.
+
+use std::io::BufRead;
+
+use super::ThumbnailError;
+use super::bits::Bits;
+
+/// Bits looked up at once: most codes together with the number behind them.
+const LOOKUP_BITS: u32 = 10;
+/// Entries of a lookup table.
+const ENTRIES: usize = 1 << LOOKUP_BITS;
+
+/// A table of codes.
+#[derive(Clone, Debug)]
+pub(super) struct Huffman {
+    /// By the next ten bits: a short code and, where all of it is there, the number behind it.
+    lookup: Box<[Entry; ENTRIES]>,
+    /// By code length: one more than the last code, with the bits below it cut off, in 16 bits; 0 for none.
+    limits: [u32; 17],
+    /// By code length: what to add to a code for the place of its symbol.
+    offsets: [i32; 17],
+    /// Symbols by rising code.
+    symbols: Vec<u8>,
+}
+
+/// What ten bits say.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    /// The number behind the code, if `bits` covers it.
+    value: i16,
+    /// The symbol.
+    symbol: u8,
+    /// Bits of the code in the low half, of code and number in the high half; 0 where ten bits are too few.
+    lengths: u8,
+}
+
+/// A symbol of an AC table with its number: a run of zeros, then a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RunValue {
+    /// Zeros before the value.
+    pub(super) run: u32,
+    /// 0 for none: the end of a block, sixteen zeros, or an end of several blocks.
+    pub(super) value: i32,
+}
+
+impl Huffman {
+    /// The table of a DHT segment: how many codes there are of each length, and their symbols.
+    pub(super) fn new(counts: [u8; 16], symbols: Vec<u8>) -> Option<Self> {
+        let mut table = Self {
+            lookup: Box::new([Entry::default(); ENTRIES]),
+            limits: [0; 17],
+            offsets: [0; 17],
+            symbols,
+        };
+        let (mut code, mut place) = (0_u32, 0_u32);
+        for (length, count) in (1_u32..).zip(counts) {
+            let count = u32::from(count);
+            let index = usize::try_from(length).ok()?;
+            *table.offsets.get_mut(index)? =
+                i32::try_from(place).ok()?.wrapping_sub(i32::try_from(code).ok()?);
+            for step in 0..count {
+                let symbol = *table.symbols.get(usize::try_from(place.checked_add(step)?).ok()?)?;
+                table.fill(code.checked_add(step)?, length, symbol)?;
+            }
+            code = code.checked_add(count)?;
+            place = place.checked_add(count)?;
+            if code > 1_u32.checked_shl(length)? {
+                return None;
+            }
+            if count > 0 {
+                *table.limits.get_mut(index)? = code.checked_shl(16_u32.checked_sub(length)?)?;
+            }
+            code = code.checked_mul(2)?;
+        }
+        Some(table)
+    }
+
+    /// Enters a code wherever the ten bits begin with it.
+    fn fill(&mut self, code: u32, length: u32, symbol: u8) -> Option<()> {
+        let Some(free) = LOOKUP_BITS.checked_sub(length) else { return Some(()) };
+        let first = usize::try_from(code.checked_shl(free)?).ok()?;
+        let size = u32::from(symbol & 15);
+        for rest in 0..1_u32.checked_shl(free)? {
+            let entry = self.lookup.get_mut(first.checked_add(usize::try_from(rest).ok()?)?)?;
+            let (mut value, mut total) = (0, 0);
+            if let Some(unused) = free.checked_sub(size) {
+                let bits = i32::try_from(rest.wrapping_shr(unused)).ok()?;
+                let half = 1_i32.checked_shl(size)?.wrapping_shr(1);
+                let number =
+                    if bits < half { bits.wrapping_sub(half.wrapping_mul(2)).wrapping_add(1) } else { bits };
+                value = i16::try_from(number).ok()?;
+                total = length.checked_add(size)?;
+            }
+            let lengths = u8::try_from(total.wrapping_shl(4) | length).ok()?;
+            *entry = Entry { value, symbol, lengths };
+        }
+        Some(())
+    }
+
+    /// Reads a symbol. What stands behind it, up to 15 bits, is there too.
+    #[inline]
+    pub(super) fn symbol(&self, bits: &mut Bits<impl BufRead>) -> Result<u8, ThumbnailError> {
+        bits.refill()?;
+        let entry = self.entry(bits);
+        let length = u32::from(entry.lengths & 15);
+        if length > 0 {
+            bits.skip(length);
+            return Ok(entry.symbol);
+        }
+        self.long_symbol(bits)
+    }
+
+    /// Reads a symbol of a DC table and the number behind it (T.81, F.2.2.1).
+    #[inline]
+    pub(super) fn difference(&self, bits: &mut Bits<impl BufRead>) -> Result<i32, ThumbnailError> {
+        let symbol = self.symbol(bits)?;
+        // Sizes go to 11; up to 15 can be read.
+        Ok(bits.signed(u32::from(symbol & 15)))
+    }
+
+    /// Reads a symbol of an AC table and the number behind it (T.81, F.2.2.2).
+    #[inline]
+    pub(super) fn run_value(&self, bits: &mut Bits<impl BufRead>) -> Result<RunValue, ThumbnailError> {
+        bits.refill()?;
+        let entry = self.entry(bits);
+        let total = u32::from(entry.lengths.wrapping_shr(4));
+        if total > 0 {
+            bits.skip(total);
+            return Ok(RunValue {
+                run: u32::from(entry.symbol.wrapping_shr(4)),
+                value: i32::from(entry.value),
+            });
+        }
+        let symbol = self.symbol(bits)?;
+        let value = bits.signed(u32::from(symbol & 15));
+        Ok(RunValue { run: u32::from(symbol.wrapping_shr(4)), value })
+    }
+
+    /// What the next bits say.
+    #[inline]
+    fn entry(&self, bits: &Bits<impl BufRead>) -> Entry {
+        let index = usize::try_from(bits.peek(LOOKUP_BITS)).unwrap_or(0);
+        self.lookup.get(index).copied().unwrap_or_default()
+    }
+
+    /// A code of more than ten bits.
+    #[cold]
+    fn long_symbol(&self, bits: &mut Bits<impl BufRead>) -> Result<u8, ThumbnailError> {
+        let next = bits.peek(16);
+        for (length, (limit, offset)) in (0_u32..).zip(self.limits.iter().zip(&self.offsets)) {
+            if next < *limit {
+                let code = i32::try_from(next.wrapping_shr(16_u32.wrapping_sub(length))).unwrap_or(0);
+                let place = usize::try_from(code.wrapping_add(*offset)).unwrap_or(usize::MAX);
+                let symbol = self
+                    .symbols
+                    .get(place)
+                    .ok_or_else(|| ThumbnailError::broken("a code without a symbol"))?;
+                bits.skip(length);
+                return Ok(*symbol);
+            }
+        }
+        Err(ThumbnailError::broken("no such code"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Codes of every length from 1 to 16: 0, 10, 110, …
+    fn ladder() -> Huffman {
+        Huffman::new([1; 16], (0..16).collect()).unwrap()
+    }
+
+    #[test]
+    fn codes_of_every_length_are_found() {
+        let table = ladder();
+        for length in 1..=16_u32 {
+            let code = ((1_u32 << length) - 2) << (32 - length);
+            let mut bytes = code.to_be_bytes().to_vec();
+            bytes = bytes
+                .into_iter()
+                .flat_map(|byte| if byte == 255 { vec![255, 0] } else { vec![byte] })
+                .collect();
+            bytes.extend([0; 8]);
+            let mut bits = Bits::new(bytes.as_slice());
+            assert_eq!(u32::from(table.symbol(&mut bits).unwrap()), length - 1);
+        }
+        let mut bits = Bits::new([255, 0, 255, 0, 255, 0, 0].as_slice());
+        assert!(table.symbol(&mut bits).is_err());
+    }
+
+    #[test]
+    fn numbers_within_the_lookup_and_beyond_are_the_same() {
+        // Symbol 0x25 (two zeros, five bits) as a code of 2 bits, 0x3a (ten bits) as one of 3.
+        let mut counts = [0; 16];
+        (counts[1], counts[2]) = (1, 1);
+        let table = Huffman::new(counts, vec![0x25, 0x3a]).unwrap();
+        let mut bits = Bits::new([0b0010_0110, 0, 0].as_slice());
+        assert_eq!(table.run_value(&mut bits).unwrap(), RunValue { run: 2, value: 19 });
+        let mut bits = Bits::new([0b0100_0000, 0b0000_1000, 0, 0].as_slice());
+        assert_eq!(table.run_value(&mut bits).unwrap(), RunValue { run: 3, value: -1022 });
+    }
+
+    #[test]
+    fn tables_that_make_no_sense_are_refused() {
+        let mut counts = [0; 16];
+        counts[0] = 3;
+        assert!(Huffman::new(counts, vec![1, 2, 3]).is_none());
+        counts[0] = 1;
+        assert!(Huffman::new(counts, vec![]).is_none());
+    }
+}
