@@ -15,6 +15,7 @@ use image::codecs::tiff::TiffDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation as ImageOrientation;
 
+pub(super) use self::gif::count_frames as count_gif_frames;
 pub(super) use self::jpeg::Frame;
 use super::Limits;
 use super::ThumbnailError;
