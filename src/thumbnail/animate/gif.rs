@@ -26,11 +26,9 @@ impl<R: BufRead + Seek> Gif<R> {
         input.rewind()?;
         let mut options = DecodeOptions::new();
         options.set_color_output(ColorOutput::RGBA);
-        // No frame may be larger than the canvas, and the comments in the file no larger than that.
-        options.set_memory_limit(
-            NonZeroU64::new(header.pixels().saturating_mul(4))
-                .map_or(MemoryLimit::Unlimited, MemoryLimit::Bytes),
-        );
+        // No frame may be larger than the canvas, beyond what metadata takes.
+        let most = header.pixels().saturating_mul(4).saturating_add(METADATA);
+        options.set_memory_limit(NonZeroU64::new(most).map_or(MemoryLimit::Unlimited, MemoryLimit::Bytes));
         Ok(Self { decoder: options.read_info(input).map_err(from_gif)?, count })
     }
 }
@@ -68,3 +66,6 @@ impl<R: BufRead + Seek> Frames for Gif<R> {
 fn from_gif(error: DecodingError) -> ThumbnailError {
     if let DecodingError::Io(error) = error { error.into() } else { ThumbnailError::broken(error) }
 }
+
+/// Bytes that profile and XMP may have besides.
+const METADATA: u64 = 1 << 20;

@@ -4,11 +4,11 @@
 
 use std::io::{BufRead, Cursor, Read, Seek, SeekFrom};
 
-use image_webp::{DecodingError, WebPDecoder};
+use image_webp::WebPDecoder;
 
 use super::super::ThumbnailError;
 use super::super::plan::Rect;
-use super::super::probe::Header;
+use super::super::probe::{Header, from_webp};
 use super::canvas::{Blend, Canvas, Dispose, Frame};
 use super::{Film, Frames, MAX_FRAMES};
 
@@ -162,16 +162,11 @@ fn skip(input: &mut impl Seek, length: u32, read: u32) -> Result<(), ThumbnailEr
     Ok(input.seek_relative(rest)?)
 }
 
-/// A failure inside the decoder as ours.
-fn from_webp(error: DecodingError) -> ThumbnailError {
-    if let DecodingError::IoError(error) = error { error.into() } else { ThumbnailError::broken(error) }
-}
-
 /// `RIFF`, a length, `WEBP`.
 const RIFF_HEADER: u64 = 12;
 /// The flag of `VP8X` that says that pictures have alpha.
 const ALPHA: u8 = 0x10;
-/// Bytes of a colour profile; real ones have a few thousand, of printers a million.
-const MAX_PROFILE: u32 = 4 << 20;
+/// Bytes of a colour profile; those of screens and cameras have a few thousand.
+const MAX_PROFILE: u32 = 1 << 20;
 /// Bytes that a frame of few pixels may have beyond them: headers and code tables.
 const SMALL: u64 = 16 << 10;
