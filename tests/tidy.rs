@@ -24,7 +24,7 @@ const LEVELS: [&[&str]; 8] = [
 ];
 
 /// Crates that only one module may name.
-const DOORS: [(&str, &[&str]); 14] = [
+const DOORS: [(&str, &[&str]); 17] = [
     ("hickory_resolver", &["names"]),
     ("rusqlite", &["catalog"]),
     ("r2d2", &["catalog"]),
@@ -35,6 +35,9 @@ const DOORS: [(&str, &[&str]); 14] = [
     ("rcgen", &["demo"]),
     ("image", &["thumbnail"]),
     ("png", &["thumbnail"]),
+    ("gif", &["thumbnail"]),
+    ("image_webp", &["thumbnail"]),
+    ("webp", &["thumbnail"]),
     ("jpeg_decoder", &["thumbnail"]),
     ("jpeg_encoder", &["thumbnail"]),
     ("fast_image_resize", &["thumbnail"]),

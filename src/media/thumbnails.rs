@@ -90,7 +90,7 @@ impl Library {
                 self.thumbnail_requests.insert((source, wanted), Outcome::Original(content_type));
                 return Ok(Thumbnail::Ready(as_picture(stored, content_type)));
             }
-            Plan::Render(job) => job,
+            Plan::Render(job) => thumbnail::affordable(&header, job, &self.thumbnail_limits()),
         };
         if let Some(filled) = self.catalog.thumbnail(&key(source, &job))?
             && let Some(ready) = self.open_made(&stored, filled.clone())?

@@ -1,4 +1,4 @@
-//! The result's file: JPEG for what is opaque, PNG for what is not or is drawn.
+//! A still result's file: JPEG for what is opaque, PNG for what is not or is drawn.
 //!
 //! Owns the choice. Nothing of the original but its pixels gets here.
 

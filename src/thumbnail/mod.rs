@@ -6,6 +6,7 @@
 //! [`probe()`] reads the header and allocates nothing by what it claims; [`Plan::new`] is arithmetic; [`estimate`] is
 //! the permit to take before [`render`], which refuses what is over its [`Limits`].
 
+mod animate;
 mod color;
 mod decode;
 mod encode;
@@ -72,10 +73,17 @@ impl From<io::Error> for ThumbnailError {
     }
 }
 
+/// A job as asked, or for a still where all frames would take too much memory.
+pub(crate) fn affordable(header: &Header, job: Job, limits: &Limits) -> Job {
+    let animated = job.animated && estimate(header, &job) <= limits.memory;
+    Job { animated, ..job }
+}
+
 /// The bytes that [`render`] holds at its peak, rounded up generously: for a weighted permit.
 pub(crate) fn estimate(header: &Header, job: &Job) -> u64 {
     let output = u64::from(job.width).saturating_mul(u64::from(job.height)).saturating_mul(4);
     let decode = decode::estimate(header, job);
+    let decode = if job.animated { decode.max(animate::estimate(header, job)) } else { decode };
     // The result before and after orientation and colour, and two encodings of it.
     decode.saturating_add(output.saturating_mul(4)).saturating_add(BASE_BYTES)
 }
@@ -91,6 +99,11 @@ pub(crate) fn render<R: BufRead + Seek>(
     if estimate(header, job) > limits.memory {
         return Err(ThumbnailError::TooLarge("the image takes too much memory to decode"));
     }
+    if job.animated
+        && let Some(animation) = animation(input, header, job, limits)?
+    {
+        return Ok(animation);
+    }
     input.rewind().map_err(ThumbnailError::Io)?;
     let input = input::Timed::buffered(input, limits.deadline);
     let decoded = decode::decode(input, header, job, limits)?;
@@ -100,6 +113,23 @@ pub(crate) fn render<R: BufRead + Seek>(
     let small = color::to_srgb(small, decoded.icc.as_deref());
     let small = header.orientation.apply(small);
     encode::encode(small, header.format)
+}
+
+/// Every frame, in half of the time there is; nothing where only a still can be shown.
+fn animation<R: BufRead + Seek>(
+    input: &mut R,
+    header: &Header,
+    job: &Job,
+    limits: &Limits,
+) -> Result<Option<Rendered>, ThumbnailError> {
+    input.rewind().map_err(ThumbnailError::Io)?;
+    let now = Instant::now();
+    let half = |end: Instant| now.checked_add(end.saturating_duration_since(now).checked_div(2)?);
+    let limits = Limits { deadline: limits.deadline.and_then(half), ..*limits };
+    match animate::animate(input, header, job, &limits) {
+        Err(ThumbnailError::TooLarge(_) | ThumbnailError::Broken(_) | ThumbnailError::NotAnImage) => Ok(None),
+        other => other,
+    }
 }
 
 /// Tables, buffers and thread stacks of the codecs.

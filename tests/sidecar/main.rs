@@ -22,6 +22,7 @@
 )]
 
 mod accounts;
+mod animated;
 mod async_uploads;
 mod binary;
 mod crash;

@@ -8,6 +8,7 @@ mod whole;
 
 use std::io::{BufRead, Seek};
 
+pub(super) use self::png::from_png;
 use super::Limits;
 use super::ThumbnailError;
 use super::pixels::{Decoded, Pixels, Reducer};
@@ -52,14 +53,14 @@ pub(super) fn estimate(header: &Header, job: &Job) -> u64 {
 
 /// By how much rows are reduced on the way: as far as leaves a factor of two to the final filter; a picture that would
 /// still be larger than [`PLENTY`] then, as far as leaves 3/2.
-fn divisor(header: &Header, job: &Job) -> u32 {
+pub(super) fn divisor(header: &Header, job: &Job) -> u32 {
     let double = job.factor(2, 1);
     let area = u64::from(double).saturating_mul(u64::from(double)).max(1);
     if header.pixels().div_euclid(area) > PLENTY { job.factor(3, 2) } else { double }
 }
 
 /// Bytes of a picture reduced by a divisor.
-fn reduced(header: &Header, divisor: u32, channels: u64) -> u64 {
+pub(super) fn reduced(header: &Header, divisor: u32, channels: u64) -> u64 {
     let side = |length: u32| u64::from(length.div_ceil(divisor.max(1)));
     side(header.width).saturating_mul(side(header.height)).saturating_mul(channels)
 }

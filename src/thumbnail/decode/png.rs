@@ -71,7 +71,7 @@ fn whole(
 }
 
 /// A failure inside the decoder as ours.
-fn from_png(error: DecodingError) -> ThumbnailError {
+pub(in crate::thumbnail) fn from_png(error: DecodingError) -> ThumbnailError {
     match error {
         DecodingError::IoError(error) => error.into(),
         DecodingError::LimitsExceeded => {

@@ -1,18 +1,19 @@
-//! The formats that only come whole: GIF, WebP, BMP, TIFF, through `image`.
+//! The formats that only come whole: GIF, BMP, TIFF, through `image`; WebP, through the crate below it, which can be
+//! told how long a profile may be.
 
 use std::io::{BufRead, Seek};
 
 use image::codecs::bmp::BmpDecoder;
 use image::codecs::gif::GifDecoder;
 use image::codecs::tiff::TiffDecoder;
-use image::codecs::webp::WebPDecoder;
 use image::{DynamicImage, ImageDecoder, Limits as ImageLimits};
+use image_webp::WebPDecoder;
 
 use super::super::Limits;
 use super::super::ThumbnailError;
 use super::super::pixels::{Decoded, Layout, Pixels};
 use super::super::plan::Job;
-use super::super::probe::{Format, Header, from_image};
+use super::super::probe::{Format, Header, from_image, from_webp};
 use super::{divisor, reduce};
 
 /// Decodes the picture, of an animation its first frame.
@@ -24,7 +25,7 @@ pub(super) fn decode(
 ) -> Result<Decoded, ThumbnailError> {
     match header.format {
         Format::Gif => with_image(GifDecoder::new(input), header, job, limits),
-        Format::WebP => with_image(WebPDecoder::new(input), header, job, limits),
+        Format::WebP => webp(input, header, job),
         Format::Bmp => with_image(BmpDecoder::new(input), header, job, limits),
         Format::Tiff => with_image(TiffDecoder::new(input), header, job, limits),
         Format::Jpeg | Format::Png => Err(ThumbnailError::NotAnImage),
@@ -51,6 +52,23 @@ fn with_image(
     Ok(Decoded { pixels, divisor, icc })
 }
 
+/// Decodes a WebP.
+fn webp(input: impl BufRead + Seek, header: &Header, job: &Job) -> Result<Decoded, ThumbnailError> {
+    let mut decoder = WebPDecoder::new(input).map_err(from_webp)?;
+    let (width, height) = decoder.dimensions();
+    if (width, height) != (header.width, header.height) {
+        return Err(ThumbnailError::broken("the size is not what the header says"));
+    }
+    decoder.set_memory_limit(MAX_PROFILE);
+    let icc = decoder.icc_profile().unwrap_or_default();
+    let layout = if decoder.has_alpha() { Layout::Rgba } else { Layout::Rgb };
+    let size = decoder.output_buffer_size();
+    let mut data = vec![0; size.ok_or(ThumbnailError::TooLarge("the image has too many pixels"))?];
+    decoder.read_image(&mut data).map_err(from_webp)?;
+    let (pixels, divisor) = reduce(Pixels { width, height, layout, data }, divisor(header, job));
+    Ok(Decoded { pixels, divisor, icc })
+}
+
 /// The layout of 8 bits a channel that keeps what the picture has.
 fn into_pixels(image: DynamicImage) -> Pixels {
     let (width, height) = (image.width(), image.height());
@@ -63,3 +81,6 @@ fn into_pixels(image: DynamicImage) -> Pixels {
     };
     Pixels { width, height, layout, data }
 }
+
+/// Bytes of a colour profile; those of screens and cameras have a few thousand.
+const MAX_PROFILE: usize = 1 << 20;

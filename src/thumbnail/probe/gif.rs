@@ -41,6 +41,33 @@ pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, Thumbna
     }
 }
 
+/// Counts frames, up to so many; the last one may be cut short.
+pub(in crate::thumbnail) fn count_frames(
+    input: &mut (impl BufRead + Seek),
+    most: u32,
+) -> Result<u32, ThumbnailError> {
+    skip(input, 10)?;
+    let [flags, _background, _aspect] = bytes(input)?;
+    skip_palette(input, flags)?;
+    let mut frames = 0_u32;
+    while frames < most {
+        match bytes::<1>(input) {
+            Ok([0x21]) => skip(input, 1)?,
+            Ok([0x2c]) => {
+                frames = frames.saturating_add(1);
+                skip(input, 8)?;
+                let Ok([flags]) = bytes(input) else { break };
+                skip_palette(input, flags)?;
+                skip(input, 1)?;
+            }
+            Ok(_) | Err(ThumbnailError::Broken(_)) => break,
+            Err(error) => return Err(error),
+        }
+        skip_blocks(input, frames)?;
+    }
+    Ok(frames)
+}
+
 /// Passes over a colour table if the flags say that there is one.
 fn skip_palette(input: &mut impl Seek, flags: u8) -> Result<(), ThumbnailError> {
     let entries = 2_u32.wrapping_shl(u32::from(flags & 7));

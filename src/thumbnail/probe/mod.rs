@@ -6,15 +6,17 @@
 mod gif;
 mod jpeg;
 mod png;
+mod webp;
 
 use std::io::{BufRead, Read, Seek, SeekFrom};
 
 use image::ImageDecoder;
 use image::codecs::bmp::BmpDecoder;
 use image::codecs::tiff::TiffDecoder;
-use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation as ImageOrientation;
 
+pub(super) use self::gif::count_frames as count_gif_frames;
+pub(super) use self::webp::from_webp;
 use super::Limits;
 use super::ThumbnailError;
 use super::jpeg::Summary;
@@ -123,11 +125,7 @@ pub(crate) fn probe<R: BufRead + Seek>(input: &mut R) -> Result<Header, Thumbnai
         Format::Jpeg => jpeg::probe(input),
         Format::Png => png::probe(input),
         Format::Gif => gif::probe(input),
-        Format::WebP => {
-            let decoder = WebPDecoder::new(input).map_err(from_image)?;
-            let motion = if decoder.has_animation() { Motion::Animated } else { Motion::Still };
-            Ok(Header { motion, ..with_image(format, decoder)? })
-        }
+        Format::WebP => webp::probe(input),
         Format::Bmp => with_image(format, BmpDecoder::new(input).map_err(from_image)?),
         Format::Tiff => with_image(format, TiffDecoder::new(input).map_err(from_image)?),
     }
@@ -152,11 +150,9 @@ fn recognise(magic: &[u8]) -> Option<Format> {
 fn with_image(format: Format, mut decoder: impl ImageDecoder) -> Result<Header, ThumbnailError> {
     let native = u32::from(decoder.color_type().bytes_per_pixel());
     let working = match format {
-        // The planes of a lossy picture with alpha, or the two buffers of a lossless one, and the container's canvas.
-        Format::WebP => 12,
         // Strips are decompressed apart.
         Format::Tiff => native,
-        Format::Jpeg | Format::Png | Format::Gif | Format::Bmp => 1,
+        Format::Jpeg | Format::Png | Format::Gif | Format::WebP | Format::Bmp => 1,
     };
     // What is not 8 bits a channel is converted into four channels of them.
     let bytes_per_pixel = native.saturating_add(working).saturating_add(4);

@@ -1,0 +1,116 @@
+//! The frames of an APNG ([PNG, third edition](https://www.w3.org/TR/png-3/#apng-frame-based-animation)).
+
+use std::io::{BufRead, Seek};
+
+use png::{BlendOp, ColorType, Decoder, DisposeOp, Limits as PngLimits, OutputInfo, Reader, Transformations};
+
+use super::super::Limits;
+use super::super::ThumbnailError;
+use super::super::decode::from_png;
+use super::super::plan::Rect;
+use super::super::probe::Header;
+use super::canvas::{Blend, Canvas, Dispose, Frame};
+use super::{Film, Frames};
+
+/// An APNG while its frames are read.
+pub(super) struct Apng<R: BufRead + Seek> {
+    /// Before the pixels of a frame.
+    reader: Reader<R>,
+    /// Frames to come.
+    left: u32,
+    /// A frame as the decoder gives it.
+    raw: Vec<u8>,
+    /// It in RGBA, where that is something else.
+    rgba: Vec<u8>,
+}
+
+impl<R: BufRead + Seek> Apng<R> {
+    /// Reads up to the first frame of the animation.
+    pub(super) fn open(input: R, header: &Header, limits: &Limits) -> Result<Self, ThumbnailError> {
+        let bytes = usize::try_from(limits.memory).unwrap_or(usize::MAX);
+        let mut decoder = Decoder::new_with_limits(input, PngLimits { bytes });
+        decoder.set_ignore_text_chunk(true);
+        decoder.set_transformations(Transformations::normalize_to_color8() | Transformations::ALPHA);
+        let reader = decoder.read_info().map_err(from_png)?;
+        let info = reader.info();
+        if (info.width, info.height) != (header.width, header.height) {
+            return Err(ThumbnailError::broken("the size is not what the header says"));
+        }
+        let left = info.animation_control().map_or(0, |control| control.num_frames);
+        let is_apart = info.frame_control.is_none();
+        let size =
+            reader.output_buffer_size().ok_or(ThumbnailError::TooLarge("the image has too many pixels"))?;
+        let mut apng = Self { reader, left, raw: vec![0; size], rgba: Vec::new() };
+        if is_apart {
+            // The default image, for those who know no animations.
+            apng.reader.next_frame(&mut apng.raw).map_err(from_png)?;
+        }
+        Ok(apng)
+    }
+
+    /// The frame that was read, in RGBA, and its bytes from row to row.
+    fn rgba(&mut self, output: &OutputInfo) -> Result<(&[u8], usize), ThumbnailError> {
+        // An interlaced frame is laid out as if it were as wide as the canvas.
+        let stride = if self.reader.info().interlaced {
+            self.reader.output_line_size(self.reader.info().width)
+        } else {
+            Some(output.line_size)
+        };
+        let stride = stride.ok_or(ThumbnailError::TooLarge("the image has too many pixels"))?;
+        match output.color_type {
+            ColorType::Rgba => Ok((&self.raw, stride)),
+            ColorType::GrayscaleAlpha => {
+                self.rgba.clear();
+                self.rgba.extend(self.raw.as_chunks::<2>().0.iter().flat_map(|[l, a]| [*l, *l, *l, *a]));
+                Ok((&self.rgba, stride.saturating_mul(2)))
+            }
+            ColorType::Grayscale | ColorType::Rgb | ColorType::Indexed => {
+                Err(ThumbnailError::broken("no alpha was added"))
+            }
+        }
+    }
+}
+
+impl<R: BufRead + Seek> Frames for Apng<R> {
+    fn film(&self) -> Film {
+        let info = self.reader.info();
+        let plays = info.animation_control().map_or(0, |control| control.num_plays);
+        Film {
+            plays: u16::try_from(plays).unwrap_or(u16::MAX),
+            frames: self.left,
+            icc: info.icc_profile.as_ref().map(|profile| profile.to_vec()),
+        }
+    }
+
+    fn next(&mut self, canvas: &mut Canvas) -> Result<Option<u32>, ThumbnailError> {
+        let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
+        self.left = left;
+        let output = self.reader.next_frame(&mut self.raw).map_err(from_png)?;
+        let control = self.reader.info().frame_control;
+        let control = control.ok_or_else(|| ThumbnailError::broken("a frame without its control chunk"))?;
+        let (data, stride) = self.rgba(&output)?;
+        canvas.draw(&Frame {
+            part: Rect {
+                x: control.x_offset,
+                y: control.y_offset,
+                width: output.width,
+                height: output.height,
+            },
+            data,
+            stride,
+            blend: match control.blend_op {
+                BlendOp::Source => Blend::Replace,
+                BlendOp::Over => Blend::Over,
+            },
+            dispose: match control.dispose_op {
+                DisposeOp::None => Dispose::Keep,
+                DisposeOp::Background => Dispose::Clear,
+                DisposeOp::Previous => Dispose::Restore,
+            },
+        })?;
+        // A denominator of 0 stands for 100 (PNG, 11.3.6.2).
+        let parts = if control.delay_den == 0 { 100 } else { control.delay_den };
+        let duration = u32::from(control.delay_num).saturating_mul(1000).checked_div(parts.into());
+        Ok(Some(duration.unwrap_or(0)))
+    }
+}

@@ -1,0 +1,71 @@
+//! The frames of a GIF ([GIF 89a](https://www.w3.org/Graphics/GIF/spec-gif89a.txt)).
+
+use std::io::{BufRead, Seek};
+use std::num::NonZeroU64;
+
+use gif::{ColorOutput, DecodeOptions, Decoder, DecodingError, DisposalMethod, MemoryLimit, Repeat};
+
+use super::super::ThumbnailError;
+use super::super::plan::Rect;
+use super::super::probe::{Header, count_gif_frames};
+use super::canvas::{Blend, Canvas, Dispose, Frame};
+use super::{Film, Frames, MAX_FRAMES};
+
+/// A GIF while its frames are read.
+pub(super) struct Gif<R: BufRead + Seek> {
+    /// Between two frames.
+    decoder: Decoder<R>,
+    /// How many there are.
+    count: u32,
+}
+
+impl<R: BufRead + Seek> Gif<R> {
+    /// Reads up to the first frame.
+    pub(super) fn open(mut input: R, header: &Header) -> Result<Self, ThumbnailError> {
+        let count = count_gif_frames(&mut input, MAX_FRAMES.saturating_add(1))?;
+        input.rewind()?;
+        let mut options = DecodeOptions::new();
+        options.set_color_output(ColorOutput::RGBA);
+        // No frame may be larger than the canvas, beyond what metadata takes.
+        let most = header.pixels().saturating_mul(4).saturating_add(METADATA);
+        options.set_memory_limit(NonZeroU64::new(most).map_or(MemoryLimit::Unlimited, MemoryLimit::Bytes));
+        Ok(Self { decoder: options.read_info(input).map_err(from_gif)?, count })
+    }
+}
+
+impl<R: BufRead + Seek> Frames for Gif<R> {
+    fn film(&self) -> Film {
+        // As browsers and gif2webp count: the extension names the repetitions after the first time, and without it there
+        // are none.
+        let plays = match self.decoder.repeat() {
+            Repeat::Infinite => 0,
+            Repeat::Finite(again) => again.saturating_add(1),
+        };
+        Film { plays, icc: self.decoder.icc_profile().map(Vec::from), frames: self.count }
+    }
+
+    fn next(&mut self, canvas: &mut Canvas) -> Result<Option<u32>, ThumbnailError> {
+        let Some(frame) = self.decoder.read_next_frame().map_err(from_gif)? else { return Ok(None) };
+        let (width, height) = (u32::from(frame.width), u32::from(frame.height));
+        canvas.draw(&Frame {
+            part: Rect { x: frame.left.into(), y: frame.top.into(), width, height },
+            data: &frame.buffer,
+            stride: usize::from(frame.width).saturating_mul(4),
+            blend: Blend::Over,
+            dispose: match frame.dispose {
+                DisposalMethod::Any | DisposalMethod::Keep => Dispose::Keep,
+                DisposalMethod::Background => Dispose::Clear,
+                DisposalMethod::Previous => Dispose::Restore,
+            },
+        })?;
+        Ok(Some(u32::from(frame.delay).saturating_mul(10)))
+    }
+}
+
+/// A failure inside the decoder as ours.
+fn from_gif(error: DecodingError) -> ThumbnailError {
+    if let DecodingError::Io(error) = error { error.into() } else { ThumbnailError::broken(error) }
+}
+
+/// Bytes that profile and XMP may have besides.
+const METADATA: u64 = 1 << 20;

@@ -1,0 +1,172 @@
+//! The frames of an animated WebP ([container](https://developers.google.com/speed/webp/docs/riff_container)).
+//!
+//! Each frame is handed to the decoder as a file of its own: what the decoder makes of a whole animation lacks disposal.
+
+use std::io::{BufRead, Cursor, Read, Seek, SeekFrom};
+
+use image_webp::WebPDecoder;
+
+use super::super::ThumbnailError;
+use super::super::plan::Rect;
+use super::super::probe::{Header, from_webp};
+use super::canvas::{Blend, Canvas, Dispose, Frame};
+use super::{Film, Frames, MAX_FRAMES};
+
+/// A WebP while its frames are read.
+pub(super) struct WebP<R> {
+    /// Before a chunk.
+    input: R,
+    /// What precedes the frames says.
+    film: Film,
+    /// The most bytes that a frame may have in the file: those of the canvas.
+    most: u64,
+    /// A frame's file.
+    file: Vec<u8>,
+    /// What the decoder makes of it.
+    raw: Vec<u8>,
+    /// It in RGBA, where that is something else.
+    rgba: Vec<u8>,
+}
+
+impl<R: BufRead + Seek> WebP<R> {
+    /// Reads up to the first frame.
+    pub(super) fn open(mut input: R, header: &Header) -> Result<Self, ThumbnailError> {
+        input.seek(SeekFrom::Start(RIFF_HEADER))?;
+        let mut film = Film { plays: 1, icc: None, frames: 0 };
+        loop {
+            let (name, length) = chunk(&mut input)?;
+            match &name {
+                b"ICCP" if length <= MAX_PROFILE => film.icc = Some(payload(&mut input, length)?),
+                b"ANIM" if length >= 6 => {
+                    let mut control = [0; 6];
+                    input.read_exact(&mut control)?;
+                    let [_, _, _, _, low, high] = control;
+                    film.plays = u16::from_le_bytes([low, high]);
+                    skip(&mut input, length, 6)?;
+                    break;
+                }
+                b"ANMF" => return Err(ThumbnailError::broken("a frame before the animation's header")),
+                _ => skip(&mut input, length, 0)?,
+            }
+        }
+        let first = input.stream_position()?;
+        let most = header.pixels().saturating_mul(4).saturating_add(SMALL);
+        let mut webp = Self { input, film, most, file: Vec::new(), raw: Vec::new(), rgba: Vec::new() };
+        while webp.film.frames <= MAX_FRAMES
+            && let Some(length) = webp.next_chunk()?
+        {
+            webp.film.frames = webp.film.frames.saturating_add(1);
+            skip(&mut webp.input, length, 0)?;
+        }
+        webp.input.seek(SeekFrom::Start(first))?;
+        Ok(webp)
+    }
+
+    /// Reads on to the next frame's chunk; the end of the file, be it inside a chunk's header, ends the animation.
+    fn next_chunk(&mut self) -> Result<Option<u32>, ThumbnailError> {
+        loop {
+            if self.input.fill_buf()?.is_empty() {
+                return Ok(None);
+            }
+            match chunk(&mut self.input) {
+                Ok((name, length)) if &name == b"ANMF" => return Ok(Some(length)),
+                Ok((_, length)) => skip(&mut self.input, length, 0)?,
+                Err(ThumbnailError::Broken(_)) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Decodes a frame of a size into RGBA.
+    fn decode(&mut self, payload: &[u8], width: u32, height: u32) -> Result<&[u8], ThumbnailError> {
+        // Only a lossy bitstream on its own has no alpha.
+        let alpha = if payload.starts_with(b"VP8 ") { 0 } else { ALPHA };
+        self.file.clear();
+        self.file.extend(b"RIFF");
+        let size = u32::try_from(payload.len()).map_err(ThumbnailError::broken)?.saturating_add(22);
+        self.file.extend(size.to_le_bytes());
+        self.file.extend(b"WEBPVP8X\x0a\0\0\0");
+        self.file.extend([alpha, 0, 0, 0]);
+        for side in [width, height] {
+            let [low, middle, high, _] = side.saturating_sub(1).to_le_bytes();
+            self.file.extend([low, middle, high]);
+        }
+        self.file.extend(payload);
+        let mut decoder = WebPDecoder::new(Cursor::new(&self.file)).map_err(from_webp)?;
+        let size = decoder.output_buffer_size().ok_or_else(|| ThumbnailError::broken("a huge frame"))?;
+        self.raw.resize(size, 0);
+        decoder.read_image(&mut self.raw).map_err(from_webp)?;
+        if decoder.has_alpha() {
+            return Ok(&self.raw);
+        }
+        self.rgba.clear();
+        self.rgba.extend(self.raw.as_chunks::<3>().0.iter().flat_map(|[r, g, b]| [*r, *g, *b, u8::MAX]));
+        Ok(&self.rgba)
+    }
+}
+
+impl<R: BufRead + Seek> Frames for WebP<R> {
+    fn film(&self) -> Film {
+        self.film.clone()
+    }
+
+    fn next(&mut self, canvas: &mut Canvas) -> Result<Option<u32>, ThumbnailError> {
+        let Some(length) = self.next_chunk()? else { return Ok(None) };
+        if u64::from(length) > self.most {
+            return Err(ThumbnailError::broken("a frame larger than its pixels"));
+        }
+        let chunk = payload(&mut self.input, length)?;
+        let (head, rest) = chunk
+            .split_first_chunk::<16>()
+            .ok_or_else(|| ThumbnailError::broken("a frame without its header"))?;
+        let [x0, x1, x2, y0, y1, y2, w0, w1, w2, h0, h1, h2, d0, d1, d2, flags] = *head;
+        let number = |low, middle, high| u32::from_le_bytes([low, middle, high, 0]);
+        let (x, y) = (number(x0, x1, x2).saturating_mul(2), number(y0, y1, y2).saturating_mul(2));
+        let (width, height) = (number(w0, w1, w2).saturating_add(1), number(h0, h1, h2).saturating_add(1));
+        if u64::from(width).saturating_mul(u64::from(height)).saturating_mul(4) > self.most {
+            return Err(ThumbnailError::broken("a frame larger than the canvas"));
+        }
+        canvas.draw(&Frame {
+            part: Rect { x, y, width, height },
+            data: self.decode(rest, width, height)?,
+            stride: usize::try_from(width).unwrap_or(0).saturating_mul(4),
+            blend: if flags & 2 == 0 { Blend::Over } else { Blend::Replace },
+            dispose: if flags & 1 == 0 { Dispose::Keep } else { Dispose::Clear },
+        })?;
+        Ok(Some(number(d0, d1, d2)))
+    }
+}
+
+/// A chunk's name and length.
+fn chunk(input: &mut impl Read) -> Result<([u8; 4], u32), ThumbnailError> {
+    let (mut name, mut length) = ([0; 4], [0; 4]);
+    input.read_exact(&mut name)?;
+    input.read_exact(&mut length)?;
+    Ok((name, u32::from_le_bytes(length)))
+}
+
+/// A chunk's bytes, with the padding behind them passed over. Memory grows with what arrives, not with what is claimed.
+fn payload(input: &mut (impl Read + Seek), length: u32) -> Result<Vec<u8>, ThumbnailError> {
+    let mut bytes = Vec::new();
+    input.by_ref().take(length.into()).read_to_end(&mut bytes)?;
+    if bytes.len() != usize::try_from(length).unwrap_or(usize::MAX) {
+        return Err(ThumbnailError::broken("the file ends in a chunk"));
+    }
+    skip(input, length, length)?;
+    Ok(bytes)
+}
+
+/// Passes over the rest of a chunk of which some bytes were read, and its padding.
+fn skip(input: &mut impl Seek, length: u32, read: u32) -> Result<(), ThumbnailError> {
+    let rest = i64::from(length).saturating_add(i64::from(length & 1)).saturating_sub(read.into());
+    Ok(input.seek_relative(rest)?)
+}
+
+/// `RIFF`, a length, `WEBP`.
+const RIFF_HEADER: u64 = 12;
+/// The flag of `VP8X` that says that pictures have alpha.
+const ALPHA: u8 = 0x10;
+/// Bytes of a colour profile; those of screens and cameras have a few thousand.
+const MAX_PROFILE: u32 = 1 << 20;
+/// Bytes that a frame of few pixels may have beyond them: headers and code tables.
+const SMALL: u64 = 16 << 10;
