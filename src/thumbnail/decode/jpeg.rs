@@ -1,6 +1,6 @@
 //! JPEG, decoded at 1/8, 1/4, 1/2 or 1/1 straight from its coefficients.
 
-use std::io::Read;
+use std::io::{BufReader, Read};
 
 use jpeg_decoder::{Decoder, Error, PixelFormat};
 
@@ -9,6 +9,7 @@ use super::super::pixels::{Decoded, Layout, Pixels};
 use super::super::plan::Job;
 use super::super::probe::{Frame, Header};
 use super::PLENTY;
+use super::hush::Hushed;
 
 /// Decodes at the fraction that [`scale`] says.
 pub(super) fn decode(
@@ -20,7 +21,7 @@ pub(super) fn decode(
     let divisor = scale(header, job);
     let side = |length: u32| u16::try_from(length.div_ceil(divisor)).unwrap_or(u16::MAX);
     let asked = (side(header.width), side(header.height));
-    let mut decoder = Decoder::new(input);
+    let mut decoder = Decoder::new(BufReader::new(Hushed::new(input, frame.scan)));
     let (width, height) = decoder.scale(asked.0, asked.1).map_err(from_jpeg)?;
     if (width, height) != asked {
         // The frame header is not the one that was probed, or the decoder counts otherwise: nothing below would fit.

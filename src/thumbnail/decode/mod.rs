@@ -2,8 +2,10 @@
 //!
 //! Owns what that costs. Refuses to know orientation and colour spaces.
 
+mod hush;
 mod jpeg;
 mod png;
+mod tiff;
 mod whole;
 
 use std::io::{BufRead, Seek};
@@ -24,7 +26,8 @@ pub(super) fn decode<R: BufRead + Seek>(
 ) -> Result<Decoded, ThumbnailError> {
     match (header.storage, header.format) {
         (Storage::Jpeg(frame), _) => jpeg::decode(input, header, frame, job),
-        (_, Format::Png) => png::decode(input, header, job, limits),
+        (_, Format::Png) => png::decode(input, header, job),
+        (_, Format::Tiff) => tiff::decode(input, header, job, limits),
         (Storage::Rows | Storage::Whole { .. }, _) => whole::decode(input, header, job, limits),
     }
 }
@@ -32,7 +35,6 @@ pub(super) fn decode<R: BufRead + Seek>(
 /// Bytes held while decoding and resizing.
 pub(super) fn estimate(header: &Header, job: &Job) -> u64 {
     let divisor = divisor(header, job);
-    // A profile is held in pieces, whole, and as the tables made of it.
     let (decoding, small) = match header.storage {
         Storage::Jpeg(frame) => {
             let scale = jpeg::scale(header, job);
@@ -40,8 +42,7 @@ pub(super) fn estimate(header: &Header, job: &Job) -> u64 {
             let image = reduced(header, scale, u64::from(frame.components));
             let planes = frame.samples.div_euclid(area);
             let kept = if frame.progressive { frame.samples.saturating_mul(2) } else { 0 };
-            let profile = u64::from(frame.profile_bytes).saturating_mul(8);
-            (kept.saturating_add(planes).saturating_add(profile), image)
+            (kept.saturating_add(planes), image)
         }
         // A row as stored, the one before, their sums, and the decoder's window.
         Storage::Rows => (
@@ -53,7 +54,9 @@ pub(super) fn estimate(header: &Header, job: &Job) -> u64 {
         }
     };
     // The filter holds a picture of the result's width and the source's height, or one with alpha multiplied in.
-    decoding.max(small).saturating_add(small)
+    // A profile is held in pieces, whole, and as the tables made of it.
+    let profile = u64::from(header.profile_bytes).saturating_mul(8);
+    decoding.max(small).saturating_add(small).saturating_add(profile)
 }
 
 /// By how much rows are reduced on the way: as far as leaves a factor of two to the final filter; a picture that would

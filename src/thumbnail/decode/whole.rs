@@ -1,10 +1,9 @@
-//! The formats that only come whole: GIF, WebP, BMP, TIFF, through `image`.
+//! The formats that only come whole: GIF, WebP, BMP, through `image`.
 
 use std::io::{BufRead, Seek};
 
 use image::codecs::bmp::BmpDecoder;
 use image::codecs::gif::GifDecoder;
-use image::codecs::tiff::TiffDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::{DynamicImage, ImageDecoder, Limits as ImageLimits};
 
@@ -12,22 +11,26 @@ use super::super::Limits;
 use super::super::ThumbnailError;
 use super::super::pixels::{Decoded, Layout, Pixels};
 use super::super::plan::Job;
-use super::super::probe::{Format, Header, from_image};
+use super::super::probe::{Format, Header, from_image, webp_profile};
 use super::{divisor, reduce};
 
 /// Decodes the picture, of an animation its first frame.
 pub(super) fn decode(
-    input: impl BufRead + Seek,
+    mut input: impl BufRead + Seek,
     header: &Header,
     job: &Job,
     limits: &Limits,
 ) -> Result<Decoded, ThumbnailError> {
     match header.format {
         Format::Gif => with_image(GifDecoder::new(input), header, job, limits),
-        Format::WebP => with_image(WebPDecoder::new(input), header, job, limits),
+        Format::WebP => {
+            let icc = webp_profile(&mut input, header)?;
+            input.rewind()?;
+            let decoded = with_image(WebPDecoder::new(input), header, job, limits)?;
+            Ok(Decoded { icc: Some(icc), ..decoded })
+        }
         Format::Bmp => with_image(BmpDecoder::new(input), header, job, limits),
-        Format::Tiff => with_image(TiffDecoder::new(input), header, job, limits),
-        Format::Jpeg | Format::Png => Err(ThumbnailError::NotAnImage),
+        Format::Jpeg | Format::Png | Format::Tiff => Err(ThumbnailError::NotAnImage),
     }
 }
 
@@ -45,10 +48,9 @@ fn with_image(
     let mut bounds = ImageLimits::no_limits();
     bounds.max_alloc = Some(limits.memory);
     decoder.set_limits(bounds).map_err(from_image)?;
-    let icc = decoder.icc_profile().unwrap_or_default();
     let image = DynamicImage::from_decoder(decoder).map_err(from_image)?;
     let (pixels, divisor) = reduce(into_pixels(image), divisor(header, job));
-    Ok(Decoded { pixels, divisor, icc })
+    Ok(Decoded { pixels, divisor, icc: None })
 }
 
 /// The layout of 8 bits a channel that keeps what the picture has.

@@ -3,6 +3,7 @@
 use std::io::{BufRead, Seek};
 
 use super::super::ThumbnailError;
+use super::super::color::MAX_PROFILE;
 use super::super::orient::Orientation;
 use super::{Format, Header, Storage, bytes, exif_orientation, skip};
 
@@ -17,8 +18,8 @@ pub(in crate::thumbnail) struct Frame {
     pub(in crate::thumbnail) progressive: bool,
     /// Whether Adobe's marker is there, which turns inks upside down.
     pub(in crate::thumbnail) adobe: bool,
-    /// Bytes of colour profile before the first scan.
-    pub(in crate::thumbnail) profile_bytes: u32,
+    /// Where the first scan begins, bytes from the start.
+    pub(in crate::thumbnail) scan: u64,
 }
 
 /// Reads segments until the first scan, so that EXIF after the frame header is found too.
@@ -31,7 +32,13 @@ pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, Thumbna
         match marker {
             // Markers without a length: TEM, RSTn.
             0x01 | 0xd0..=0xd7 => continue,
-            0xda => return finish(frame, orientation, adobe, profile_bytes),
+            0xda => {
+                let scan = input.stream_position()?;
+                let (size, frame) = frame.ok_or_else(|| ThumbnailError::broken("a scan before its frame"))?;
+                let storage = Storage::Jpeg(Frame { adobe, scan, ..frame });
+                let header = Header::new(Format::Jpeg, size, storage)?;
+                return Ok(Header { orientation, profile_bytes, ..header });
+            }
             0xd8 | 0xd9 => break,
             _ => {}
         }
@@ -46,8 +53,14 @@ pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, Thumbna
                 }
                 continue;
             }
-            0xe2 => profile_bytes = profile_bytes.saturating_add(u32::from(length)),
+            0xe2 => {
+                profile_bytes = profile_bytes.saturating_add(u32::from(length));
+                if profile_bytes > MAX_PROFILE {
+                    return Err(ThumbnailError::TooLarge("the image's colour profile is too large"));
+                }
+            }
             0xee => adobe = true,
+            0xc0..=0xc2 if frame.is_some() => return Err(ThumbnailError::broken("a second frame header")),
             0xc0..=0xc2 => {
                 let mut segment = vec![0; usize::from(length)];
                 input.read_exact(&mut segment)?;
@@ -86,7 +99,7 @@ fn next_marker(input: &mut impl BufRead) -> Result<u8, ThumbnailError> {
 }
 
 /// Width, height and the frame out of a SOF segment.
-fn parse_frame(segment: &[u8], progressive: bool) -> Option<(u32, u32, Frame)> {
+fn parse_frame(segment: &[u8], progressive: bool) -> Option<((u32, u32), Frame)> {
     let (head, rest) = segment.split_first_chunk::<6>()?;
     let [precision, h1, h0, w1, w0, components] = *head;
     let height = u32::from(u16::from_be_bytes([h1, h0]));
@@ -110,20 +123,7 @@ fn parse_frame(segment: &[u8], progressive: bool) -> Option<(u32, u32, Frame)> {
         .saturating_mul(u64::from(height.div_ceil(most_v.saturating_mul(8))));
     let blocks: u32 = factors.iter().map(|(h, v)| h.saturating_mul(*v)).sum();
     let samples = mcus.saturating_mul(u64::from(blocks)).saturating_mul(64);
-    Some((width, height, Frame { components, samples, progressive, adobe: false, profile_bytes: 0 }))
-}
-
-/// The header out of what the segments said.
-fn finish(
-    frame: Option<(u32, u32, Frame)>,
-    orientation: Orientation,
-    adobe: bool,
-    profile_bytes: u32,
-) -> Result<Header, ThumbnailError> {
-    let (width, height, frame) = frame.ok_or_else(|| ThumbnailError::broken("a scan before its frame"))?;
-    let storage = Storage::Jpeg(Frame { adobe, profile_bytes, ..frame });
-    let header = Header::new(Format::Jpeg, (width, height), storage)?;
-    Ok(Header { orientation, ..header })
+    Some(((width, height), Frame { components, samples, progressive, adobe: false, scan: 0 }))
 }
 
 /// Real files have a few dozen; a large profile takes one for each 64 KiB.
