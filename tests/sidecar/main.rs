@@ -23,6 +23,7 @@
 
 mod accounts;
 mod async_uploads;
+mod bad_pictures;
 mod binary;
 mod crash;
 mod discovery;
