@@ -20,7 +20,7 @@ const LEVELS: [&[&str]; 8] = [
     &["patience", "bridge", "waiting", "app", "response", "request"],
     &["handlers", "housekeeping"],
     &["listeners", "server"],
-    &["commands", "demo"],
+    &["commands", "demo", "fuzzing"],
 ];
 
 /// Crates that only one module may name.
