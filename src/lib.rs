@@ -4,7 +4,7 @@
 //!
 //! | level | modules | what they are |
 //! |---|---|---|
-//! | L7 | [`commands`], [`demo`] | what the command line does; the two-server tour |
+//! | L7 | [`commands`], [`demo`], `fuzzing` | what the command line does; the two-server tour; the fuzz targets' door |
 //! | L6 | `listeners`, [`server`] | the sockets; the hyper server: route table, dispatch, access line, drain |
 //! | L5 | `handlers`, `housekeeping` | one short async function for each endpoint; background jobs |
 //! | L4 | [`app`], `request`, `response`, `waiting`, `bridge`, `patience` | wiring; what is read and written; who waits for what; the async/sync seam; clients that stop reading |
@@ -26,6 +26,8 @@ pub mod demo;
 mod disposition;
 mod error;
 pub mod federation;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handlers;
 mod homeserver;
 mod housekeeping;

@@ -47,6 +47,11 @@ fn by_profile(pixels: &Pixels, icc: &[u8]) -> Option<Pixels> {
     Some(Pixels { layout, data, ..*pixels })
 }
 
+/// Bytes of a colour profile; those of printing presses have 2 to 3 MB. A picture with a larger one is refused.
+pub(super) const MAX_PROFILE: u32 = 4 << 20;
+/// The same in a PNG, where the length is known only after inflating, and inks do not occur. A larger one is passed over.
+pub(super) const MAX_DEFLATED_PROFILE: u32 = 1 << 20;
+
 /// Inks as light that they let through.
 fn without_profile(pixels: &Pixels) -> Pixels {
     let light = |ink: u8, black: u8| {

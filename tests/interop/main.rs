@@ -18,6 +18,7 @@
 mod client;
 mod process;
 mod scenario;
+mod thumbnails;
 mod world;
 
 use scenario::Scenario;
@@ -31,6 +32,7 @@ fn synapse_and_sidecars_exchange_media_through_nginx_and_caddy() {
     scenario.step("A is a homeserver with media, behind what proxy-config nginx prints");
     scenario.front_is_the_homeserver_with_media();
     scenario.media_crosses_both_ways();
+    scenario.thumbnails_are_shown_by_both();
     scenario.refusals_are_understood();
     scenario.targets_arrive_byte_for_byte("nginx");
     scenario.caddy_takes_over();
@@ -39,6 +41,7 @@ fn synapse_and_sidecars_exchange_media_through_nginx_and_caddy() {
     scenario.refusals_are_understood();
     scenario.targets_arrive_byte_for_byte("Caddy");
     scenario.two_sidecars_meet();
+    scenario.sidecars_show_thumbnails_of_each_other();
 }
 
 #[test]

@@ -24,6 +24,7 @@
 mod accounts;
 mod animated;
 mod async_uploads;
+mod bad_pictures;
 mod binary;
 mod crash;
 mod discovery;

@@ -6,6 +6,7 @@ use image::{ImageFormat, RgbImage, RgbaImage};
 use media_sidecar::config::UnauthenticatedMedia;
 use media_sidecar::matrix::Timestamp;
 
+use crate::bad_pictures::crc32;
 use crate::harness::{OURS, Peer, RemoteKey, Reply, Response, Setup, Sidecar, eventually};
 
 /// A photograph of sorts: soft gradients.
@@ -151,16 +152,6 @@ fn what_is_no_picture_is_400_and_a_huge_one_413() {
     // The worker is alive.
     let mxc = sidecar.upload("image/png", &png(90, 90));
     assert_eq!(size(&sidecar.alice().get(&thumbnail(&mxc, "width=32&height=32&method=crop"))), (32, 32));
-}
-
-/// The checksum of a PNG chunk.
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0_u32, |crc, byte| {
-        (0..8).fold(
-            crc ^ u32::from(*byte),
-            |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 },
-        )
-    })
 }
 
 #[test]

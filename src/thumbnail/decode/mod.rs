@@ -4,6 +4,7 @@
 
 mod jpeg;
 mod png;
+mod tiff;
 mod whole;
 
 use std::io::{BufRead, Seek};
@@ -25,7 +26,8 @@ pub(super) fn decode<R: BufRead + Seek>(
 ) -> Result<Decoded, ThumbnailError> {
     match (header.storage, header.format) {
         (Storage::Jpeg(_), _) => jpeg::decode(input, header, job),
-        (_, Format::Png) => png::decode(input, header, job, limits),
+        (_, Format::Png) => png::decode(input, header, job),
+        (_, Format::Tiff) => tiff::decode(input, header, job, limits),
         (Storage::Rows | Storage::Whole { .. }, _) => whole::decode(input, header, job, limits),
     }
 }
@@ -48,7 +50,9 @@ pub(super) fn estimate(header: &Header, job: &Job) -> u64 {
         }
     };
     // The filter holds a picture of the result's width and the source's height, or one with alpha multiplied in.
-    decoding.max(small).saturating_add(small)
+    // A profile is held in pieces, whole, and as the tables made of it.
+    let profile = u64::from(header.profile_bytes).saturating_mul(8);
+    decoding.max(small).saturating_add(small).saturating_add(profile)
 }
 
 /// By how much rows are reduced on the way: as far as leaves a factor of two to the final filter; a picture that would

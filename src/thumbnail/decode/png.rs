@@ -4,7 +4,6 @@ use std::io::{BufRead, Seek};
 
 use png::{ColorType, Decoder, DecodingError, Limits as PngLimits, Reader, Transformations};
 
-use super::super::Limits;
 use super::super::ThumbnailError;
 use super::super::pixels::{Decoded, Layout, Pixels, Reducer};
 use super::super::plan::Job;
@@ -16,9 +15,10 @@ pub(super) fn decode(
     input: impl BufRead + Seek,
     header: &Header,
     job: &Job,
-    limits: &Limits,
 ) -> Result<Decoded, ThumbnailError> {
-    let bytes = usize::try_from(limits.memory).unwrap_or(usize::MAX);
+    // Chunks count, not pixels: the profile, inflated and as it comes, and small ones.
+    let bytes =
+        usize::try_from(header.profile_bytes).unwrap_or(0).saturating_mul(2).saturating_add(CHUNK_BYTES);
     let mut decoder = Decoder::new_with_limits(input, PngLimits { bytes });
     decoder.set_ignore_text_chunk(true);
     decoder.set_transformations(Transformations::normalize_to_color8());
@@ -80,3 +80,6 @@ pub(in crate::thumbnail) fn from_png(error: DecodingError) -> ThumbnailError {
         DecodingError::Format(_) | DecodingError::Parameter(_) => ThumbnailError::broken(error),
     }
 }
+
+/// Bytes of the chunks before the pixels, but for the profile.
+const CHUNK_BYTES: usize = 1 << 18;

@@ -1,11 +1,9 @@
-//! The formats that only come whole: GIF, BMP, TIFF, through `image`; WebP, through the crate below it, which can be
-//! told how long a profile may be.
+//! The formats that only come whole: GIF and BMP, through `image`; WebP.
 
 use std::io::{BufRead, Seek};
 
 use image::codecs::bmp::BmpDecoder;
 use image::codecs::gif::GifDecoder;
-use image::codecs::tiff::TiffDecoder;
 use image::{DynamicImage, ImageDecoder, Limits as ImageLimits};
 use image_webp::WebPDecoder;
 
@@ -13,7 +11,7 @@ use super::super::Limits;
 use super::super::ThumbnailError;
 use super::super::pixels::{Decoded, Layout, Pixels};
 use super::super::plan::Job;
-use super::super::probe::{Format, Header, from_image, from_webp};
+use super::super::probe::{Format, Header, from_image, from_webp, webp_profile};
 use super::{divisor, reduce};
 
 /// Decodes the picture, of an animation its first frame.
@@ -27,8 +25,7 @@ pub(super) fn decode(
         Format::Gif => with_image(GifDecoder::new(input), header, job, limits),
         Format::WebP => webp(input, header, job),
         Format::Bmp => with_image(BmpDecoder::new(input), header, job, limits),
-        Format::Tiff => with_image(TiffDecoder::new(input), header, job, limits),
-        Format::Jpeg | Format::Png => Err(ThumbnailError::NotAnImage),
+        Format::Jpeg | Format::Png | Format::Tiff => Err(ThumbnailError::NotAnImage),
     }
 }
 
@@ -46,21 +43,20 @@ fn with_image(
     let mut bounds = ImageLimits::no_limits();
     bounds.max_alloc = Some(limits.memory);
     decoder.set_limits(bounds).map_err(from_image)?;
-    let icc = decoder.icc_profile().unwrap_or_default();
     let image = DynamicImage::from_decoder(decoder).map_err(from_image)?;
     let (pixels, divisor) = reduce(into_pixels(image), divisor(header, job));
-    Ok(Decoded { pixels, divisor, icc })
+    Ok(Decoded { pixels, divisor, icc: None })
 }
 
 /// Decodes a WebP.
-fn webp(input: impl BufRead + Seek, header: &Header, job: &Job) -> Result<Decoded, ThumbnailError> {
+fn webp(mut input: impl BufRead + Seek, header: &Header, job: &Job) -> Result<Decoded, ThumbnailError> {
+    let icc = Some(webp_profile(&mut input, header)?);
+    input.rewind()?;
     let mut decoder = WebPDecoder::new(input).map_err(from_webp)?;
     let (width, height) = decoder.dimensions();
     if (width, height) != (header.width, header.height) {
         return Err(ThumbnailError::broken("the size is not what the header says"));
     }
-    decoder.set_memory_limit(MAX_PROFILE);
-    let icc = decoder.icc_profile().unwrap_or_default();
     let layout = if decoder.has_alpha() { Layout::Rgba } else { Layout::Rgb };
     let size = decoder.output_buffer_size();
     let mut data = vec![0; size.ok_or(ThumbnailError::TooLarge("the image has too many pixels"))?];
@@ -81,6 +77,3 @@ fn into_pixels(image: DynamicImage) -> Pixels {
     };
     Pixels { width, height, layout, data }
 }
-
-/// Bytes of a colour profile; those of screens and cameras have a few thousand.
-const MAX_PROFILE: usize = 1 << 20;

@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, Read as _};
 
+use super::super::color::MAX_PROFILE;
 use super::ThumbnailError;
 use super::bits::next_byte;
 use super::huffman::Huffman;
@@ -60,7 +61,7 @@ pub(in crate::thumbnail) struct Summary {
     /// Whether the first scan holds every component.
     interleaved: bool,
     /// Bytes of colour profile.
-    pub(super) profile_bytes: u32,
+    pub(in crate::thumbnail) profile_bytes: u32,
 }
 
 /// What a scan header says.
@@ -172,6 +173,9 @@ impl Headers {
     /// What is known before the first scan.
     pub(super) fn summary(&self, first: &Scan) -> Result<Summary, ThumbnailError> {
         let frame = self.frame()?;
+        if self.profile.too_large {
+            return Err(ThumbnailError::TooLarge("the image's colour profile is too large"));
+        }
         let interleaved = first.parts.len() == usize::from(frame.count);
         Ok(Summary { frame, interleaved, profile_bytes: self.profile.bytes })
     }
@@ -391,8 +395,6 @@ fn senseless() -> ThumbnailError {
 
 /// Components of a frame.
 pub(super) const MAX_COMPONENTS: usize = 4;
-/// Bytes; the largest of printing presses have 3 MB. One that is larger is passed over.
-const MAX_PROFILE: u32 = 4 << 20;
 /// Real files have a few dozen; a large profile takes one for each 64 KiB.
 const MAX_SEGMENTS: usize = 2000;
 /// Bytes between segments that some cameras leave there.

@@ -81,15 +81,14 @@ pub(super) fn decode(mut input: impl BufRead, divisor: u32) -> Result<Picture, T
     Ok(Picture { width, height, channels: colors.channels(), data: colors.into_pixels(), icc })
 }
 
-/// Bytes held at the peak of [`decode`], the profile included.
+/// Bytes held at the peak of [`decode`], but for the profile.
 pub(super) fn estimate(summary: &Summary, divisor: u32) -> u64 {
-    let profile = u64::from(summary.profile_bytes).saturating_mul(8);
     let Ok(geometry) = Geometry::new(summary, divisor) else { return u64::MAX };
     let kept = if summary.is_buffered() { Coefficients::bytes(&geometry) } else { 0 };
     let (width, height) = geometry.size;
     let pixels = u64::from(width).saturating_mul(u64::from(height));
     let pixels = pixels.saturating_mul(summary.frame.count.into());
-    [kept, pixels, geometry.strip_bytes(), profile].into_iter().fold(0, u64::saturating_add)
+    [kept, pixels, geometry.strip_bytes()].into_iter().fold(0, u64::saturating_add)
 }
 
 /// The one scan of a sequential file, transformed while it is read.

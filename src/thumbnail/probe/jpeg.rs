@@ -12,5 +12,5 @@ pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, Thumbna
     let (summary, exif) = jpeg::probe(input)?;
     let header = Header::new(Format::Jpeg, summary.size(), Storage::Jpeg(summary))?;
     let orientation = exif.map_or(Orientation::UPRIGHT, |exif| exif_orientation(&exif));
-    Ok(Header { orientation, ..header })
+    Ok(Header { orientation, profile_bytes: summary.profile_bytes, ..header })
 }

@@ -6,17 +6,18 @@
 mod gif;
 mod jpeg;
 mod png;
+mod tiff;
 mod webp;
 
 use std::io::{BufRead, Read, Seek, SeekFrom};
 
-use image::ImageDecoder;
+use image::ImageDecoder as _;
 use image::codecs::bmp::BmpDecoder;
-use image::codecs::tiff::TiffDecoder;
 use image::metadata::Orientation as ImageOrientation;
 
 pub(super) use self::gif::count_frames as count_gif_frames;
-pub(super) use self::webp::from_webp;
+pub(super) use self::tiff::from_tiff;
+pub(super) use self::webp::{from_webp, profile as webp_profile};
 use super::Limits;
 use super::ThumbnailError;
 use super::jpeg::Summary;
@@ -38,6 +39,8 @@ pub(crate) struct Header {
     pub(super) motion: Motion,
     /// What decoding takes.
     pub(super) storage: Storage,
+    /// Bytes of its colour profile, at most.
+    pub(super) profile_bytes: u32,
 }
 
 /// What can be thumbnailed.
@@ -109,7 +112,7 @@ impl Header {
             return Err(ThumbnailError::broken("a side is 0"));
         }
         let (orientation, motion) = (Orientation::UPRIGHT, Motion::Still);
-        Ok(Self { format, width, height, orientation, motion, storage })
+        Ok(Self { format, width, height, orientation, motion, storage, profile_bytes: 0 })
     }
 }
 
@@ -126,8 +129,8 @@ pub(crate) fn probe<R: BufRead + Seek>(input: &mut R) -> Result<Header, Thumbnai
         Format::Png => png::probe(input),
         Format::Gif => gif::probe(input),
         Format::WebP => webp::probe(input),
-        Format::Bmp => with_image(format, BmpDecoder::new(input).map_err(from_image)?),
-        Format::Tiff => with_image(format, TiffDecoder::new(input).map_err(from_image)?),
+        Format::Bmp => bmp(input),
+        Format::Tiff => tiff::probe(input),
     }
 }
 
@@ -146,20 +149,13 @@ fn recognise(magic: &[u8]) -> Option<Format> {
     }
 }
 
-/// What `image` says of a picture that it decodes whole.
-fn with_image(format: Format, mut decoder: impl ImageDecoder) -> Result<Header, ThumbnailError> {
+/// A bitmap's header.
+fn bmp(input: &mut (impl BufRead + Seek)) -> Result<Header, ThumbnailError> {
+    let decoder = BmpDecoder::new(input).map_err(from_image)?;
     let native = u32::from(decoder.color_type().bytes_per_pixel());
-    let working = match format {
-        // Strips are decompressed apart.
-        Format::Tiff => native,
-        Format::Jpeg | Format::Png | Format::Gif | Format::WebP | Format::Bmp => 1,
-    };
-    // What is not 8 bits a channel is converted into four channels of them.
-    let bytes_per_pixel = native.saturating_add(working).saturating_add(4);
-    let storage = Storage::Whole { bytes_per_pixel };
-    let header = Header::new(format, decoder.dimensions(), storage)?;
-    let orientation = decoder.orientation().unwrap_or(ImageOrientation::NoTransforms);
-    Ok(Header { orientation: Orientation::from_exif(orientation.to_exif()), ..header })
+    // Beside the picture, a palette or the row at hand.
+    let storage = Storage::Whole { bytes_per_pixel: native.saturating_add(1) };
+    Header::new(Format::Bmp, decoder.dimensions(), storage)
 }
 
 /// A failure inside `image` as ours.
@@ -194,6 +190,8 @@ fn skip(input: &mut impl Seek, count: u32) -> Result<(), ThumbnailError> {
 
 /// Enough for every format.
 const MAGIC_BYTES: usize = 16;
+/// Bytes of an EXIF block; what JPEG allows.
+const MAX_EXIF: u32 = 1 << 16;
 
 #[cfg(test)]
 mod tests {

@@ -3,8 +3,9 @@
 use std::io::{BufRead, Seek};
 
 use super::super::ThumbnailError;
+use super::super::color::MAX_DEFLATED_PROFILE;
 use super::super::plan::Motion;
-use super::{Format, Header, Storage, bytes, exif_orientation, skip};
+use super::{Format, Header, MAX_EXIF, Storage, bytes, exif_orientation, skip};
 
 /// Reads chunks until the pixels begin.
 pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, ThumbnailError> {
@@ -42,6 +43,10 @@ pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, Thumbna
                 input.read_exact(&mut exif)?;
                 header.orientation = exif_orientation(&exif);
             }
+            b"iCCP" => {
+                header.profile_bytes = MAX_DEFLATED_PROFILE;
+                skip(input, length)?;
+            }
             _ => skip(input, length)?,
         }
         skip(input, 4)?;
@@ -51,5 +56,3 @@ pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, Thumbna
 
 /// Chunks before the pixels.
 const MAX_CHUNKS: usize = 2000;
-/// Bytes; what JPEG allows for the same block.
-const MAX_EXIF: u32 = 1 << 16;

@@ -1,26 +1,46 @@
-//! What a WebP says of itself, through its decoder
-//! ([container](https://developers.google.com/speed/webp/docs/riff_container)).
+//! The chunks of a WebP ([RFC 9649](https://www.rfc-editor.org/rfc/rfc9649)).
+//!
+//! Owns what the decoder would read without a bound: metadata as long as its chunk says.
 
-use std::io::{BufRead, Seek};
+use std::io::{BufRead, ErrorKind, Seek, SeekFrom};
 
 use image_webp::{DecodingError, WebPDecoder};
 
 use super::super::ThumbnailError;
+use super::super::color::MAX_PROFILE;
 use super::super::plan::Motion;
-use super::{Format, Header, Storage, exif_orientation};
+use super::{Format, Header, MAX_EXIF, Storage, bytes, exif_orientation};
 
-/// Reads the chunks' headers, and EXIF.
+/// Asks the decoder what the picture is, and the chunks for what surrounds it.
 pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, ThumbnailError> {
-    let mut decoder = WebPDecoder::new(input).map_err(from_webp)?;
-    // Otherwise memory is taken by the length that a chunk claims.
-    decoder.set_memory_limit(MAX_EXIF);
-    let result: u32 = if decoder.has_alpha() { 4 } else { 3 };
-    // The planes of a lossy picture with alpha, or the two buffers of a lossless one, and the canvas of an animation.
-    let storage = Storage::Whole { bytes_per_pixel: result.saturating_add(16) };
-    let header = Header::new(Format::WebP, decoder.dimensions(), storage)?;
+    let decoder = WebPDecoder::new(&mut *input).map_err(from_webp)?;
     let motion = if decoder.is_animated() { Motion::Animated } else { Motion::Still };
-    let exif = decoder.exif_metadata().unwrap_or_default().unwrap_or_default();
-    Ok(Header { motion, orientation: exif_orientation(&exif), ..header })
+    let native: u32 = if decoder.has_alpha() { 4 } else { 3 };
+    // The planes of a lossy picture with alpha, or the two buffers of a lossless one, and the container's canvas.
+    let storage = Storage::Whole { bytes_per_pixel: native.saturating_add(16) };
+    let mut header = Header::new(Format::WebP, decoder.dimensions(), storage)?;
+    header.motion = motion;
+    header.profile_bytes = find(input, *b"ICCP")?.unwrap_or(0);
+    if header.profile_bytes > MAX_PROFILE {
+        return Err(ThumbnailError::TooLarge("the image's colour profile is too large"));
+    }
+    if let Some(length) = find(input, *b"EXIF")?.filter(|length| *length <= MAX_EXIF) {
+        let exif = payload(input, length)?;
+        // The mark of JPEG's block does not belong here but occurs.
+        header.orientation = exif_orientation(exif.strip_prefix(b"Exif\0\0").unwrap_or(&exif));
+    }
+    Ok(header)
+}
+
+/// The colour profile, whose length the header knows.
+pub(in crate::thumbnail) fn profile(
+    input: &mut (impl BufRead + Seek),
+    header: &Header,
+) -> Result<Vec<u8>, ThumbnailError> {
+    match find(input, *b"ICCP")? {
+        Some(length) if length <= header.profile_bytes => payload(input, length),
+        Some(_) | None => Ok(Vec::new()),
+    }
 }
 
 /// A failure inside the decoder as ours.
@@ -28,5 +48,32 @@ pub(in crate::thumbnail) fn from_webp(error: DecodingError) -> ThumbnailError {
     if let DecodingError::IoError(error) = error { error.into() } else { ThumbnailError::broken(error) }
 }
 
-/// Bytes; what JPEG allows for the same block.
-const MAX_EXIF: usize = 1 << 16;
+/// A chunk's bytes, from where [`find`] left off.
+fn payload(input: &mut impl BufRead, length: u32) -> Result<Vec<u8>, ThumbnailError> {
+    let mut payload = vec![0; usize::try_from(length).unwrap_or(0)];
+    input.read_exact(&mut payload)?;
+    Ok(payload)
+}
+
+/// The length of the first chunk of a name, and the input at its first byte.
+fn find(input: &mut (impl BufRead + Seek), name: [u8; 4]) -> Result<Option<u32>, ThumbnailError> {
+    input.seek(SeekFrom::Start(12))?;
+    for _ in 0..MAX_CHUNKS {
+        let mut found = [0; 4];
+        match input.read_exact(&mut found) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+            other => other?,
+        }
+        let length = u32::from_le_bytes(bytes(input)?);
+        if found == name {
+            return Ok(Some(length));
+        }
+        // Chunks are padded to even lengths.
+        let padded = u64::from(length).saturating_add(u64::from(length & 1));
+        input.seek(SeekFrom::Current(i64::try_from(padded).unwrap_or(i64::MAX)))?;
+    }
+    Ok(None)
+}
+
+/// Chunks looked at; the frames of an animation come before its EXIF block.
+const MAX_CHUNKS: usize = 10_000;
