@@ -16,11 +16,11 @@ use crate::error::{Error, Result};
 use crate::federation::{Federation, Parts, SigningKey};
 use crate::homeserver::Homeserver;
 use crate::matrix::{Clock, Random, ServerName, Timestamp};
-use crate::media::Library;
+use crate::media::{Library, Making};
 use crate::names::{Names, SystemNames};
 use crate::sha256::Sha256;
 use crate::thumbnail::Job;
-use crate::waiting::{Arrivals, Lanes, Memory, PendingUploads, SingleFlight};
+use crate::waiting::{Arrivals, Gathering, Lanes, Memory, PendingUploads, SingleFlight};
 
 /// Pictures being made or waiting to be; who asks for a further one is told to come back.
 const MAX_MAKING: usize = 64;
@@ -49,6 +49,8 @@ pub struct App {
     pub(crate) fetching_keys: SingleFlight<ServerName, ()>,
     /// Pictures being made, by source and job.
     pub(crate) making: SingleFlight<(Sha256, Job), ()>,
+    /// Those of them that wait: one decode of a source may serve several.
+    pub(crate) gathering: Gathering<Making>,
     /// What they may take in all.
     pub(crate) picture_memory: Memory,
     /// Who waits for uploads.
@@ -130,6 +132,7 @@ impl App {
             asking: SingleFlight::default(),
             fetching_keys: SingleFlight::default(),
             making: SingleFlight::at_most(MAX_MAKING),
+            gathering: Gathering::default(),
             picture_memory: Memory::new(config.thumbnails.memory.0),
             pending: PendingUploads::default(),
             lanes: Lanes::default(),

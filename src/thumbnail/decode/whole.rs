@@ -11,22 +11,21 @@ use image::{DynamicImage, ImageDecoder, Limits as ImageLimits};
 use super::super::Limits;
 use super::super::ThumbnailError;
 use super::super::pixels::{Decoded, Layout, Pixels};
-use super::super::plan::Job;
 use super::super::probe::{Format, Header, from_image};
-use super::{divisor, reduce};
+use super::reduce;
 
-/// Decodes the picture, of an animation its first frame.
+/// Decodes the picture, of an animation its first frame, reduced once for each divisor.
 pub(super) fn decode(
     input: impl BufRead + Seek,
     header: &Header,
-    job: &Job,
+    divisors: &[u32],
     limits: &Limits,
-) -> Result<Decoded, ThumbnailError> {
+) -> Result<Vec<Decoded>, ThumbnailError> {
     match header.format {
-        Format::Gif => with_image(GifDecoder::new(input), header, job, limits),
-        Format::WebP => with_image(WebPDecoder::new(input), header, job, limits),
-        Format::Bmp => with_image(BmpDecoder::new(input), header, job, limits),
-        Format::Tiff => with_image(TiffDecoder::new(input), header, job, limits),
+        Format::Gif => with_image(GifDecoder::new(input), header, divisors, limits),
+        Format::WebP => with_image(WebPDecoder::new(input), header, divisors, limits),
+        Format::Bmp => with_image(BmpDecoder::new(input), header, divisors, limits),
+        Format::Tiff => with_image(TiffDecoder::new(input), header, divisors, limits),
         Format::Jpeg | Format::Png => Err(ThumbnailError::NotAnImage),
     }
 }
@@ -35,9 +34,9 @@ pub(super) fn decode(
 fn with_image(
     decoder: image::ImageResult<impl ImageDecoder>,
     header: &Header,
-    job: &Job,
+    divisors: &[u32],
     limits: &Limits,
-) -> Result<Decoded, ThumbnailError> {
+) -> Result<Vec<Decoded>, ThumbnailError> {
     let mut decoder = decoder.map_err(from_image)?;
     if decoder.dimensions() != (header.width, header.height) {
         return Err(ThumbnailError::broken("the size is not what the header says"));
@@ -47,8 +46,7 @@ fn with_image(
     decoder.set_limits(bounds).map_err(from_image)?;
     let icc = decoder.icc_profile().unwrap_or_default();
     let image = DynamicImage::from_decoder(decoder).map_err(from_image)?;
-    let (pixels, divisor) = reduce(into_pixels(image), divisor(header, job));
-    Ok(Decoded { pixels, divisor, icc })
+    Ok(reduce(into_pixels(image), divisors, icc.as_deref()))
 }
 
 /// The layout of 8 bits a channel that keeps what the picture has.
