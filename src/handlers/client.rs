@@ -84,7 +84,9 @@ pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call) -> Result<Re
     let ingest = app.bridge.absorb(&mut call.body, move || library.begin_upload()).await?;
     let library = Arc::clone(&app.library);
     let mxc = app.bridge.run(Pool::Disk, move || library.finish_upload(ingest, upload)).await?;
-    Ok(response::json(&json!({"content_uri": mxc.to_string()})))
+    let content_uri = mxc.to_string();
+    app.backlog.add(mxc);
+    Ok(response::json(&json!({"content_uri": content_uri})))
 }
 
 /// `POST create` (MSC2246). The body, `{}` or nothing, says nothing.
@@ -114,6 +116,7 @@ pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Res
     let finish = move || {
         filled.library.finish_filling(&filling, ingest, upload)?;
         filled.pending.filled(&mxc);
+        filled.backlog.add(mxc);
         Ok(())
     };
     app.bridge.run(Pool::Disk, finish).await?;

@@ -1,13 +1,13 @@
-//! Thumbnails for every kind of caller.
+//! Thumbnails for every kind of caller, and for nobody yet.
 
 use std::sync::Arc;
 
-use super::{Obtained, Until, obtain};
+use super::{Obtained, Until, find, obtain};
 use crate::app::App;
 use crate::bridge::{Place, Pool};
 use crate::error::{Error, Result};
 use crate::matrix::Mxc;
-use crate::media::{self, Making, RemoteFetch, Stored, Thumbnail, Viewer};
+use crate::media::{self, Found, Making, RemoteFetch, Stored, Thumbnail, Viewer};
 use crate::request::Call;
 use crate::thumbnail::Wanted;
 use crate::waiting::Ticket;
@@ -86,19 +86,63 @@ async fn make_set(app: &Arc<App>, place: Place, set: Vec<Making>) -> Result<()> 
     Ok(())
 }
 
+/// Makes the configured sizes of uploads, one decode at a time and only while the machine is idle
+/// (`thumbnails.pregenerate`). A decode once begun runs to its end, and who asks for its pictures meanwhile shares it; the
+/// others wait until the machine is idle again.
+pub(crate) async fn pregenerate(app: Arc<App>) {
+    loop {
+        let mxc = app.backlog.next().await;
+        let mut before = usize::MAX;
+        loop {
+            app.activity.idle().await;
+            match make_missing(&app, &mxc).await {
+                Ok(lacked) if lacked > 0 && lacked < before => before = lacked,
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::debug!(?error, %mxc, "no thumbnails to make");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Makes what one decode gives of the configured sizes that an upload lacks. Says how many it lacked.
+async fn make_missing(app: &Arc<App>, mxc: &Mxc) -> Result<usize> {
+    let original = find_own(app, mxc).await?;
+    let library = Arc::clone(&app.library);
+    let mut missing = app.bridge.run(Pool::Disk, move || library.missing_thumbnails(&original)).await?;
+    let lacked = missing.len();
+    let Some(first) = missing.pop() else { return Ok(0) };
+    let mut set = vec![first];
+    for making in missing {
+        if app.library.make_together(&set, &making) {
+            set.push(making);
+        }
+    }
+    make(app, set).await?;
+    Ok(lacked)
+}
+
+/// Finds media of this server.
+async fn find_own(app: &Arc<App>, mxc: &Mxc) -> Result<Stored> {
+    match find(app, mxc, Viewer::Known, RemoteFetch::Refused).await? {
+        Found::Stored(stored) => Ok(stored),
+        Found::Pending | Found::Elsewhere => Err(Error::not_found()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{self, Write};
     use std::sync::{Mutex, PoisonError};
 
-    use super::super::find;
     use super::*;
     use crate::app::Surroundings;
-    use crate::config::{Config, ThumbnailMethod};
+    use crate::config::Config;
     use crate::federation::SigningKey;
     use crate::matrix::{ServerName, UserId};
-    use crate::media::{Found, Upload};
-    use crate::thumbnail::Motion;
+    use crate::media::Upload;
 
     /// The log of this thread.
     #[derive(Clone, Default)]
@@ -171,26 +215,8 @@ mod tests {
 
     /// What is to be made of an upload.
     async fn missing(app: &Arc<App>, mxc: &Mxc) -> Vec<Making> {
-        let wanted = ThumbnailMethod::Scale;
-        let sizes = [
-            (32, 32, ThumbnailMethod::Crop),
-            (96, 96, ThumbnailMethod::Crop),
-            (320, 240, wanted),
-            (640, 480, wanted),
-            (800, 600, wanted),
-        ];
-        let mut missing = Vec::new();
-        for (width, height, method) in sizes {
-            let Found::Stored(original) = find(app, mxc, Viewer::Known, RemoteFetch::Refused).await.unwrap()
-            else {
-                panic!("it is stored")
-            };
-            let wanted = Wanted { width, height, method, motion: Motion::Still };
-            if let Thumbnail::ToMake(making) = app.library.find_thumbnail(original, wanted).unwrap() {
-                missing.push(making);
-            }
-        }
-        missing
+        let original = find_own(app, mxc).await.unwrap();
+        app.library.missing_thumbnails(&original).unwrap()
     }
 
     #[tokio::test]
@@ -223,5 +249,16 @@ mod tests {
             assert_eq!(made, decodes, "JPEG: {is_jpeg}");
             log.0.lock().unwrap().clear();
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_made_ahead_takes_the_same_way() {
+        let (log, _logging) = Log::begin();
+        let folder = tempfile::tempdir().unwrap();
+        let (app, mxc) = with_upload(folder.path(), true).await;
+        for lacked in [5, 3, 2, 1, 0] {
+            assert_eq!(make_missing(&app, &mxc).await.unwrap(), lacked);
+        }
+        assert_eq!(log.decodes(), [2, 1, 1, 1], "from the large ones down");
     }
 }

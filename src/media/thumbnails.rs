@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::{Library, Stored};
 use crate::catalog::{Filled, ThumbnailKey};
+use crate::config::ThumbnailSize;
 use crate::error::{Error, Kind, Result};
 use crate::sha256::Sha256;
-use crate::thumbnail::{self, Header, Job, Limits, Plan, Rect, Rendered, Source, ThumbnailError, Wanted};
+use crate::thumbnail::{
+    self, Header, Job, Limits, Motion, Plan, Rect, Rendered, Source, ThumbnailError, Wanted,
+};
 
 /// Longest work on one picture.
 const RENDER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -97,6 +100,26 @@ impl Library {
             return Ok(Thumbnail::Ready(ready));
         }
         self.making(source, header, job).map(Thumbnail::ToMake)
+    }
+
+    /// What is to be made of `stored` so that every configured size is there.
+    ///
+    /// # Errors
+    /// Those of [`Self::find_thumbnail`].
+    pub(crate) fn missing_thumbnails(&self, stored: &Stored) -> Result<Vec<Making>> {
+        let mut missing: Vec<Making> = Vec::new();
+        for ThumbnailSize { width, height, method } in &self.thumbnails.sizes {
+            let file = stored.file.try_clone().map_err(|error| Error::internal("opening a blob", error))?;
+            let again = Stored { file, filled: stored.filled.clone(), created: stored.created };
+            let wanted = Wanted { width: *width, height: *height, method: *method, motion: Motion::Still };
+            match self.find_thumbnail(again, wanted)? {
+                Thumbnail::ToMake(making) if missing.iter().all(|other| other.job != making.job) => {
+                    missing.push(making);
+                }
+                Thumbnail::ToMake(_) | Thumbnail::Ready(_) => {}
+            }
+        }
+        Ok(missing)
     }
 
     /// Whether `further` can be made in one go with all of `set`: out of one decode, in the memory there is. Equal pictures

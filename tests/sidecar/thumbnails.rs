@@ -1,6 +1,7 @@
 //! `GET thumbnail`, for every kind of caller.
 
 use std::io::Cursor;
+use std::time::Duration;
 
 use image::{ImageFormat, RgbImage, RgbaImage};
 use media_sidecar::config::UnauthenticatedMedia;
@@ -278,4 +279,35 @@ fn a_thumbnail_goes_with_its_original() {
     drop(catalog);
     let sidecar = Setup::in_folder(folder).start();
     eventually("both are gone", || sidecar.blobs().is_empty());
+}
+
+#[test]
+fn thumbnails_are_made_ahead_when_the_machine_is_idle_and_have_the_bytes_of_those_asked_for() {
+    let asked = Sidecar::start();
+    let ahead = Setup::new().with(|config| config.thumbnails.pregenerate = true).start();
+    let bytes = jpeg(1200, 900);
+    let mxc = asked.upload("image/jpeg", &bytes);
+    for query in [
+        "width=800&height=600",
+        "width=640&height=480",
+        "width=320&height=240",
+        "width=96&height=96&method=crop",
+        "width=32&height=32&method=crop",
+    ] {
+        assert_eq!(asked.alice().get(&thumbnail(&mxc, query)).status, 200);
+    }
+    // What is no picture is passed over.
+    ahead.upload("image/png", b"text");
+    ahead.upload("image/jpeg", &bytes);
+    assert_eq!(ahead.blobs().len(), 2);
+    ahead.advance(Duration::from_secs(5));
+    eventually("all sizes are there", || ahead.blobs().len() == 7);
+    let names = |sidecar: &Sidecar| {
+        let mut names: Vec<_> =
+            sidecar.blobs().iter().map(|blob| blob.file_name().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    asked.upload("image/png", b"text");
+    assert_eq!(names(&ahead), names(&asked));
 }
