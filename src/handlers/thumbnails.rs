@@ -1,4 +1,4 @@
-//! Thumbnails for every kind of caller, and for nobody yet.
+//! Thumbnails for every kind of caller, and for nobody yet; blurhashes for uploaders.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::app::App;
 use crate::bridge::{Place, Pool};
 use crate::error::{Error, Result};
 use crate::matrix::Mxc;
-use crate::media::{self, Found, Making, RemoteFetch, Stored, Thumbnail, Viewer};
+use crate::media::{self, BLURHASH_TIMEOUT, Found, Making, RemoteFetch, Stored, Thumbnail, Viewer};
 use crate::request::Call;
 use crate::thumbnail::Wanted;
 use crate::waiting::Ticket;
@@ -84,6 +84,39 @@ async fn make_set(app: &Arc<App>, place: Place, set: Vec<Making>) -> Result<()> 
     let sizes = place.run(move || library.make_thumbnails(&set)).await?;
     tracing::debug!(source = source.map(tracing::field::display), sizes, "decoded a picture");
     Ok(())
+}
+
+/// The blurhash of an upload, if it is a picture and there is a worker and memory for it soon: nobody's upload fails for
+/// want of it.
+pub(super) async fn blurhash(app: &Arc<App>, mxc: &Mxc) -> Option<String> {
+    let made = tokio::time::timeout(BLURHASH_TIMEOUT, make_blurhash(app, mxc)).await;
+    match made {
+        Ok(Ok(blurhash)) => Some(blurhash),
+        Ok(Err(error)) => {
+            tracing::debug!(?error, %mxc, "no blurhash");
+            None
+        }
+        Err(_elapsed) => {
+            tracing::debug!(%mxc, "no blurhash: no time");
+            None
+        }
+    }
+}
+
+/// Makes a blurhash when there are a worker and memory.
+async fn make_blurhash(app: &Arc<App>, mxc: &Mxc) -> Result<String> {
+    let original = find_own(app, mxc).await?;
+    let library = Arc::clone(&app.library);
+    let making = app.bridge.run(Pool::Disk, move || library.plan_blurhash(&original)).await?;
+    let place = app.bridge.enter(Pool::Thumbnails).await?;
+    let memory = app.picture_memory.take(media::memory(std::slice::from_ref(&making))).await?;
+    let library = Arc::clone(&app.library);
+    let work = move || {
+        // Kept until the work ends, which it may do after its time.
+        let _memory = memory;
+        library.blurhash(&making)
+    };
+    place.run(work).await
 }
 
 /// Makes the configured sizes of uploads, one decode at a time and only while the machine is idle

@@ -1,4 +1,4 @@
-//! Thumbnails of stored media: found, or made once and kept.
+//! Thumbnails of stored media: found, or made once and kept; and blurhashes, which are not kept.
 //!
 //! [Spec, thumbnails](https://spec.matrix.org/v1.19/client-server-api/#thumbnails).
 
@@ -17,6 +17,9 @@ use crate::thumbnail::{
 
 /// Longest work on one picture.
 const RENDER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest work on a blurhash, for which an upload's answer waits.
+pub(crate) const BLURHASH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Types that a thumbnail may have (spec, thumbnails): an original of another type is made into one of them.
 const WEB: [&str; 4] = ["image/jpeg", "image/png", "image/gif", "image/webp"];
@@ -154,6 +157,23 @@ impl Library {
             self.keep(key(*source, job), rendered)?;
         }
         Ok(jobs.len())
+    }
+
+    /// What is to be made for the blurhash of `stored`.
+    ///
+    /// # Errors
+    /// Those of [`Self::find_thumbnail`].
+    pub(crate) fn plan_blurhash(&self, stored: &Stored) -> Result<Making> {
+        let header = thumbnail::probe(&mut reader(&stored.file)).map_err(refused)?;
+        header.admit(&self.thumbnail_limits()).map_err(refused)?;
+        self.making(stored.filled.sha256, header, thumbnail::blurhash_job(&header))
+    }
+
+    /// Makes a blurhash. Blocks for as long as decoding takes.
+    pub(crate) fn blurhash(&self, Making { source, header, .. }: &Making) -> Result<String> {
+        let file = self.open_source(source)?;
+        thumbnail::blurhash(&mut reader(&file), header, &self.limits_within(BLURHASH_TIMEOUT))
+            .map_err(refused)
     }
 
     /// A picture to make, unless it takes too much memory.

@@ -20,6 +20,7 @@ mod pixels;
 mod plan;
 mod probe;
 mod resize;
+mod sketch;
 
 use std::error::Error as StdError;
 use std::io::{self, BufRead, Seek};
@@ -101,6 +102,21 @@ pub(crate) fn render<R: BufRead + Seek>(
 ) -> Result<Vec<Rendered>, ThumbnailError> {
     let drawn = draw(input, header, jobs, limits)?;
     drawn.into_iter().map(|pixels| encode::encode(pixels, header.format)).collect()
+}
+
+/// The job that [`blurhash`] takes.
+pub(crate) fn blurhash_job(header: &Header) -> Job {
+    sketch::job(header.source())
+}
+
+/// The blurhash of a picture (MSC2448).
+pub(crate) fn blurhash<R: BufRead + Seek>(
+    input: &mut R,
+    header: &Header,
+    limits: &Limits,
+) -> Result<String, ThumbnailError> {
+    let drawn = draw(input, header, &[blurhash_job(header)], limits)?;
+    sketch::blurhash(drawn.first().ok_or_else(|| ThumbnailError::broken("nothing was made"))?)
 }
 
 /// The pixels of the results.
