@@ -6,6 +6,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use crate::accounts::{Account, Accounts, CredentialHash};
 use crate::blobs::Blobs;
@@ -15,15 +16,18 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::federation::{Federation, Parts, SigningKey};
 use crate::homeserver::Homeserver;
-use crate::matrix::{Clock, Random, ServerName, Timestamp};
-use crate::media::Library;
+use crate::matrix::{Clock, Mxc, Random, ServerName, Timestamp};
+use crate::media::{Library, Making};
 use crate::names::{Names, SystemNames};
 use crate::sha256::Sha256;
 use crate::thumbnail::Job;
-use crate::waiting::{Arrivals, Lanes, Memory, PendingUploads, SingleFlight};
+use crate::waiting::{Activity, Arrivals, Backlog, Gathering, Lanes, Memory, PendingUploads, SingleFlight};
 
 /// Pictures being made or waiting to be; who asks for a further one is told to come back.
 const MAX_MAKING: usize = 64;
+
+/// Uploads whose thumbnails are to be made when the machine is idle; of further ones they are made when asked for.
+const MAX_BACKLOG: usize = 256;
 
 /// The parts of a running sidecar.
 pub struct App {
@@ -49,8 +53,14 @@ pub struct App {
     pub(crate) fetching_keys: SingleFlight<ServerName, ()>,
     /// Pictures being made, by source and job.
     pub(crate) making: SingleFlight<(Sha256, Job), ()>,
+    /// Those of them that wait: one decode of a source may serve several.
+    pub(crate) gathering: Gathering<Making>,
     /// What they may take in all.
     pub(crate) picture_memory: Memory,
+    /// Uploads whose thumbnails are made when the machine is idle (`thumbnails.pregenerate`).
+    pub(crate) backlog: Backlog<Mxc>,
+    /// Whether it is.
+    pub(crate) activity: Arc<Activity>,
     /// Who waits for uploads.
     pub(crate) pending: PendingUploads,
     /// Fetches from each server.
@@ -70,10 +80,12 @@ pub struct Surroundings {
     pub random: Random,
     /// DNS.
     pub names: Arc<dyn Names>,
+    /// The machine's load over the last minute, percent of its processors.
+    pub load: Arc<dyn Fn() -> u32 + Send + Sync>,
 }
 
 impl Surroundings {
-    /// The system's time, randomness and DNS.
+    /// The system's time, randomness, DNS and load.
     ///
     /// # Panics
     /// Its randomness does when the system has none: media IDs must not be predictable.
@@ -86,14 +98,24 @@ impl Surroundings {
             )]
             random: Arc::new(|bytes| getrandom::fill(bytes).expect("the system's random source works")),
             names: Arc::new(SystemNames::default()),
+            load: Arc::new(system_load),
         }
     }
+}
+
+/// The system's load over the last minute, percent of its processors. The kernel counts in 65536ths.
+fn system_load() -> u32 {
+    let [last_minute, ..] = rustix::system::sysinfo().loads;
+    let percent = u32::try_from(last_minute.saturating_mul(100) >> 16).unwrap_or(u32::MAX);
+    let processors =
+        available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
+    percent.div_euclid(processors)
 }
 
 impl App {
     /// Opens the store below `config.data_dir` and wires the parts. `signing_key` is the homeserver's.
     pub fn open(config: &Config, signing_key: SigningKey, surroundings: Surroundings) -> Result<Arc<Self>> {
-        let Surroundings { clock, random, names } = surroundings;
+        let Surroundings { clock, random, names, load } = surroundings;
         let lock = lock_data_dir(&config.data_dir)?;
         let catalog = Arc::new(Catalog::open(&config.data_dir)?);
         let blobs = Blobs::open(&config.data_dir)
@@ -117,7 +139,8 @@ impl App {
         let federation = Arc::new(federation);
 
         let parts = (Arc::clone(&catalog), Arc::clone(&blobs), Arc::clone(&federation));
-        let library = Library::new(config, parts, clock, Arc::clone(&random));
+        let library = Library::new(config, parts, Arc::clone(&clock), Arc::clone(&random));
+        let backlog = if config.thumbnails.pregenerate { MAX_BACKLOG } else { 0 };
         Ok(Arc::new(Self {
             server_name: config.server_name.clone(),
             accounts: Arc::new(accounts),
@@ -130,6 +153,9 @@ impl App {
             asking: SingleFlight::default(),
             fetching_keys: SingleFlight::default(),
             making: SingleFlight::at_most(MAX_MAKING),
+            gathering: Gathering::default(),
+            backlog: Backlog::at_most(backlog),
+            activity: Arc::new(Activity::new(clock, load)),
             picture_memory: Memory::new(config.thumbnails.memory.0),
             pending: PendingUploads::default(),
             lanes: Lanes::default(),

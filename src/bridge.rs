@@ -14,7 +14,7 @@ use std::time::Duration;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Bytes};
 use rustix::io::{Errno, ReadWriteFlags};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::blobs::{Ingest, IngestError};
@@ -72,6 +72,13 @@ pub(crate) enum Pool {
     Thumbnails,
 }
 
+/// A thread of a pool, kept for work that is still to be chosen.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// The right to it.
+    _permit: OwnedSemaphorePermit,
+}
+
 /// The pools.
 #[derive(Debug)]
 pub(crate) struct Bridge {
@@ -114,6 +121,11 @@ impl Bridge {
         pool: Pool,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.enter(pool).await?.run(work).await
+    }
+
+    /// Waits until a pool has a thread free.
+    pub(crate) async fn enter(&self, pool: Pool) -> Result<Place> {
         let permits = match pool {
             Pool::Disk => &self.disk,
             Pool::Homeserver => &self.homeserver,
@@ -121,13 +133,8 @@ impl Bridge {
             Pool::Keys => &self.keys,
             Pool::Thumbnails => &self.thumbnails,
         };
-        let permit =
-            Arc::clone(permits).acquire_owned().await.map_err(|error| Error::internal("waiting", error))?;
-        let work = spawn_blocking(move || {
-            let _permit = permit;
-            work()
-        });
-        work.await.map_err(|error| Error::internal("blocking work", error))?
+        let permit = Arc::clone(permits).acquire_owned().await;
+        Ok(Place { _permit: permit.map_err(|error| Error::internal("waiting", error))? })
     }
 
     /// Moves a whole HTTP body through the blob gate, which `begin` opens. While the disk takes one batch, the next arrives;
@@ -155,6 +162,20 @@ impl Bridge {
             (ingest, batch) = tokio::try_join!(writing, arriving)?;
         }
         Ok(ingest)
+    }
+}
+
+impl Place {
+    /// Runs blocking work in the thread that is kept. Work once begun runs to its end, whoever stops waiting.
+    pub(crate) async fn run<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let work = spawn_blocking(move || {
+            let _place = self;
+            work()
+        });
+        work.await.map_err(|error| Error::internal("blocking work", error))?
     }
 }
 

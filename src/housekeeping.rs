@@ -1,4 +1,4 @@
-//! Background jobs of a running sidecar: sweeping, expiring, writing what was noted.
+//! Background jobs of a running sidecar: sweeping, expiring, writing what was noted, thumbnails ahead of time.
 //!
 //! Owns when they run. What they do is in `media/`. They are the one place that logs errors and goes on.
 
@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::bridge::Pool;
 use crate::error::Result;
 use crate::federation::Standing;
+use crate::handlers;
 use crate::media::Library;
 
 /// Between two writes of last-access times.
@@ -29,6 +30,7 @@ const COMPARE_AGAIN_EVERY: Duration = Duration::from_hours(1);
 pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
     tasks.spawn(sweep(Arc::clone(app)));
     tasks.spawn(compare_keys(Arc::clone(app)));
+    tasks.spawn(handlers::pregenerate(Arc::clone(app)));
     tasks.spawn(repeat(
         Arc::clone(app),
         EXPIRE_EVERY,

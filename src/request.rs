@@ -121,6 +121,11 @@ impl Call {
         Ok(Some(disposition::short_name(name)).filter(|name| !name.is_empty()))
     }
 
+    /// Whether the answer to an upload is to have a blurhash (MSC2448, under its unstable name).
+    pub(crate) fn wants_blurhash(&self) -> bool {
+        self.query("xyz.amorgan.generate_blurhash").as_deref() == Some("true")
+    }
+
     /// The announced length of the body, bytes.
     pub(crate) fn content_length(&self) -> Option<u64> {
         self.header(&header::CONTENT_LENGTH)?.parse().ok()

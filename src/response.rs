@@ -24,7 +24,7 @@ use crate::matrix::{Timestamp, len_u64};
 use crate::media::{RemoteHead, Stored};
 use crate::multipart;
 use crate::range::{self, Extent};
-use crate::waiting::Chunks;
+use crate::waiting::{Busy, Chunks};
 
 /// What every handler gives back.
 pub(crate) type Response = hyper::Response<Body>;
@@ -293,18 +293,21 @@ pub(crate) struct Access {
     pub(crate) caller: String,
     /// Body bytes sent.
     pub(crate) bytes: u64,
+    /// While this lives, the machine is not idle.
+    _busy: Option<Busy>,
 }
 
 impl Access {
     /// The line of a request that has just begun.
-    pub(crate) fn begin(method: hyper::Method, route: &'static str) -> Self {
-        Self { method, route, status: 499, started: Instant::now(), caller: "-".to_owned(), bytes: 0 }
+    pub(crate) fn begin(method: hyper::Method, route: &'static str, busy: Option<Busy>) -> Self {
+        let caller = "-".to_owned();
+        Self { method, route, status: 499, started: Instant::now(), caller, bytes: 0, _busy: busy }
     }
 }
 
 impl Drop for Access {
     fn drop(&mut self) {
-        let Self { method, route, status, started, caller, bytes } = self;
+        let Self { method, route, status, started, caller, bytes, .. } = self;
         let ms = (started.elapsed().as_secs_f64() * 1e6).round() / 1000.0;
         tracing::info!(target: "media_sidecar::access", %method, route, status, bytes, ms, caller);
     }

@@ -310,7 +310,9 @@ impl Server {
         let uri = request.uri().clone();
         let found = self.routes.at(uri.path());
         let (name, route) = found.as_ref().map_or(("-", None), |found| (found.value.name, Some(found.value)));
-        let access = Access::begin(method.clone(), name);
+        // Who asks how we are is not to keep us busy.
+        let busy = route.filter(|route| route.column != Column::Own).map(|_| self.app.activity.begin());
+        let access = Access::begin(method.clone(), name, busy);
         let (outcome, mut access) = match route {
             _ if method == Method::OPTIONS => (Ok(response::preflight()), access),
             None => (Err(Error::new(Kind::Unrecognized, "unrecognized request")), access),

@@ -24,7 +24,7 @@ const LEVELS: [&[&str]; 8] = [
 ];
 
 /// Crates that only one module may name.
-const DOORS: [(&str, &[&str]); 18] = [
+const DOORS: [(&str, &[&str]); 19] = [
     ("hickory_resolver", &["names"]),
     ("rusqlite", &["catalog"]),
     ("r2d2", &["catalog"]),
@@ -43,6 +43,7 @@ const DOORS: [(&str, &[&str]); 18] = [
     ("fast_image_resize", &["thumbnail"]),
     ("moxcms", &["thumbnail"]),
     ("tiff", &["thumbnail"]),
+    ("fast_blurhash", &["thumbnail"]),
 ];
 
 /// Most lines of a source file before its tests. Past it a file wants to be two.

@@ -126,6 +126,8 @@ pub struct Thumbnails {
     pub memory: Size,
     /// Decoders at work at the same time.
     pub workers: u32,
+    /// Whether `sizes` are made of uploads before they are asked for.
+    pub pregenerate: bool,
 }
 
 /// Bounds and manners of URL previews.
@@ -227,6 +229,7 @@ impl Config {
                 max_pixels: Size(100_000_000),
                 memory: Size(128 << 20),
                 workers: 1,
+                pregenerate: false,
             },
             previews: Previews {
                 enabled: true,

@@ -4,6 +4,6 @@
 //! fuzzer. A target is a row of `tests/fuzz/README.md`, a function here and a file of one call there.
 #![allow(clippy::missing_panics_doc, clippy::panic, reason = "a panic is a finding")]
 
-mod image;
+mod picture;
 
-pub use image::image;
+pub use picture::image;

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{Obtained, Until, authorise, authorise_user, authorise_viewer, obtain, thumbnails};
 use crate::app::App;
 use crate::bridge::{self, Pool};
 use crate::error::Result;
+use crate::matrix::Mxc;
 use crate::media::{RemoteFetch, Upload, Viewer};
 use crate::request::Call;
 use crate::response::{self, Caching, Response};
@@ -84,7 +85,10 @@ pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call) -> Result<Re
     let ingest = app.bridge.absorb(&mut call.body, move || library.begin_upload()).await?;
     let library = Arc::clone(&app.library);
     let mxc = app.bridge.run(Pool::Disk, move || library.finish_upload(ingest, upload)).await?;
-    Ok(response::json(&json!({"content_uri": mxc.to_string()})))
+    app.backlog.add(mxc.clone());
+    let mut answer = Map::from_iter([("content_uri".to_owned(), mxc.to_string().into())]);
+    add_blurhash(app, call, &mxc, &mut answer).await;
+    Ok(response::json(&answer.into()))
 }
 
 /// `POST create` (MSC2246). The body, `{}` or nothing, says nothing.
@@ -114,16 +118,28 @@ pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Res
     let finish = move || {
         filled.library.finish_filling(&filling, ingest, upload)?;
         filled.pending.filled(&mxc);
-        Ok(())
+        filled.backlog.add(mxc.clone());
+        Ok(mxc)
     };
-    app.bridge.run(Pool::Disk, finish).await?;
-    Ok(response::json(&json!({})))
+    let mxc = app.bridge.run(Pool::Disk, finish).await?;
+    let mut answer = Map::new();
+    add_blurhash(app, call, &mxc, &mut answer).await;
+    Ok(response::json(&answer.into()))
 }
 
 /// `GET config`
 pub(crate) async fn get_media_config(app: &Arc<App>, call: &mut Call) -> Result<Response> {
     authorise_user(app, call).await?;
     Ok(response::json(&json!({"m.upload.size": app.library.max_upload_size()})))
+}
+
+/// Adds the blurhash of what was uploaded, if that is wanted and can be had (MSC2448, under its unstable name).
+async fn add_blurhash(app: &Arc<App>, call: &Call, mxc: &Mxc, answer: &mut Map<String, Value>) {
+    if call.wants_blurhash()
+        && let Some(blurhash) = thumbnails::blurhash(app, mxc).await
+    {
+        answer.insert("xyz.amorgan.blurhash".to_owned(), blurhash.into());
+    }
 }
 
 /// Refuses an upload that announces too much, before it is sent.

@@ -19,6 +19,8 @@ use crate::media::{Found, RemoteFetch, RemoteHead, Stored, Viewer};
 use crate::request::Call;
 use crate::waiting::{Chunks, Served};
 
+pub(crate) use self::thumbnails::pregenerate;
+
 /// Media as it is to be served.
 pub(crate) enum Obtained {
     /// From the store.

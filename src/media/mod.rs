@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use quick_cache::sync::Cache;
 
 pub(crate) use self::remote::{FetchListener, RemoteHead};
-pub(crate) use self::thumbnails::{Making, Thumbnail};
+pub(crate) use self::thumbnails::{BLURHASH_TIMEOUT, Making, Thumbnail, memory};
 use self::upload::CreateLimiter;
 pub(crate) use self::upload::Upload;
 

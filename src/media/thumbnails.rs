@@ -1,4 +1,4 @@
-//! Thumbnails of stored media: found, or made once and kept.
+//! Thumbnails of stored media: found, or made once and kept; and blurhashes, which are not kept.
 //!
 //! [Spec, thumbnails](https://spec.matrix.org/v1.19/client-server-api/#thumbnails).
 
@@ -8,12 +8,18 @@ use std::time::{Duration, Instant};
 
 use super::{Library, Stored};
 use crate::catalog::{Filled, ThumbnailKey};
+use crate::config::ThumbnailSize;
 use crate::error::{Error, Kind, Result};
 use crate::sha256::Sha256;
-use crate::thumbnail::{self, Header, Job, Limits, Plan, Rect, Rendered, Source, ThumbnailError, Wanted};
+use crate::thumbnail::{
+    self, Header, Job, Limits, Motion, Plan, Rect, Rendered, Source, ThumbnailError, Wanted,
+};
 
 /// Longest work on one picture.
 const RENDER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest work on a blurhash, for which an upload's answer waits.
+pub(crate) const BLURHASH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Types that a thumbnail may have (spec, thumbnails): an original of another type is made into one of them.
 const WEB: [&str; 4] = ["image/jpeg", "image/png", "image/gif", "image/webp"];
@@ -54,8 +60,6 @@ pub(crate) struct Making {
     header: Header,
     /// What to make of them. Equal jobs of one source are the same picture.
     pub(crate) job: Job,
-    /// Bytes of memory it takes.
-    pub(crate) memory: u64,
 }
 
 impl Library {
@@ -98,27 +102,109 @@ impl Library {
             self.thumbnail_requests.insert((source, wanted), Outcome::Made(filled));
             return Ok(Thumbnail::Ready(ready));
         }
-        let memory = thumbnail::estimate(&header, &job);
-        if memory > self.thumbnails.memory.0 {
-            return Err(Error::new(Kind::UploadTooLarge, "the image takes too much memory to decode"));
-        }
-        Ok(Thumbnail::ToMake(Making { source, header, job, memory }))
+        self.making(source, header, job).map(Thumbnail::ToMake)
     }
 
-    /// Makes a picture and keeps it. Blocks for as long as decoding takes.
-    pub(crate) fn make_thumbnail(&self, making: &Making) -> Result<()> {
-        let source =
-            self.blobs.get(&making.source).map_err(|error| Error::internal("opening a blob", error))?;
-        let source = source.ok_or_else(Error::not_found)?;
-        let deadline = Instant::now().checked_add(RENDER_TIMEOUT);
-        let limits = Limits { deadline, ..self.thumbnail_limits() };
-        let Rendered { content_type, bytes, .. } =
-            thumbnail::render(&mut reader(&source), &making.header, &making.job, &limits).map_err(refused)?;
+    /// What is to be made of `stored` so that every configured size is there.
+    ///
+    /// # Errors
+    /// Those of [`Self::find_thumbnail`].
+    pub(crate) fn missing_thumbnails(&self, stored: &Stored) -> Result<Vec<Making>> {
+        let mut missing: Vec<Making> = Vec::new();
+        for ThumbnailSize { width, height, method } in &self.thumbnails.sizes {
+            let file = stored.file.try_clone().map_err(|error| Error::internal("opening a blob", error))?;
+            let again = Stored { file, filled: stored.filled.clone(), created: stored.created };
+            let wanted = Wanted { width: *width, height: *height, method: *method, motion: Motion::Still };
+            match self.find_thumbnail(again, wanted)? {
+                Thumbnail::ToMake(making) if missing.iter().all(|other| other.job != making.job) => {
+                    missing.push(making);
+                }
+                Thumbnail::ToMake(_) | Thumbnail::Ready(_) => {}
+            }
+        }
+        Ok(missing)
+    }
 
+    /// Whether `further` can be made in one go with all of `set`: out of one decode, in the memory there is. Equal pictures
+    /// can.
+    pub(crate) fn make_together(&self, set: &[Making], further: &Making) -> bool {
+        let shares = |making: &Making| {
+            making.source == further.source
+                && (making.job == further.job
+                    || thumbnail::share_a_decode(&making.header, &making.job, &further.job))
+        };
+        let jobs: Vec<Job> = set.iter().chain([further]).map(|making| making.job).collect();
+        set.iter().all(shares) && thumbnail::estimate(&further.header, &jobs) <= self.thumbnails.memory.0
+    }
+
+    /// Makes pictures out of one decode and keeps them, but for those that have been made meanwhile. Says how many. Blocks
+    /// for as long as decoding takes.
+    pub(crate) fn make_thumbnails(&self, set: &[Making]) -> Result<usize> {
+        let Some(Making { source, header, .. }) = set.first() else { return Ok(0) };
+        let mut jobs: Vec<Job> = Vec::new();
+        for Making { job, .. } in set {
+            if !jobs.contains(job) && !self.is_made(*source, job)? {
+                jobs.push(*job);
+            }
+        }
+        if jobs.is_empty() {
+            return Ok(0);
+        }
+        let file = self.open_source(source)?;
+        let limits = self.limits_within(RENDER_TIMEOUT);
+        let made = thumbnail::render(&mut reader(&file), header, &jobs, &limits).map_err(refused)?;
+        for (job, rendered) in jobs.iter().zip(made) {
+            self.keep(key(*source, job), rendered)?;
+        }
+        Ok(jobs.len())
+    }
+
+    /// What is to be made for the blurhash of `stored`.
+    ///
+    /// # Errors
+    /// Those of [`Self::find_thumbnail`].
+    pub(crate) fn plan_blurhash(&self, stored: &Stored) -> Result<Making> {
+        let header = thumbnail::probe(&mut reader(&stored.file)).map_err(refused)?;
+        header.admit(&self.thumbnail_limits()).map_err(refused)?;
+        self.making(stored.filled.sha256, header, thumbnail::blurhash_job(&header))
+    }
+
+    /// Makes a blurhash. Blocks for as long as decoding takes.
+    pub(crate) fn blurhash(&self, Making { source, header, .. }: &Making) -> Result<String> {
+        let file = self.open_source(source)?;
+        thumbnail::blurhash(&mut reader(&file), header, &self.limits_within(BLURHASH_TIMEOUT))
+            .map_err(refused)
+    }
+
+    /// A picture to make, unless it takes too much memory.
+    fn making(&self, source: Sha256, header: Header, job: Job) -> Result<Making> {
+        let making = Making { source, header, job };
+        if memory(std::slice::from_ref(&making)) > self.thumbnails.memory.0 {
+            return Err(Error::new(Kind::UploadTooLarge, "the image takes too much memory to decode"));
+        }
+        Ok(making)
+    }
+
+    /// Whether a picture is there.
+    fn is_made(&self, source: Sha256, job: &Job) -> Result<bool> {
+        let Some(filled) = self.catalog.thumbnail(&key(source, job))? else { return Ok(false) };
+        let file =
+            self.blobs.get(&filled.sha256).map_err(|error| Error::internal("opening a blob", error))?;
+        Ok(file.is_some())
+    }
+
+    /// Opens the source of a picture that is to be made.
+    fn open_source(&self, source: &Sha256) -> Result<File> {
+        let file = self.blobs.get(source).map_err(|error| Error::internal("opening a blob", error))?;
+        file.ok_or_else(Error::not_found)
+    }
+
+    /// Keeps a picture.
+    fn keep(&self, key: ThumbnailKey, Rendered { content_type, bytes, .. }: Rendered) -> Result<()> {
         let failed = |error| Error::internal("storing a thumbnail", error);
         let mut ingest = self.blobs.ingest(u64::MAX).map_err(failed)?;
         ingest.write(&bytes).map_err(|error| Error::internal("storing a thumbnail", error))?;
-        let (key, now) = (key(making.source, &making.job), (self.clock)());
+        let now = (self.clock)();
         let kept = self.store(ingest, content_type.to_owned(), None, |filled| {
             self.catalog.add_thumbnail(key, filled, now)
         })?;
@@ -137,6 +223,17 @@ impl Library {
     fn thumbnail_limits(&self) -> Limits {
         Limits { max_pixels: self.thumbnails.max_pixels.0, memory: self.thumbnails.memory.0, deadline: None }
     }
+
+    /// The configured limits for work that begins now.
+    fn limits_within(&self, timeout: Duration) -> Limits {
+        Limits { deadline: Instant::now().checked_add(timeout), ..self.thumbnail_limits() }
+    }
+}
+
+/// Bytes of memory that making a set in one go takes.
+pub(crate) fn memory(set: &[Making]) -> u64 {
+    let jobs: Vec<Job> = set.iter().map(|making| making.job).collect();
+    set.first().map_or(0, |making| thumbnail::estimate(&making.header, &jobs))
 }
 
 /// A picture as it is served: under the type that its bytes have, for the claimed one may lie, and a made-up name.

@@ -5,6 +5,11 @@
 //!
 //! [`probe()`] reads the header and allocates nothing by what it claims; [`Plan::new`] is arithmetic; [`estimate`] is
 //! the permit to take before [`render`], which refuses what is over its [`Limits`].
+//!
+//! Several sizes of one source can share a decode ([`share_a_decode`]). What is made of a source and
+//! a [`Job`] is always the same, whatever is made beside it, for other servers are given the bytes that clients get. So
+//! rows are reduced for each size apart while they pass, and a JPEG, which is decoded straight to a fraction of its size,
+//! serves together those sizes that take the same fraction: of a photograph, the small ones and the large ones.
 
 mod animate;
 mod color;
@@ -17,10 +22,13 @@ mod pixels;
 mod plan;
 mod probe;
 mod resize;
+mod sketch;
 
 use std::error::Error as StdError;
 use std::io::{self, BufRead, Seek};
 use std::time::Instant;
+
+use pixels::{Decoded, Pixels};
 
 pub(crate) use encode::Rendered;
 pub(crate) use plan::{Job, Motion, Plan, Rect, Source, Wanted};
@@ -75,44 +83,83 @@ impl From<io::Error> for ThumbnailError {
 
 /// A job as asked, or for a still where all frames would take too much memory.
 pub(crate) fn affordable(header: &Header, job: Job, limits: &Limits) -> Job {
-    let animated = job.animated && estimate(header, &job) <= limits.memory;
+    let animated = job.animated && estimate(header, &[job]) <= limits.memory;
     Job { animated, ..job }
 }
 
 /// The bytes that [`render`] holds at its peak, rounded up generously: for a weighted permit.
-pub(crate) fn estimate(header: &Header, job: &Job) -> u64 {
-    let output = u64::from(job.width).saturating_mul(u64::from(job.height)).saturating_mul(4);
-    let decode = decode::estimate(header, job);
-    let decode = if job.animated { decode.max(animate::estimate(header, job)) } else { decode };
-    // The result before and after orientation and colour, and two encodings of it.
-    decode.saturating_add(output.saturating_mul(4)).saturating_add(BASE_BYTES)
+pub(crate) fn estimate(header: &Header, jobs: &[Job]) -> u64 {
+    // The result before and after orientation and colour, and two encodings of it, each of four channels.
+    let output = |job: &Job| u64::from(job.width).saturating_mul(u64::from(job.height)).saturating_mul(4 * 4);
+    let outputs = jobs.iter().map(output).fold(0, u64::saturating_add);
+    let moving = jobs.iter().filter(|job| job.animated).map(|job| animate::estimate(header, job));
+    let decoding = moving.fold(decode::estimate(header, jobs), u64::max);
+    decoding.saturating_add(outputs).saturating_add(BASE_BYTES)
 }
 
-/// Makes the picture of a plan. The same source and job give the same bytes.
+/// Whether one decode serves both jobs.
+pub(crate) fn share_a_decode(header: &Header, one: &Job, other: &Job) -> bool {
+    !one.animated && !other.animated && decode::shares(header, one, other)
+}
+
+/// Makes the pictures of plans that [`share_a_decode`], in their order. The same source and job give the same bytes,
+/// whatever is made beside it.
 pub(crate) fn render<R: BufRead + Seek>(
     input: &mut R,
     header: &Header,
-    job: &Job,
+    jobs: &[Job],
     limits: &Limits,
-) -> Result<Rendered, ThumbnailError> {
-    header.admit(limits)?;
-    if estimate(header, job) > limits.memory {
-        return Err(ThumbnailError::TooLarge("the image takes too much memory to decode"));
-    }
-    if job.animated
+) -> Result<Vec<Rendered>, ThumbnailError> {
+    if let [job @ Job { animated: true, .. }] = jobs
         && let Some(animation) = animation(input, header, job, limits)?
     {
-        return Ok(animation);
+        return Ok(vec![animation]);
     }
+    let drawn = draw(input, header, jobs, limits)?;
+    drawn.into_iter().map(|pixels| encode::encode(pixels, header.format)).collect()
+}
+
+/// The job that [`blurhash`] takes.
+pub(crate) fn blurhash_job(header: &Header) -> Job {
+    sketch::job(header.source())
+}
+
+/// The blurhash of a picture (MSC2448).
+pub(crate) fn blurhash<R: BufRead + Seek>(
+    input: &mut R,
+    header: &Header,
+    limits: &Limits,
+) -> Result<String, ThumbnailError> {
+    let drawn = draw(input, header, &[blurhash_job(header)], limits)?;
+    sketch::blurhash(drawn.first().ok_or_else(|| ThumbnailError::broken("nothing was made"))?)
+}
+
+/// The pixels of the results.
+fn draw<R: BufRead + Seek>(
+    input: &mut R,
+    header: &Header,
+    jobs: &[Job],
+    limits: &Limits,
+) -> Result<Vec<Pixels>, ThumbnailError> {
+    admit(header, jobs, limits)?;
     input.rewind().map_err(ThumbnailError::Io)?;
     let input = input::Timed::buffered(input, limits.deadline);
-    let decoded = decode::decode(input, header, job, limits)?;
+    let decoded = decode::decode(input, header, jobs, limits)?;
+    let finish = |job: &Job| {
+        let divisor = decode::reduction(header, job);
+        let decoded = decoded.iter().find(|decoded| decoded.divisor == divisor);
+        finish(decoded.ok_or_else(|| ThumbnailError::broken("a size was left out"))?, header, job)
+    };
+    jobs.iter().map(finish).collect()
+}
+
+/// From the pixels as they were decoded to those of the result.
+fn finish(decoded: &Decoded, header: &Header, job: &Job) -> Result<Pixels, ThumbnailError> {
     let part = header.orientation.stored_part(job.crop, (header.width, header.height));
     let size = header.orientation.turn((job.width, job.height));
-    let small = resize::resize(decoded.pixels, decoded.divisor, part, size)?;
+    let small = resize::resize(&decoded.pixels, decoded.divisor, part, size)?;
     let small = color::to_srgb(small, decoded.icc.as_deref());
-    let small = header.orientation.apply(small);
-    encode::encode(small, header.format)
+    Ok(header.orientation.apply(small))
 }
 
 /// Every frame, in half of the time there is; nothing where only a still can be shown.
@@ -122,6 +169,7 @@ fn animation<R: BufRead + Seek>(
     job: &Job,
     limits: &Limits,
 ) -> Result<Option<Rendered>, ThumbnailError> {
+    admit(header, &[*job], limits)?;
     input.rewind().map_err(ThumbnailError::Io)?;
     let now = Instant::now();
     let half = |end: Instant| now.checked_add(end.saturating_duration_since(now).checked_div(2)?);
@@ -130,6 +178,15 @@ fn animation<R: BufRead + Seek>(
         Err(ThumbnailError::TooLarge(_) | ThumbnailError::Broken(_) | ThumbnailError::NotAnImage) => Ok(None),
         other => other,
     }
+}
+
+/// Refuses what is over the limits.
+fn admit(header: &Header, jobs: &[Job], limits: &Limits) -> Result<(), ThumbnailError> {
+    header.admit(limits)?;
+    if estimate(header, jobs) > limits.memory {
+        return Err(ThumbnailError::TooLarge("the image takes too much memory to decode"));
+    }
+    Ok(())
 }
 
 /// Tables, buffers and thread stacks of the codecs.

@@ -78,7 +78,7 @@ pub(super) struct Reducer {
 }
 
 /// 128 × 128 × 255 × 255 fits in 32 bits.
-const MAX_DIVISOR: u32 = 128;
+pub(super) const MAX_DIVISOR: u32 = 128;
 
 impl Reducer {
     /// Ready for rows of `width` pixels.
@@ -92,11 +92,6 @@ impl Reducer {
             data: Vec::new(),
             height: 0,
         }
-    }
-
-    /// The divisor in force.
-    pub(super) fn divisor(&self) -> u32 {
-        self.divisor
     }
 
     /// Takes the next row; what a short one lacks is missing from the picture too.

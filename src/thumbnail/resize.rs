@@ -12,14 +12,14 @@ use super::plan::Rect;
 /// Brings a part of the source to a size. `pixels` is the source reduced by `divisor`; `part` counts the source's own
 /// pixels, so that a last row or column of which the reduced picture has only a fraction counts as that fraction.
 pub(super) fn resize(
-    pixels: Pixels,
+    pixels: &Pixels,
     divisor: u32,
     part: Rect,
     (width, height): (u32, u32),
 ) -> Result<Pixels, ThumbnailError> {
     let whole = part == Rect { x: 0, y: 0, width: pixels.width, height: pixels.height };
     if divisor == 1 && whole && (pixels.width, pixels.height) == (width, height) {
-        return Ok(pixels);
+        return Ok(pixels.clone());
     }
     let kind = match pixels.layout {
         Layout::Grey => PixelType::U8,

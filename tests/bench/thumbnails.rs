@@ -56,9 +56,9 @@ fn one(out: &str, size: ThumbnailSize, file: &str) -> Outcome<()> {
         return Ok(());
     };
     let limits = Limits { max_pixels: 100_000_000, memory: 1 << 30, deadline: None };
-    let rendered = render(&mut input, &header, &job, &limits)?;
+    let rendered = render(&mut input, &header, &[job], &limits)?.remove(0);
     std::fs::write(out, rendered.bytes)?;
-    report(idle, estimate(&header, &job))
+    report(idle, estimate(&header, &[job]))
 }
 
 /// Prints KiB above idle and KiB estimated.

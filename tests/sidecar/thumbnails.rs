@@ -1,6 +1,7 @@
 //! `GET thumbnail`, for every kind of caller.
 
 use std::io::Cursor;
+use std::time::Duration;
 
 use image::{ImageFormat, RgbImage, RgbaImage};
 use media_sidecar::config::UnauthenticatedMedia;
@@ -269,4 +270,85 @@ fn a_thumbnail_goes_with_its_original() {
     drop(catalog);
     let sidecar = Setup::in_folder(folder).start();
     eventually("both are gone", || sidecar.blobs().is_empty());
+}
+
+#[test]
+fn uploads_are_answered_with_their_blurhash_when_that_is_wanted() {
+    let sidecar = Sidecar::start();
+    let red = |side| {
+        let mut bytes = Cursor::new(Vec::new());
+        RgbImage::from_pixel(side, side, image::Rgb([200, 30, 30]))
+            .write_to(&mut bytes, ImageFormat::Png)
+            .unwrap();
+        bytes.into_inner()
+    };
+    let target = "/_matrix/media/v3/upload?xyz.amorgan.generate_blurhash=true";
+    // As the Python package `blurhash` has them.
+    for (bytes, expected) in
+        [(png(32, 20), "LxG[.82rwxX7qRWDjte;gJfjfQfj"), (red(20), "L9M^z||wfQ|w|wo1fQo1fQfQfQfQ")]
+    {
+        let answer = sidecar.alice().post(target, &bytes).json();
+        assert_eq!(answer["xyz.amorgan.blurhash"], expected);
+        let mxc = answer["content_uri"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned();
+        assert_eq!(sidecar.alice().get(&format!("/_matrix/client/v1/media/download/{mxc}")).body, bytes);
+        let created = sidecar.alice().post("/_matrix/media/v1/create", b"{}").json();
+        let mxc = created["content_uri"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned();
+        let into = format!("/_matrix/media/v3/upload/{mxc}?xyz.amorgan.generate_blurhash=true");
+        assert_eq!(
+            sidecar.alice().put(&into, &bytes).text(),
+            format!(r#"{{"xyz.amorgan.blurhash":"{expected}"}}"#)
+        );
+    }
+    // The average colour, which is the first of the waves, is the large picture's too.
+    let large = sidecar.alice().post(target, &red(900)).json();
+    assert_eq!(&large["xyz.amorgan.blurhash"].as_str().unwrap()[2..6], "M^z|");
+    assert_eq!(sidecar.blobs().len(), 3, "nothing is kept of a BlurHash");
+}
+
+#[test]
+fn no_blurhash_is_no_failure() {
+    let sidecar = Setup::new().with(|config| config.thumbnails.max_pixels.0 = 10_000).start();
+    let whole = png(90, 90);
+    let wanted = "/_matrix/media/v3/upload?xyz.amorgan.generate_blurhash=true";
+    for bytes in [b"text".to_vec(), Vec::new(), png(200, 200), whole[..whole.len() / 2].to_vec()] {
+        let response = sidecar.alice().with_header("Content-Type", "image/png").post(wanted, &bytes);
+        let answer = response.json();
+        assert_eq!((response.status, answer.as_object().unwrap().len()), (200, 1), "{answer}");
+    }
+    for unwanted in
+        ["/_matrix/media/v3/upload", "/_matrix/media/v3/upload?xyz.amorgan.generate_blurhash=false"]
+    {
+        assert_eq!(sidecar.alice().post(unwanted, &whole).json().as_object().unwrap().len(), 1, "{unwanted}");
+    }
+}
+
+#[test]
+fn thumbnails_are_made_ahead_when_the_machine_is_idle_and_have_the_bytes_of_those_asked_for() {
+    let asked = Sidecar::start();
+    let ahead = Setup::new().with(|config| config.thumbnails.pregenerate = true).start();
+    let bytes = jpeg(1200, 900);
+    let mxc = asked.upload("image/jpeg", &bytes);
+    for query in [
+        "width=800&height=600",
+        "width=640&height=480",
+        "width=320&height=240",
+        "width=96&height=96&method=crop",
+        "width=32&height=32&method=crop",
+    ] {
+        assert_eq!(asked.alice().get(&thumbnail(&mxc, query)).status, 200);
+    }
+    // What is no picture is passed over.
+    ahead.upload("image/png", b"text");
+    ahead.upload("image/jpeg", &bytes);
+    assert_eq!(ahead.blobs().len(), 2);
+    ahead.advance(Duration::from_secs(5));
+    eventually("all sizes are there", || ahead.blobs().len() == 7);
+    let names = |sidecar: &Sidecar| {
+        let mut names: Vec<_> =
+            sidecar.blobs().iter().map(|blob| blob.file_name().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    asked.upload("image/png", b"text");
+    assert_eq!(names(&ahead), names(&asked));
 }

@@ -96,13 +96,12 @@ impl Canvas {
     }
 
     /// What is seen, reduced.
-    pub(super) fn reduced(&self, divisor: u32) -> (Pixels, u32) {
+    pub(super) fn reduced(&self, divisor: u32) -> Pixels {
         let mut reducer = Reducer::new(self.width, Layout::Rgba, divisor);
         for row in self.data.chunks_exact(bytes(self.width).max(1)) {
             reducer.push(row);
         }
-        let divisor = reducer.divisor();
-        (reducer.finish(), divisor)
+        reducer.finish()
     }
 
     /// Cuts a part off at the edges.
@@ -176,7 +175,7 @@ mod tests {
         let data = pixels.as_flattened();
         let part = Rect { x, y: 0, width, height: 1 };
         canvas.draw(&Frame { part, data, stride: data.len(), blend, dispose }).unwrap();
-        canvas.reduced(1).0.data.as_chunks::<4>().0.to_vec()
+        canvas.reduced(1).data.as_chunks::<4>().0.to_vec()
     }
 
     #[test]

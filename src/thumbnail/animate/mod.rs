@@ -80,8 +80,7 @@ pub(super) fn animate<R: BufRead + Seek>(
         if limits.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(UNFIT);
         }
-        let (pixels, divisor) = canvas.reduced(divisor);
-        let small = resize::resize(pixels, divisor, part, size)?;
+        let small = resize::resize(&canvas.reduced(divisor), divisor, part, size)?;
         let small = color::to_srgb(small, icc.as_deref());
         writer.add(header.orientation.apply(small), seen_for(duration))?;
     }

@@ -150,7 +150,7 @@ fn small(bytes: &[u8], limits: &Limits) -> Result<Rendered, ThumbnailError> {
     let header = probe(&mut input)?;
     let wanted = Wanted { width: 32, height: 32, method: ThumbnailMethod::Crop, motion: Motion::Animated };
     let Plan::Render(job) = Plan::new(header.source(), wanted, &[]) else { panic!("it is large enough") };
-    render(&mut input, &header, &affordable(&header, job, limits), limits)
+    render(&mut input, &header, &[affordable(&header, job, limits)], limits).map(|mut made| made.remove(0))
 }
 
 /// The frames of an animated thumbnail: RGBA, and milliseconds.
@@ -223,7 +223,7 @@ fn our_own_lossy_frames_are_read_again() {
     let header = probe(&mut input).unwrap();
     let wanted = Wanted { width: 16, height: 16, method: ThumbnailMethod::Crop, motion: Motion::Animated };
     let Plan::Render(job) = Plan::new(header.source(), wanted, &[]) else { panic!("it is large enough") };
-    let twice = render(&mut input, &header, &job, &LIMITS).unwrap();
+    let twice = render(&mut input, &header, &[job], &LIMITS).unwrap().remove(0);
     let (got, _) = frames(&twice);
     assert_eq!(got.iter().map(|(_, duration)| *duration).collect::<Vec<_>>(), [70, 120, 250, 100]);
     assert_eq!(got[3].0.get_pixel(12, 12).0[3], 0);
@@ -356,7 +356,7 @@ fn small_or_nothing(bytes: &[u8]) -> Option<Rendered> {
     let header = probe(&mut input).ok()?;
     let wanted = Wanted { width: 32, height: 32, method: ThumbnailMethod::Crop, motion: Motion::Animated };
     let Plan::Render(job) = Plan::new(header.source(), wanted, &[]) else { return None };
-    render(&mut input, &header, &job, &LIMITS).ok()
+    render(&mut input, &header, &[job], &LIMITS).ok().map(|mut made| made.remove(0))
 }
 
 #[test]

@@ -6,16 +6,15 @@ use png::{ColorType, Decoder, DecodingError, Limits as PngLimits, Reader, Transf
 
 use super::super::ThumbnailError;
 use super::super::pixels::{Decoded, Layout, Pixels, Reducer};
-use super::super::plan::Job;
 use super::super::probe::Header;
-use super::{divisor, reduce};
+use super::reduce;
 
-/// Decodes the picture, of an animation its default image.
+/// Decodes the picture, of an animation its default image, reduced once for each divisor.
 pub(super) fn decode(
     input: impl BufRead + Seek,
     header: &Header,
-    job: &Job,
-) -> Result<Decoded, ThumbnailError> {
+    divisors: &[u32],
+) -> Result<Vec<Decoded>, ThumbnailError> {
     // Chunks count, not pixels: the profile, inflated and as it comes, and small ones.
     let bytes =
         usize::try_from(header.profile_bytes).unwrap_or(0).saturating_mul(2).saturating_add(CHUNK_BYTES);
@@ -36,38 +35,38 @@ pub(super) fn decode(
         ColorType::Rgba => Layout::Rgba,
         ColorType::Indexed => return Err(ThumbnailError::broken("a palette was left")),
     };
-    let divisor = divisor(header, job);
-    let (pixels, divisor) =
-        if interlaced { whole(reader, layout, divisor)? } else { rows(reader, layout, divisor)? };
-    Ok(Decoded { pixels, divisor, icc })
+    if interlaced {
+        return Ok(reduce(whole(reader, layout)?, divisors, icc.as_deref()));
+    }
+    let reduced = rows(reader, layout, divisors)?.into_iter().zip(divisors);
+    Ok(reduced.map(|(pixels, divisor)| Decoded { pixels, divisor: *divisor, icc: icc.clone() }).collect())
 }
 
-/// Reduces each row as it comes.
+/// Reduces each row as it comes, once for each divisor.
 fn rows(
     mut reader: Reader<impl BufRead + Seek>,
     layout: Layout,
-    divisor: u32,
-) -> Result<(Pixels, u32), ThumbnailError> {
-    let mut reducer = Reducer::new(reader.info().width, layout, divisor);
+    divisors: &[u32],
+) -> Result<Vec<Pixels>, ThumbnailError> {
+    let width = reader.info().width;
+    let mut reducers: Vec<Reducer> =
+        divisors.iter().map(|divisor| Reducer::new(width, layout, *divisor)).collect();
     while let Some(row) = reader.next_row().map_err(from_png)? {
-        reducer.push(row.data());
+        for reducer in &mut reducers {
+            reducer.push(row.data());
+        }
     }
-    let divisor = reducer.divisor();
-    Ok((reducer.finish(), divisor))
+    Ok(reducers.into_iter().map(Reducer::finish).collect())
 }
 
-/// Reduces the picture once it is whole.
-fn whole(
-    mut reader: Reader<impl BufRead + Seek>,
-    layout: Layout,
-    divisor: u32,
-) -> Result<(Pixels, u32), ThumbnailError> {
+/// The picture once it is whole.
+fn whole(mut reader: Reader<impl BufRead + Seek>, layout: Layout) -> Result<Pixels, ThumbnailError> {
     let size =
         reader.output_buffer_size().ok_or(ThumbnailError::TooLarge("the image has too many pixels"))?;
     let mut data = vec![0; size];
     reader.next_frame(&mut data).map_err(from_png)?;
     let (width, height) = reader.info().size();
-    Ok(reduce(Pixels { width, height, layout, data }, divisor))
+    Ok(Pixels { width, height, layout, data })
 }
 
 /// A failure inside the decoder as ours.

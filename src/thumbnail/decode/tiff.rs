@@ -9,17 +9,16 @@ use tiff::tags::Tag;
 use super::super::Limits;
 use super::super::ThumbnailError;
 use super::super::pixels::{Decoded, Layout, Pixels};
-use super::super::plan::Job;
 use super::super::probe::{Header, from_tiff};
-use super::{divisor, reduce};
+use super::reduce;
 
-/// Decodes the first page.
+/// Decodes the first page, reduced once for each divisor.
 pub(super) fn decode(
     input: impl BufRead + Seek,
     header: &Header,
-    job: &Job,
+    divisors: &[u32],
     limits: &Limits,
-) -> Result<Decoded, ThumbnailError> {
+) -> Result<Vec<Decoded>, ThumbnailError> {
     let mut decoder = Decoder::new(input).map_err(from_tiff)?.with_limits(bounds(limits));
     let (width, height) = decoder.dimensions().map_err(from_tiff)?;
     if (width, height) != (header.width, header.height) {
@@ -49,8 +48,7 @@ pub(super) fn decode(
     if u64::try_from(data.len()).ok() != Some(expected) {
         return Err(ThumbnailError::broken("not as many samples as pixels"));
     }
-    let (pixels, divisor) = reduce(Pixels { width, height, layout, data }, divisor(header, job));
-    Ok(Decoded { pixels, divisor, icc: Some(icc) })
+    Ok(reduce(Pixels { width, height, layout, data }, divisors, Some(&icc)))
 }
 
 /// Our limits in the decoder's words.

@@ -10,21 +10,20 @@ use image_webp::WebPDecoder;
 use super::super::Limits;
 use super::super::ThumbnailError;
 use super::super::pixels::{Decoded, Layout, Pixels};
-use super::super::plan::Job;
 use super::super::probe::{Format, Header, from_image, from_webp, webp_profile};
-use super::{divisor, reduce};
+use super::reduce;
 
-/// Decodes the picture, of an animation its first frame.
+/// Decodes the picture, of an animation its first frame, reduced once for each divisor.
 pub(super) fn decode(
     input: impl BufRead + Seek,
     header: &Header,
-    job: &Job,
+    divisors: &[u32],
     limits: &Limits,
-) -> Result<Decoded, ThumbnailError> {
+) -> Result<Vec<Decoded>, ThumbnailError> {
     match header.format {
-        Format::Gif => with_image(GifDecoder::new(input), header, job, limits),
-        Format::WebP => webp(input, header, job),
-        Format::Bmp => with_image(BmpDecoder::new(input), header, job, limits),
+        Format::Gif => with_image(GifDecoder::new(input), header, divisors, limits),
+        Format::WebP => webp(input, header, divisors),
+        Format::Bmp => with_image(BmpDecoder::new(input), header, divisors, limits),
         Format::Jpeg | Format::Png | Format::Tiff => Err(ThumbnailError::NotAnImage),
     }
 }
@@ -33,9 +32,9 @@ pub(super) fn decode(
 fn with_image(
     decoder: image::ImageResult<impl ImageDecoder>,
     header: &Header,
-    job: &Job,
+    divisors: &[u32],
     limits: &Limits,
-) -> Result<Decoded, ThumbnailError> {
+) -> Result<Vec<Decoded>, ThumbnailError> {
     let mut decoder = decoder.map_err(from_image)?;
     if decoder.dimensions() != (header.width, header.height) {
         return Err(ThumbnailError::broken("the size is not what the header says"));
@@ -44,13 +43,16 @@ fn with_image(
     bounds.max_alloc = Some(limits.memory);
     decoder.set_limits(bounds).map_err(from_image)?;
     let image = DynamicImage::from_decoder(decoder).map_err(from_image)?;
-    let (pixels, divisor) = reduce(into_pixels(image), divisor(header, job));
-    Ok(Decoded { pixels, divisor, icc: None })
+    Ok(reduce(into_pixels(image), divisors, None))
 }
 
 /// Decodes a WebP.
-fn webp(mut input: impl BufRead + Seek, header: &Header, job: &Job) -> Result<Decoded, ThumbnailError> {
-    let icc = Some(webp_profile(&mut input, header)?);
+fn webp(
+    mut input: impl BufRead + Seek,
+    header: &Header,
+    divisors: &[u32],
+) -> Result<Vec<Decoded>, ThumbnailError> {
+    let icc = webp_profile(&mut input, header)?;
     input.rewind()?;
     let mut decoder = WebPDecoder::new(input).map_err(from_webp)?;
     let (width, height) = decoder.dimensions();
@@ -61,8 +63,7 @@ fn webp(mut input: impl BufRead + Seek, header: &Header, job: &Job) -> Result<De
     let size = decoder.output_buffer_size();
     let mut data = vec![0; size.ok_or(ThumbnailError::TooLarge("the image has too many pixels"))?];
     decoder.read_image(&mut data).map_err(from_webp)?;
-    let (pixels, divisor) = reduce(Pixels { width, height, layout, data }, divisor(header, job));
-    Ok(Decoded { pixels, divisor, icc })
+    Ok(reduce(Pixels { width, height, layout, data }, divisors, Some(&icc)))
 }
 
 /// The layout of 8 bits a channel that keeps what the picture has.

@@ -10,6 +10,7 @@
 )]
 
 mod files;
+mod sharing;
 mod sources;
 
 use std::io::Cursor;
@@ -49,7 +50,7 @@ fn thumbnail(
         Plan::Render(job) => job,
         Plan::Original => panic!("it is large enough: {header:?}"),
     };
-    render(&mut input, &header, &job, limits)
+    render(&mut input, &header, &[job], limits).map(|mut made| made.remove(0))
 }
 
 /// A thumbnail's pixels, read by `image` and jpeg-decoder alone.
@@ -189,7 +190,7 @@ fn changed_bytes_never_panic() {
             let Ok(header) = probe(&mut input) else { continue };
             let wanted = Wanted { width: 8, height: 8, method: Crop, motion: Motion::Still };
             if let Plan::Render(job) = Plan::new(header.source(), wanted, &[]) {
-                drop(render(&mut input, &header, &job, &LIMITS));
+                drop(render(&mut input, &header, &[job], &LIMITS));
             }
         }
     }

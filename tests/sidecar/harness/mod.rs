@@ -128,6 +128,8 @@ impl Setup {
         let surroundings = Surroundings {
             clock: Arc::new(move || Timestamp(clock.load(Ordering::SeqCst))),
             names,
+            // Tests run beside each other: the machine's own load says nothing.
+            load: Arc::new(|| 0),
             ..Surroundings::system()
         };
         let (stop, stopped) = oneshot::channel::<()>();

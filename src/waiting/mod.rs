@@ -1,6 +1,10 @@
-//! Who waits for what: questions asked once for many, uploads that are pending, remote files that are arriving.
+//! Who waits for what: questions asked once for many, work done in one go, uploads that are pending, remote files that
+//! are arriving, what is put off until nobody wants anything.
 //!
 //! Owns the meeting points between requests, all in memory and bounded. Waiting holds no thread.
+
+mod gathering;
+mod idle;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,6 +17,8 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+pub(crate) use self::gathering::{Gathering, Ticket};
+pub(crate) use self::idle::{Activity, Backlog, Busy};
 use crate::bridge::{FileStream, Readers};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Mxc, ServerName};

@@ -21,10 +21,11 @@ pub fn image(data: &[u8]) -> u64 {
     }
     let Plan::Render(job) = Plan::new(source, wanted(*request), &[]) else { return PROBE_BYTES };
     assert!(job.width <= source.width && job.height <= source.height, "enlarged: {job:?}");
-    let estimated = estimate(&header, &job);
-    let Ok(rendered) = render(&mut input, &header, &job, &limits) else { return estimated.max(PROBE_BYTES) };
+    let estimated = estimate(&header, &[job]);
+    let made = render(&mut input, &header, &[job], &limits).ok();
+    let Some([rendered]) = made.as_deref() else { return estimated.max(PROBE_BYTES) };
     assert!(estimated <= limits.memory, "rendered over the limit");
-    check(&rendered, &job).saturating_add(estimated)
+    check(rendered, &job).saturating_add(estimated)
 }
 
 /// The request that eight bytes say, small for the most part.
@@ -53,8 +54,8 @@ fn check(rendered: &Rendered, job: &Job) -> u64 {
     let crop = Rect { x: 0, y: 0, width: *width, height: *height };
     let whole = Job { crop, width: *width, height: *height, animated: false };
     let limits = Limits { max_pixels: u64::MAX, memory: u64::MAX, deadline: None };
-    render(&mut input, &header, &whole, &limits).unwrap_or_else(|why| panic!("it cannot be read: {why:?}"));
-    estimate(&header, &whole).saturating_add(u64::try_from(bytes.len()).unwrap_or(0))
+    render(&mut input, &header, &[whole], &limits).unwrap_or_else(|why| panic!("it cannot be read: {why:?}"));
+    estimate(&header, &[whole]).saturating_add(u64::try_from(bytes.len()).unwrap_or(0))
 }
 
 /// Whether a file has only the parts that its pixels need.
