@@ -22,7 +22,11 @@ pub(super) fn decode(
     let side = |length: u32| u16::try_from(length.div_ceil(divisor)).unwrap_or(u16::MAX);
     let asked = (side(header.width), side(header.height));
     let mut decoder = Decoder::new(BufReader::new(Hushed::new(input, frame.scan)));
-    let (width, height) = decoder.scale(asked.0, asked.1).map_err(from_jpeg)?;
+    // The decoder takes the least fraction that reaches one of the sides asked for, and all may reach a side of a few
+    // pixels: only the longer one is asked for.
+    let wide = header.width >= header.height;
+    let (across, down) = if wide { (asked.0, u16::MAX) } else { (u16::MAX, asked.1) };
+    let (width, height) = decoder.scale(across, down).map_err(from_jpeg)?;
     if (width, height) != asked {
         // The frame header is not the one that was probed, or the decoder counts otherwise: nothing below would fit.
         return Err(ThumbnailError::broken("the size is not what the header says"));
