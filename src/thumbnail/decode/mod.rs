@@ -28,7 +28,7 @@ pub(super) fn decode<R: BufRead + Seek>(
         (Storage::Jpeg(frame), _) => jpeg::decode(input, header, frame, job),
         (_, Format::Png) => png::decode(input, header, job),
         (_, Format::Tiff) => tiff::decode(input, header, job, limits),
-        (Storage::Rows | Storage::Whole { .. }, _) => whole::decode(input, header, job, limits),
+        (Storage::Rows | Storage::Whole { .. }, _) => whole::decode(input, header, job),
     }
 }
 

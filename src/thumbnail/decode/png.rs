@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, Seek};
 
-use png::{ColorType, Decoder, DecodingError, Limits as PngLimits, Reader, Transformations};
+use png::{BitDepth, ColorType, Decoder, DecodingError, Info, Limits as PngLimits, Reader, Transformations};
 
 use super::super::ThumbnailError;
 use super::super::pixels::{Decoded, Layout, Pixels, Reducer};
@@ -36,9 +36,13 @@ pub(super) fn decode(
         ColorType::Rgba => Layout::Rgba,
         ColorType::Indexed => return Err(ThumbnailError::broken("a palette was left")),
     };
+    let hidden = hidden_grey(info);
     let divisor = divisor(header, job);
-    let (pixels, divisor) =
-        if interlaced { whole(reader, layout, divisor)? } else { rows(reader, layout, divisor)? };
+    let (pixels, divisor) = if interlaced {
+        whole(reader, layout, divisor, hidden)?
+    } else {
+        rows(reader, layout, divisor, hidden)?
+    };
     Ok(Decoded { pixels, divisor, icc })
 }
 
@@ -47,10 +51,14 @@ fn rows(
     mut reader: Reader<impl BufRead + Seek>,
     layout: Layout,
     divisor: u32,
+    hidden: Option<u8>,
 ) -> Result<(Pixels, u32), ThumbnailError> {
     let mut reducer = Reducer::new(reader.info().width, layout, divisor);
     while let Some(row) = reader.next_row().map_err(from_png)? {
-        reducer.push(row.data());
+        match hidden {
+            Some(grey) => reducer.push(&hide(row.data().to_vec(), grey)),
+            None => reducer.push(row.data()),
+        }
     }
     let divisor = reducer.divisor();
     Ok((reducer.finish(), divisor))
@@ -61,13 +69,38 @@ fn whole(
     mut reader: Reader<impl BufRead + Seek>,
     layout: Layout,
     divisor: u32,
+    hidden: Option<u8>,
 ) -> Result<(Pixels, u32), ThumbnailError> {
     let size =
         reader.output_buffer_size().ok_or(ThumbnailError::TooLarge("the image has too many pixels"))?;
     let mut data = vec![0; size];
     reader.next_frame(&mut data).map_err(from_png)?;
+    if let Some(grey) = hidden {
+        data = hide(data, grey);
+    }
     let (width, height) = reader.info().size();
     Ok(reduce(Pixels { width, height, layout, data }, divisor))
+}
+
+/// The grey that a picture of fewer than 8 bits hides. The specification masks a value of too many bits, which Pillow
+/// writes; the decoder compares it as it is.
+fn hidden_grey(info: &Info<'_>) -> Option<u8> {
+    let most = match (info.color_type, info.bit_depth) {
+        (ColorType::Grayscale, BitDepth::One) => 1,
+        (ColorType::Grayscale, BitDepth::Two) => 3,
+        (ColorType::Grayscale, BitDepth::Four) => 15,
+        _ => return None,
+    };
+    let value = info.trns.as_ref()?.first()? & most;
+    Some(u8::MAX.checked_div(most)?.saturating_mul(value))
+}
+
+/// Makes a grey invisible and all others visible.
+fn hide(mut data: Vec<u8>, hidden: u8) -> Vec<u8> {
+    for [grey, alpha] in data.as_chunks_mut::<2>().0 {
+        *alpha = if *grey == hidden { 0 } else { u8::MAX };
+    }
+    data
 }
 
 /// A failure inside the decoder as ours.

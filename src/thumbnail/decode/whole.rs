@@ -7,7 +7,6 @@ use image::codecs::gif::GifDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::{DynamicImage, ImageDecoder, Limits as ImageLimits};
 
-use super::super::Limits;
 use super::super::ThumbnailError;
 use super::super::pixels::{Decoded, Layout, Pixels};
 use super::super::plan::Job;
@@ -19,17 +18,16 @@ pub(super) fn decode(
     mut input: impl BufRead + Seek,
     header: &Header,
     job: &Job,
-    limits: &Limits,
 ) -> Result<Decoded, ThumbnailError> {
     match header.format {
-        Format::Gif => with_image(GifDecoder::new(input), header, job, limits),
+        Format::Gif => with_image(GifDecoder::new(input), header, job),
         Format::WebP => {
             let icc = webp_profile(&mut input, header)?;
             input.rewind()?;
-            let decoded = with_image(WebPDecoder::new(input), header, job, limits)?;
+            let decoded = with_image(WebPDecoder::new(input), header, job)?;
             Ok(Decoded { icc: Some(icc), ..decoded })
         }
-        Format::Bmp => with_image(BmpDecoder::new(input), header, job, limits),
+        Format::Bmp => with_image(BmpDecoder::new(input), header, job),
         Format::Jpeg | Format::Png | Format::Tiff => Err(ThumbnailError::NotAnImage),
     }
 }
@@ -39,14 +37,14 @@ fn with_image(
     decoder: image::ImageResult<impl ImageDecoder>,
     header: &Header,
     job: &Job,
-    limits: &Limits,
 ) -> Result<Decoded, ThumbnailError> {
     let mut decoder = decoder.map_err(from_image)?;
     if decoder.dimensions() != (header.width, header.height) {
         return Err(ThumbnailError::broken("the size is not what the header says"));
     }
     let mut bounds = ImageLimits::no_limits();
-    bounds.max_alloc = Some(limits.memory);
+    // A GIF's frame may be larger than its canvas: twice, or by what is little anyway, as was estimated.
+    bounds.max_alloc = Some(header.pixels().saturating_mul(8).max(LITTLE));
     decoder.set_limits(bounds).map_err(from_image)?;
     let image = DynamicImage::from_decoder(decoder).map_err(from_image)?;
     let (pixels, divisor) = reduce(into_pixels(image), divisor(header, job));
@@ -65,3 +63,6 @@ fn into_pixels(image: DynamicImage) -> Pixels {
     };
     Pixels { width, height, layout, data }
 }
+
+/// Bytes.
+const LITTLE: u64 = 1 << 20;
