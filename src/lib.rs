@@ -26,7 +26,7 @@ pub mod demo;
 mod disposition;
 mod error;
 pub mod federation;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod handlers;
 mod homeserver;

@@ -1,9 +1,42 @@
 //! The door for `tests/fuzz`: a function for each target, over parsers that the library keeps to itself.
 //!
-//! Exists only under cargo-fuzz, which sets `cfg(fuzzing)`. Owns what must hold for any input; refuses to know the
-//! fuzzer. A target is a row of `tests/fuzz/README.md`, a function here and a file of one call there.
+//! Exists only under cargo-fuzz, which sets `cfg(fuzzing)`, and in this crate's own tests, which try every seed and a few
+//! changes of each. Owns what must hold for any input; refuses to know the fuzzer. A target is a row of `tests/fuzz/README.md`, a function here and a file of one call there.
 #![allow(clippy::missing_panics_doc, clippy::panic, reason = "a panic is a finding")]
 
 mod picture;
 
 pub use picture::image;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    /// Every seed of a target, whole, cut short, and with some of its bytes changed.
+    fn try_seeds(target: &str, holds: impl Fn(&[u8])) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
+        let mut state = 1_u32;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            usize::try_from(state >> 8).unwrap().checked_rem(below).unwrap_or(0)
+        };
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let seed = std::fs::read(entry.unwrap().path()).unwrap();
+            holds(&seed);
+            holds(&seed[..random(seed.len())]);
+            for _ in 0..20 {
+                let mut changed = seed.clone();
+                for _ in 0..=random(4) {
+                    let at = random(changed.len());
+                    changed[at] = random(256).to_le_bytes()[0];
+                }
+                holds(&changed);
+            }
+        }
+    }
+
+    #[test]
+    fn what_must_hold_of_pictures_holds_for_the_seeds() {
+        try_seeds("image", |data| _ = super::image(data));
+    }
+}

@@ -5,7 +5,7 @@
 
 use moxcms::{ColorProfile, DataColorSpace, Layout as IccLayout, TransformOptions};
 
-use super::pixels::{Layout, Pixels};
+use super::pixels::{Layout, Pixels, from_unit};
 
 /// Converts by the profile; without one, or with a broken or unfitting one, colours count as sRGB already.
 pub(super) fn to_srgb(pixels: Pixels, icc: Option<&[u8]>) -> Pixels {
@@ -34,6 +34,11 @@ fn by_profile(pixels: &Pixels, icc: &[u8]) -> Option<Pixels> {
     let count = pixels.data.len().checked_div(pixels.layout.channels())?;
     let mut data = vec![0; count.saturating_mul(to.channels())];
     transform.transform(&pixels.data, &mut data).ok()?;
+    if pixels.layout == Layout::Cmyk {
+        let mut black = [0; 3];
+        transform.transform(&[u8::MAX; 4], &mut black).ok()?;
+        deepen(&mut data, black);
+    }
     // Grey stays grey: its three channels are equal.
     let (layout, data) = match pixels.layout {
         Layout::Grey => (Layout::Grey, data.as_chunks::<3>().0.iter().map(|[r, ..]| *r).collect()),
@@ -51,6 +56,39 @@ fn by_profile(pixels: &Pixels, icc: &[u8]) -> Option<Pixels> {
 pub(super) const MAX_PROFILE: u32 = 4 << 20;
 /// The same in a PNG, where the length is known only after inflating, and inks do not occur. A larger one is passed over.
 pub(super) const MAX_DEFLATED_PROFILE: u32 = 1 << 20;
+
+/// Black point compensation: the darkest that a press prints becomes black, all light above it in proportion. Without it
+/// every print looks faded.
+fn deepen(data: &mut [u8], black: [u8; 3]) {
+    let tables = black.map(|black| {
+        let floor = to_linear(black).min(MAX_FLOOR);
+        let mut table = [0; 256];
+        for (value, deep) in (0..=u8::MAX).zip(&mut table) {
+            *deep = from_linear((to_linear(value) - floor) / (1.0 - floor));
+        }
+        table
+    });
+    for pixel in data.as_chunks_mut::<3>().0 {
+        for (value, table) in pixel.iter_mut().zip(&tables) {
+            *value = table.get(usize::from(*value)).copied().unwrap_or(*value);
+        }
+    }
+}
+
+/// An sRGB value as light between 0 and 1 (IEC 61966-2-1).
+fn to_linear(value: u8) -> f32 {
+    let value = f32::from(value) / 255.0;
+    if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+}
+
+/// Light as an sRGB value; less than none is none.
+fn from_linear(light: f32) -> u8 {
+    let light = light.clamp(0.0, 1.0);
+    from_unit(if light <= 0.003_130_8 { light * 12.92 } else { light.powf(1.0 / 2.4).mul_add(1.055, -0.055) })
+}
+
+/// A paler black than this is none, or a profile's mistake.
+const MAX_FLOOR: f32 = 0.1;
 
 /// Inks as light that they let through.
 fn without_profile(pixels: &Pixels) -> Pixels {
@@ -90,6 +128,13 @@ mod tests {
         let got = to_srgb(one(Layout::Grey, &[55]), Some(&icc));
         assert_eq!(got.layout, Layout::Grey);
         assert!(got.data[0].abs_diff(128) <= 2, "{:?}", got.data);
+    }
+
+    #[test]
+    fn the_darkest_ink_becomes_black_and_white_stays() {
+        let mut data = [40, 40, 40, 255, 255, 255, 128, 128, 128, 20, 50, 255];
+        deepen(&mut data, [40; 3]);
+        assert_eq!(data, [0, 0, 0, 255, 255, 255, 123, 123, 123, 0, 27, 255]);
     }
 
     #[test]

@@ -194,6 +194,18 @@ fn quotient(sum: u32, count: u32) -> u8 {
     u8::try_from(rounded).unwrap_or(u8::MAX)
 }
 
+/// A sample between 0 and 1; what is beyond is clipped.
+pub(super) fn from_unit(sample: f32) -> u8 {
+    #[expect(
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturates"
+    )]
+    let byte = (sample * 255.0).round() as u8;
+    byte
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

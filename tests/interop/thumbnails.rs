@@ -35,7 +35,7 @@ impl Scenario {
         assert!(multipart.header("content-type").unwrap().starts_with("multipart/mixed"));
         assert!(multipart.body.windows(small.body.len()).any(|window| window == small.body));
 
-        self.step("bob uploads it at B, to Synapse; alice asks A for thumbnails, which fetches it once");
+        self.step("bob uploads it at B, to Synapse; alice asks A for thumbnails");
         let tower = self.bob_uploads(&photograph);
         shows_tower(&self.alice_gets(&thumbnail(&tower, query)), (96, 96));
         // The sidecar covers the box.

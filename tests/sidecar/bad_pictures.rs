@@ -251,11 +251,25 @@ fn hostile_jpegs() -> Vec<Case> {
 
 fn hostile_others() -> Vec<Case> {
     let bmp = picture(90, 90, ImageFormat::Bmp);
+    // The first frame's descriptor, after header and extensions.
+    let first = find(&gif(1), b"\x2c\0\0\0\0");
+    let xmp = [
+        b"\x21\xff\x0bXMP DataXMP".to_vec(),
+        [[255].as_slice(), &[7; 255]].concat().repeat(120_000),
+        vec![0],
+    ]
+    .concat();
     vec![
         ("empty", Vec::new(), BROKEN),
         ("noise", (0..5000_u32).map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect(), BROKEN),
         ("GIF of 100 000 frames", gif(100_000), GIVEN),
         ("GIF of 65 535 × 65 535", spliced(gif(1), 6, 4, &[0xff; 4]), TOO_LARGE),
+        (
+            "GIF of 100 × 100 with a frame of 60 000 × 500",
+            spliced(gif(1), first + 5, 4, &[0x60, 0xea, 0xf4, 1]),
+            TOO_LARGE,
+        ),
+        ("30 MB of a GIF's XMP", spliced(gif(1), first, 0, &xmp), TOO_LARGE),
         ("GIF of 0 × 0", spliced(gif(1), 6, 4, &[0; 4]), BROKEN),
         ("WebP's canvas of 16 384 × 16 384", webp_canvas(16_384, 16_384), TOO_LARGE),
         ("WebP's canvas of 9 000 × 9 000", webp_canvas(9_000, 9_000), TOO_LARGE),

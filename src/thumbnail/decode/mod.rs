@@ -32,7 +32,7 @@ pub(super) fn decode<R: BufRead + Seek>(
         }
         (_, Format::Png) => png::decode(input, header, &divisors),
         (_, Format::Tiff) => tiff::decode(input, header, &divisors, limits),
-        (Storage::Rows | Storage::Whole { .. }, _) => whole::decode(input, header, &divisors, limits),
+        (Storage::Rows | Storage::Whole { .. }, _) => whole::decode(input, header, &divisors),
     }
 }
 

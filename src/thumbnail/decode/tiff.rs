@@ -8,7 +8,7 @@ use tiff::tags::Tag;
 
 use super::super::Limits;
 use super::super::ThumbnailError;
-use super::super::pixels::{Decoded, Layout, Pixels};
+use super::super::pixels::{Decoded, Layout, Pixels, from_unit};
 use super::super::probe::{Header, from_tiff};
 use super::reduce;
 
@@ -80,18 +80,6 @@ fn to_bytes(samples: DecodingResult, depth: u8, row: usize) -> Result<Vec<u8>, T
         | DecodingResult::I32(_)
         | DecodingResult::I64(_) => return Err(ThumbnailError::broken("a rare depth of TIFF")),
     })
-}
-
-/// A sample between 0 and 1.
-fn from_unit(sample: f32) -> u8 {
-    #[expect(
-        clippy::as_conversions,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "saturates"
-    )]
-    let byte = (sample * 255.0).round() as u8;
-    byte
 }
 
 /// Samples that share bytes, spread over the whole range; rows begin at whole bytes.

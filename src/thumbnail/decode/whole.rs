@@ -7,7 +7,6 @@ use image::codecs::gif::GifDecoder;
 use image::{DynamicImage, ImageDecoder, Limits as ImageLimits};
 use image_webp::WebPDecoder;
 
-use super::super::Limits;
 use super::super::ThumbnailError;
 use super::super::pixels::{Decoded, Layout, Pixels};
 use super::super::probe::{Format, Header, from_image, from_webp, webp_profile};
@@ -18,12 +17,11 @@ pub(super) fn decode(
     input: impl BufRead + Seek,
     header: &Header,
     divisors: &[u32],
-    limits: &Limits,
 ) -> Result<Vec<Decoded>, ThumbnailError> {
     match header.format {
-        Format::Gif => with_image(GifDecoder::new(input), header, divisors, limits),
+        Format::Gif => with_image(GifDecoder::new(input), header, divisors),
         Format::WebP => webp(input, header, divisors),
-        Format::Bmp => with_image(BmpDecoder::new(input), header, divisors, limits),
+        Format::Bmp => with_image(BmpDecoder::new(input), header, divisors),
         Format::Jpeg | Format::Png | Format::Tiff => Err(ThumbnailError::NotAnImage),
     }
 }
@@ -33,14 +31,14 @@ fn with_image(
     decoder: image::ImageResult<impl ImageDecoder>,
     header: &Header,
     divisors: &[u32],
-    limits: &Limits,
 ) -> Result<Vec<Decoded>, ThumbnailError> {
     let mut decoder = decoder.map_err(from_image)?;
     if decoder.dimensions() != (header.width, header.height) {
         return Err(ThumbnailError::broken("the size is not what the header says"));
     }
     let mut bounds = ImageLimits::no_limits();
-    bounds.max_alloc = Some(limits.memory);
+    // A GIF's frame may be larger than its canvas: twice, or by what is little anyway, as was estimated.
+    bounds.max_alloc = Some(header.pixels().saturating_mul(8).max(LITTLE));
     decoder.set_limits(bounds).map_err(from_image)?;
     let image = DynamicImage::from_decoder(decoder).map_err(from_image)?;
     Ok(reduce(into_pixels(image), divisors, None))
@@ -78,3 +76,6 @@ fn into_pixels(image: DynamicImage) -> Pixels {
     };
     Pixels { width, height, layout, data }
 }
+
+/// Bytes.
+const LITTLE: u64 = 1 << 20;

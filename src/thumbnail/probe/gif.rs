@@ -3,6 +3,7 @@
 use std::io::{BufRead, Seek};
 
 use super::super::ThumbnailError;
+use super::super::color::MAX_PROFILE;
 use super::super::plan::Motion;
 use super::{Format, Header, Storage, bytes, skip};
 
@@ -20,7 +21,15 @@ pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, Thumbna
         match bytes::<1>(input) {
             Ok([0x21]) => {
                 skip(input, 1)?;
-                skip_blocks(input, frames)?;
+                let length = skip_blocks(input, frames)?;
+                if frames > 0 {
+                    continue;
+                }
+                // The decoder keeps a profile and XMP until its end.
+                header.profile_bytes = header.profile_bytes.saturating_add(length);
+                if header.profile_bytes > MAX_PROFILE {
+                    return Err(ThumbnailError::TooLarge("the image's metadata is too large"));
+                }
             }
             Ok([0x2c]) if frames > 0 => {
                 header.motion = Motion::Animated;
@@ -74,21 +83,23 @@ fn skip_palette(input: &mut impl Seek, flags: u8) -> Result<(), ThumbnailError> 
     if flags & 0x80 == 0 { Ok(()) } else { skip(input, entries.saturating_mul(3)) }
 }
 
-/// Passes over sub-blocks up to and with the empty one; what follows the first frame may be missing.
-fn skip_blocks(input: &mut (impl BufRead + Seek), frames: u32) -> Result<(), ThumbnailError> {
+/// Passes over sub-blocks up to and with the empty one and counts their bytes; what follows the first frame may be missing.
+fn skip_blocks(input: &mut (impl BufRead + Seek), frames: u32) -> Result<u32, ThumbnailError> {
+    let mut total = 0_u32;
     loop {
         match bytes::<1>(input) {
-            Ok([0]) => return Ok(()),
+            Ok([0]) => return Ok(total),
             Ok([length]) => {
                 // Consumed, not sought: a seek would throw the buffer away for each of these small blocks.
                 let mut block = [0; 255];
                 let block = block.get_mut(..usize::from(length)).unwrap_or_default();
                 match input.read_exact(block) {
-                    Err(_end) if frames > 0 => return Ok(()),
+                    Err(_end) if frames > 0 => return Ok(total),
                     other => other?,
                 }
+                total = total.saturating_add(u32::from(length));
             }
-            Err(_end) if frames > 0 => return Ok(()),
+            Err(_end) if frames > 0 => return Ok(total),
             Err(error) => return Err(error),
         }
     }

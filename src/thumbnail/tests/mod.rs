@@ -157,6 +157,27 @@ fn what_is_invisible_does_not_bleed_into_what_is_seen() {
     }
 }
 
+/// Found by fuzzing: of a side of few pixels the JPEG decoder takes a fraction that nobody asked for.
+#[test]
+fn slivers_of_jpegs_are_decoded() {
+    for (width, height) in [(300, 1), (1, 300), (300, 3), (4, 300), (17, 2), (3, 2), (2, 2)] {
+        let mut bytes = Vec::new();
+        let pixels = [220, 40, 40].repeat(usize::from(width) * usize::from(height));
+        let encoder = jpeg_encoder::Encoder::new(&mut bytes, 90);
+        encoder.encode(&pixels, width, height, jpeg_encoder::ColorType::Rgb).unwrap();
+        let mut input = Cursor::new(bytes.as_slice());
+        let header = probe(&mut input).unwrap();
+        for divisor in 1..=u32::from(width.max(height)) {
+            let (width, height) = (u32::from(width), u32::from(height));
+            let crop = Rect { x: 0, y: 0, width, height };
+            let (width, height) = (width.div_ceil(divisor), height.div_ceil(divisor));
+            let job = Job { crop, width, height, animated: false };
+            let got = render(&mut input, &header, &[job], &LIMITS).unwrap().remove(0);
+            assert_eq!(seen(&got).dimensions(), (width, height));
+        }
+    }
+}
+
 #[test]
 fn limits_bind_and_what_breaks_off_is_broken() {
     for sample in sources::all() {

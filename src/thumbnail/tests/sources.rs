@@ -178,6 +178,11 @@ fn pngs() -> Vec<Source> {
         ("grey PNG", of((8, 0, 0), &[], &rows(&grey, 1)), GREY),
         ("16-bit grey PNG", of((16, 0, 0), &[], &doubled(rows(&grey, 1))), GREY),
         ("1-bit PNG", of((1, 0, 0), &[], &packed(rows(&bits, 1), 1)), BITS),
+        (
+            "1-bit PNG with a tRNS of too many bits",
+            of((1, 0, 0), &[trns(&[0, 0xfe])], &packed(rows(&bits, 1), 1)),
+            both_holes,
+        ),
         ("1-bit PNG with tRNS", of((1, 0, 0), &[trns(&[0, 0])], &packed(rows(&bits, 1), 1)), both_holes),
         ("palette PNG", of((2, 3, 0), &[plte()], &indices), COLOR),
         (
