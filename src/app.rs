@@ -20,6 +20,7 @@ use crate::matrix::{Clock, Mxc, Random, ServerName, Timestamp};
 use crate::media::{Library, Making};
 use crate::names::{Names, SystemNames};
 use crate::sha256::Sha256;
+use crate::shelf::Shelf;
 use crate::thumbnail::Job;
 use crate::waiting::{Activity, Arrivals, Backlog, Gathering, Lanes, Memory, PendingUploads, SingleFlight};
 
@@ -61,6 +62,8 @@ pub struct App {
     pub(crate) backlog: Backlog<Mxc>,
     /// Whether it is.
     pub(crate) activity: Arc<Activity>,
+    /// What was served lately.
+    pub(crate) shelf: Shelf,
     /// Who waits for uploads.
     pub(crate) pending: PendingUploads,
     /// Fetches from each server.
@@ -157,6 +160,7 @@ impl App {
             backlog: Backlog::at_most(backlog),
             activity: Arc::new(Activity::new(clock, load)),
             picture_memory: Memory::new(config.thumbnails.memory.0),
+            shelf: Shelf::new(),
             pending: PendingUploads::default(),
             lanes: Lanes::default(),
             arrivals: Arrivals::default(),

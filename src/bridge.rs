@@ -312,6 +312,12 @@ fn read_at(file: &File, at: u64, left: u64, flags: ReadWriteFlags) -> io::Result
     Ok(buffer.into())
 }
 
+/// A whole small file, if the page cache has it. Never waits for a disk.
+pub(crate) fn read_cached(file: &File, size: u64) -> Option<Bytes> {
+    let bytes = read_at(file, 0, size, ReadWriteFlags::NOWAIT).ok()?;
+    (len_u64(bytes.len()) == size).then_some(bytes)
+}
+
 /// Whether the file system or kernel does not know `RWF_NOWAIT`.
 fn is_unsupported(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL))

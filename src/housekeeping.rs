@@ -66,7 +66,7 @@ async fn compare_keys(app: Arc<App>) {
     }
 }
 
-/// Does one thing now and every `period` from now on.
+/// Does one thing now and every `period` from now on. What it removed leaves the shelf.
 async fn repeat(app: Arc<App>, period: Duration, complaint: &'static str, job: fn(&Library) -> Result<()>) {
     let mut ticks = tokio::time::interval(period);
     loop {
@@ -75,5 +75,6 @@ async fn repeat(app: Arc<App>, period: Duration, complaint: &'static str, job: f
         if let Err(error) = app.bridge.run(Pool::Disk, move || job(&library)).await {
             tracing::error!(?error, "{complaint}");
         }
+        app.shelf.tidy(app.library.removals());
     }
 }

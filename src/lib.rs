@@ -7,7 +7,7 @@
 //! | L7 | [`commands`], [`demo`], `fuzzing` | what the command line does; the two-server tour; the fuzz targets' door |
 //! | L6 | `listeners`, [`server`] | the sockets; the hyper server: route table, dispatch, access line, drain |
 //! | L5 | `handlers`, `housekeeping` | one short async function for each endpoint; background jobs |
-//! | L4 | [`app`], `request`, `response`, `waiting`, `bridge`, `patience` | wiring; what is read and written; who waits for what; the async/sync seam; clients that stop reading |
+//! | L4 | [`app`], `request`, `shelf`, `response`, `waiting`, `bridge`, `patience` | wiring; what is read and written; what was served lately; who waits for what; the async/sync seam; clients that stop reading |
 //! | L3 | `media` | use-cases: create, upload, download, fetch, sweep; the ordering rules |
 //! | L2 | `homeserver`, `accounts`, [`federation`], `thumbnail` | the neighbour; access token → user; signatures, keys, discovery, the outbound ladder; small pictures of large ones |
 //! | L1 | `catalog`, `blobs`, `outbound`, [`names`], `multipart`, `range`, `disposition` | the `SQLite` catalog; the content-addressed directory; the guarded way out; DNS; pure protocol pieces |
@@ -43,5 +43,6 @@ mod request;
 mod response;
 pub mod server;
 mod sha256;
+mod shelf;
 mod thumbnail;
 mod waiting;

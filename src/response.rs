@@ -5,10 +5,9 @@
 //! [content repository](https://spec.matrix.org/v1.19/client-server-api/#content-repository) (media headers).
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -17,7 +16,7 @@ use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
 
-use crate::bridge::{FileStream, Readers};
+use crate::bridge::{self, FileStream, Readers};
 use crate::disposition;
 use crate::error::{Error, Kind, Loudness};
 use crate::matrix::{Timestamp, len_u64};
@@ -143,27 +142,97 @@ pub(crate) fn error(error: &Error, route: &str) -> Response {
     response
 }
 
+/// Stored media, ready to be sent as often as it is asked for.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    /// What it is.
+    stored: Stored,
+    /// Its entity tag: the content's name, quoted.
+    etag: String,
+    /// Headers of an answer with all of it, under its own name, but for who may keep it.
+    headers: HeaderMap,
+    /// All of it, if it is small and was in the page cache.
+    bytes: OnceLock<Bytes>,
+}
+
+/// Largest media that is kept in memory, bytes.
+pub(crate) const MAX_SMALL: u64 = 64 << 10;
+
+impl Ready {
+    /// Writes the headers.
+    pub(crate) fn new(stored: Stored) -> Self {
+        let Stored { filled, created, .. } = &stored;
+        let etag = format!("\"{}\"", filled.sha256);
+        let mut headers = HeaderMap::with_capacity(24);
+        headers.extend(CORS);
+        insert_media_headers(&mut headers, &filled.content_type, filled.upload_name.as_deref());
+        insert(&mut headers, header::ETAG, etag.clone());
+        insert(&mut headers, header::LAST_MODIFIED, http_date(*created));
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        headers.insert(header::CONTENT_LENGTH, filled.size.into());
+        Self { stored, etag, headers, bytes: OnceLock::new() }
+    }
+
+    /// What it is.
+    pub(crate) fn stored(&self) -> &Stored {
+        &self.stored
+    }
+
+    /// A stretch of it.
+    fn segment(&self, start: u64, length: u64, readers: &Readers) -> Segment {
+        let range = usize::try_from(start).ok().zip(usize::try_from(start.saturating_add(length)).ok());
+        match (self.bytes(), range) {
+            (Some(bytes), Some((start, end))) if end <= bytes.len() => {
+                Segment::Bytes(bytes.slice(start..end))
+            }
+            _ => Segment::File(FileStream::new(Arc::clone(&self.stored.file), start, length, readers)),
+        }
+    }
+
+    /// All of it, if it is small and the page cache has it.
+    fn bytes(&self) -> Option<&Bytes> {
+        let Stored { filled, file, .. } = &self.stored;
+        if self.bytes.get().is_none() && filled.size <= MAX_SMALL {
+            let bytes = bridge::read_cached(file, filled.size)?;
+            return Some(self.bytes.get_or_init(|| bytes));
+        }
+        self.bytes.get()
+    }
+}
+
 /// Stored media to a client, or raw to a server as MSC1902 has it: whole, a range of it, or the word that its copy is good.
 pub(crate) fn media(
-    stored: Stored,
+    ready: &Ready,
     file_name: Option<&str>,
     caching: Caching,
     conditions: Conditions<'_>,
     readers: &Readers,
 ) -> Response {
-    let Stored { filled, created, file } = stored;
-    let etag = format!("\"{}\"", filled.sha256);
-    if conditions.if_none_match.is_some_and(|tags| any_tag_matches(tags, &etag)) {
+    let Ready { stored: Stored { filled, .. }, etag, .. } = ready;
+    if conditions.if_none_match.is_some_and(|tags| any_tag_matches(tags, etag)) {
         let mut response = bare(StatusCode::NOT_MODIFIED, caching);
-        insert(response.headers_mut(), header::ETAG, etag);
+        insert(response.headers_mut(), header::ETAG, etag.clone());
         return response;
     }
     let fresh = conditions.if_range.is_none_or(|tag| tag.trim() == etag);
     let extent =
         conditions.range.filter(|_| fresh).map_or(Extent::Whole, |header| range::judge(header, filled.size));
-    let (status, start, length) = match extent {
-        Extent::Whole => (StatusCode::OK, 0, filled.size),
-        Extent::Part { start, length } => (StatusCode::PARTIAL_CONTENT, start, length),
+    let mut response = Response::new(Body::default());
+    *response.headers_mut() = ready.headers.clone();
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, caching.header());
+    if let Some(name) = file_name {
+        insert(headers, header::CONTENT_DISPOSITION, disposition::header(&filled.content_type, Some(name)));
+    }
+    let (start, length) = match extent {
+        Extent::Whole => (0, filled.size),
+        Extent::Part { start, length } => {
+            let last = start.saturating_add(length).saturating_sub(1);
+            insert(headers, header::CONTENT_RANGE, format!("bytes {start}-{last}/{}", filled.size));
+            headers.insert(header::CONTENT_LENGTH, length.into());
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            (start, length)
+        }
         Extent::Unsatisfiable => {
             let unsatisfiable = Error::new(Kind::RangeNotSatisfiable, "the range lies outside the media");
             let mut response = error(&unsatisfiable, "range");
@@ -171,19 +240,7 @@ pub(crate) fn media(
             return response;
         }
     };
-    let mut response = bare(status, caching);
-    let headers = response.headers_mut();
-    let name = file_name.or(filled.upload_name.as_deref());
-    insert_media_headers(headers, &filled.content_type, name);
-    insert(headers, header::ETAG, etag);
-    insert(headers, header::LAST_MODIFIED, http_date(created));
-    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert(header::CONTENT_LENGTH, length.into());
-    if status == StatusCode::PARTIAL_CONTENT {
-        let last = start.saturating_add(length).saturating_sub(1);
-        insert(headers, header::CONTENT_RANGE, format!("bytes {start}-{last}/{}", filled.size));
-    }
-    *response.body_mut() = Body::from_file(file, start, length, readers);
+    *response.body_mut() = Body::new([ready.segment(start, length, readers)]);
     response
 }
 
@@ -201,8 +258,8 @@ pub(crate) fn arriving(head: &RemoteHead, bytes: Chunks, file_name: Option<&str>
 
 /// Stored media to a server, as MSC3916 has it: multipart. The outer `Content-Disposition` is for Dendrite, which reads
 /// the file name there.
-pub(crate) fn multipart_federation(stored: Stored, boundary: &str, readers: &Readers) -> Response {
-    let Stored { filled, file, .. } = stored;
+pub(crate) fn multipart_federation(ready: &Ready, boundary: &str, readers: &Readers) -> Response {
+    let Stored { filled, .. } = ready.stored();
     let content_type = disposition::served_type(&filled.content_type);
     let disposition = disposition::header(&filled.content_type, filled.upload_name.as_deref());
     let before = multipart::prologue(boundary, &content_type, &disposition);
@@ -217,11 +274,8 @@ pub(crate) fn multipart_federation(stored: Stored, boundary: &str, readers: &Rea
     insert(headers, header::CONTENT_TYPE, format!("multipart/mixed; boundary={boundary}"));
     insert(headers, header::CONTENT_DISPOSITION, disposition);
     headers.insert(header::CONTENT_LENGTH, length.into());
-    let segments = [
-        Segment::Bytes(before.into()),
-        Segment::File(FileStream::new(Arc::new(file), 0, filled.size, readers)),
-        Segment::Bytes(after.into()),
-    ];
+    let segments =
+        [Segment::Bytes(before.into()), ready.segment(0, filled.size, readers), Segment::Bytes(after.into())];
     *response.body_mut() = Body::new(segments);
     response
 }
@@ -322,11 +376,6 @@ impl Body {
     /// Bytes in memory.
     fn from_bytes(bytes: Bytes) -> Self {
         Self::new([Segment::Bytes(bytes)])
-    }
-
-    /// A stretch of a file.
-    fn from_file(file: File, start: u64, length: u64, readers: &Readers) -> Self {
-        Self::new([Segment::File(FileStream::new(Arc::new(file), start, length, readers))])
     }
 
     /// Drops what would be sent, for HEAD; the headers stay.

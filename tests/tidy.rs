@@ -17,7 +17,7 @@ const LEVELS: [&[&str]; 8] = [
     &["range", "disposition", "multipart", "names", "outbound", "blobs", "catalog"],
     &["homeserver", "accounts", "federation", "thumbnail"],
     &["media"],
-    &["patience", "bridge", "waiting", "app", "response", "request"],
+    &["patience", "bridge", "waiting", "response", "shelf", "app", "request"],
     &["handlers", "housekeeping"],
     &["listeners", "server"],
     &["commands", "demo", "fuzzing"],

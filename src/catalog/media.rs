@@ -199,7 +199,9 @@ impl Catalog {
                 .prepare_cached("DELETE FROM media WHERE server_name = ?1 AND media_id = ?2")?
                 .execute([mxc.server_name.as_str(), mxc.media_id.as_str()])
                 .map(drop)
-        })
+        })?;
+        self.note_removal();
+        Ok(())
     }
 
     /// Whether any row refers to a blob.

@@ -11,6 +11,7 @@ mod servers;
 mod thumbnails;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::Connection;
 
@@ -28,6 +29,8 @@ pub(crate) struct Catalog {
     readers: Readers,
     /// The one connection that writes.
     writer: Writer,
+    /// How often media was removed.
+    removals: AtomicU64,
 }
 
 /// The schema, in the order it grew; `user_version` counts how many a database has.
@@ -44,7 +47,22 @@ impl Catalog {
         let mut connection =
             connection::open_writer(&path).map_err(|error| Error::internal("opening the catalog", error))?;
         migrate(&mut connection).map_err(|error| Error::internal("migrating the catalog", error))?;
-        Ok(Self { readers: Readers::new(&path)?, writer: Writer::start(connection)? })
+        Ok(Self {
+            readers: Readers::new(&path)?,
+            writer: Writer::start(connection)?,
+            removals: AtomicU64::new(0),
+        })
+    }
+
+    /// How often stored media was removed since the opening. What was read holds good while this does not change: rows of
+    /// stored media never change otherwise.
+    pub(crate) fn removals(&self) -> u64 {
+        self.removals.load(Ordering::Acquire)
+    }
+
+    /// Notes that stored media was removed. To be called once it is.
+    fn note_removal(&self) {
+        self.removals.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Whether the catalog answers, for the health check.

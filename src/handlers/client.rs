@@ -36,8 +36,8 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Door) -> 
     let file_name = call.file_name()?;
     let readers = app.bridge.readers();
     Ok(match obtain(app, call, &mxc, (viewer, fetch), Until::FirstByte).await? {
-        Obtained::Stored(stored) => {
-            response::media(stored, file_name.as_deref(), caching(viewer), call.conditions(), readers)
+        Obtained::Stored(ready) => {
+            response::media(&ready, file_name.as_deref(), caching(viewer), call.conditions(), readers)
         }
         Obtained::Arriving(head, chunks) => response::arriving(&head, chunks, file_name.as_deref()),
     })
@@ -48,7 +48,7 @@ pub(crate) async fn get_content_thumbnail(app: &Arc<App>, call: &mut Call, door:
     let (viewer, fetch) = admit(app, call, door).await?;
     let mxc = call.mxc(&app.server_name)?;
     let picture = thumbnails::thumbnail(app, call, &mxc, (viewer, fetch)).await?;
-    Ok(response::media(picture, None, caching(viewer), call.conditions(), app.bridge.readers()))
+    Ok(response::media(&picture, None, caching(viewer), call.conditions(), app.bridge.readers()))
 }
 
 /// Who asks for media, and whether that may cause a fetch.

@@ -9,9 +9,9 @@ use super::{Obtained, Until, authorise_server, obtain, thumbnails};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::matrix::Mxc;
-use crate::media::{RemoteFetch, Stored, Viewer};
+use crate::media::{RemoteFetch, Viewer};
 use crate::request::Call;
-use crate::response::{self, Caching, Response};
+use crate::response::{self, Caching, Ready, Response};
 
 /// How media is wrapped for a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(crate) enum Wrapping {
 pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, wrapping: Wrapping) -> Result<Response> {
     let mxc = admit(app, call).await?;
     match obtain(app, call, &mxc, (Viewer::Known, RemoteFetch::Refused), Until::Stored).await? {
-        Obtained::Stored(stored) => Ok(wrap(app, call, stored, wrapping)),
+        Obtained::Stored(ready) => Ok(wrap(app, call, &ready, wrapping)),
         Obtained::Arriving(..) => Err(Error::not_found()),
     }
 }
@@ -40,7 +40,7 @@ pub(crate) async fn get_content_thumbnail(
 ) -> Result<Response> {
     let mxc = admit(app, call).await?;
     let picture = thumbnails::thumbnail(app, call, &mxc, (Viewer::Known, RemoteFetch::Refused)).await?;
-    Ok(wrap(app, call, picture, wrapping))
+    Ok(wrap(app, call, &picture, wrapping))
 }
 
 /// The media of ours that a server asks for, once it has said who it is.
@@ -51,11 +51,11 @@ async fn admit(app: &Arc<App>, call: &mut Call) -> Result<Mxc> {
 }
 
 /// An answer in the asked family's form.
-fn wrap(app: &App, call: &Call, stored: Stored, wrapping: Wrapping) -> Response {
+fn wrap(app: &App, call: &Call, ready: &Ready, wrapping: Wrapping) -> Response {
     let readers = app.bridge.readers();
     match wrapping {
-        Wrapping::Raw => response::media(stored, None, Caching::Private, call.conditions(), readers),
-        Wrapping::Multipart => response::multipart_federation(stored, &boundary(app), readers),
+        Wrapping::Raw => response::media(ready, None, Caching::Private, call.conditions(), readers),
+        Wrapping::Multipart => response::multipart_federation(ready, &boundary(app), readers),
     }
 }
 

@@ -17,6 +17,8 @@ use crate::federation::{Claim, Verdict};
 use crate::matrix::{Mxc, ServerName};
 use crate::media::{Found, RemoteFetch, RemoteHead, Stored, Viewer};
 use crate::request::Call;
+use crate::response::Ready;
+use crate::shelf::Title;
 use crate::waiting::{Chunks, Served};
 
 pub(crate) use self::thumbnails::pregenerate;
@@ -24,7 +26,7 @@ pub(crate) use self::thumbnails::pregenerate;
 /// Media as it is to be served.
 pub(crate) enum Obtained {
     /// From the store.
-    Stored(Stored),
+    Stored(Arc<Ready>),
     /// While it arrives.
     Arriving(RemoteHead, Chunks),
 }
@@ -133,16 +135,21 @@ async fn obtain(
     (viewer, fetch): (Viewer, RemoteFetch),
     until: Until,
 ) -> Result<Obtained> {
+    let title = Title { mxc: mxc.clone(), wanted: None };
+    if let Some(ready) = serve_again(app, &title, viewer)? {
+        return Ok(Obtained::Stored(ready));
+    }
+    let serve = |stored: Stored| Ok(Obtained::Stored(app.shelf.put(title, stored)));
     let timeout = call.timeout();
     match find(app, mxc, viewer, fetch).await? {
-        Found::Stored(stored) => return Ok(Obtained::Stored(stored)),
+        Found::Stored(stored) => return serve(stored),
         Found::Pending => {
             let not_yet = || Error::new(Kind::NotYetUploaded, "the media is not yet uploaded");
             let mut waiter = app.pending.waiter(mxc).ok_or_else(not_yet)?;
             // The upload may have ended before the waiter was in place.
             match find(app, mxc, viewer, fetch).await? {
                 Found::Pending if !waiter.filled_within(timeout).await => return Err(not_yet()),
-                Found::Stored(stored) => return Ok(Obtained::Stored(stored)),
+                Found::Stored(stored) => return serve(stored),
                 Found::Pending | Found::Elsewhere => {}
             }
         }
@@ -167,9 +174,16 @@ async fn obtain(
         }
     }
     match find(app, mxc, viewer, RemoteFetch::Refused).await? {
-        Found::Stored(stored) => Ok(Obtained::Stored(stored)),
+        Found::Stored(stored) => serve(stored),
         Found::Pending | Found::Elsewhere => Err(Error::not_found()),
     }
+}
+
+/// What was served lately, if this viewer may see it.
+fn serve_again(app: &Arc<App>, title: &Title, viewer: Viewer) -> Result<Option<Arc<Ready>>> {
+    let Some(ready) = app.shelf.get(title, &app.library) else { return Ok(None) };
+    app.library.serve_again(&title.mxc, viewer, ready.stored())?;
+    Ok(Some(ready))
 }
 
 /// Asks the library.

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{Obtained, Until, find, obtain};
+use super::{Obtained, Until, find, obtain, serve_again};
 use crate::app::App;
 use crate::bridge::{Place, Pool};
 use crate::error::{Error, Result};
 use crate::matrix::Mxc;
 use crate::media::{self, BLURHASH_TIMEOUT, Found, Making, RemoteFetch, Stored, Thumbnail, Viewer};
 use crate::request::Call;
+use crate::response::Ready;
+use crate::shelf::Title;
 use crate::thumbnail::Wanted;
 use crate::waiting::Ticket;
 
@@ -18,15 +20,19 @@ pub(super) async fn thumbnail(
     call: &Call,
     mxc: &Mxc,
     (viewer, fetch): (Viewer, RemoteFetch),
-) -> Result<Stored> {
+) -> Result<Arc<Ready>> {
     let wanted = call.wanted_thumbnail()?;
+    let title = Title { mxc: mxc.clone(), wanted: Some(wanted) };
+    if let Some(ready) = serve_again(app, &title, viewer)? {
+        return Ok(ready);
+    }
     let making = match look(app, call, mxc, (viewer, fetch), wanted).await? {
-        Thumbnail::Ready(stored) => return Ok(stored),
+        Thumbnail::Ready(stored) => return Ok(app.shelf.put(title, stored)),
         Thumbnail::ToMake(making) => making,
     };
     make(app, vec![making]).await?;
     match look(app, call, mxc, (viewer, RemoteFetch::Refused), wanted).await? {
-        Thumbnail::Ready(stored) => Ok(stored),
+        Thumbnail::Ready(stored) => Ok(app.shelf.put(title, stored)),
         // Removed between the two looks.
         Thumbnail::ToMake(_) => Err(Error::not_found()),
     }
@@ -44,7 +50,7 @@ async fn look(
         return Err(Error::not_found());
     };
     let library = Arc::clone(&app.library);
-    app.bridge.run(Pool::Disk, move || library.find_thumbnail(original, wanted)).await
+    app.bridge.run(Pool::Disk, move || library.find_thumbnail(original.stored().clone(), wanted)).await
 }
 
 /// Makes pictures, each once for all who want it.

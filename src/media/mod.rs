@@ -91,14 +91,18 @@ pub(crate) enum Found {
 }
 
 /// Media ready to be served.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Stored {
     /// What it is.
     pub(crate) filled: Filled,
     /// When it came here.
     pub(crate) created: Timestamp,
+    /// Whether it may be served without a token.
+    pub(crate) open: bool,
+    /// How often something had been removed when it was looked up.
+    pub(crate) removals: u64,
     /// Its bytes.
-    pub(crate) file: File,
+    pub(crate) file: Arc<File>,
 }
 
 impl Library {
@@ -132,10 +136,9 @@ impl Library {
     /// # Errors
     /// `NotFound` when there is none or the viewer may not know of it, `Forbidden` for servers that configuration excludes.
     pub(crate) fn find(&self, mxc: &Mxc, viewer: Viewer, fetch: RemoteFetch) -> Result<Found> {
+        self.check_policy(mxc)?;
         let is_ours = mxc.server_name == self.server_name;
-        if !is_ours {
-            self.federation.check_policy(&mxc.server_name)?;
-        }
+        let removals = self.removals();
         match self.catalog.media(mxc)? {
             // A pending ID is pending on frozen routes too: its flag is decided when it is filled.
             Some(Media { content: Content::Pending { expires }, .. })
@@ -150,7 +153,8 @@ impl Library {
                 match self.open_blob(mxc, &filled)? {
                     Some(file) => {
                         self.note_access(mxc);
-                        Ok(Found::Stored(Stored { filled, created, file }))
+                        let file = Arc::new(file);
+                        Ok(Found::Stored(Stored { filled, created, open, removals, file }))
                     }
                     None if is_ours => Err(Error::not_found()),
                     None => {
@@ -162,6 +166,33 @@ impl Library {
             Some(_) => Err(Error::not_found()),
             None if is_ours => Err(Error::not_found()),
             None => self.elsewhere(viewer, fetch),
+        }
+    }
+
+    /// Whether what was looked up before may be served to `viewer`, and notes that it is. Never blocks.
+    ///
+    /// # Errors
+    /// Those of [`Self::find`].
+    pub(crate) fn serve_again(&self, mxc: &Mxc, viewer: Viewer, stored: &Stored) -> Result<()> {
+        self.check_policy(mxc)?;
+        if !self.may_see(viewer, stored.open) {
+            return Err(Error::not_found());
+        }
+        self.note_access(mxc);
+        Ok(())
+    }
+
+    /// How often media was removed: while it does not change, what was looked up holds good.
+    pub(crate) fn removals(&self) -> u64 {
+        self.catalog.removals()
+    }
+
+    /// Refuses media of servers that configuration excludes.
+    fn check_policy(&self, mxc: &Mxc) -> Result<()> {
+        if mxc.server_name == self.server_name {
+            Ok(())
+        } else {
+            self.federation.check_policy(&mxc.server_name)
         }
     }
 

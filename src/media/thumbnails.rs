@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::BufReader;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Library, Stored};
@@ -112,10 +113,8 @@ impl Library {
     pub(crate) fn missing_thumbnails(&self, stored: &Stored) -> Result<Vec<Making>> {
         let mut missing: Vec<Making> = Vec::new();
         for ThumbnailSize { width, height, method } in &self.thumbnails.sizes {
-            let file = stored.file.try_clone().map_err(|error| Error::internal("opening a blob", error))?;
-            let again = Stored { file, filled: stored.filled.clone(), created: stored.created };
             let wanted = Wanted { width: *width, height: *height, method: *method, motion: Motion::Still };
-            match self.find_thumbnail(again, wanted)? {
+            match self.find_thumbnail(stored.clone(), wanted)? {
                 Thumbnail::ToMake(making) if missing.iter().all(|other| other.job != making.job) => {
                     missing.push(making);
                 }
@@ -216,7 +215,8 @@ impl Library {
         let file =
             self.blobs.get(&filled.sha256).map_err(|error| Error::internal("opening a blob", error))?;
         let content_type = filled.content_type.clone();
-        Ok(file.map(|file| as_picture(Stored { filled, created: of.created, file }, &content_type)))
+        let made = |file| Stored { filled, file: Arc::new(file), ..of.clone() };
+        Ok(file.map(|file| as_picture(made(file), &content_type)))
     }
 
     /// The configured limits.

@@ -1,0 +1,81 @@
+//! Media that was served lately, ready to be served again: without a look at the catalog, a path to open, or a thread to
+//! wait for.
+//!
+//! Owns how much of it is kept and for how long it holds good. What stands on the shelf was looked up at some number of
+//! removals ([`Library::removals`]); once there was a further one, anything may be gone, and all of it is looked up anew.
+//! Refuses to know who may see it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use crate::matrix::Mxc;
+use crate::media::{Library, Stored};
+use crate::response::{MAX_SMALL, Ready};
+use crate::thumbnail::Wanted;
+
+/// What the shelf may hold, bytes.
+const CAPACITY: u64 = 4 << 20;
+
+/// What anything counts for at least, bytes: 256 open files at most.
+const LEAST: u64 = 16 << 10;
+
+/// What media is found by: its address and, of its thumbnails, the request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Title {
+    /// Whose.
+    pub(crate) mxc: Mxc,
+    /// `None` for the media itself.
+    pub(crate) wanted: Option<Wanted>,
+}
+
+/// Media that was served lately.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    /// What there is.
+    cache: Cache<Title, Arc<Ready>, BySize>,
+    /// Removals when it was last cleared.
+    removals: AtomicU64,
+}
+
+/// Weighs by the bytes that are held in memory.
+#[derive(Clone, Debug)]
+struct BySize;
+
+impl Weighter<Title, Arc<Ready>> for BySize {
+    fn weight(&self, _title: &Title, ready: &Arc<Ready>) -> u64 {
+        let size = ready.stored().filled.size;
+        if size <= MAX_SMALL { size.max(LEAST) } else { LEAST }
+    }
+}
+
+impl Shelf {
+    /// An empty one.
+    pub(crate) fn new() -> Self {
+        let items = usize::try_from(CAPACITY.div_euclid(LEAST)).unwrap_or(1);
+        Self { cache: Cache::with_weighter(items, CAPACITY, BySize), removals: AtomicU64::new(0) }
+    }
+
+    /// What is there of this title and still holds good. Never blocks.
+    pub(crate) fn get(&self, title: &Title, library: &Library) -> Option<Arc<Ready>> {
+        self.cache.get(title).filter(|ready| ready.stored().removals == library.removals())
+    }
+
+    /// Puts media there.
+    pub(crate) fn put(&self, title: Title, stored: Stored) -> Arc<Ready> {
+        self.tidy(stored.removals);
+        let ready = Arc::new(Ready::new(stored));
+        self.cache.insert(title, Arc::clone(&ready));
+        ready
+    }
+
+    /// Lets go of everything if something was removed since the last time: the files of removed media take room on the disk
+    /// for as long as they are open.
+    pub(crate) fn tidy(&self, removals: u64) {
+        if self.removals.fetch_max(removals, Ordering::Relaxed) < removals {
+            self.cache.clear();
+        }
+    }
+}
