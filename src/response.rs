@@ -296,9 +296,11 @@ fn insert_media_headers(headers: &mut HeaderMap, content_type: &str, file_name: 
     headers.extend(MEDIA_SECURITY);
 }
 
-/// Inserts text that cannot be unfit for a header: everything here is made of checked parts.
+/// Inserts text, in place of what was there, that cannot be unfit for a header: everything here is made of checked parts.
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
-    headers.extend(HeaderValue::try_from(value).ok().map(|value| (name, value)));
+    if let Ok(value) = HeaderValue::try_from(value) {
+        headers.insert(name, value);
+    }
 }
 
 /// Whether one of the entity tags of `If-None-Match` is `etag`, compared weakly (RFC 9110 §13.1.2).
