@@ -12,6 +12,7 @@ use crate::blobs::Blobs;
 use crate::bridge::Bridge;
 use crate::catalog::Catalog;
 use crate::config::Config;
+use crate::disk::{Disk, SystemDisk};
 use crate::error::{Error, Result};
 use crate::federation::{Federation, Parts, SigningKey};
 use crate::homeserver::Homeserver;
@@ -70,10 +71,12 @@ pub struct Surroundings {
     pub random: Random,
     /// DNS.
     pub names: Arc<dyn Names>,
+    /// What blobs are written to.
+    pub disk: Arc<dyn Disk>,
 }
 
 impl Surroundings {
-    /// The system's time, randomness and DNS.
+    /// The system's time, randomness, DNS and disk.
     ///
     /// # Panics
     /// Its randomness does when the system has none: media IDs must not be predictable.
@@ -86,6 +89,7 @@ impl Surroundings {
             )]
             random: Arc::new(|bytes| getrandom::fill(bytes).expect("the system's random source works")),
             names: Arc::new(SystemNames::default()),
+            disk: Arc::new(SystemDisk),
         }
     }
 }
@@ -93,10 +97,10 @@ impl Surroundings {
 impl App {
     /// Opens the store below `config.data_dir` and wires the parts. `signing_key` is the homeserver's.
     pub fn open(config: &Config, signing_key: SigningKey, surroundings: Surroundings) -> Result<Arc<Self>> {
-        let Surroundings { clock, random, names } = surroundings;
+        let Surroundings { clock, random, names, disk } = surroundings;
         let lock = lock_data_dir(&config.data_dir)?;
         let catalog = Arc::new(Catalog::open(&config.data_dir)?);
-        let blobs = Blobs::open(&config.data_dir)
+        let blobs = Blobs::open(&config.data_dir, disk)
             .map_err(|error| Error::internal("opening the blob store", error))?;
 
         let homeserver = Homeserver::new(&config.homeserver.url, Arc::clone(&names))

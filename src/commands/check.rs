@@ -229,7 +229,7 @@ fn check_proxy(
     key: &SigningKey,
     report: &mut Report<'_, impl Write>,
 ) -> Result<(), Failure> {
-    let Surroundings { clock, random, names } = Surroundings::system();
+    let Surroundings { clock, random, names, .. } = Surroundings::system();
     let limits = Limits { stall: TIMEOUT, total: Some(TIMEOUT) };
     // It is our own server that is asked: where it lies is the operator's affair.
     let ca_file = config.federation.ca_file.as_deref();
