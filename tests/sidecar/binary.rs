@@ -312,7 +312,8 @@ fn sigterm_lets_running_requests_end_and_refuses_new_ones() {
     let mut service = folder.serve();
     let alice = service.alice();
     let mut running = alice.connect();
-    write!(running, "{}Content-Length: 10\r\n\r\nhello", alice.head_of("POST", UPLOAD)).unwrap();
+    write!(running, "{}Content-Length: 300005\r\n\r\n", alice.head_of("POST", UPLOAD)).unwrap();
+    running.write_all(&vec![7; 300_000]).unwrap();
     eventually("the upload has begun", || std::fs::read_dir(folder.path("data/tmp")).unwrap().count() == 1);
     service.signal(rustix::process::Signal::TERM);
     eventually("nobody is accepted", || std::net::TcpStream::connect(service.address).is_err());
