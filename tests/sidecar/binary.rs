@@ -45,7 +45,7 @@ impl Folder {
     }
 }
 
-fn command(folder: &Path) -> Command {
+pub fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_media-sidecar"));
     command.current_dir(folder).env_remove("RUST_LOG");
     command
@@ -63,7 +63,7 @@ pub struct Service {
 }
 
 impl Service {
-    fn start(command: &mut Command) -> Self {
+    pub fn start(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(std::sync::Mutex::new(String::new()));

@@ -37,5 +37,6 @@ mod harness;
 mod housekeeping;
 mod remotes;
 mod routes;
+mod systemd;
 mod thumbnails;
 mod uploads;
