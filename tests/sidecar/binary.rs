@@ -40,6 +40,11 @@ impl Folder {
         command(self.folder.path()).args(arguments).output().unwrap()
     }
 
+    /// Starts the service and does not wait for it.
+    pub fn spawn(&self) -> Child {
+        command(self.folder.path()).arg("serve").stderr(Stdio::null()).spawn().unwrap()
+    }
+
     pub fn serve(&self) -> Service {
         Service::start(command(self.folder.path()).arg("serve"))
     }
