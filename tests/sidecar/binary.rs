@@ -99,6 +99,13 @@ impl Service {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Resident memory.
+    pub fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }

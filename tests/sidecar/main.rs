@@ -35,6 +35,7 @@ mod federation_outbound;
 mod freeze;
 mod harness;
 mod housekeeping;
+mod load;
 mod remotes;
 mod routes;
 mod systemd;
