@@ -13,6 +13,7 @@ use crate::blobs::Blobs;
 use crate::bridge::Bridge;
 use crate::catalog::Catalog;
 use crate::config::Config;
+use crate::disk::{Disk, SystemDisk};
 use crate::error::{Error, Result};
 use crate::federation::{Federation, Parts, SigningKey};
 use crate::homeserver::Homeserver;
@@ -85,10 +86,12 @@ pub struct Surroundings {
     pub names: Arc<dyn Names>,
     /// The machine's load over the last minute, percent of its processors.
     pub load: Arc<dyn Fn() -> u32 + Send + Sync>,
+    /// What blobs are written to.
+    pub disk: Arc<dyn Disk>,
 }
 
 impl Surroundings {
-    /// The system's time, randomness, DNS and load.
+    /// The system's time, randomness, DNS, load and disk.
     ///
     /// # Panics
     /// Its randomness does when the system has none: media IDs must not be predictable.
@@ -102,6 +105,7 @@ impl Surroundings {
             random: Arc::new(|bytes| getrandom::fill(bytes).expect("the system's random source works")),
             names: Arc::new(SystemNames::default()),
             load: Arc::new(system_load),
+            disk: Arc::new(SystemDisk),
         }
     }
 }
@@ -118,10 +122,10 @@ fn system_load() -> u32 {
 impl App {
     /// Opens the store below `config.data_dir` and wires the parts. `signing_key` is the homeserver's.
     pub fn open(config: &Config, signing_key: SigningKey, surroundings: Surroundings) -> Result<Arc<Self>> {
-        let Surroundings { clock, random, names, load } = surroundings;
+        let Surroundings { clock, random, names, load, disk } = surroundings;
         let lock = lock_data_dir(&config.data_dir)?;
         let catalog = Arc::new(Catalog::open(&config.data_dir)?);
-        let blobs = Blobs::open(&config.data_dir)
+        let blobs = Blobs::open(&config.data_dir, disk)
             .map_err(|error| Error::internal("opening the blob store", error))?;
 
         let homeserver = Homeserver::new(&config.homeserver.url, Arc::clone(&names))

@@ -3,18 +3,19 @@
 //! Owns the one gate through which bytes become a blob, and the durability of what passed it: temp file in the same file
 //! system → write → fsync → rename → fsync of the directory. Refuses to know who refers to a blob: that is
 //! `catalog.rs`; the caller writes the row after [`Ingest::finish`] and while it holds the [`Claim`].
+//!
+//! Everything that changes the store goes through its [`Disk`].
 
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest as _, Sha256 as Hasher};
-use tempfile::NamedTempFile;
 
+use crate::disk::Disk;
 use crate::error::{self, Error};
 use crate::matrix::len_u64;
 use crate::sha256::Sha256;
@@ -26,6 +27,10 @@ pub(crate) struct Blobs {
     root: PathBuf,
     /// `data_dir/tmp`
     tmp: PathBuf,
+    /// What both lie on.
+    disk: Arc<dyn Disk>,
+    /// Names the next temp file. `tmp` is emptied at the start and one process's alone, so a number will do.
+    next_temp: AtomicU64,
     /// How many [`Claim`]s are out for each name. Held while a blob is removed, so that no upload can take for granted
     /// a file that is about to go.
     claims: Mutex<HashMap<Sha256, usize>>,
@@ -38,14 +43,25 @@ pub(crate) struct Blobs {
 pub(crate) struct Ingest {
     /// Where to.
     blobs: Arc<Blobs>,
-    /// Deleted on drop.
-    file: NamedTempFile,
+    /// Where they are until then.
+    temp: TempFile,
     /// Of the bytes so far.
     hasher: Hasher,
     /// Bytes so far.
     size: u64,
     /// Most bytes allowed.
     limit: u64,
+}
+
+/// A file in `tmp`, deleted on drop unless it was renamed.
+#[derive(Debug)]
+struct TempFile {
+    /// What it lies on.
+    disk: Arc<dyn Disk>,
+    /// Its name; `None` once that is a blob's.
+    path: Option<PathBuf>,
+    /// The one handle that writes.
+    file: File,
 }
 
 /// A blob that is in place and durable, and cannot be removed while this lives. Hold it until the row is committed.
@@ -57,6 +73,16 @@ pub(crate) struct Claim {
     sha256: Sha256,
     /// Its length, bytes.
     size: u64,
+}
+
+/// Bytes that did not become a durable blob. A file may lie under the blob's name all the same.
+#[derive(Debug, thiserror::Error)]
+#[error("making the blob {sha256} durable")]
+pub(crate) struct Unfinished {
+    /// The blob's name.
+    pub(crate) sha256: Sha256,
+    /// What the file system said.
+    source: io::Error,
 }
 
 /// Why bytes did not get in.
@@ -72,24 +98,25 @@ pub(crate) enum IngestError {
 
 impl Blobs {
     /// Opens the store below `data_dir`, creating it if need be, and deletes temp files an interrupted run left.
-    pub(crate) fn open(data_dir: &Path) -> io::Result<Arc<Self>> {
+    pub(crate) fn open(data_dir: &Path, disk: Arc<dyn Disk>) -> io::Result<Arc<Self>> {
         let (root, tmp) = (data_dir.join("blobs"), data_dir.join("tmp"));
-        create_private_folder(&root)?;
-        create_private_folder(&tmp)?;
-        sync_folder(data_dir)?;
+        disk.create_folder(&root)?;
+        disk.create_folder(&tmp)?;
+        disk.sync_folder(data_dir)?;
         for leftover in fs::read_dir(&tmp)? {
-            fs::remove_file(leftover?.path())?;
+            disk.remove(&leftover?.path())?;
         }
         let durable_folders = (0..=u16::MAX).map(|_| AtomicBool::new(false)).collect();
-        Ok(Arc::new(Self { root, tmp, claims: Mutex::default(), durable_folders }))
+        let (next_temp, claims) = (AtomicU64::new(0), Mutex::default());
+        Ok(Arc::new(Self { root, tmp, disk, next_temp, claims, durable_folders }))
     }
 
     /// Starts taking in at most `limit` bytes.
     pub(crate) fn ingest(self: &Arc<Self>, limit: u64) -> io::Result<Ingest> {
-        // Read-only from birth: nothing but this handle ever writes to it.
-        let file =
-            tempfile::Builder::new().permissions(Permissions::from_mode(0o400)).tempfile_in(&self.tmp)?;
-        Ok(Ingest { blobs: Arc::clone(self), file, hasher: Hasher::new(), size: 0, limit })
+        let path = self.tmp.join(self.next_temp.fetch_add(1, Ordering::Relaxed).to_string());
+        let temp =
+            TempFile { disk: Arc::clone(&self.disk), file: self.disk.create(&path)?, path: Some(path) };
+        Ok(Ingest { blobs: Arc::clone(self), temp, hasher: Hasher::new(), size: 0, limit })
     }
 
     /// Opens a blob for reading; `None` when it is not there.
@@ -112,7 +139,7 @@ impl Blobs {
         if claims.contains_key(sha256) || is_wanted()? {
             return Ok(false);
         }
-        match fs::remove_file(self.path(sha256)) {
+        match self.disk.remove(&self.path(sha256)) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             Err(error) => Err(Error::internal("removing a blob", error)),
@@ -158,11 +185,11 @@ impl Blobs {
         if durable.load(Ordering::Acquire) {
             return Ok(());
         }
-        create_private_folder(folder)?;
+        self.disk.create_folder(folder)?;
         if let Some(outer_folder) = folder.parent() {
-            sync_folder(outer_folder)?;
+            self.disk.sync_folder(outer_folder)?;
         }
-        sync_folder(&self.root)?;
+        self.disk.sync_folder(&self.root)?;
         durable.store(true, Ordering::Release);
         Ok(())
     }
@@ -180,7 +207,7 @@ impl Ingest {
         if size > self.limit {
             return Err(IngestError::TooLarge(self.limit));
         }
-        self.file.write_all(bytes)?;
+        self.temp.disk.write(&self.temp.file, bytes)?;
         self.hasher.update(bytes);
         self.size = size;
         Ok(())
@@ -193,24 +220,48 @@ impl Ingest {
 
     /// A second handle on the bytes so far. It stays good after [`finish`](Self::finish), and after a drop.
     pub(crate) fn reader(&self) -> io::Result<File> {
-        File::open(self.file.path())
+        File::open(self.temp.path.as_deref().ok_or(io::ErrorKind::NotFound)?)
     }
 
     /// Makes a durable blob of what was taken in. Identical bytes are stored once: the second comer finds them there.
-    pub(crate) fn finish(self) -> io::Result<Claim> {
-        let sha256 = Sha256::from_bytes(self.hasher.finalize().into());
-        let path = self.blobs.path(&sha256);
-        let folder = path.parent().unwrap_or(&self.blobs.root);
-        let claim = Claim::new(self.blobs.clone(), sha256, self.size);
+    pub(crate) fn finish(self) -> Result<Claim, Unfinished> {
+        let Self { blobs, temp, hasher, size, .. } = self;
+        let sha256 = Sha256::from_bytes(hasher.finalize().into());
+        // Claimed first: from here on nobody removes a file of that name.
+        let claim = Claim::new(Arc::clone(&blobs), sha256, size);
+        match temp.become_blob(&blobs, &sha256) {
+            Ok(()) => Ok(claim),
+            Err(source) => Err(Unfinished { sha256, source }),
+        }
+    }
+}
+
+impl TempFile {
+    /// Takes the place of a blob in `blobs`, unless one is there, and makes its name durable.
+    fn become_blob(mut self, blobs: &Blobs, sha256: &Sha256) -> io::Result<()> {
+        let path = blobs.path(sha256);
+        let folder = path.parent().unwrap_or(&blobs.root);
         if !path.exists() {
-            self.file.as_file().sync_all()?;
-            self.blobs.make_durable_folder(&sha256, folder)?;
-            // Two comers at once: the second rename puts identical bytes over the first's.
-            self.file.persist(&path).map_err(|error| error.error)?;
+            self.disk.sync(&self.file)?;
+            blobs.make_durable_folder(sha256, folder)?;
+            if let Some(temp) = &self.path {
+                // Two comers at once: the second rename puts identical bytes over the first's.
+                self.disk.rename(temp, &path)?;
+                self.path = None;
+            }
         }
         // For a file found there too: whoever renamed it may not have come this far.
-        sync_folder(folder)?;
-        Ok(claim)
+        self.disk.sync_folder(folder)
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path
+            && let Err(error) = self.disk.remove(path)
+        {
+            tracing::error!(%error, "a temp file stays until the next start");
+        }
     }
 }
 
@@ -247,16 +298,6 @@ impl Drop for Claim {
     }
 }
 
-/// Makes a folder and its parents, for the owner alone; fine if it is there.
-fn create_private_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// Puts the names in a folder on disk.
-fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
 /// The folders in a folder whose names are two hex digits.
 fn folders(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
@@ -273,8 +314,10 @@ fn folders(path: &Path) -> io::Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::disk::SystemDisk;
 
     /// SHA-256 of "hello".
     const HELLO: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
@@ -282,7 +325,7 @@ mod tests {
     /// A store in a folder that goes with the first value.
     fn store() -> (tempfile::TempDir, Arc<Blobs>) {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path()).unwrap();
+        let blobs = Blobs::open(folder.path(), Arc::new(SystemDisk)).unwrap();
         (folder, blobs)
     }
 
@@ -380,7 +423,7 @@ mod tests {
         ingest.write(b"half").unwrap();
         std::mem::forget(ingest);
         assert_eq!(leftovers(&folder), 1);
-        Blobs::open(folder.path()).unwrap();
+        Blobs::open(folder.path(), Arc::new(SystemDisk)).unwrap();
         assert_eq!(leftovers(&folder), 0);
     }
 

@@ -10,7 +10,7 @@
 //! | L4 | [`app`], `request`, `shelf`, `response`, `waiting`, `bridge`, `patience` | wiring; what is read and written; what was served lately; who waits for what; the async/sync seam; clients that stop reading |
 //! | L3 | `media` | use-cases: create, upload, download, fetch, sweep; the ordering rules |
 //! | L2 | `homeserver`, `accounts`, [`federation`], `thumbnail` | the neighbour; access token → user; signatures, keys, discovery, the outbound ladder; small pictures of large ones |
-//! | L1 | `catalog`, `blobs`, `outbound`, [`names`], `multipart`, `range`, `disposition` | the `SQLite` catalog; the content-addressed directory; the guarded way out; DNS; pure protocol pieces |
+//! | L1 | `catalog`, [`disk`], `blobs`, `outbound`, [`names`], `multipart`, `range`, `disposition` | the `SQLite` catalog; the few operations that durability rests on; the content-addressed directory; the guarded way out; DNS; pure protocol pieces |
 //! | L0 | [`matrix`], `error`, [`config`], `sha256` | vocabulary |
 //!
 //! Everything up to L3 is plain blocking Rust. `async` begins in L4, and `bridge` is the one place where the two meet.
@@ -23,6 +23,7 @@ mod catalog;
 pub mod commands;
 pub mod config;
 pub mod demo;
+pub mod disk;
 mod disposition;
 mod error;
 pub mod federation;

@@ -1,7 +1,7 @@
 //! A connection that is given up when its other end takes nothing.
 //!
-//! hyper limits the wait for a request's head and has no word for a client that stops reading an answer; such clients would
-//! hold their places for ever.
+//! hyper limits the wait for a request's head and has no word for a client that stops reading an answer, or reads it by the
+//! byte; such clients would hold their places for ever.
 
 use std::future::Future as _;
 use std::io;
@@ -12,16 +12,17 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// A stream whose writes fail when none of them moves a byte for a while.
+/// A stream whose writes fail when what was written is not all taken, up to the next flush, for a while. hyper flushes after
+/// each buffer that it has filled, 64 to 192 KiB of a large answer: the slowest reader is one of that much a `patience`.
 #[derive(Debug)]
 pub(crate) struct Patient<S> {
     /// The connection.
     stream: S,
-    /// How long a write may wait.
+    /// How long writes may wait in all before a flush.
     patience: Duration,
-    /// When the write that waits is given up; made when the first one waits.
+    /// When writing is given up; made when the first write waits.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Whether a write waits now.
+    /// Whether a write has waited since the last flush.
     is_waiting: bool,
 }
 
@@ -31,10 +32,9 @@ impl<S> Patient<S> {
         Self { stream, patience, deadline: None, is_waiting: false }
     }
 
-    /// Passes on what came of a write, or gives up one that has waited too long.
+    /// Passes on what came of a write, or gives up when writes have waited too long.
     fn judge<T>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
-            self.is_waiting = false;
             return poll;
         }
         let patience = self.patience;
@@ -76,6 +76,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.stream).poll_flush(context);
+        if poll.is_ready() {
+            self.is_waiting = false;
+        }
         self.judge(context, poll)
     }
 
@@ -103,27 +106,53 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_reader_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
+    /// Runs with time that passes at once when nothing else happens.
+    fn run<F: Future>(future: F) -> F::Output {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(async {
-            let patience = Duration::from_mins(1);
+        runtime.block_on(future)
+    }
+
+    const PATIENCE: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn a_reader_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
+        run(async {
             let (near, mut far) = duplex(8);
-            let mut stream = Patient::new(near, patience);
+            let mut stream = Patient::new(near, PATIENCE);
             let slow = tokio::spawn(async move {
                 let mut taken = [0; 8];
-                for _ in 0..3 {
-                    tokio::time::sleep(patience.div_f32(2.0)).await;
+                for _ in 0..5 {
+                    tokio::time::sleep(PATIENCE.div_f32(2.0)).await;
                     far.read_exact(&mut taken).await.unwrap();
                 }
                 far
             });
-            stream.write_all(&[7; 24]).await.unwrap();
+            for _ in 0..5 {
+                stream.write_all(&[7; 8]).await.unwrap();
+                stream.flush().await.unwrap();
+            }
             let _far = slow.await.unwrap();
             stream.write_all(&[7; 8]).await.unwrap();
             let error = stream.write_all(&[7; 8]).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        });
+    }
+
+    #[test]
+    fn a_reader_that_takes_a_byte_now_and_then_is_given_up() {
+        run(async {
+            let (near, mut far) = duplex(8);
+            let mut stream = Patient::new(near, PATIENCE);
+            let trickle = tokio::spawn(async move {
+                while far.read_u8().await.is_ok() {
+                    tokio::time::sleep(PATIENCE.div_f32(4.0)).await;
+                }
+            });
+            let error = stream.write_all(&[7; 1000]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            drop(stream);
+            trickle.await.unwrap();
         });
     }
 }

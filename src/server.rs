@@ -45,7 +45,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 const WRITE_STALL: Duration = Duration::from_mins(1);
 
 /// Largest request head, and read buffer of a connection, bytes.
-const MAX_HEAD: usize = 64 * 1024;
+const MAX_HEAD: usize = 32 * 1024;
 
 /// How long running requests may go on after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(30);

@@ -55,9 +55,10 @@ pub fn serve(config: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
         for listener in &listeners {
             tracing::info!(server_name = %config.server_name, "listening on {}", address(listener));
         }
+        // Before anybody hears that we run: a signal that comes then must not just kill.
+        let stop = stop_signal()?;
         notify(&[NotifyState::Ready]);
         let watchdog = sd_notify::watchdog_enabled().map(|period| tokio::spawn(feed_watchdog(period)));
-        let stop = stop_signal()?;
         server::run(Arc::clone(&app), listeners, stop).await;
         if let Some(watchdog) = watchdog {
             watchdog.abort();

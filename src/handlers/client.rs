@@ -80,11 +80,11 @@ pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call) -> Result<Re
         content_type: call.content_type(),
         file_name: call.upload_name()?,
     };
-    let library = Arc::clone(&app.library);
     refuse_announced(app, call)?;
-    let ingest = app.bridge.absorb(&mut call.body, move || library.begin_upload()).await?;
-    let library = Arc::clone(&app.library);
-    let mxc = app.bridge.run(Pool::Disk, move || library.finish_upload(ingest, upload)).await?;
+    let (library, store) = (Arc::clone(&app.library), Arc::clone(&app.library));
+    let begin = move || library.begin_upload();
+    let finish = move |ingest| store.finish_upload(ingest, upload);
+    let mxc = app.bridge.absorb(&mut call.body, begin, finish).await?;
     app.backlog.add(mxc.clone());
     let mut answer = Map::from_iter([("content_uri".to_owned(), mxc.to_string().into())]);
     add_blurhash(app, call, &mxc, &mut answer).await;
@@ -111,17 +111,16 @@ pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Res
 
     let upload = Upload { user_id, content_type: call.content_type(), file_name: call.upload_name()? };
     refuse_announced(app, call)?;
-    let library = Arc::clone(&app.library);
-    let ingest = app.bridge.absorb(&mut call.body, move || library.begin_upload()).await?;
-    let filled = Arc::clone(app);
+    let (library, filled) = (Arc::clone(&app.library), Arc::clone(app));
+    let begin = move || library.begin_upload();
     // Told from the same thread: those who wait hear of it even if this client is gone by then.
-    let finish = move || {
+    let finish = move |ingest| {
         filled.library.finish_filling(&filling, ingest, upload)?;
         filled.pending.filled(&mxc);
         filled.backlog.add(mxc.clone());
         Ok(mxc)
     };
-    let mxc = app.bridge.run(Pool::Disk, finish).await?;
+    let mxc = app.bridge.absorb(&mut call.body, begin, finish).await?;
     let mut answer = Map::new();
     add_blurhash(app, call, &mxc, &mut answer).await;
     Ok(response::json(&answer.into()))

@@ -116,9 +116,11 @@ fn broke_off(source: io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::sync::Arc;
 
     use super::*;
     use crate::blobs::Blobs;
+    use crate::disk::SystemDisk;
 
     /// Collects what it hears.
     #[derive(Default)]
@@ -149,7 +151,7 @@ mod tests {
     #[test]
     fn a_source_that_fails_is_the_remotes_fault_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path()).unwrap();
+        let blobs = Blobs::open(folder.path(), Arc::new(SystemDisk)).unwrap();
         let mut ingest = blobs.ingest(100).unwrap();
         let ear = Ear::default();
         let error = pour(Failing(vec![b"abc", b"de"]), &mut ingest, &ear).unwrap_err();
@@ -162,7 +164,7 @@ mod tests {
     #[test]
     fn a_short_source_is_taken_as_it_is_and_a_long_one_is_too_large() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path()).unwrap();
+        let blobs = Blobs::open(folder.path(), Arc::new(SystemDisk)).unwrap();
         let mut ingest = blobs.ingest(4).unwrap();
         pour(&b"1234"[..], &mut ingest, &Ear::default()).unwrap();
         assert_eq!(ingest.finish().unwrap().size(), 4);

@@ -110,10 +110,14 @@ impl Library {
         upload_name: Option<String>,
         commit: impl FnOnce(Filled) -> Result<bool>,
     ) -> Result<bool> {
-        let claim = ingest.finish().map_err(|error| Error::internal("storing media", error))?;
-        let sha256 = claim.sha256();
-        let outcome = commit(Filled { sha256, size: claim.size(), content_type, upload_name });
-        drop(claim);
+        let (sha256, outcome) = match ingest.finish() {
+            // The claim lasts until the row is committed.
+            Ok(claim) => {
+                let (sha256, size) = (claim.sha256(), claim.size());
+                (sha256, commit(Filled { sha256, size, content_type, upload_name }))
+            }
+            Err(error) => (error.sha256, Err(Error::internal("storing media", error))),
+        };
         if !matches!(outcome, Ok(true))
             && let Err(error) = self.remove_blob(&sha256)
         {

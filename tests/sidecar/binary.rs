@@ -40,12 +40,17 @@ impl Folder {
         command(self.folder.path()).args(arguments).output().unwrap()
     }
 
+    /// Starts the service and does not wait for it.
+    pub fn spawn(&self) -> Child {
+        command(self.folder.path()).arg("serve").stderr(Stdio::null()).spawn().unwrap()
+    }
+
     pub fn serve(&self) -> Service {
         Service::start(command(self.folder.path()).arg("serve"))
     }
 }
 
-fn command(folder: &Path) -> Command {
+pub fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_media-sidecar"));
     command.current_dir(folder).env_remove("RUST_LOG");
     command
@@ -63,7 +68,7 @@ pub struct Service {
 }
 
 impl Service {
-    fn start(command: &mut Command) -> Self {
+    pub fn start(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(std::sync::Mutex::new(String::new()));
@@ -92,6 +97,13 @@ impl Service {
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Resident memory.
+    pub fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     fn log(&self) -> String {
@@ -312,7 +324,8 @@ fn sigterm_lets_running_requests_end_and_refuses_new_ones() {
     let mut service = folder.serve();
     let alice = service.alice();
     let mut running = alice.connect();
-    write!(running, "{}Content-Length: 10\r\n\r\nhello", alice.head_of("POST", UPLOAD)).unwrap();
+    write!(running, "{}Content-Length: 300005\r\n\r\n", alice.head_of("POST", UPLOAD)).unwrap();
+    running.write_all(&vec![7; 300_000]).unwrap();
     eventually("the upload has begun", || std::fs::read_dir(folder.path("data/tmp")).unwrap().count() == 1);
     service.signal(rustix::process::Signal::TERM);
     eventually("nobody is accepted", || std::net::TcpStream::connect(service.address).is_err());

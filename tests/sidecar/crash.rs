@@ -1,112 +1,346 @@
-//! `kill -9` under upload load: what was answered is there, nothing half-written is.
+//! `kill -9` at random moments under load of every kind: what was answered is there, nothing half-written is.
+//!
+//! The long run, 200 rounds: `cargo test --test sidecar --locked -- --ignored --nocapture crash`. A run prints its seed;
+//! `CRASH_SEED` repeats it as far as the machine's timing allows, `CRASH_ROUNDS` sets the rounds.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::io::{BufReader, Write as _};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
+use rustix::process::Signal;
 use sha2::{Digest as _, Sha256};
 
-use crate::binary::Folder;
-use crate::harness::{Client, files_below};
+use crate::binary::{Folder, Service};
+use crate::harness::client::read_response;
+use crate::harness::{Authority, Client, Peer, Reply, Response, eventually, files_below, picture, unique};
 
-/// Random moments at which the program is killed.
-const ROUNDS: u64 = 10;
+/// Older answers that are looked at again after each restart; the end looks at all.
+const SAMPLE: u64 = 100;
 
-/// Uploaders at once.
-const UPLOADERS: u64 = 4;
+/// A file that must be there: it was answered.
+#[derive(Clone, Debug)]
+struct Answered {
+    mxc: String,
+    content: Content,
+}
 
-#[test]
-fn every_answered_upload_survives_kill_9_and_nothing_half_written_does() {
-    let folder = Folder::new("");
-    let seed = u64::from_le_bytes({
-        let mut bytes = [0; 8];
-        getrandom::fill(&mut bytes).unwrap();
-        bytes
-    });
-    println!("seed {seed}");
-    let answered = Arc::new(Mutex::new(Vec::<(String, Vec<u8>)>::new()));
-    for round in 0..ROUNDS {
-        let before = answered.lock().unwrap().len();
-        let mut service = folder.serve();
-        let stop = Arc::new(AtomicBool::new(false));
-        let uploaders: Vec<_> = (0..UPLOADERS)
-            .map(|uploader| {
-                let (answered, stop, address) = (Arc::clone(&answered), Arc::clone(&stop), service.address);
-                std::thread::spawn(move || {
-                    upload_until(&stop, address, seed ^ (round << 8) ^ uploader, &answered);
-                })
-            })
-            .collect();
-        // A number of answers, different each round, is the random moment: no clock decides.
-        let wanted = before + usize::try_from(1 + (seed >> round) % 40).unwrap();
-        crate::harness::eventually("uploads are answered", || answered.lock().unwrap().len() >= wanted);
-        service.signal(rustix::process::Signal::KILL);
-        service.child.wait().unwrap();
-        stop.store(true, Ordering::SeqCst);
-        for uploader in uploaders {
-            uploader.join().unwrap();
+/// Bytes that are made anew when they are compared.
+#[derive(Clone, Copy, Debug)]
+enum Content {
+    Unique(u64),
+    Picture(u64),
+}
+
+impl Content {
+    fn bytes(self) -> Vec<u8> {
+        match self {
+            Self::Unique(number) => {
+                unique(number, usize::try_from(number % 11 * number % 7 * 9_000).unwrap())
+            }
+            Self::Picture(number) => picture(number),
+        }
+    }
+}
+
+/// What the load has come to.
+#[derive(Default)]
+struct Ledger {
+    answered: Mutex<Vec<Answered>>,
+    /// Answers that told of something stored.
+    answers: AtomicU64,
+    /// For contents that are not there yet.
+    numbers: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// Random numbers that a seed decides (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+}
+
+/// One of those who make the load.
+struct Worker {
+    alice: Client,
+    ledger: Arc<Ledger>,
+    remote: String,
+    dice: Dice,
+}
+
+impl Worker {
+    /// Does one thing after the other until told to stop.
+    fn run(mut self, job: fn(&mut Self) -> Option<()>) {
+        while !self.ledger.stop.load(Ordering::SeqCst) {
+            if job(&mut self).is_some() {
+                self.ledger.answers.fetch_add(1, Ordering::SeqCst);
+            }
         }
     }
 
-    let service = folder.serve();
-    for (mxc, bytes) in answered.lock().unwrap().iter() {
-        let response = service.alice().get(&format!("/_matrix/client/v1/media/download/{mxc}"));
-        assert_eq!(response.status, 200, "{mxc} is lost");
-        assert!(response.body == *bytes, "{mxc} is damaged");
+    /// An answer that came whole; a connection that broke is none.
+    fn ask(&self, method: &str, target: &str, body: &[u8]) -> Option<Response> {
+        let response = self.alice.try_send(method, target, body)?;
+        (response.status == 200 && response.complete).then_some(response)
     }
+
+    fn number(&self) -> u64 {
+        self.ledger.numbers.fetch_add(1, Ordering::SeqCst)
+    }
+
+    fn note(&self, mxc: String, content: Content) {
+        self.ledger.answered.lock().unwrap().push(Answered { mxc, content });
+    }
+
+    fn upload(&mut self) -> Option<()> {
+        // Now and then bytes that are there already.
+        let number = if self.dice.below(5) == 0 { self.dice.below(20) } else { self.number() };
+        let content = Content::Unique(number);
+        let response = self.ask("POST", "/_matrix/media/v3/upload", &content.bytes())?;
+        self.note(mxc_of(&response), content);
+        Some(())
+    }
+
+    fn create_and_fill(&mut self) -> Option<()> {
+        let Some(created) = self.ask("POST", "/_matrix/media/v1/create", b"{}") else {
+            // The rate of `create` is bounded: the rest of the round uploads.
+            return self.upload();
+        };
+        let (mxc, content) = (mxc_of(&created), Content::Unique(self.number()));
+        self.ask("PUT", &format!("/_matrix/media/v3/upload/{mxc}"), &content.bytes())?;
+        self.note(mxc, content);
+        Some(())
+    }
+
+    fn fetch(&mut self) -> Option<()> {
+        let mxc = format!("{}/{}", self.remote, self.number());
+        let response = self.ask("GET", &download(&mxc), b"")?;
+        assert!(response.body == remote_bytes(&mxc), "{mxc} is damaged");
+        Some(())
+    }
+
+    fn download(&mut self) -> Option<()> {
+        let answered = self.ledger.answered.lock().unwrap();
+        let any = self.dice.below(u64::try_from(answered.len()).unwrap().max(1));
+        let wanted = answered.get(usize::try_from(any).unwrap())?.clone();
+        drop(answered);
+        let response = self.ask("GET", &download(&wanted.mxc), b"")?;
+        assert!(response.body == wanted.content.bytes(), "{} is damaged", wanted.mxc);
+        // Nothing was stored: it does not count.
+        None
+    }
+
+    fn thumbnail(&mut self) -> Option<()> {
+        let content = Content::Picture(self.number());
+        let uploaded = self.ask("POST", "/_matrix/media/v3/upload", &content.bytes())?;
+        let mxc = mxc_of(&uploaded);
+        self.note(mxc.clone(), content);
+        let target = format!("/_matrix/client/v1/media/thumbnail/{mxc}?width=32&height=32&method=crop");
+        image::load_from_memory(&self.ask("GET", &target, b"")?.body).unwrap();
+        Some(())
+    }
+}
+
+fn mxc_of(response: &Response) -> String {
+    response.json()["content_uri"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned()
+}
+
+fn download(mxc: &str) -> String {
+    format!("/_matrix/client/v1/media/download/{mxc}")
+}
+
+/// What the remote has under a path that ends in a number.
+fn remote_bytes(path: &str) -> Vec<u8> {
+    Content::Unique(path.rsplit('/').next().unwrap().parse().unwrap()).bytes()
+}
+
+/// The load of one round, until the service is killed.
+fn disturb(folder: &Folder, ledger: &Arc<Ledger>, remote: &Peer, dice: &mut Dice) {
+    let mut service = folder.serve();
+    let before = ledger.answers.load(Ordering::SeqCst);
+    ledger.stop.store(false, Ordering::SeqCst);
+    let jobs = [
+        Worker::upload,
+        Worker::upload,
+        Worker::create_and_fill,
+        Worker::fetch,
+        Worker::download,
+        Worker::thumbnail,
+    ];
+    let workers: Vec<_> = jobs
+        .into_iter()
+        .map(|job| {
+            let (alice, ledger, remote) = (service.alice(), Arc::clone(ledger), remote.name());
+            let worker = Worker { alice, ledger, remote, dice: Dice(dice.below(u64::MAX)) };
+            std::thread::spawn(move || worker.run(job))
+        })
+        .collect();
+    // A number of answers and a little more is the random moment: no clock decides.
+    let wanted = before + 1 + dice.below(60);
+    eventually("requests are answered", || ledger.answers.load(Ordering::SeqCst) >= wanted);
+    (0..dice.below(3000)).for_each(|_| std::thread::yield_now());
+    service.signal(Signal::KILL);
+    service.child.wait().unwrap();
+    ledger.stop.store(true, Ordering::SeqCst);
+    workers.into_iter().for_each(|worker| worker.join().unwrap());
+}
+
+/// Kills the service while it starts.
+fn disturb_start(folder: &Folder, dice: &mut Dice) {
+    let mut child = folder.spawn();
+    (0..dice.below(20_000)).for_each(|_| std::thread::yield_now());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// What must hold after every restart.
+struct Checker {
+    catalog: Option<rusqlite::Connection>,
+    /// Answers that were looked at.
+    seen: usize,
+    /// Remote rows that were looked at.
+    seen_remote: HashSet<String>,
+}
+
+impl Checker {
+    fn check(&mut self, folder: &Folder, ledger: &Ledger, dice: &mut Dice) {
+        let service = folder.serve();
+        assert_eq!(std::fs::read_dir(folder.path("data/tmp")).unwrap().count(), 0, "temp files are left");
+        let catalog = rusqlite::Connection::open(folder.path("data/catalog.db")).unwrap();
+        let verdict: String = catalog.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(verdict, "ok");
+        self.catalog = Some(catalog);
+        self.check_rows(folder);
+
+        let answered = ledger.answered.lock().unwrap();
+        let mut connection = KeepAlive::new(&service);
+        answered[self.seen..].iter().for_each(|answer| connection.check(answer));
+        for _ in 0..SAMPLE.min(u64::try_from(answered.len()).unwrap()) {
+            let any = usize::try_from(dice.below(u64::try_from(answered.len()).unwrap())).unwrap();
+            connection.check(&answered[any]);
+        }
+        self.seen = answered.len();
+        let fetched = self.remote_rows();
+        for mxc in fetched.difference(&self.seen_remote) {
+            let response = connection.get(&download(mxc));
+            assert!(response.header("etag").is_some(), "{mxc} is not in the store");
+            assert!(response.body == remote_bytes(mxc), "{mxc} is not what the remote has");
+        }
+        self.seen_remote = fetched;
+    }
+
+    fn ask<T>(&self, question: &str, row: fn(&rusqlite::Row<'_>) -> rusqlite::Result<T>) -> Vec<T> {
+        let mut statement = self.catalog.as_ref().unwrap().prepare(question).unwrap();
+        statement.query_map([], row).unwrap().map(Result::unwrap).collect()
+    }
+
+    fn remote_rows(&self) -> HashSet<String> {
+        let question = "SELECT server_name || '/' || media_id FROM media WHERE server_name <> 'sidecar.test'";
+        self.ask(question, |row| row.get(0)).into_iter().collect()
+    }
+
+    /// Every row has a blob of its size, and in time every blob a row.
+    fn check_rows(&self, folder: &Folder) {
+        let sizes = || -> HashMap<String, u64> {
+            let question = "SELECT lower(hex(sha256)), size FROM media WHERE sha256 IS NOT NULL
+                            UNION SELECT lower(hex(sha256)), size FROM thumbnail";
+            self.ask(question, |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))
+                .into_iter()
+                .collect()
+        };
+        let blobs = || -> HashMap<String, u64> {
+            let blobs = files_below(&folder.path("data/blobs")).into_iter();
+            let size = |path: std::path::PathBuf| {
+                Some((path.file_name()?.to_str()?.to_owned(), path.metadata().ok()?.len()))
+            };
+            blobs.filter_map(size).collect()
+        };
+        let (rows, files) = (sizes(), blobs());
+        for (sha256, size) in &rows {
+            assert_eq!(files.get(sha256), Some(size), "a row without its blob");
+        }
+        eventually("the sweep has removed blobs without rows", || blobs() == sizes());
+    }
+}
+
+/// A connection that is used again and again.
+struct KeepAlive {
+    alice: Client,
+    stream: BufReader<std::net::TcpStream>,
+}
+
+impl KeepAlive {
+    fn new(service: &Service) -> Self {
+        let alice = service.alice();
+        Self { stream: BufReader::new(alice.connect()), alice }
+    }
+
+    fn get(&mut self, target: &str) -> Response {
+        self.stream.get_mut().write_all(&self.alice.request("GET", target, b"")).unwrap();
+        read_response(&mut self.stream, "GET")
+    }
+
+    fn check(&mut self, answered: &Answered) {
+        let response = self.get(&download(&answered.mxc));
+        assert_eq!(response.status, 200, "{answered:?} is lost");
+        assert!(response.complete && response.body == answered.content.bytes(), "{answered:?} is damaged");
+    }
+}
+
+fn run(default_rounds: u64) {
+    let from_environment = |name| std::env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
+    let seed = from_environment("CRASH_SEED").unwrap_or_else(|| getrandom::u64().unwrap());
+    let rounds = from_environment("CRASH_ROUNDS").unwrap_or(default_rounds);
+    println!("CRASH_SEED={seed} CRASH_ROUNDS={rounds}");
+    let (started, mut dice) = (Instant::now(), Dice(seed));
+    let folder = Folder::new(
+        "uploads: {pending_per_user: 1000000}\nfederation: {ca_file: ca.pem, ip_allow: [127.0.0.0/8]}\n",
+    );
+    std::fs::write(folder.path("ca.pem"), Authority::get().ca_pem()).unwrap();
+    let remote = Peer::tls(|request| {
+        Reply::new(200).header("Content-Disposition", "inline").body(remote_bytes(request.path()))
+    });
+    let ledger = Arc::new(Ledger::default());
+    let mut checker = Checker { catalog: None, seen: 0, seen_remote: HashSet::new() };
+    for _ in 0..rounds {
+        disturb(&folder, &ledger, &remote, &mut dice);
+        if dice.below(4) == 0 {
+            disturb_start(&folder, &mut dice);
+        }
+        checker.check(&folder, &ledger, &mut dice);
+    }
+
+    let service = folder.serve();
+    let mut connection = KeepAlive::new(&service);
+    let answered = ledger.answered.lock().unwrap();
+    answered.iter().for_each(|answer| connection.check(answer));
     for blob in files_below(&folder.path("data/blobs")) {
         let name = data_encoding::HEXLOWER.encode(&Sha256::digest(std::fs::read(&blob).unwrap()));
         assert_eq!(blob.file_name().unwrap().to_str().unwrap(), name, "a blob is not what its name says");
     }
-    assert_eq!(std::fs::read_dir(folder.path("data/tmp")).unwrap().count(), 0);
-    drop(service);
-    let catalog = rusqlite::Connection::open(folder.path("data/catalog.db")).unwrap();
-    let verdict: String = catalog.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-    assert_eq!(verdict, "ok");
-    crate::harness::eventually("blobs and rows agree after one sweep", || {
-        let service = folder.serve();
-        let rows: u32 =
-            catalog.query_row("SELECT count(DISTINCT sha256) FROM media", [], |row| row.get(0)).unwrap();
-        let mut blobs = 0;
-        // The sweep runs in the background of a live service.
-        for _ in 0..200 {
-            blobs = u32::try_from(files_below(&folder.path("data/blobs")).len()).unwrap();
-            if blobs == rows {
-                break;
-            }
-            std::thread::yield_now();
-        }
-        drop(service);
-        blobs == rows
-    });
+    println!(
+        "{rounds} rounds in {:.0} s: {} uploads answered and there, {} remote files kept, {} answers that told of something stored",
+        started.elapsed().as_secs_f64(),
+        answered.len(),
+        checker.seen_remote.len(),
+        ledger.answers.load(Ordering::SeqCst)
+    );
 }
 
-/// Uploads different files and notes each that is answered.
-fn upload_until(
-    stop: &AtomicBool,
-    address: std::net::SocketAddr,
-    seed: u64,
-    answered: &Mutex<Vec<(String, Vec<u8>)>>,
-) {
-    let mut number = 0_u64;
-    while !stop.load(Ordering::SeqCst) {
-        number += 1;
-        let unique = Sha256::digest(format!("{seed} {number}"));
-        let bytes: Vec<u8> = unique
-            .iter()
-            .copied()
-            .cycle()
-            .take(usize::try_from(number % 7).unwrap() * 60_000 + 100)
-            .collect();
-        let upload = std::panic::catch_unwind(|| {
-            let alice = Client::new(address).with_header("Authorization", "Bearer alice");
-            alice.post("/_matrix/media/v3/upload", &bytes)
-        });
-        // A connection that broke is no answer.
-        let Ok(response) = upload else { continue };
-        if response.status == 200 && response.complete {
-            let mxc =
-                response.json()["content_uri"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned();
-            answered.lock().unwrap().push((mxc, bytes));
-        }
-    }
+#[test]
+fn what_was_answered_survives_kill_9_and_nothing_half_written_does() {
+    run(5);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn what_was_answered_survives_kill_9_200_times() {
+    run(200);
 }

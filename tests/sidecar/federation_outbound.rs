@@ -3,6 +3,8 @@
 use std::io::Write as _;
 use std::sync::mpsc::channel;
 
+use media_sidecar::config::Config;
+
 use crate::harness::client::read_response;
 use crate::harness::{Peer, Reply, Request, Setup, Sidecar, eventually, is_signed_by_us};
 
@@ -54,6 +56,23 @@ fn every_family_is_spoken_in_the_configured_order() {
         let paths = remote.paths();
         assert_eq!(paths.len(), tried, "{paths:?}");
         assert!(paths[tried - 1].contains(family), "{paths:?}");
+    }
+}
+
+#[test]
+fn the_wait_that_a_client_asks_for_is_passed_on_up_to_a_minute() {
+    for (asked, passed_on) in [
+        ("", "20000"),
+        ("?timeout_ms=60000", "60000"),
+        ("?timeout_ms=60001", "60000"),
+        ("?timeout_ms=18446744073709551615", "60000"),
+    ] {
+        // Otherwise that bounds the wait too.
+        let patient = |config: &mut Config| config.federation.timeout.0 = std::time::Duration::from_mins(5);
+        let sidecar = Setup::new().with(patient).start();
+        let remote = remote("/federation/v1/remote_media/", raw);
+        sidecar.alice().get(&format!("{}{asked}", download(&remote, "x")));
+        assert_eq!(remote.requests()[0].query("timeout_ms").as_deref(), Some(passed_on), "{asked}");
     }
 }
 

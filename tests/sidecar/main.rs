@@ -18,6 +18,8 @@
     clippy::match_bool,
     clippy::match_same_arms,
     clippy::cast_precision_loss,
+    clippy::needless_for_each,
+    clippy::print_stdout,
     reason = "tests"
 )]
 
@@ -29,12 +31,15 @@ mod binary;
 mod crash;
 mod discovery;
 mod downloads;
+mod faults;
 mod federation_inbound;
 mod federation_outbound;
 mod freeze;
 mod harness;
 mod housekeeping;
+mod load;
 mod remotes;
 mod routes;
+mod systemd;
 mod thumbnails;
 mod uploads;

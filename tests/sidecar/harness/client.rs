@@ -55,6 +55,13 @@ impl Client {
         read_response(&mut connection, method)
     }
 
+    /// The same; `None` when the server is not there or goes.
+    pub fn try_send(&self, method: &str, target: &str, body: &[u8]) -> Option<Response> {
+        let mut connection = TcpStream::connect(self.address).ok()?;
+        connection.write_all(&self.request(method, target, body)).ok()?;
+        try_read_response(&mut connection, method)
+    }
+
     /// The bytes of a request with a `Content-Length`.
     pub fn request(&self, method: &str, target: &str, body: &[u8]) -> Vec<u8> {
         let mut head = self.head_of(method, target);
@@ -82,10 +89,15 @@ impl Client {
 
 /// Reads one answer to a request of `method`.
 pub fn read_response(stream: &mut impl Read, method: &str) -> Response {
+    try_read_response(stream, method).expect("an answer")
+}
+
+/// The same; `None` when the connection ends before there is one.
+pub fn try_read_response(stream: &mut impl Read, method: &str) -> Option<Response> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
-        assert_eq!(stream.read(&mut byte).unwrap(), 1, "no answer: {:?}", String::from_utf8_lossy(&head));
+        stream.read_exact(&mut byte).ok()?;
         head.push(byte[0]);
     }
     let head = String::from_utf8(head).unwrap();
@@ -97,7 +109,7 @@ pub fn read_response(stream: &mut impl Read, method: &str) -> Response {
         .collect();
     let mut response = Response { status, headers, body: Vec::new(), complete: true };
     if method == "HEAD" || status == 304 || status == 204 {
-        return response;
+        return Some(response);
     }
     if response.header("transfer-encoding") == Some("chunked") {
         response.complete = read_chunks(stream, &mut response.body).is_some();
@@ -106,7 +118,7 @@ pub fn read_response(stream: &mut impl Read, method: &str) -> Response {
         stream.take(length).read_to_end(&mut response.body).ok();
         response.complete = response.body.len() as u64 == length;
     }
-    response
+    Some(response)
 }
 
 /// Reads a chunked body; `None` when it breaks off.

@@ -1,6 +1,7 @@
 //! A sidecar in this process, its neighbours, and a client.
 
 pub mod client;
+pub mod disk;
 pub mod peer;
 
 use std::net::SocketAddr;
@@ -12,14 +13,17 @@ use std::time::Duration;
 use ed25519_dalek::Signer as _;
 use media_sidecar::app::{App, Surroundings};
 use media_sidecar::config::Config;
+use media_sidecar::disk::Disk;
 use media_sidecar::federation::SigningKey;
 use media_sidecar::matrix::{ServerName, Timestamp};
 use media_sidecar::names::{Names, Service};
 use media_sidecar::server::{self, Listener};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 pub use self::client::{Client, Response};
+pub use self::disk::{Fault, Left, ScriptedDisk};
 pub use self::peer::{Authority, Peer, Reply, Request};
 
 /// The sidecar's server name in every test.
@@ -48,6 +52,7 @@ pub struct Setup {
     pub folder: Arc<tempfile::TempDir>,
     pub zone: Arc<Zone>,
     pub homeserver: Option<Homeserver>,
+    pub disk: Option<Arc<dyn Disk>>,
 }
 
 /// DNS as a test wants it. Ports are mapped too, so that a server on port 443 or 8448 can be any peer.
@@ -103,12 +108,18 @@ impl Setup {
         let ca_file = folder.path().join("ca.pem");
         std::fs::write(&ca_file, Authority::get().ca_pem()).unwrap();
         config.federation.ca_file = Some(ca_file);
-        Self { config, folder, zone: Arc::default(), homeserver: None }
+        Self { config, folder, zone: Arc::default(), homeserver: None, disk: None }
     }
 
     /// With a homeserver of the test's own.
     pub fn beside(mut self, homeserver: Homeserver) -> Self {
         self.homeserver = Some(homeserver);
+        self
+    }
+
+    /// With a disk of the test's own below the blobs.
+    pub fn on(mut self, disk: Arc<dyn Disk>) -> Self {
+        self.disk = Some(disk);
         self
     }
 
@@ -125,12 +136,14 @@ impl Setup {
         config.homeserver.url = homeserver.peer.url();
         let time = Arc::new(AtomicI64::new(Timestamp::now().0));
         let clock = Arc::clone(&time);
+        let system = Surroundings::system();
         let surroundings = Surroundings {
             clock: Arc::new(move || Timestamp(clock.load(Ordering::SeqCst))),
             names,
             // Tests run beside each other: the machine's own load says nothing.
             load: Arc::new(|| 0),
-            ..Surroundings::system()
+            disk: self.disk.unwrap_or_else(|| Arc::clone(&system.disk)),
+            ..system
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, address) = std::sync::mpsc::channel();
@@ -225,11 +238,27 @@ impl Drop for Sidecar {
     }
 }
 
-/// All files below a folder.
+/// Bytes that no other `number` gives.
+pub fn unique(number: u64, length: usize) -> Vec<u8> {
+    let mut bytes = Sha256::digest(number.to_le_bytes()).to_vec();
+    bytes.resize(length.max(32), 0);
+    let (first, rest) = bytes.split_at_mut(32);
+    rest.chunks_mut(32).for_each(|chunk| chunk.copy_from_slice(&first[..chunk.len()]));
+    bytes
+}
+
+/// A PNG that no other `number` gives.
+pub fn picture(number: u64) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let pixels = image::RgbImage::from_raw(64, 64, unique(number, 64 * 64 * 3)).unwrap();
+    pixels.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+/// All files below a folder, if it is there. A file that goes meanwhile may be among them or not.
 pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for path in std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()) {
         if path.is_dir() {
             found.extend(files_below(&path));
         } else {
