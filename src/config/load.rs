@@ -11,7 +11,7 @@ use figment::value::{Dict, Value};
 use saphyr::{Yaml, YamlEmitter};
 
 use super::yaml::YamlFile;
-use super::{Config, Family};
+use super::{Config, Family, OembedProvider};
 use crate::matrix::ServerName;
 
 /// A configuration and what was odd about it.
@@ -209,6 +209,7 @@ impl Sources<'_> {
                 self.complain(key, "must be longer than 0");
             }
         }
+        self.validate_oembed(&config.previews.oembed);
         if config.thumbnails.workers == 0 || config.thumbnails.workers > 64 {
             self.complain("thumbnails.workers", "must be 1 to 64");
         }
@@ -217,6 +218,36 @@ impl Sources<'_> {
                 "log",
                 format!("`{}` is not a log level or list of directives (like info)", config.log),
             );
+        }
+    }
+
+    /// Complains about oEmbed providers that could never be asked.
+    fn validate_oembed(&mut self, providers: &[OembedProvider]) {
+        let is_http = |text: &str| {
+            url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+        };
+        for provider in providers {
+            if !is_http(&provider.endpoint) {
+                self.complain(
+                    "previews.oembed",
+                    format!(
+                        "`{}` is not an http or https URL (like https://example.org/oembed)",
+                        provider.endpoint
+                    ),
+                );
+            }
+            if provider.urls.is_empty() {
+                self.complain(
+                    "previews.oembed",
+                    format!("`{}` has no urls (like \"https://example.org/video/*\")", provider.endpoint),
+                );
+            }
+            for glob in provider.urls.iter().filter(|glob| !glob.contains("://")) {
+                self.complain(
+                    "previews.oembed",
+                    format!("`{glob}` matches no URL (write it like https://example.org/video/*)"),
+                );
+            }
         }
     }
 

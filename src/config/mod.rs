@@ -149,10 +149,22 @@ pub struct Previews {
     pub allow_hosts: Vec<String>,
     /// Hosts (globs) not to; wins over `allow_hosts`.
     pub deny_hosts: Vec<String>,
+    /// Sites that speak oEmbed, besides the embedded list and before it.
+    pub oembed: Vec<OembedProvider>,
     /// Addresses never connected to.
     pub ip_deny: Vec<IpNet>,
     /// Exceptions to `ip_deny`.
     pub ip_allow: Vec<IpNet>,
+}
+
+/// A site that describes its pages as oEmbed JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OembedProvider {
+    /// Where the description is asked for.
+    pub endpoint: String,
+    /// The pages it describes: URLs (globs).
+    pub urls: Vec<String>,
 }
 
 /// Addresses that are not the public internet: private, loopback, link-local, carrier-grade NAT, documentation,
@@ -238,6 +250,7 @@ impl Config {
                 accept_language: vec!["en".to_owned()],
                 allow_hosts: any(),
                 deny_hosts: vec![],
+                oembed: vec![],
                 ip_deny: not_public(),
                 ip_allow: vec![],
             },
