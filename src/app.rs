@@ -18,12 +18,22 @@ use crate::homeserver::Homeserver;
 use crate::matrix::{Clock, Random, ServerName, Timestamp};
 use crate::media::Library;
 use crate::names::{Names, SystemNames};
+use crate::preview::{Fetcher, Link};
 use crate::sha256::Sha256;
 use crate::thumbnail::Job;
 use crate::waiting::{Arrivals, Lanes, Memory, PendingUploads, SingleFlight};
 
 /// Pictures being made or waiting to be; who asks for a further one is told to come back.
 const MAX_MAKING: usize = 64;
+
+/// Fetches from one server at the same time, so that a slow one does not take all the places.
+const FETCHES_PER_SERVER: usize = 4;
+
+/// Previews being made or waiting to be; who asks for a further one is told to come back.
+const MAX_PREVIEWING: usize = 64;
+
+/// Requests to one host at the same time, for previews: a guest does not crowd.
+const REQUESTS_PER_HOST: usize = 2;
 
 /// The parts of a running sidecar.
 pub struct App {
@@ -54,9 +64,13 @@ pub struct App {
     /// Who waits for uploads.
     pub(crate) pending: PendingUploads,
     /// Fetches from each server.
-    pub(crate) lanes: Lanes,
+    pub(crate) lanes: Lanes<ServerName>,
     /// Remote files on their way in.
     pub(crate) arrivals: Arrivals,
+    /// Previews being made.
+    pub(crate) previewing: SingleFlight<Link, Arc<str>>,
+    /// Requests to each host for them.
+    pub(crate) preview_lanes: Lanes<String>,
     /// For multipart boundaries.
     pub(crate) random: Random,
 }
@@ -108,15 +122,17 @@ impl App {
             signing_key,
             homeserver,
             catalog: Arc::clone(&catalog),
-            names,
+            names: Arc::clone(&names),
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
         };
         let federation = Federation::new(config.server_name.clone(), &config.federation, parts)
             .map_err(|error| Error::internal("preparing requests to other servers", error))?;
         let federation = Arc::new(federation);
+        let fetcher = Fetcher::new(&config.previews, names)
+            .map_err(|error| Error::internal("preparing requests to linked pages", error))?;
 
-        let parts = (Arc::clone(&catalog), Arc::clone(&blobs), Arc::clone(&federation));
+        let parts = (Arc::clone(&catalog), Arc::clone(&blobs), Arc::clone(&federation), fetcher);
         let library = Library::new(config, parts, clock, Arc::clone(&random));
         Ok(Arc::new(Self {
             server_name: config.server_name.clone(),
@@ -132,8 +148,10 @@ impl App {
             making: SingleFlight::at_most(MAX_MAKING),
             picture_memory: Memory::new(config.thumbnails.memory.0),
             pending: PendingUploads::default(),
-            lanes: Lanes::default(),
+            lanes: Lanes::new(FETCHES_PER_SERVER),
             arrivals: Arrivals::default(),
+            previewing: SingleFlight::at_most(MAX_PREVIEWING),
+            preview_lanes: Lanes::new(REQUESTS_PER_HOST),
             random,
         }))
     }

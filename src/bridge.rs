@@ -33,6 +33,9 @@ const FEDERATION_THREADS: usize = 16;
 /// Threads that wait for other servers' keys: anybody can claim to be a server that does not answer.
 const KEY_THREADS: usize = 8;
 
+/// Threads that wait for linked pages.
+const PREVIEW_THREADS: usize = 8;
+
 /// Threads that read blobs which the page cache does not hold.
 const READ_THREADS: usize = 8;
 
@@ -44,6 +47,7 @@ pub(crate) const MAX_BLOCKING_THREADS: usize = DISK_THREADS
     + HOMESERVER_THREADS
     + FEDERATION_THREADS
     + KEY_THREADS
+    + PREVIEW_THREADS
     + READ_THREADS
     + MAX_THUMBNAIL_THREADS
     + 4;
@@ -68,6 +72,8 @@ pub(crate) enum Pool {
     Federation,
     /// Other servers' keys.
     Keys,
+    /// Linked pages.
+    Previews,
     /// Pictures: waits for the processor.
     Thumbnails,
 }
@@ -83,6 +89,8 @@ pub(crate) struct Bridge {
     federation: Arc<Semaphore>,
     /// Permits of [`Pool::Keys`].
     keys: Arc<Semaphore>,
+    /// Permits of [`Pool::Previews`].
+    previews: Arc<Semaphore>,
     /// Permits of [`Pool::Thumbnails`].
     thumbnails: Arc<Semaphore>,
     /// For bodies that read files.
@@ -98,6 +106,7 @@ impl Bridge {
             homeserver: permits(HOMESERVER_THREADS),
             federation: permits(FEDERATION_THREADS),
             keys: permits(KEY_THREADS),
+            previews: permits(PREVIEW_THREADS),
             thumbnails: permits(usize::try_from(thumbnail_workers).unwrap_or(1)),
             readers: Readers(permits(READ_THREADS)),
         }
@@ -119,6 +128,7 @@ impl Bridge {
             Pool::Homeserver => &self.homeserver,
             Pool::Federation => &self.federation,
             Pool::Keys => &self.keys,
+            Pool::Previews => &self.previews,
             Pool::Thumbnails => &self.thumbnails,
         };
         let permit =

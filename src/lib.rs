@@ -10,7 +10,7 @@
 //! | L4 | [`app`], `request`, `response`, `waiting`, `bridge`, `patience` | wiring; what is read and written; who waits for what; the async/sync seam; clients that stop reading |
 //! | L3 | `media` | use-cases: create, upload, download, fetch, sweep; the ordering rules |
 //! | L2 | `homeserver`, `accounts`, [`federation`], `thumbnail`, `preview` | the neighbour; access token → user; signatures, keys, discovery, the outbound ladder; small pictures of large ones; what a page says of itself |
-//! | L1 | `catalog`, `blobs`, `outbound`, [`names`], `multipart`, `range`, `disposition` | the `SQLite` catalog; the content-addressed directory; the guarded way out; DNS; pure protocol pieces |
+//! | L1 | `catalog`, `blobs`, `outbound`, [`names`], `globs`, `multipart`, `range`, `disposition` | the `SQLite` catalog; the content-addressed directory; the guarded way out; DNS; lists of names; pure protocol pieces |
 //! | L0 | [`matrix`], `error`, [`config`], `sha256` | vocabulary |
 //!
 //! Everything up to L3 is plain blocking Rust. `async` begins in L4, and `bridge` is the one place where the two meet.
@@ -26,6 +26,7 @@ pub mod demo;
 mod disposition;
 mod error;
 pub mod federation;
+mod globs;
 mod handlers;
 mod homeserver;
 mod housekeeping;
@@ -36,7 +37,6 @@ mod multipart;
 pub mod names;
 mod outbound;
 mod patience;
-#[allow(dead_code, unused_imports, reason = "its caller, `preview_url`, is not there yet")]
 mod preview;
 mod range;
 mod request;

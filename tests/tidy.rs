@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// other, lower first.
 const LEVELS: [&[&str]; 8] = [
     &["sha256", "error", "matrix", "config"],
-    &["range", "disposition", "multipart", "names", "outbound", "blobs", "catalog"],
+    &["range", "disposition", "multipart", "globs", "names", "outbound", "blobs", "catalog"],
     &["homeserver", "accounts", "federation", "thumbnail", "preview"],
     &["media"],
     &["patience", "bridge", "waiting", "app", "response", "request"],
@@ -24,7 +24,7 @@ const LEVELS: [&[&str]; 8] = [
 ];
 
 /// Crates that only one module may name.
-const DOORS: [(&str, &[&str]); 17] = [
+const DOORS: [(&str, &[&str]); 20] = [
     ("hickory_resolver", &["names"]),
     ("rusqlite", &["catalog"]),
     ("r2d2", &["catalog"]),
@@ -39,6 +39,9 @@ const DOORS: [(&str, &[&str]); 17] = [
     ("jpeg_encoder", &["thumbnail"]),
     ("fast_image_resize", &["thumbnail"]),
     ("moxcms", &["thumbnail"]),
+    ("wildmatch", &["globs", "preview"]),
+    ("flate2", &["outbound"]),
+    ("brotli_decompressor", &["outbound"]),
     ("html5gum", &["preview"]),
     ("encoding_rs", &["preview"]),
     ("chardetng", &["preview"]),

@@ -11,7 +11,7 @@ use figment::value::{Dict, Value};
 use saphyr::{Yaml, YamlEmitter};
 
 use super::yaml::YamlFile;
-use super::{Config, Family, OembedProvider};
+use super::{Config, Family, OembedProvider, Previews};
 use crate::matrix::ServerName;
 
 /// A configuration and what was odd about it.
@@ -209,7 +209,7 @@ impl Sources<'_> {
                 self.complain(key, "must be longer than 0");
             }
         }
-        self.validate_oembed(&config.previews.oembed);
+        self.validate_previews(&config.previews);
         if config.thumbnails.workers == 0 || config.thumbnails.workers > 64 {
             self.complain("thumbnails.workers", "must be 1 to 64");
         }
@@ -219,6 +219,21 @@ impl Sources<'_> {
                 format!("`{}` is not a log level or list of directives (like info)", config.log),
             );
         }
+    }
+
+    /// Complains about what could never be sent or connected to.
+    fn validate_previews(&mut self, previews: &Previews) {
+        let is_text = |text: &str| text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if !is_text(&previews.user_agent) {
+            self.complain("previews.user_agent", "only printable ASCII can be sent");
+        }
+        if !previews.accept_language.iter().all(|language| !language.is_empty() && is_text(language)) {
+            self.complain("previews.accept_language", "only language tags can be sent (like de or pt-BR)");
+        }
+        if previews.ports.is_empty() || previews.ports.contains(&0) {
+            self.complain("previews.ports", "name at least one port, 1 to 65535");
+        }
+        self.validate_oembed(&previews.oembed);
     }
 
     /// Complains about oEmbed providers that could never be asked.

@@ -139,6 +139,8 @@ pub struct Previews {
     pub max_image: Size,
     /// For the whole preview.
     pub timeout: Span,
+    /// Ports that may be connected to.
+    pub ports: Vec<u16>,
     /// How long a preview is kept.
     pub cache: Span,
     /// Sent as `User-Agent`.
@@ -245,6 +247,7 @@ impl Config {
                 max_page: Size(2 << 20),
                 max_image: Size(10 << 20),
                 timeout: Span(Duration::from_secs(10)),
+                ports: vec![80, 443, 8080, 8443],
                 cache: minutes(60),
                 user_agent: "Mozilla/5.0 (compatible; media-sidecar; Matrix link preview bot)".to_owned(),
                 accept_language: vec!["en".to_owned()],

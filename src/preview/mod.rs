@@ -1,10 +1,11 @@
 //! Understanding a page: from the bytes of a web page, an oEmbed answer or a file to what is shown of a link.
 //!
-//! Owns the HTML tokenizer and the character sets. Refuses to know the network and the store: the caller fetches, and
-//! stores the image it chooses from [`Page::images`]. The answer's keys are those of
+//! Owns the HTML tokenizer, the character sets, and the rules by which pages are asked for ([`Fetcher`]). Reading refuses to
+//! know the network, and all of it the store: the caller stores the image it chooses from [`Page::images`]. The answer's keys are those of
 //! [the specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url), which are
 //! those of [the Open Graph protocol](https://ogp.me/).
 
+mod fetch;
 mod file;
 mod oembed;
 mod page;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 use url::Url;
 
+pub(crate) use fetch::{Fetcher, Landing, Link, Step, Trip, Wants, broke_off, late};
 pub(crate) use file::{Format, describe_file, sniff};
 pub(crate) use oembed::{Embed, Providers, parse_oembed};
 pub(crate) use page::read_page;
