@@ -32,6 +32,8 @@ mod federation_outbound;
 mod freeze;
 mod harness;
 mod housekeeping;
+mod previews;
+mod previews_guard;
 mod remotes;
 mod routes;
 mod thumbnails;
