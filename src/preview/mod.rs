@@ -5,10 +5,18 @@
 //! [the specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url), which are
 //! those of [the Open Graph protocol](https://ogp.me/).
 
+mod body;
+mod charset;
+mod declared;
 mod fetch;
 mod file;
+mod html;
+mod json_ld;
 mod oembed;
 mod page;
+#[cfg(test)]
+mod tests;
+mod text;
 
 use std::collections::BTreeMap;
 
