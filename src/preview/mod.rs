@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 use url::Url;
 
-pub(crate) use file::{Format, describe_file, sniff};
+pub(crate) use file::{Format, describe_file, media_type, sniff};
 pub(crate) use oembed::{Embed, Providers, parse_oembed};
 pub(crate) use page::read_page;
 
