@@ -450,6 +450,26 @@ mod tests {
     }
 
     #[test]
+    fn oembed_sites_that_could_never_be_asked_are_refused() {
+        let start = "server_name: example.org\npreviews:\n  oembed:\n";
+        let good = "    - {endpoint: 'https://a.example/oembed', urls: ['https://a.example/v/*']}\n";
+        let config = load_text(&format!("{start}{good}"), &[]).unwrap().config;
+        assert_eq!(config.previews.oembed[0].urls, ["https://a.example/v/*"]);
+        for (entry, word) in [
+            ("{endpoint: 'ftp://a.example', urls: ['https://a.example/*']}", "not an http or https URL"),
+            ("{endpoint: 'https://a.example/o', urls: []}", "has no urls"),
+            ("{endpoint: 'https://a.example/o', urls: ['a.example/*']}", "matches no URL"),
+            ("{endpoint: 'https://a.example/o', url: 'x', urls: []}", "unknown field"),
+            ("{urls: ['https://a.example/*']}", "not an http or https URL"),
+            ("{endpoint: 'https://a.example/o'}", "has no urls"),
+        ] {
+            let problems = load_text(&format!("{start}    - {entry}\n"), &[]).unwrap_err();
+            let found = problems.iter().any(|problem| problem.contains("oembed") && problem.contains(word));
+            assert!(found, "{entry}: {problems:#?}");
+        }
+    }
+
+    #[test]
     fn the_environment_wins_and_its_unknown_variables_are_warnings() {
         let env = [
             ("SIDECAR_SERVER_NAME", "env.example:8448"),

@@ -159,9 +159,9 @@ pub struct Previews {
     pub ip_allow: Vec<IpNet>,
 }
 
-/// A site that describes its pages as oEmbed JSON.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A site that describes its pages as oEmbed JSON. What is missing is empty, which is refused with the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct OembedProvider {
     /// Where the description is asked for.
     pub endpoint: String,

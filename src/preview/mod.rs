@@ -24,7 +24,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 pub(crate) use fetch::{Fetcher, Landing, Link, Step, Trip, Wants, broke_off, late};
-pub(crate) use file::{Format, describe_file, sniff};
+pub(crate) use file::{Format, describe_file, media_type, sniff};
 pub(crate) use oembed::{Embed, Providers, parse_oembed};
 pub(crate) use page::read_page;
 

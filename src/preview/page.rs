@@ -12,7 +12,7 @@ use super::charset::Utf8Body;
 use super::declared::{Declared, IMAGE_KEYS, RawImage};
 use super::html::{self, Listener, Syntax, Tag, push_capped};
 use super::json_ld::{self, JsonLd};
-use super::{Image, MAX_IMAGES, MAX_MORE, Page, text};
+use super::{Image, MAX_IMAGES, MAX_MORE, Page, oembed, text};
 
 /// Reads as much of `body` as it takes to describe the page at `url`. A body that breaks off is described by what came;
 /// an error is one before the first byte.
@@ -134,7 +134,7 @@ impl PageReader {
         let first = |keys: &[&str], max| keys.iter().find_map(|key| declared(key, max));
         let json = |value: Option<&str>, max| value.and_then(|value| text::clean_json(value, max));
         let canonical = [self.declared.get("og:url"), self.declared.canonical.as_deref()];
-        Page {
+        let mut page = Page {
             title: first(&["og:title", "twitter:title"], MAX_TITLE)
                 .or_else(|| json(self.json_ld.title(), MAX_TITLE))
                 .or_else(|| self.title.clone())
@@ -150,7 +150,11 @@ impl PageReader {
             images: self.images(base),
             oembed: self.declared.oembed.as_deref().and_then(|address| absolute(base, address)),
             more: self.more(base),
+        };
+        if page.oembed.is_none() && (page.description.is_none() || page.images.is_empty()) {
+            page.oembed = oembed::on_any_host(url);
         }
+        page
     }
 
     /// The pictures: those declared; without any, those shown; without any, a large icon.

@@ -165,3 +165,162 @@ fn pages_in_pieces_are_seen_as_whole_ones() {
         }
     }
 }
+
+#[test]
+fn a_page_is_read_no_further_than_it_takes() {
+    /// Counts what is read of an endless body.
+    struct Endless<'a>(&'a [u8], usize);
+    impl Read for Endless<'_> {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            let count = if self.0.is_empty() { out.len() } else { self.0.read(out)? };
+            self.1 += count;
+            Ok(count)
+        }
+    }
+    let head =
+        "<title>T</title><meta name=description content=D><meta property=og:image content=/i></head><body>";
+    let mut body = Endless(head.as_bytes(), 0);
+    let page = read_page(&mut body, None, &Url::parse("https://x.example/").unwrap()).unwrap();
+    assert_eq!(page.images.len(), 1);
+    assert!(body.1 <= 64 * 1024, "{} bytes read", body.1);
+}
+
+#[test]
+fn a_body_that_breaks_off_is_described_by_what_came() {
+    /// Fails after its bytes.
+    struct Broken<'a>(&'a [u8]);
+    impl Read for Broken<'_> {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() { Err(io::ErrorKind::TimedOut.into()) } else { self.0.read(out) }
+        }
+    }
+    let url = Url::parse("https://x.example/").unwrap();
+    let long = format!("<title>Early</title>{}", "<p>x".repeat(20_000));
+    for text in ["<title>Early</title><p>rest", long.as_str()] {
+        let page = read_page(&mut Broken(text.as_bytes()), None, &url).unwrap();
+        assert_eq!(page.title.as_deref(), Some("Early"));
+    }
+    assert_eq!(read_page(&mut Broken(b""), None, &url).unwrap_err().kind(), io::ErrorKind::TimedOut);
+}
+
+/// Pages made to hurt, each with the title that must survive.
+fn hostile() -> Vec<(&'static str, String, Option<&'static str>)> {
+    let many = |piece: &str, count| piece.repeat(count);
+    let each = |piece: &dyn Fn(usize) -> String| (0..10_000).map(piece).collect::<Vec<_>>().concat();
+    vec![
+        ("nested tags", format!("<title>T</title>{}", many("<div><b>", 100_000)), Some("T")),
+        ("nested parts left out", format!("<title>T</title>{}<p>x", many("<nav>", 100_000)), Some("T")),
+        ("nested drawings", format!("{}<title>T</title>", many("<svg>", 100_000)), None),
+        ("end tags alone", format!("<title>T</title>{}", many("</div></nav></svg>", 100_000)), Some("T")),
+        ("a long attribute", format!("<p title='{}'><title>T</title>", many("a", 1 << 20)), Some("T")),
+        ("a long name of an attribute", format!("<p {}><title>T</title>", many("a", 1 << 20)), Some("T")),
+        ("a long name of a tag", format!("<{}><title>T</title>", many("a", 1 << 20)), Some("T")),
+        ("many attributes", format!("<p {}><title>T</title>", many("class=x y=z ", 100_000)), Some("T")),
+        ("a long value", format!("<meta property=og:title content='{}'>", many("T", 1 << 20)), None),
+        (
+            "many values",
+            format!("<title>T</title>{}", each(&|n| format!("<meta property=og:x{n} content=y>"))),
+            Some("T"),
+        ),
+        (
+            "many images",
+            format!(
+                "<title>T</title>{}",
+                each(&|n| format!(
+                    "<meta property=og:image content=/{n}><img src=/{n} width=300 height=300>"
+                ))
+            ),
+            Some("T"),
+        ),
+        (
+            "many blocks",
+            format!("<title>T</title>{}", many("<p>some words that could be a paragraph", 10_000)),
+            Some("T"),
+        ),
+        (
+            "many entities",
+            format!("<title>T</title><p>{}", many("&amp;&#x41;&notanentity;", 20_000)),
+            Some("T"),
+        ),
+        ("many opening brackets", format!("<title>T</title>{}", many("<", 100_000)), Some("T")),
+        ("NUL bytes", format!("<title>T</title>{}", many("\0", 100_000)), Some("T")),
+        ("an open comment", format!("<title>T</title><!--{}", many("-", 1 << 20)), Some("T")),
+        ("an open script", format!("<title>T</title><script>{}", many("</scrip", 20_000)), Some("T")),
+        ("an open title", format!("<title>T{}", many(" </titl", 20_000)), None),
+        ("an open CDATA", format!("<title>T</title><svg><![CDATA[{}", many("]]", 100_000)), Some("T")),
+        ("an open attribute", format!("<title>T</title><a href=\"{}", many("x ", 100_000)), Some("T")),
+        (
+            "deep JSON",
+            format!("<title>T</title><script type=application/ld+json>{}</script>", many("[", 100_000)),
+            Some("T"),
+        ),
+        (
+            "much JSON",
+            format!("<title>T</title><script type=application/ld+json>[{}1]</script>", many("1,", 60_000)),
+            Some("T"),
+        ),
+        (
+            "many scripts of JSON",
+            format!("<title>T</title>{}", many("<script type=application/ld+json>[{},{}]</script>", 5_000)),
+            Some("T"),
+        ),
+        (
+            "values that look like HTML",
+            format!("<title>T</title><meta name=description content='{}'>", many("&lt;p&lt;", 1000)),
+            Some("T"),
+        ),
+    ]
+}
+
+#[test]
+fn hostile_pages_are_read_to_their_end() {
+    for (what, text, title) in hostile() {
+        let page = html(&text);
+        assert_sane(&page, what);
+        if title.is_some() {
+            assert_eq!(page.title.as_deref(), title, "{what}");
+        }
+    }
+}
+
+#[test]
+fn cut_anywhere_a_page_is_sane() {
+    for (name, bytes, fixture) in fixtures() {
+        for end in (0..bytes.len()).step_by(37) {
+            assert_sane(&read(&bytes[..end], fixture.content_type.as_deref(), &fixture.url), &name);
+        }
+    }
+}
+
+#[test]
+fn a_lone_gap_is_filled_by_another_page() {
+    let mut page = html("<title>A</title><meta property=og:image content=/a>");
+    page.fill_from(html(
+        "<title>B</title><meta name=description content=D><meta property=og:image content=/b>",
+    ));
+    assert_eq!((page.title.as_deref(), page.description.as_deref()), (Some("A"), Some("D")));
+    assert_eq!(page.images.iter().map(|image| image.url.path()).collect::<Vec<_>>(), ["/a", "/b"]);
+}
+
+proptest! {
+    #[test]
+    fn any_page_is_sane_and_the_same_in_pieces(
+        parts in proptest::collection::vec("<(title|p|meta|svg|nav|script|img|base|link|/p|/svg|/title|a href='[a-z:/]{0,9}')( (property|name|content|src|href|class)=\"[a-z:&;/ ]{0,12}\")*/?>|[ -~]{0,9}|\\PC{0,5}", 0..30),
+        size in 1_usize..9,
+    ) {
+        let text = parts.concat();
+        let whole = html(&text);
+        assert_sane(&whole, &text);
+        let url = Url::parse("https://x.example/").unwrap();
+        let pieces = read_page(&mut Pieces(text.as_bytes(), size), Some("text/html"), &url).unwrap();
+        prop_assert_eq!(pieces, whole);
+    }
+
+    #[test]
+    fn any_bytes_are_a_sane_page(
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        content_type in "(text/html|application/xhtml\\+xml)(; ?charset=(utf-8|utf-16|big5|shift_jis|x|\"gbk\"|iso-2022-jp))?",
+    ) {
+        assert_sane(&read(&bytes, Some(&content_type), "https://x.example/"), "bytes");
+    }
+}

@@ -9,16 +9,23 @@ use super::html::{self, Listener, Tag, push_capped};
 /// A value that a page declares, as one line of at most `max` characters; `None` if nothing is left. Values that are HTML
 /// are read as HTML, once.
 pub(super) fn clean(value: &str, max: usize) -> Option<String> {
+    let value = beginning(value);
     if is_html(value) { line(&text_of_html(value), max) } else { line(value, max) }
 }
 
 /// A value of JSON, which ought to be text but often has entities or is HTML.
 pub(super) fn clean_json(value: &str, max: usize) -> Option<String> {
+    let value = beginning(value);
     if value.contains('&') && !is_html(value) {
         line(&text_of_html(&value.replace('<', "&lt;")), max)
     } else {
         clean(value, max)
     }
+}
+
+/// As much of a value as is looked at: [`is_html`] may look at each byte many times.
+fn beginning(value: &str) -> &str {
+    value.get(..value.floor_char_boundary(MAX_GATHERED)).unwrap_or(value)
 }
 
 /// Text as one line of at most `max` characters, whatever it says.

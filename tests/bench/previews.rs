@@ -52,7 +52,6 @@ fn main() {
         };
         Reply::new(200).header("Content-Type", "text/html; charset=utf-8").body(page)
     });
-    let sidecar = Sidecar::start(&site);
     println!("{:<40} {:>10} {:>10} {:>12}", "page", "cold", "cached", "memory");
     for (what, path) in [
         ("200 KB with Open Graph and a picture", "small"),
@@ -60,6 +59,7 @@ fn main() {
         ("200 KB of text without metadata", "bare"),
         ("2 MiB of text without metadata", "bare-large"),
     ] {
+        let sidecar = Sidecar::start(&site);
         let memory = sidecar.memory_of(|| sidecar.preview(&format!("{}/{path}?warm", site.url())));
         let urls: Vec<String> = (0..ROUNDS).map(|round| format!("{}/{path}?{round}", site.url())).collect();
         let cold = median(&urls, |url| sidecar.preview(url));

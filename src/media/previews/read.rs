@@ -55,7 +55,12 @@ impl Library {
         let Landing { url, content_type, disposition, size, deadline, body } = landing;
         let (head, mut body) = head_of(body)?;
         let claimed = content_type.as_deref();
-        let describe = |kind, size| preview::describe_file(&url, disposition.as_deref(), kind, size);
+        let kind = preview::media_type(&head, claimed);
+        let describe = |kind: &str, size| Page {
+            // It has been looked at: whether it can be shown is known.
+            images: Vec::new(),
+            ..preview::describe_file(&url, disposition.as_deref(), Some(kind), size)
+        };
         let (page, picture) = match preview::sniff(&head, claimed) {
             _ if head.is_empty() => (Page::default(), None),
             Format::Html => {
@@ -63,14 +68,12 @@ impl Library {
                 (preview::read_page(&mut body, claimed, &url).map_err(preview::broke_off)?, None)
             }
             Format::Image => match self.take_picture(&mut body) {
-                Ok(picture) => {
-                    (describe(Some(picture.content_type), Some(picture.ingest.size())), Some(picture))
-                }
+                Ok(picture) => (describe(picture.content_type, Some(picture.size())), Some(picture)),
                 // Still a file with a name.
-                Err(error) if error.kind() == Kind::PageFailed => (describe(claimed, size), None),
+                Err(error) if error.kind() == Kind::PageFailed => (describe(&kind, size), None),
                 Err(error) => return Err(error),
             },
-            Format::Json | Format::File => (describe(claimed, size), None),
+            Format::Json | Format::File => (describe(&kind, size), None),
         };
         let is_cut_off = deadline <= Instant::now();
         if is_cut_off && page == Page::default() {
