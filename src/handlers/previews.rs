@@ -88,7 +88,7 @@ async fn summarise(app: &Arc<App>, link: &Link, deadlines: Deadlines) -> Result<
         travel(app, (endpoint, Wants::Oembed), deadlines.extra, Library::read_oembed).await.ok()
     };
     let (page, embed) = tokio::join!(page, embed);
-    let mut summary = Summary::new(link, page, embed)?;
+    let mut summary = Summary::new(page, embed)?;
     if let Some(endpoint) = summary.discovered_oembed()
         && let Ok(embed) = travel(app, (endpoint, Wants::Oembed), deadlines.extra, Library::read_oembed).await
     {

@@ -3,8 +3,6 @@
 use std::io::{self, BufReader, Cursor, Read};
 use std::time::Instant;
 
-use url::Url;
-
 use crate::blobs::{Ingest, IngestError};
 use crate::error::{Error, Kind, Result};
 use crate::media::Library;
@@ -26,12 +24,12 @@ const MIN_SIDE: u32 = 16;
 /// What a link leads to.
 #[derive(Debug)]
 pub(crate) struct Reading {
-    /// Where it was.
-    pub(super) url: Url,
     /// What it says of itself.
     pub(super) page: Page,
     /// The thing itself, if it is a picture.
     pub(super) picture: Option<Picture>,
+    /// Whether its own address is one of a site that is known to speak oEmbed.
+    pub(super) is_of_known_site: bool,
     /// Whether the time was over before its end.
     pub(super) is_cut_off: bool,
 }
@@ -79,7 +77,8 @@ impl Library {
         if is_cut_off && page == Page::default() {
             return Err(preview::late());
         }
-        Ok(Reading { url, page, picture, is_cut_off })
+        let is_of_known_site = self.desk.providers.endpoint(&url).is_some();
+        Ok(Reading { page, picture, is_of_known_site, is_cut_off })
     }
 
     /// Takes in a picture that a page shows.

@@ -28,29 +28,27 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// From what `asked` leads to, and what its site's oEmbed says of it, either of which may have failed.
+    /// From what a link leads to, and what the oEmbed of a known site says of it, either of which may have failed. oEmbed
+    /// comes first; the page adds to it unless the link led away from such sites, to a wall of consent for example.
     ///
     /// # Errors
     /// The page's, when there is nothing else.
-    pub(crate) fn new(asked: &Link, reading: Result<Reading>, embed: Option<Embed>) -> Result<Self> {
-        let reading = match (reading, &embed) {
-            (Ok(reading), _) => Some(reading),
-            (Err(_), Some(_)) => None,
-            (Err(error), None) => return Err(error),
+    pub(crate) fn new(reading: Result<Reading>, embed: Option<Embed>) -> Result<Self> {
+        let Some(embed) = embed else {
+            let Reading { page, picture, is_cut_off, .. } = reading?;
+            let (alt, cache_age) = (None, Duration::ZERO);
+            return Ok(Self { page, picture, alt, cache_age, is_incomplete: is_cut_off });
         };
-        let cache_age = embed.as_ref().and_then(|embed| embed.cache_age).unwrap_or_default();
-        let said = embed.map(|embed| embed.page).unwrap_or_default();
-        let Some(Reading { url, mut page, picture, is_cut_off }) = reading else {
-            return Ok(Self { page: said, picture: None, alt: None, cache_age, is_incomplete: true });
-        };
-        if url.host() == asked.url().host() {
-            page.fill_from(said);
-        } else {
-            // A page elsewhere may ask for consent or a login; oEmbed speaks of what was asked for.
-            let elsewhere = std::mem::replace(&mut page, said);
-            page.fill_from(elsewhere);
+        let (mut page, cache_age) = (embed.page, embed.cache_age.unwrap_or_default());
+        let (mut picture, mut is_incomplete) = (None, false);
+        if let Ok(reading) = reading {
+            is_incomplete = reading.is_cut_off;
+            if reading.is_of_known_site {
+                page.fill_from(reading.page);
+                picture = reading.picture;
+            }
         }
-        Ok(Self { page, picture, alt: None, cache_age, is_incomplete: is_cut_off })
+        Ok(Self { page, picture, alt: None, cache_age, is_incomplete })
     }
 
     /// Where more can be had, when something is lacking.
@@ -111,56 +109,48 @@ impl Summary {
 
 #[cfg(test)]
 mod tests {
-    use url::Url;
-
     use super::*;
     use crate::error::{Error, Kind};
-
-    fn link() -> Link {
-        Link::parse("https://a.org/x").unwrap()
-    }
 
     fn page(title: &str) -> Page {
         Page { title: Some(title.to_owned()), ..Page::default() }
     }
 
-    fn reading(url: &str, title: &str) -> Reading {
-        Reading { url: Url::parse(url).unwrap(), page: page(title), picture: None, is_cut_off: false }
+    fn reading(description: &str, is_of_known_site: bool) -> Reading {
+        let page = Page { description: Some(description.to_owned()), ..page("page") };
+        Reading { page, picture: None, is_of_known_site, is_cut_off: false }
     }
 
-    fn embed(title: &str, hours: u64) -> Embed {
-        Embed { page: page(title), cache_age: Some(Duration::from_hours(hours)) }
+    fn embed(hours: u64) -> Embed {
+        Embed { page: page("embed"), cache_age: Some(Duration::from_hours(hours)) }
     }
 
-    fn title(summary: &Summary) -> &str {
-        summary.page.title.as_deref().unwrap()
+    /// Title and description.
+    fn said(summary: &Summary) -> (&str, Option<&str>) {
+        (summary.page.title.as_deref().unwrap(), summary.page.description.as_deref())
     }
 
     #[test]
-    fn oembed_fills_what_the_page_lacks_and_wins_where_the_link_leads_elsewhere() {
-        let summary =
-            Summary::new(&link(), Ok(reading("https://a.org/y", "page")), Some(embed("embed", 0))).unwrap();
-        assert_eq!(title(&summary), "page");
-        let summary =
-            Summary::new(&link(), Ok(reading("https://consent.org/", "Accept?")), Some(embed("embed", 0)));
-        assert_eq!(title(&summary.unwrap()), "embed");
-        let summary = Summary::new(&link(), Ok(reading("https://b.org/", "page")), None);
-        assert_eq!(title(&summary.unwrap()), "page");
+    fn oembed_comes_first_and_the_page_adds_to_it_unless_it_is_a_wall() {
+        let summary = Summary::new(Ok(reading("about", true)), Some(embed(0))).unwrap();
+        assert_eq!(said(&summary), ("embed", Some("about")));
+        let summary = Summary::new(Ok(reading("Accept cookies?", false)), Some(embed(0))).unwrap();
+        assert_eq!(said(&summary), ("embed", None));
+        let summary = Summary::new(Ok(reading("about", false)), None).unwrap();
+        assert_eq!(said(&summary), ("page", Some("about")));
     }
 
     #[test]
     fn a_page_that_fails_is_an_error_unless_oembed_speaks_for_it() {
         let failed = || Err(Error::new(Kind::PageFailed, "x"));
-        assert!(Summary::new(&link(), failed(), None).is_err());
-        assert_eq!(title(&Summary::new(&link(), failed(), Some(embed("embed", 0))).unwrap()), "embed");
+        assert!(Summary::new(failed(), None).is_err());
+        assert_eq!(said(&Summary::new(failed(), Some(embed(0))).unwrap()), ("embed", None));
     }
 
     #[test]
     fn a_site_can_lengthen_what_is_configured_to_a_day_and_what_is_incomplete_is_not_kept_for_long() {
         let hour = Duration::from_hours(1);
-        let keep = |hours| {
-            Summary::new(&link(), Ok(reading("https://a.org/", "p")), Some(embed("e", hours))).unwrap()
-        };
+        let keep = |hours| Summary::new(Ok(reading("about", true)), Some(embed(hours))).unwrap();
         assert_eq!(keep(0).lifetime(hour), hour);
         assert_eq!(keep(3).lifetime(hour), Duration::from_hours(3));
         assert_eq!(keep(300).lifetime(hour), Duration::from_hours(24));
