@@ -20,6 +20,7 @@ use crate::homeserver::Homeserver;
 use crate::matrix::{Clock, Mxc, Random, ServerName, Timestamp};
 use crate::media::{Library, Making};
 use crate::names::{Names, SystemNames};
+use crate::preview::{Fetcher, Link};
 use crate::sha256::Sha256;
 use crate::shelf::Shelf;
 use crate::thumbnail::Job;
@@ -30,6 +31,14 @@ const MAX_MAKING: usize = 64;
 
 /// Uploads whose thumbnails are to be made when the machine is idle; of further ones they are made when asked for.
 const MAX_BACKLOG: usize = 256;
+/// Fetches from one server at the same time, so that a slow one does not take all the places.
+const FETCHES_PER_SERVER: usize = 4;
+
+/// Previews being made or waiting to be; who asks for a further one is told to come back.
+const MAX_PREVIEWING: usize = 64;
+
+/// Requests to one host at the same time, for previews: a guest does not crowd.
+const REQUESTS_PER_HOST: usize = 2;
 
 /// The parts of a running sidecar.
 pub struct App {
@@ -68,9 +77,13 @@ pub struct App {
     /// Who waits for uploads.
     pub(crate) pending: PendingUploads,
     /// Fetches from each server.
-    pub(crate) lanes: Lanes,
+    pub(crate) lanes: Lanes<ServerName>,
     /// Remote files on their way in.
     pub(crate) arrivals: Arrivals,
+    /// Previews being made.
+    pub(crate) previewing: SingleFlight<Link, Arc<str>>,
+    /// Requests to each host for them.
+    pub(crate) preview_lanes: Lanes<String>,
     /// For multipart boundaries.
     pub(crate) random: Random,
 }
@@ -137,15 +150,17 @@ impl App {
             signing_key,
             homeserver,
             catalog: Arc::clone(&catalog),
-            names,
+            names: Arc::clone(&names),
             clock: Arc::clone(&clock),
             random: Arc::clone(&random),
         };
         let federation = Federation::new(config.server_name.clone(), &config.federation, parts)
             .map_err(|error| Error::internal("preparing requests to other servers", error))?;
         let federation = Arc::new(federation);
+        let fetcher = Fetcher::new(&config.previews, names)
+            .map_err(|error| Error::internal("preparing requests to linked pages", error))?;
 
-        let parts = (Arc::clone(&catalog), Arc::clone(&blobs), Arc::clone(&federation));
+        let parts = (Arc::clone(&catalog), Arc::clone(&blobs), Arc::clone(&federation), fetcher);
         let library = Library::new(config, parts, Arc::clone(&clock), Arc::clone(&random));
         let backlog = if config.thumbnails.pregenerate { MAX_BACKLOG } else { 0 };
         Ok(Arc::new(Self {
@@ -166,8 +181,10 @@ impl App {
             picture_memory: Memory::new(config.thumbnails.memory.0),
             shelf: Shelf::new(),
             pending: PendingUploads::default(),
-            lanes: Lanes::default(),
+            lanes: Lanes::new(FETCHES_PER_SERVER),
             arrivals: Arrivals::default(),
+            previewing: SingleFlight::at_most(MAX_PREVIEWING),
+            preview_lanes: Lanes::new(REQUESTS_PER_HOST),
             random,
         }))
     }

@@ -35,6 +35,9 @@ const FEDERATION_THREADS: usize = 16;
 /// Threads that wait for other servers' keys: anybody can claim to be a server that does not answer.
 const KEY_THREADS: usize = 8;
 
+/// Threads that wait for linked pages.
+const PREVIEW_THREADS: usize = 8;
+
 /// Threads that read blobs which the page cache does not hold.
 const READ_THREADS: usize = 8;
 
@@ -46,6 +49,7 @@ pub(crate) const MAX_BLOCKING_THREADS: usize = DISK_THREADS
     + HOMESERVER_THREADS
     + FEDERATION_THREADS
     + KEY_THREADS
+    + PREVIEW_THREADS
     + READ_THREADS
     + MAX_THUMBNAIL_THREADS
     + 4;
@@ -83,6 +87,8 @@ pub(crate) enum Pool {
     Federation,
     /// Other servers' keys.
     Keys,
+    /// Linked pages.
+    Previews,
     /// Pictures: waits for the processor.
     Thumbnails,
 }
@@ -105,6 +111,8 @@ pub(crate) struct Bridge {
     federation: Arc<Semaphore>,
     /// Permits of [`Pool::Keys`].
     keys: Arc<Semaphore>,
+    /// Permits of [`Pool::Previews`].
+    previews: Arc<Semaphore>,
     /// Permits of [`Pool::Thumbnails`].
     thumbnails: Arc<Semaphore>,
     /// Uploads that may gather large batches.
@@ -122,6 +130,7 @@ impl Bridge {
             homeserver: permits(HOMESERVER_THREADS),
             federation: permits(FEDERATION_THREADS),
             keys: permits(KEY_THREADS),
+            previews: permits(PREVIEW_THREADS),
             thumbnails: permits(usize::try_from(thumbnail_workers).unwrap_or(1)),
             large_uploads: Semaphore::new(LARGE_UPLOADS),
             readers: Readers(permits(READ_THREADS)),
@@ -149,6 +158,7 @@ impl Bridge {
             Pool::Homeserver => &self.homeserver,
             Pool::Federation => &self.federation,
             Pool::Keys => &self.keys,
+            Pool::Previews => &self.previews,
             Pool::Thumbnails => &self.thumbnails,
         };
         let permit = Arc::clone(permits).acquire_owned().await;

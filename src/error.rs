@@ -68,6 +68,8 @@ pub(crate) enum Kind {
     RequestTimeout,
     /// A remote server failed us.
     RemoteFailed,
+    /// A page or picture elsewhere on the web that cannot be had.
+    PageFailed,
     /// Our own homeserver cannot be asked.
     HomeserverFailed,
     /// Our own fault.
@@ -190,6 +192,8 @@ impl Kind {
             Self::RangeNotSatisfiable => (416, "M_UNKNOWN", Quiet),
             Self::RequestTimeout => (408, "M_UNKNOWN", Quiet),
             Self::RemoteFailed => (502, "M_UNKNOWN", Warn),
+            // Users link to what they like: no news for the journal.
+            Self::PageFailed => (502, "M_UNKNOWN", Quiet),
             Self::HomeserverFailed => (502, "M_UNKNOWN", Error),
             Self::Internal => (500, "M_UNKNOWN", Error),
         };

@@ -35,7 +35,7 @@ impl Homeserver {
         let url = format!("{}{path}", self.base_url);
         let bearer = token.map(|token| format!("Bearer {token}"));
         let headers: Vec<_> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
-        let get = Get { url: &url, headers: &headers, via: &[] };
+        let get = Get { url: &url, headers: &headers, via: &[], within: None };
         match self.outbound.get(&get) {
             Err(OutboundError::Failed(_)) => self.outbound.get(&get),
             other => other,

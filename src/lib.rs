@@ -9,8 +9,8 @@
 //! | L5 | `handlers`, `housekeeping` | one short async function for each endpoint; background jobs |
 //! | L4 | [`app`], `request`, `shelf`, `response`, `waiting`, `bridge`, `patience` | wiring; what is read and written; what was served lately; who waits for what; the async/sync seam; clients that stop reading |
 //! | L3 | `media` | use-cases: create, upload, download, fetch, sweep; the ordering rules |
-//! | L2 | `homeserver`, `accounts`, [`federation`], `thumbnail` | the neighbour; access token → user; signatures, keys, discovery, the outbound ladder; small pictures of large ones |
-//! | L1 | `catalog`, [`disk`], `blobs`, `outbound`, [`names`], `multipart`, `range`, `disposition` | the `SQLite` catalog; the few operations that durability rests on; the content-addressed directory; the guarded way out; DNS; pure protocol pieces |
+//! | L2 | `homeserver`, `accounts`, [`federation`], `thumbnail`, `preview` | the neighbour; access token → user; signatures, keys, discovery, the outbound ladder; small pictures of large ones; what a page says of itself |
+//! | L1 | `catalog`, [`disk`], `blobs`, `outbound`, [`names`], `globs`, `multipart`, `range`, `disposition` | the `SQLite` catalog; the few operations that durability rests on; the content-addressed directory; the guarded way out; DNS; lists of names; pure protocol pieces |
 //! | L0 | [`matrix`], `error`, [`config`], `sha256` | vocabulary |
 //!
 //! Everything up to L3 is plain blocking Rust. `async` begins in L4, and `bridge` is the one place where the two meet.
@@ -29,6 +29,7 @@ mod error;
 pub mod federation;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+mod globs;
 mod handlers;
 mod homeserver;
 mod housekeeping;
@@ -39,6 +40,7 @@ mod multipart;
 pub mod names;
 mod outbound;
 mod patience;
+mod preview;
 mod range;
 mod request;
 mod response;

@@ -16,6 +16,7 @@ use crate::disposition;
 use crate::error::{Error, Kind, Result};
 use crate::federation::InboundRequest;
 use crate::matrix::{MediaId, Mxc, ServerName};
+use crate::preview::Link;
 use crate::response::{Access, Conditions};
 use crate::thumbnail::{Motion, Wanted};
 
@@ -161,6 +162,20 @@ impl Call {
         let animated = self.query("animated").or_else(|| self.query("org.matrix.msc2705.animated"));
         let motion = if animated.as_deref() == Some("true") { Motion::Animated } else { Motion::Still };
         Ok(Wanted { width, height, method, motion })
+    }
+
+    /// The page to preview: `url`. `ts`, the point in time that is wished for, must be a number; the answer is the page as it is
+    /// now, which the specification allows.
+    ///
+    /// # Errors
+    /// `MissingParam`, and `InvalidParam` for what cannot be previewed.
+    pub(crate) fn preview_link(&self) -> Result<Link> {
+        let missing = || Error::new(Kind::MissingParam, "url is missing");
+        let url = self.query("url").filter(|url| !url.is_empty()).ok_or_else(missing)?;
+        if self.query("ts").is_some_and(|ts| ts.parse::<u64>().is_err()) {
+            return Err(Error::new(Kind::InvalidParam, "ts is not a number of milliseconds"));
+        }
+        Link::parse(&url)
     }
 
     /// Whether `allow_remote` forbids a fetch.

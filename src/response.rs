@@ -100,6 +100,11 @@ pub(crate) fn json(value: &serde_json::Value) -> Response {
     json_with(StatusCode::OK, value.to_string())
 }
 
+/// 200 with JSON text.
+pub(crate) fn json_text(text: &str) -> Response {
+    json_with(StatusCode::OK, text.to_owned())
+}
+
 /// `status` with JSON text.
 pub(crate) fn json_with(status: StatusCode, text: String) -> Response {
     let mut response = bare(status, Caching::Never);

@@ -1,7 +1,7 @@
 //! Questions about media IDs.
 
 use rusqlite::types::Type;
-use rusqlite::{OptionalExtension as _, Row, named_params};
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
 use super::Catalog;
 use crate::error::Result;
@@ -61,6 +61,15 @@ pub(crate) struct NewMedia {
     pub(crate) open: bool,
 }
 
+/// What media is kept for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Itself.
+    Media,
+    /// The preview that names it, and no longer than that.
+    PreviewImage,
+}
+
 /// An ID to be created and filled later.
 #[derive(Clone, Debug)]
 pub(crate) struct Reservation {
@@ -104,29 +113,7 @@ impl Catalog {
 
     /// Adds complete media. An ID that is known stays as it is; the answer says whether a row was added.
     pub(crate) fn add(&self, media: NewMedia) -> Result<bool> {
-        self.writer.write(move |connection| {
-            let NewMedia { mxc, filled, user_id, created, open } = &media;
-            let added = connection
-                .prepare_cached(
-                    "INSERT INTO media (server_name, media_id, sha256, size, content_type, upload_name, user_id,
-                                        created_ms, last_access_ms, open)
-                     VALUES (:server_name, :media_id, :sha256, :size, :content_type, :upload_name, :user_id,
-                             :created, :created, :open)
-                     ON CONFLICT DO NOTHING",
-                )?
-                .execute(named_params! {
-                    ":server_name": mxc.server_name.as_str(),
-                    ":media_id": mxc.media_id.as_str(),
-                    ":sha256": filled.sha256.as_bytes(),
-                    ":size": sql_size(filled.size),
-                    ":content_type": filled.content_type,
-                    ":upload_name": filled.upload_name,
-                    ":user_id": user_id.as_ref().map(UserId::as_str),
-                    ":created": created.0,
-                    ":open": open,
-                })?;
-            Ok(added == 1)
-        })
+        self.writer.write(move |connection| insert_media(connection, &media, Purpose::Media))
     }
 
     /// Creates a pending ID unless its user holds too many.
@@ -242,6 +229,36 @@ impl Catalog {
                 .optional()
         })
     }
+}
+
+/// Writes the row of complete media unless its ID is known. Says whether it did.
+pub(super) fn insert_media(
+    connection: &Connection,
+    media: &NewMedia,
+    purpose: Purpose,
+) -> rusqlite::Result<bool> {
+    let NewMedia { mxc, filled, user_id, created, open } = media;
+    let added = connection
+        .prepare_cached(
+            "INSERT INTO media (server_name, media_id, sha256, size, content_type, upload_name, user_id,
+                                created_ms, last_access_ms, open, preview)
+             VALUES (:server_name, :media_id, :sha256, :size, :content_type, :upload_name, :user_id,
+                     :created, :created, :open, :preview)
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute(named_params! {
+            ":server_name": mxc.server_name.as_str(),
+            ":media_id": mxc.media_id.as_str(),
+            ":sha256": filled.sha256.as_bytes(),
+            ":size": sql_size(filled.size),
+            ":content_type": filled.content_type,
+            ":upload_name": filled.upload_name,
+            ":user_id": user_id.as_ref().map(UserId::as_str),
+            ":created": created.0,
+            ":open": open,
+            ":preview": purpose == Purpose::PreviewImage,
+        })?;
+    Ok(added == 1)
 }
 
 /// One row in the order of [`Catalog::media`].

@@ -323,7 +323,7 @@ fn client_endpoint(config: &Config, outbound: &Outbound) -> Endpoint {
 /// Asks an endpoint for a path.
 fn ask(outbound: &Outbound, endpoint: &Endpoint, target: &str) -> Result<Answer, String> {
     let url = format!("{}{target}", endpoint.base_url);
-    let get = Get { url: &url, headers: &[("Host", &endpoint.host)], via: &endpoint.via };
+    let get = Get { url: &url, headers: &[("Host", &endpoint.host)], via: &endpoint.via, within: None };
     outbound.get(&get).map_err(|error| error.to_string())
 }
 

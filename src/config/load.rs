@@ -11,7 +11,7 @@ use figment::value::{Dict, Value};
 use saphyr::{Yaml, YamlEmitter};
 
 use super::yaml::YamlFile;
-use super::{Config, Family};
+use super::{Config, Family, OembedProvider, Previews};
 use crate::matrix::ServerName;
 
 /// A configuration and what was odd about it.
@@ -209,6 +209,7 @@ impl Sources<'_> {
                 self.complain(key, "must be longer than 0");
             }
         }
+        self.validate_previews(&config.previews);
         if config.thumbnails.workers == 0 || config.thumbnails.workers > 64 {
             self.complain("thumbnails.workers", "must be 1 to 64");
         }
@@ -217,6 +218,51 @@ impl Sources<'_> {
                 "log",
                 format!("`{}` is not a log level or list of directives (like info)", config.log),
             );
+        }
+    }
+
+    /// Complains about what could never be sent or connected to.
+    fn validate_previews(&mut self, previews: &Previews) {
+        let is_text = |text: &str| text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if !is_text(&previews.user_agent) {
+            self.complain("previews.user_agent", "only printable ASCII can be sent");
+        }
+        if !previews.accept_language.iter().all(|language| !language.is_empty() && is_text(language)) {
+            self.complain("previews.accept_language", "only language tags can be sent (like de or pt-BR)");
+        }
+        if previews.ports.is_empty() || previews.ports.contains(&0) {
+            self.complain("previews.ports", "name at least one port, 1 to 65535");
+        }
+        self.validate_oembed(&previews.oembed);
+    }
+
+    /// Complains about oEmbed providers that could never be asked.
+    fn validate_oembed(&mut self, providers: &[OembedProvider]) {
+        let is_http = |text: &str| {
+            url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+        };
+        for provider in providers {
+            if !is_http(&provider.endpoint) {
+                self.complain(
+                    "previews.oembed",
+                    format!(
+                        "`{}` is not an http or https URL (like https://example.org/oembed)",
+                        provider.endpoint
+                    ),
+                );
+            }
+            if provider.urls.is_empty() {
+                self.complain(
+                    "previews.oembed",
+                    format!("`{}` has no urls (like \"https://example.org/video/*\")", provider.endpoint),
+                );
+            }
+            for glob in provider.urls.iter().filter(|glob| !glob.contains("://")) {
+                self.complain(
+                    "previews.oembed",
+                    format!("`{glob}` matches no URL (write it like https://example.org/video/*)"),
+                );
+            }
         }
     }
 
@@ -401,6 +447,26 @@ mod tests {
             assert!(found, "{start} … {word} is not in {problems:#?}");
         }
         assert_eq!(problems.len(), 9, "{problems:#?}");
+    }
+
+    #[test]
+    fn oembed_sites_that_could_never_be_asked_are_refused() {
+        let start = "server_name: example.org\npreviews:\n  oembed:\n";
+        let good = "    - {endpoint: 'https://a.example/oembed', urls: ['https://a.example/v/*']}\n";
+        let config = load_text(&format!("{start}{good}"), &[]).unwrap().config;
+        assert_eq!(config.previews.oembed[0].urls, ["https://a.example/v/*"]);
+        for (entry, word) in [
+            ("{endpoint: 'ftp://a.example', urls: ['https://a.example/*']}", "not an http or https URL"),
+            ("{endpoint: 'https://a.example/o', urls: []}", "has no urls"),
+            ("{endpoint: 'https://a.example/o', urls: ['a.example/*']}", "matches no URL"),
+            ("{endpoint: 'https://a.example/o', url: 'x', urls: []}", "unknown field"),
+            ("{urls: ['https://a.example/*']}", "not an http or https URL"),
+            ("{endpoint: 'https://a.example/o'}", "has no urls"),
+        ] {
+            let problems = load_text(&format!("{start}    - {entry}\n"), &[]).unwrap_err();
+            let found = problems.iter().any(|problem| problem.contains("oembed") && problem.contains(word));
+            assert!(found, "{entry}: {problems:#?}");
+        }
     }
 
     #[test]

@@ -141,6 +141,8 @@ pub struct Previews {
     pub max_image: Size,
     /// For the whole preview.
     pub timeout: Span,
+    /// Ports that may be connected to.
+    pub ports: Vec<u16>,
     /// How long a preview is kept.
     pub cache: Span,
     /// Sent as `User-Agent`.
@@ -151,10 +153,22 @@ pub struct Previews {
     pub allow_hosts: Vec<String>,
     /// Hosts (globs) not to; wins over `allow_hosts`.
     pub deny_hosts: Vec<String>,
+    /// Sites that speak oEmbed, besides the embedded list and before it.
+    pub oembed: Vec<OembedProvider>,
     /// Addresses never connected to.
     pub ip_deny: Vec<IpNet>,
     /// Exceptions to `ip_deny`.
     pub ip_allow: Vec<IpNet>,
+}
+
+/// A site that describes its pages as oEmbed JSON. What is missing is empty, which is refused with the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OembedProvider {
+    /// Where the description is asked for.
+    pub endpoint: String,
+    /// The pages it describes: URLs (globs).
+    pub urls: Vec<String>,
 }
 
 /// Addresses that are not the public internet: private, loopback, link-local, carrier-grade NAT, documentation,
@@ -236,11 +250,13 @@ impl Config {
                 max_page: Size(2 << 20),
                 max_image: Size(10 << 20),
                 timeout: Span(Duration::from_secs(10)),
+                ports: vec![80, 443, 8080, 8443],
                 cache: minutes(60),
                 user_agent: "Mozilla/5.0 (compatible; media-sidecar; Matrix link preview bot)".to_owned(),
                 accept_language: vec!["en".to_owned()],
                 allow_hosts: any(),
                 deny_hosts: vec![],
+                oembed: vec![],
                 ip_deny: not_public(),
                 ip_allow: vec![],
             },

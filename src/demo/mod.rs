@@ -5,6 +5,7 @@
 
 mod front;
 mod http;
+mod site;
 mod tour;
 
 use std::io::Write;
@@ -54,9 +55,12 @@ pub fn run(stay: Stay, out: &mut impl Write) -> Result<ExitCode, Failure> {
         let certificates = Certificates::make()?;
         let ca_file = folder.path().join("ca.pem");
         std::fs::write(&ca_file, &certificates.ca_pem)?;
-        let alice = start(&folder.path().join("a"), "alice", &certificates, &ca_file).await?;
-        let bob = start(&folder.path().join("b"), "bob", &certificates, &ca_file).await?;
-        let passed = tour::walk(&alice, &bob, &certificates, out).await?;
+        let website = TcpListener::bind("127.0.0.1:0").await?;
+        let site = website.local_addr()?;
+        tokio::spawn(site::serve(website));
+        let alice = start((&folder.path().join("a"), "alice"), &certificates, &ca_file, site).await?;
+        let bob = start((&folder.path().join("b"), "bob"), &certificates, &ca_file, site).await?;
+        let passed = tour::walk((&alice, &bob), site, &certificates, out).await?;
         if stay == Stay::Serve {
             tour::tell_how_to_try(&alice, &bob, &ca_file, out)?;
             tokio::signal::ctrl_c().await?;
@@ -67,12 +71,12 @@ pub fn run(stay: Stay, out: &mut impl Write) -> Result<ExitCode, Failure> {
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Starts one server in `folder`: front, stand-in homeserver, sidecar.
+/// Starts one server in a folder of its own, with one user: front, stand-in homeserver, sidecar, which previews `site`.
 async fn start(
-    folder: &Path,
-    localpart: &str,
+    (folder, localpart): (&Path, &str),
     certificates: &Certificates,
     ca_file: &Path,
+    site: SocketAddr,
 ) -> Result<Server, Failure> {
     std::fs::create_dir(folder)?;
     let surroundings = Surroundings::system();
@@ -98,6 +102,8 @@ async fn start(
     config.homeserver.url = format!("http://{homeserver_address}");
     config.federation.ip_allow = vec!["127.0.0.0/8".parse()?];
     config.federation.ca_file = Some(ca_file.to_owned());
+    config.previews.ip_allow = vec![site.ip().into()];
+    config.previews.ports = vec![site.port()];
     let app = App::open(&config, key, surroundings).map_err(|error| format!("{error:?}"))?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let sidecar_address = listener.local_addr()?;

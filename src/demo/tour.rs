@@ -1,6 +1,7 @@
 //! The tour: MSC1902's story in requests and answers.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use hyper::{Method, Request, header};
 
 use super::Server;
 use super::http::{self, Answer, Certificates};
+use super::site::TITLE;
 use crate::commands::Failure;
 
 /// What alice uploads.
@@ -17,8 +19,8 @@ const PICTURE: &[u8] = include_bytes!("../../assets/demo.png");
 
 /// Walks the tour and says whether everything went as told.
 pub(super) async fn walk(
-    alice: &Server,
-    bob: &Server,
+    (alice, bob): (&Server, &Server),
+    site: SocketAddr,
     certificates: &Certificates,
     out: &mut impl Write,
 ) -> Result<bool, Failure> {
@@ -86,6 +88,8 @@ pub(super) async fn walk(
     let legacy = format!("/_matrix/media/v3/download/{path}");
     let old = tour.ask(Asked::new(alice, Method::GET, &legacy), 200).await?;
     tour.check(old.body == PICTURE, "the same bytes")?;
+
+    tour.preview(alice, site).await?;
 
     let Tour { passed, .. } = tour;
     writeln!(
@@ -167,6 +171,26 @@ struct Tour<'a, W> {
 }
 
 impl<W: Write> Tour<'_, W> {
+    /// Shows a preview of a page at `site`, and that it leads nowhere else.
+    async fn preview(&mut self, server: &Server, site: SocketAddr) -> Result<(), Failure> {
+        self.tell("alice's client shows what stands behind a link: A fetches the page, which it may, and its picture")?;
+        let preview_url = "/_matrix/client/r0/media/preview_url?url=http%3A%2F%2F";
+        let target = format!("{preview_url}{}%3A{}%2F", site.ip(), site.port());
+        let preview = self.ask(Asked::new(server, Method::GET, &target).token(&server.token), 200).await?;
+        self.note(&format!("{}: {}", preview.field("og:title"), preview.field("og:description")))?;
+        self.check(preview.field("og:title") == TITLE, "the title is the page's")?;
+        let copy = preview.field("og:image");
+        self.note(&format!("its picture is now {copy}"))?;
+        let path = format!("/_matrix/client/r0/media/download/{}", copy.trim_start_matches("mxc://"));
+        let picture = self.ask(Asked::new(server, Method::GET, &path).token(&server.token), 200).await?;
+        self.check(picture.body == PICTURE, "a copy of it, byte for byte: the site does not see who looks")?;
+
+        self.tell("a link to an address inside the network is not followed")?;
+        let inside = format!("{preview_url}169.254.169.254%3A{}%2F", site.port());
+        let refused = self.ask(Asked::new(server, Method::GET, &inside).token(&server.token), 403).await?;
+        self.note(&format!("{}: {}", refused.field("errcode"), refused.field("error")))
+    }
+
     /// Begins a step.
     fn tell(&mut self, what: &str) -> Result<(), Failure> {
         self.step = self.step.saturating_add(1);

@@ -174,7 +174,7 @@ impl Federation {
         let authorization = key.map(|key| request.authorization(key));
         let mut headers = vec![("Host", endpoint.host.as_str())];
         headers.extend(authorization.as_deref().map(|value| ("Authorization", value)));
-        Ok(outbound.get(&Get { url: &url, headers: &headers, via: &endpoint.via })?)
+        Ok(outbound.get(&Get { url: &url, headers: &headers, via: &endpoint.via, within: None })?)
     }
 }
 

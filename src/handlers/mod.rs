@@ -5,6 +5,7 @@
 pub(crate) mod client;
 pub(crate) mod federation;
 pub(crate) mod ops;
+pub(crate) mod previews;
 mod thumbnails;
 
 use std::sync::Arc;

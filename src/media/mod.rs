@@ -3,6 +3,7 @@
 //! Owns the ordering rules: blob durable first, row second, answer third; deleting the other way round. Refuses to know
 //! HTTP, and who waits for what.
 
+mod previews;
 mod remote;
 mod sweep;
 mod thumbnails;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quick_cache::sync::Cache;
 
+pub(crate) use self::previews::Summary;
 pub(crate) use self::remote::{FetchListener, RemoteHead};
 pub(crate) use self::thumbnails::{BLURHASH_TIMEOUT, Making, Thumbnail, memory};
 use self::upload::CreateLimiter;
@@ -25,6 +27,7 @@ use crate::config::{Config, Thumbnails, UnauthenticatedMedia, Uploads};
 use crate::error::{Error, Result};
 use crate::federation::Federation;
 use crate::matrix::{Clock, MediaId, Mxc, Random, ServerName, Timestamp};
+use crate::preview::Fetcher;
 
 /// The media of this server and its copies of others'.
 pub(crate) struct Library {
@@ -40,6 +43,8 @@ pub(crate) struct Library {
     thumbnails: Thumbnails,
     /// What requests for thumbnails came to.
     thumbnail_requests: Cache<thumbnails::Request, thumbnails::Outcome>,
+    /// What previews go by.
+    desk: previews::Desk,
     /// What is known.
     catalog: Arc<Catalog>,
     /// Where bytes lie.
@@ -109,7 +114,7 @@ impl Library {
     /// A library over its parts.
     pub(crate) fn new(
         config: &Config,
-        (catalog, blobs, federation): (Arc<Catalog>, Arc<Blobs>, Arc<Federation>),
+        (catalog, blobs, federation, fetcher): (Arc<Catalog>, Arc<Blobs>, Arc<Federation>, Fetcher),
         clock: Clock,
         random: Random,
     ) -> Self {
@@ -120,6 +125,7 @@ impl Library {
             unauthenticated_media: config.unauthenticated_media,
             thumbnails: config.thumbnails.clone(),
             thumbnail_requests: Cache::new(thumbnails::REMEMBERED),
+            desk: previews::Desk::new(config.previews.clone(), fetcher),
             catalog,
             blobs,
             federation,

@@ -24,14 +24,14 @@ impl Library {
         Ok(removed)
     }
 
-    /// Forgets what has expired: pending IDs, keys and families of other servers, the counts of users who create no more.
+    /// Forgets what has expired: pending IDs, keys and families of other servers, previews, the counts of users who create no more.
     pub(crate) fn forget_expired(&self) -> Result<()> {
         self.tidy_create_limiter();
         let now = (self.clock)();
         self.catalog.forget_expired(now)?;
         self.catalog.forget_expired_keys(now)?;
         self.catalog.forget_families(now.before(FAMILY_KEPT))?;
-        Ok(())
+        self.forget_expired_previews()
     }
 
     /// Writes the access times noted since the last call.

@@ -220,7 +220,7 @@ impl Library {
     }
 
     /// The configured limits.
-    fn thumbnail_limits(&self) -> Limits {
+    pub(super) fn thumbnail_limits(&self) -> Limits {
         Limits { max_pixels: self.thumbnails.max_pixels.0, memory: self.thumbnails.memory.0, deadline: None }
     }
 

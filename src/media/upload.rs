@@ -158,7 +158,7 @@ impl Library {
     }
 
     /// An address nobody has.
-    fn new_mxc(&self) -> Mxc {
+    pub(super) fn new_mxc(&self) -> Mxc {
         Mxc { server_name: self.server_name.clone(), media_id: MediaId::generate(|pool| (self.random)(pool)) }
     }
 

@@ -3,6 +3,7 @@
 //! Owns `ureq`. Checks the very address it connects to, after resolution; follows no redirect by itself; ignores proxy
 //! variables, which would connect elsewhere. Refuses to know what is asked and why.
 
+mod coding;
 mod guard;
 mod tls;
 
@@ -20,6 +21,7 @@ use url::Url;
 use self::guard::CheckedResolver;
 use self::tls::TlsConnector;
 
+pub(crate) use self::coding::ACCEPT_ENCODING;
 pub(crate) use self::guard::{Denied, Guard};
 use crate::names::Names;
 
@@ -81,6 +83,8 @@ pub(crate) struct Get<'a> {
     pub(crate) headers: &'a [(&'a str, &'a str)],
     /// Where to connect instead, tried in order; empty: where the URL says.
     pub(crate) via: &'a [(String, u16)],
+    /// Longest time for all of it, body included, where that is less than [`Limits`] say.
+    pub(crate) within: Option<Duration>,
 }
 
 /// The head of an answer, its body still to be read.
@@ -136,7 +140,7 @@ impl Outbound {
             if url.scheme() != "https" {
                 return Err(OutboundError::Redirect("it leads away from https"));
             }
-            let answer = self.get(&Get { url: url.as_str(), headers: &[], via: &[] })?;
+            let answer = self.get(&Get { url: url.as_str(), headers: &[], via: &[], within: None })?;
             if !matches!(answer.status(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
             }
@@ -155,6 +159,9 @@ impl Outbound {
         };
         for (name, value) in get.headers {
             request = request.header(*name, *value);
+        }
+        if let Some(within) = get.within {
+            request = request.config().timeout_global(Some(within)).build();
         }
         Ok(Answer { response: request.call()?, url: get.url.to_owned() })
     }
@@ -222,9 +229,35 @@ impl Answer {
         Ok((crate::matrix::len_u64(bytes.len()) <= limit).then_some(bytes))
     }
 
+    /// The body as it was before `Content-Encoding`: gzip and brotli are undone, of at most `limit` bytes on the wire.
+    /// Unpacked it may be of any length.
+    ///
+    /// # Errors
+    /// One of `Unsupported` kind for an encoding that was not asked for.
+    pub(crate) fn into_decoded(self, limit: u64) -> io::Result<Box<dyn Read + Send>> {
+        let codings = self.header("content-encoding").unwrap_or_default().to_ascii_lowercase();
+        coding::undo(&codings, self.into_reader().take(limit))
+    }
+
     /// The body as it arrives. A body shorter than announced ends in an error.
+    /// Silence is an error of `TimedOut` kind.
     pub(crate) fn into_reader(self) -> impl Read + Send + 'static {
-        self.response.into_body().into_reader()
+        Plain(self.response.into_body().into_reader())
+    }
+}
+
+/// A body whose errors are of the plain kinds.
+struct Plain<R>(R);
+
+impl<R: Read> Read for Plain<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into).map_err(|error| {
+            let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
+            match inner {
+                Some(ureq::Error::Timeout(_)) => io::Error::new(io::ErrorKind::TimedOut, error),
+                _ => error,
+            }
+        })
     }
 }
 

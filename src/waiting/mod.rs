@@ -21,7 +21,7 @@ pub(crate) use self::gathering::{Gathering, Ticket};
 pub(crate) use self::idle::{Activity, Backlog, Busy};
 use crate::bridge::{FileStream, Readers};
 use crate::error::{Error, Kind, Result};
-use crate::matrix::{Mxc, ServerName};
+use crate::matrix::Mxc;
 use crate::media::{FetchListener, RemoteHead};
 
 /// Requests that may wait for pending uploads at the same time; further ones are told "not yet" at once. A flood of
@@ -43,10 +43,7 @@ const MAX_ARRIVALS_OF_SERVER: usize = 32;
 /// When to come back.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Fetches from one server at the same time, so that a slow one does not take all the places.
-const FETCHES_PER_SERVER: usize = 4;
-
-/// Servers whose lanes are kept while nobody is in them.
+/// Places whose lanes are kept while nobody is in them.
 const IDLE_LANES: usize = 256;
 
 /// One answer under way, for all who ask.
@@ -414,20 +411,30 @@ impl Memory {
     }
 }
 
-/// A few lanes to each server.
-#[derive(Debug, Default)]
-pub(crate) struct Lanes(Mutex<HashMap<ServerName, Arc<Semaphore>>>);
+/// A few lanes to each place.
+#[derive(Debug)]
+pub(crate) struct Lanes<K> {
+    /// The lanes of places where somebody is.
+    table: Mutex<HashMap<K, Arc<Semaphore>>>,
+    /// Lanes to each place.
+    count: usize,
+}
 
-impl Lanes {
-    /// Waits for a lane to `server_name`; it is free again when the permit is dropped.
-    pub(crate) async fn enter(&self, server_name: &ServerName) -> Result<OwnedSemaphorePermit> {
+impl<K: Clone + Eq + Hash> Lanes<K> {
+    /// `count` lanes to each place.
+    pub(crate) fn new(count: usize) -> Self {
+        Self { table: Mutex::default(), count }
+    }
+
+    /// Waits for a lane to `place`; it is free again when the permit is dropped.
+    pub(crate) async fn enter(&self, place: &K) -> Result<OwnedSemaphorePermit> {
         let lanes = {
-            let mut table = lock(&self.0);
+            let mut table = lock(&self.table);
             if table.len() >= IDLE_LANES {
                 table.retain(|_, lanes| Arc::strong_count(lanes) > 1);
             }
-            let new = || Arc::new(Semaphore::new(FETCHES_PER_SERVER));
-            Arc::clone(table.entry(server_name.clone()).or_insert_with(new))
+            let new = || Arc::new(Semaphore::new(self.count));
+            Arc::clone(table.entry(place.clone()).or_insert_with(new))
         };
         lanes.acquire_owned().await.map_err(|error| Error::internal("waiting for a lane", error))
     }

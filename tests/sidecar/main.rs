@@ -38,6 +38,8 @@ mod freeze;
 mod harness;
 mod housekeeping;
 mod load;
+mod previews;
+mod previews_guard;
 mod remotes;
 mod routes;
 mod systemd;

@@ -53,9 +53,12 @@ pub struct Setup {
     pub zone: Arc<Zone>,
     pub homeserver: Option<Homeserver>,
     pub disk: Option<Arc<dyn Disk>>,
+    /// How far the sidecar's clock is ahead.
+    pub ahead: Duration,
 }
 
-/// DNS as a test wants it. Ports are mapped too, so that a server on port 443 or 8448 can be any peer.
+/// DNS as a test wants it. Ports are mapped too, so that a server on port 443 or 8448 can be any peer. A host named several
+/// times answers so many questions in turn, the last answer for good.
 #[derive(Debug, Default)]
 pub struct Zone {
     hosts: Mutex<Vec<(String, u16, Vec<SocketAddr>)>>,
@@ -79,9 +82,12 @@ impl Zone {
 
 impl Names for Zone {
     fn addresses(&self, host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
-        let hosts = self.hosts.lock().unwrap();
-        if let Some((_, _, found)) = hosts.iter().find(|(name, at, _)| name == host && *at == port) {
-            return Ok(found.clone());
+        let mut hosts = self.hosts.lock().unwrap();
+        let mut entries = (0..hosts.len()).filter(|index| hosts[*index].0 == host && hosts[*index].1 == port);
+        match (entries.next(), entries.next()) {
+            (Some(first), Some(_)) => return Ok(hosts.remove(first).2),
+            (Some(only), None) => return Ok(hosts[only].2.clone()),
+            (None, _) => {}
         }
         match host.trim_matches(['[', ']']).parse() {
             Ok(address) => Ok(vec![SocketAddr::new(address, port)]),
@@ -108,7 +114,7 @@ impl Setup {
         let ca_file = folder.path().join("ca.pem");
         std::fs::write(&ca_file, Authority::get().ca_pem()).unwrap();
         config.federation.ca_file = Some(ca_file);
-        Self { config, folder, zone: Arc::default(), homeserver: None, disk: None }
+        Self { config, folder, zone: Arc::default(), homeserver: None, disk: None, ahead: Duration::ZERO }
     }
 
     /// With a homeserver of the test's own.
@@ -134,7 +140,7 @@ impl Setup {
         let names = Arc::clone(&zone);
         let mut config = self.config;
         config.homeserver.url = homeserver.peer.url();
-        let time = Arc::new(AtomicI64::new(Timestamp::now().0));
+        let time = Arc::new(AtomicI64::new(Timestamp::now().after(self.ahead).0));
         let clock = Arc::clone(&time);
         let system = Surroundings::system();
         let surroundings = Surroundings {

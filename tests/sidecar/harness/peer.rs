@@ -54,6 +54,8 @@ pub struct Reply {
 
 enum Step {
     Send(Vec<u8>),
+    /// Again and again, until the other end is gone.
+    Endless(Vec<u8>),
     /// So many bytes, so many a second.
     Paced(usize, usize),
     /// Until the other end speaks or is gone.
@@ -63,6 +65,12 @@ enum Step {
 impl Reply {
     pub fn new(status: u16) -> Self {
         Self { steps: Vec::new(), status, headers: Vec::new(), has_length: false }
+    }
+
+    /// One whose very first bytes are its body's.
+    #[allow(dead_code, reason = "the measurements, which share this file, do not use it")]
+    pub fn raw() -> Self {
+        Self::new(0)
     }
 
     pub fn json(status: u16, body: &Value) -> Self {
@@ -81,6 +89,21 @@ impl Reply {
 
     pub fn body(mut self, body: impl AsRef<[u8]>) -> Self {
         self.steps.push(Step::Send(body.as_ref().to_vec()));
+        self
+    }
+
+    /// Without a length: it ends when the connection does.
+    #[allow(dead_code, reason = "the measurements, which share this file, do not use it")]
+    pub fn until_close(mut self) -> Self {
+        self.has_length = true;
+        self
+    }
+
+    /// A body that goes on until the other end hangs up.
+    #[allow(dead_code, reason = "the measurements, which share this file, do not use it")]
+    pub fn endless(mut self, piece: impl AsRef<[u8]>) -> Self {
+        self.steps.push(Step::Endless(piece.as_ref().to_vec()));
+        self.has_length = true;
         self
     }
 
@@ -107,11 +130,16 @@ impl Reply {
         if !self.has_length {
             head += &format!("Content-Length: {body}\r\n");
         }
-        stream.write_all((head + "\r\n").as_bytes())?;
+        if self.status != 0 {
+            stream.write_all((head + "\r\n").as_bytes())?;
+        }
         stream.flush()?;
         for step in self.steps {
             match step {
                 Step::Send(bytes) => stream.write_all(&bytes)?,
+                Step::Endless(bytes) => loop {
+                    stream.write_all(&bytes)?;
+                },
                 Step::Paced(bytes, rate) => write_paced(stream, bytes, rate)?,
                 Step::Wait(signal) => _ = signal.recv(),
             }

@@ -1,0 +1,206 @@
+//! Previews of linked pages: what is kept of them, for how long, and what is answered.
+//!
+//! [Spec, `preview_url`](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url). A preview is a few
+//! bounded steps, each on a thread of its own; who calls them holds the deadline (`handlers/previews.rs`).
+
+mod read;
+mod summary;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use serde_json::{Map, Value};
+
+use self::read::Picture;
+pub(crate) use self::summary::Summary;
+use super::Library;
+use crate::catalog::{Dropped, Filled, NewMedia, NewPreview, Preview};
+use crate::config;
+use crate::error::{Error, Kind, Result};
+use crate::matrix::{Mxc, Timestamp, len_u64};
+use crate::preview::{Fetcher, Landing, Link, Providers, Step, Trip, Wants};
+
+/// How long a failure is believed, and a preview whose site was late with a part of it.
+const FAILURE_KEPT: Duration = Duration::from_mins(1);
+
+/// Previews kept.
+const MAX_PREVIEWS: u32 = 10_000;
+
+/// What of them is in memory as well, bytes.
+const REMEMBERED_BYTES: u64 = 1 << 20;
+
+/// How many of average size that makes: a hint for the table.
+const REMEMBERED: usize = 512;
+
+/// What previews need besides the library's own parts.
+pub(super) struct Desk {
+    /// The operator's wishes.
+    config: config::Previews,
+    /// The way to pages.
+    fetcher: Fetcher,
+    /// Who speaks oEmbed.
+    providers: Providers,
+    /// The latest answers.
+    remembered: Cache<Link, Remembered, Weight>,
+}
+
+/// An answer in memory.
+#[derive(Clone)]
+struct Remembered {
+    /// The JSON object, or why there is none.
+    outcome: Result<Arc<str>>,
+    /// How long it is good.
+    until: Timestamp,
+}
+
+/// Weighs answers by their bytes.
+#[derive(Clone)]
+struct Weight;
+
+impl Desk {
+    /// Asking with `fetcher`.
+    pub(super) fn new(config: config::Previews, fetcher: Fetcher) -> Self {
+        let providers = Providers::new(&config.oembed);
+        let remembered = Cache::with_weighter(REMEMBERED, REMEMBERED_BYTES, Weight);
+        Self { config, fetcher, providers, remembered }
+    }
+}
+
+impl Library {
+    /// How long a preview may take; `None` when there are none here.
+    pub(crate) fn preview_timeout(&self) -> Option<Duration> {
+        self.desk.config.enabled.then_some(self.desk.config.timeout.0)
+    }
+
+    /// The answer for `link`, if it is in memory. Does not block.
+    pub(crate) fn remembered_preview(&self, link: &Link) -> Option<Result<Arc<str>>> {
+        let remembered = self.desk.remembered.get(link)?;
+        ((self.clock)() < remembered.until).then_some(remembered.outcome)
+    }
+
+    /// The answer for `link`, if one is kept.
+    pub(crate) fn kept_preview(&self, link: &Link) -> Result<Option<Arc<str>>> {
+        if let Some(remembered) = self.remembered_preview(link) {
+            return remembered.map(Some);
+        }
+        let kept = self.catalog.preview(link.as_str())?.filter(|kept| (self.clock)() < kept.expires);
+        Ok(kept.map(|Preview { answer, expires }| self.remember(link, answer, expires)))
+    }
+
+    /// Notes that there is no preview of `link`, so that its site is not asked again at once.
+    pub(crate) fn remember_failure(&self, link: &Link, error: &Error) {
+        // Other failures are ours and may be over at any moment.
+        if matches!(error.kind(), Kind::PageFailed | Kind::Forbidden) {
+            let until = (self.clock)().after(FAILURE_KEPT);
+            let outcome = Err(error.clone());
+            self.desk.remembered.insert(link.clone(), Remembered { outcome, until });
+        }
+    }
+
+    /// The beginning of the way to `link`.
+    pub(crate) fn set_out(&self, link: Link, wants: Wants) -> Result<Trip> {
+        self.desk.fetcher.set_out(link, wants)
+    }
+
+    /// Goes one hop, until `deadline` at most; `land` reads what is at the end. Blocks.
+    pub(crate) fn hop<T>(
+        &self,
+        trip: &Trip,
+        deadline: Instant,
+        land: fn(&Self, Landing) -> Result<T>,
+    ) -> Result<Step<T>> {
+        self.desk.fetcher.step(trip, deadline, |landing| land(self, landing))
+    }
+
+    /// Where a site that is known to speak oEmbed describes `link`.
+    pub(crate) fn known_oembed(&self, link: &Link) -> Option<Link> {
+        Link::parse(self.desk.providers.endpoint(link.url())?.as_str()).ok()
+    }
+
+    /// Keeps the preview of `link`, and the image with it: blob first, then both rows at once. Gives the answer.
+    pub(crate) fn keep_preview(&self, link: &Link, summary: Summary) -> Result<Arc<str>> {
+        let expires = (self.clock)().after(summary.lifetime(self.desk.config.cache.0));
+        let (keys, picture) = summary.into_keys();
+        let mut kept = (String::new(), Dropped::default());
+        match picture {
+            None => kept = self.commit_preview(link, keys, None, expires)?,
+            Some(Picture { ingest, content_type, .. }) => {
+                self.store(ingest, content_type.to_owned(), None, |filled| {
+                    kept = self.commit_preview(link, keys, Some(filled), expires)?;
+                    Ok(true)
+                })?;
+            }
+        }
+        let (answer, dropped) = kept;
+        self.clear_away(&dropped);
+        Ok(self.remember(link, answer, expires))
+    }
+
+    /// Writes the rows of a preview. Gives the answer, and what went to make room.
+    fn commit_preview(
+        &self,
+        link: &Link,
+        mut keys: Map<String, Value>,
+        image: Option<Filled>,
+        expires: Timestamp,
+    ) -> Result<(String, Dropped)> {
+        let url = link.as_str().to_owned();
+        let image = match image {
+            Some(filled) => {
+                // The same picture keeps its address: clients have it.
+                let known = self.catalog.preview_image(&url, &self.server_name)?;
+                let known = known.filter(|(_, sha256)| *sha256 == filled.sha256);
+                let mxc = match known {
+                    Some((media_id, _)) => Mxc { server_name: self.server_name.clone(), media_id },
+                    None => self.new_mxc(),
+                };
+                keys.insert("og:image".to_owned(), mxc.to_string().into());
+                let (created, open) = ((self.clock)(), self.is_open());
+                Some(NewMedia { mxc, filled, user_id: None, created, open })
+            }
+            None => None,
+        };
+        let answer = Value::Object(keys).to_string();
+        let new = NewPreview { url, preview: Preview { answer: answer.clone(), expires }, image };
+        let dropped = self.catalog.keep_preview(new, &self.server_name, MAX_PREVIEWS)?;
+        Ok((answer, dropped))
+    }
+
+    /// Forgets previews that have expired, their images and what was made of them.
+    pub(super) fn forget_expired_previews(&self) -> Result<()> {
+        let dropped = self.catalog.forget_previews((self.clock)(), &self.server_name)?;
+        self.clear_away(&dropped);
+        Ok(())
+    }
+
+    /// Removes what rows referred to that are gone.
+    fn clear_away(&self, dropped: &Dropped) {
+        for link in dropped.urls.iter().filter_map(|url| Link::parse(url).ok()) {
+            self.desk.remembered.remove(&link);
+        }
+        for blob in &dropped.blobs {
+            if let Err(error) = self.remove_blob(blob) {
+                tracing::error!(?error, "a blob that nothing refers to stays until the next start");
+            }
+        }
+    }
+
+    /// Keeps an answer in memory.
+    fn remember(&self, link: &Link, answer: String, until: Timestamp) -> Arc<str> {
+        let answer: Arc<str> = answer.into();
+        self.desk.remembered.insert(link.clone(), Remembered { outcome: Ok(Arc::clone(&answer)), until });
+        answer
+    }
+}
+
+impl Weighter<Link, Remembered> for Weight {
+    fn weight(&self, link: &Link, remembered: &Remembered) -> u64 {
+        let answer = remembered.outcome.as_ref().map_or(0, |answer| answer.len());
+        len_u64(link.as_str().len().saturating_add(answer).saturating_add(OVERHEAD))
+    }
+}
+
+/// What an answer takes in memory besides its text, bytes.
+const OVERHEAD: usize = 256;

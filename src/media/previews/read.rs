@@ -1,0 +1,168 @@
+//! What is read of what comes: a page, a file, a picture to keep, an oEmbed description.
+
+use std::io::{self, BufReader, Cursor, Read};
+use std::time::Instant;
+
+use crate::blobs::{Ingest, IngestError};
+use crate::error::{Error, Kind, Result};
+use crate::media::Library;
+use crate::preview::{self, Embed, Format, Landing, Page};
+use crate::thumbnail::{self, Source};
+
+/// Enough of a body to tell what it is, bytes.
+const HEAD: u64 = 512;
+
+/// Largest oEmbed description, bytes.
+const MAX_OEMBED: u64 = 256 * 1024;
+
+/// How much of a picture is moved at once, bytes.
+const CHUNK: usize = 32 * 1024;
+
+/// Smallest side of a picture that shows something, pixels. Less is a spacer or counts visitors.
+const MIN_SIDE: u32 = 16;
+
+/// What a link leads to.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    /// What it says of itself.
+    pub(super) page: Page,
+    /// The thing itself, if it is a picture.
+    pub(super) picture: Option<Picture>,
+    /// Whether its own address is one of a site that is known to speak oEmbed.
+    pub(super) is_of_known_site: bool,
+    /// Whether the time was over before its end.
+    pub(super) is_cut_off: bool,
+}
+
+/// A picture that can be shown, on disk and not yet stored: dropped, it is gone.
+#[derive(Debug)]
+pub(crate) struct Picture {
+    /// Its bytes.
+    pub(super) ingest: Ingest,
+    /// What they are.
+    pub(super) content_type: &'static str,
+    /// Columns as seen.
+    pub(super) width: u32,
+    /// Rows as seen.
+    pub(super) height: u32,
+}
+
+impl Library {
+    /// Reads what a link leads to: first bytes decide what it is, whatever it is called.
+    pub(crate) fn read_link(&self, landing: Landing) -> Result<Reading> {
+        let Landing { url, content_type, disposition, size, deadline, body } = landing;
+        let (head, mut body) = head_of(body)?;
+        let claimed = content_type.as_deref();
+        let kind = preview::media_type(&head, claimed);
+        let describe = |kind: &str, size| Page {
+            // It has been looked at: whether it can be shown is known.
+            images: Vec::new(),
+            ..preview::describe_file(&url, disposition.as_deref(), Some(kind), size)
+        };
+        let (page, picture) = match preview::sniff(&head, claimed) {
+            _ if head.is_empty() => (Page::default(), None),
+            Format::Html => {
+                let mut body = body.take(self.desk.config.max_page.0);
+                (preview::read_page(&mut body, claimed, &url).map_err(preview::broke_off)?, None)
+            }
+            Format::Image => match self.take_picture(&mut body) {
+                Ok(picture) => (describe(picture.content_type, Some(picture.size())), Some(picture)),
+                // Still a file with a name.
+                Err(error) if error.kind() == Kind::PageFailed => (describe(&kind, size), None),
+                Err(error) => return Err(error),
+            },
+            Format::Json | Format::File => (describe(&kind, size), None),
+        };
+        let is_cut_off = deadline <= Instant::now();
+        if is_cut_off && page == Page::default() {
+            return Err(preview::late());
+        }
+        let is_of_known_site = self.desk.providers.endpoint(&url).is_some();
+        Ok(Reading { page, picture, is_of_known_site, is_cut_off })
+    }
+
+    /// Takes in a picture that a page shows.
+    ///
+    /// # Errors
+    /// `PageFailed` for what is no picture, a broken one, one that is too large or too small.
+    pub(crate) fn read_image(&self, landing: Landing) -> Result<Picture> {
+        let (head, mut body) = head_of(landing.body)?;
+        if preview::sniff(&head, landing.content_type.as_deref()) != Format::Image {
+            return Err(unfit("it is no picture"));
+        }
+        let picture = self.take_picture(&mut body)?;
+        if picture.width.min(picture.height) < MIN_SIDE {
+            return Err(unfit("it is too small to show anything"));
+        }
+        Ok(picture)
+    }
+
+    /// Reads an oEmbed description.
+    ///
+    /// # Errors
+    /// `PageFailed` for what is none, or too long.
+    #[expect(clippy::unused_self, reason = "one of the ways to read a landing")]
+    pub(crate) fn read_oembed(&self, landing: Landing) -> Result<Embed> {
+        let mut json = Vec::new();
+        landing.body.take(MAX_OEMBED).read_to_end(&mut json).map_err(preview::broke_off)?;
+        let none = || Error::new(Kind::PageFailed, "the site's oEmbed answer is malformed");
+        preview::parse_oembed(&json, &landing.url).ok_or_else(none)
+    }
+
+    /// Moves a picture to the disk and looks at its header.
+    fn take_picture(&self, body: &mut dyn Read) -> Result<Picture> {
+        let storing = |error| Error::internal("storing a preview image", error);
+        let mut ingest = self.blobs.ingest(self.desk.config.max_image.0).map_err(storing)?;
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let count = body.read(&mut chunk).map_err(preview::broke_off)?;
+            if count == 0 {
+                break;
+            }
+            ingest.write(chunk.get(..count).unwrap_or_default()).map_err(|error| match error {
+                IngestError::TooLarge(_) => unfit("it is too large"),
+                IngestError::Io(error) => storing(error),
+            })?;
+        }
+        let mut file = BufReader::with_capacity(CHUNK, ingest.reader().map_err(storing)?);
+        let header = thumbnail::probe(&mut file).map_err(|error| unfit("it is broken").caused_by(error))?;
+        header
+            .admit(&self.thumbnail_limits())
+            .map_err(|error| unfit("it has too many pixels").caused_by(error))?;
+        let Source { width, height, .. } = header.source();
+        Ok(Picture { ingest, content_type: header.content_type(), width, height })
+    }
+}
+
+impl Picture {
+    /// Bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.ingest.size()
+    }
+}
+
+/// The first bytes of a body, and the whole of it.
+fn head_of(mut body: Box<dyn Read + Send>) -> Result<(Vec<u8>, impl Read)> {
+    let mut head = Vec::new();
+    let mut broken = None;
+    match body.by_ref().take(HEAD).read_to_end(&mut head) {
+        Ok(_) => {}
+        Err(error) if head.is_empty() => return Err(preview::broke_off(error)),
+        Err(error) => broken = Some(error),
+    }
+    Ok((head.clone(), Cursor::new(head).chain(Break(broken)).chain(body)))
+}
+
+/// The place where a body broke off, if it did.
+struct Break(Option<io::Error>);
+
+impl Read for Break {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
+    }
+}
+
+/// A picture that is left out.
+fn unfit(why: &'static str) -> Error {
+    Error::new(Kind::PageFailed, "the image cannot be shown").caused_by(io::Error::other(why))
+}

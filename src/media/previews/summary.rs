@@ -1,0 +1,162 @@
+//! A preview in the making: what the page says, what oEmbed adds, which picture stands for it.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::FAILURE_KEPT;
+use super::read::{Picture, Reading};
+use crate::error::Result;
+use crate::preview::{Embed, Image, Link, Page};
+
+/// Longest time that a site's oEmbed answer can have its preview kept.
+const MAX_CACHE_AGE: Duration = Duration::from_hours(24);
+
+/// What is known of a link so far.
+#[derive(Debug)]
+pub(crate) struct Summary {
+    /// What is said of it.
+    page: Page,
+    /// What stands for it.
+    picture: Option<Picture>,
+    /// `og:image:alt` of that.
+    alt: Option<String>,
+    /// How long the site wants it kept.
+    cache_age: Duration,
+    /// Whether a part of it was late.
+    is_incomplete: bool,
+}
+
+impl Summary {
+    /// From what a link leads to, and what the oEmbed of a known site says of it, either of which may have failed. oEmbed
+    /// comes first; the page adds to it unless the link led away from such sites, to a wall of consent for example.
+    ///
+    /// # Errors
+    /// The page's, when there is nothing else.
+    pub(crate) fn new(reading: Result<Reading>, embed: Option<Embed>) -> Result<Self> {
+        let Some(embed) = embed else {
+            let Reading { page, picture, is_cut_off, .. } = reading?;
+            let (alt, cache_age) = (None, Duration::ZERO);
+            return Ok(Self { page, picture, alt, cache_age, is_incomplete: is_cut_off });
+        };
+        let (mut page, cache_age) = (embed.page, embed.cache_age.unwrap_or_default());
+        let (mut picture, mut is_incomplete) = (None, false);
+        if let Ok(reading) = reading {
+            is_incomplete = reading.is_cut_off;
+            if reading.is_of_known_site {
+                page.fill_from(reading.page);
+                picture = reading.picture;
+            }
+        }
+        Ok(Self { page, picture, alt: None, cache_age, is_incomplete })
+    }
+
+    /// Where more can be had, when something is lacking.
+    pub(crate) fn discovered_oembed(&self) -> Option<Link> {
+        let Page { title, description, images, oembed, .. } = &self.page;
+        let is_whole = title.is_some() && description.is_some() && !images.is_empty();
+        if is_whole || self.picture.is_some() { None } else { Link::parse(oembed.as_ref()?.as_str()).ok() }
+    }
+
+    /// Adds what oEmbed says to what the page said.
+    pub(crate) fn add(&mut self, embed: Embed) {
+        self.page.fill_from(embed.page);
+        self.cache_age = embed.cache_age.unwrap_or_default();
+    }
+
+    /// Pictures that may stand for it, best first; none when one does.
+    pub(crate) fn candidates(&self) -> Vec<Image> {
+        if self.picture.is_some() { Vec::new() } else { self.page.images.clone() }
+    }
+
+    /// Has a picture stand for it.
+    pub(crate) fn illustrate(&mut self, image: Image, picture: Picture) {
+        self.alt = image.alt;
+        self.picture = Some(picture);
+    }
+
+    /// Notes that a part of it is late.
+    pub(crate) fn is_late(&mut self) {
+        self.is_incomplete = true;
+    }
+
+    /// How long to keep it: as long as configured, longer if the site wants it, and not for long when a part is missing that
+    /// may be there the next time.
+    pub(super) fn lifetime(&self, configured: Duration) -> Duration {
+        if self.is_incomplete {
+            configured.min(FAILURE_KEPT)
+        } else {
+            configured.max(self.cache_age.min(MAX_CACHE_AGE))
+        }
+    }
+
+    /// The answer's keys, but for the image's address, and the image.
+    pub(super) fn into_keys(self) -> (Map<String, Value>, Option<Picture>) {
+        let mut keys = self.page.open_graph();
+        if let Some(picture) = &self.picture {
+            let mut insert = |key: &str, value: Value| keys.insert(key.to_owned(), value);
+            insert("og:image:type", picture.content_type.into());
+            insert("og:image:width", picture.width.into());
+            insert("og:image:height", picture.height.into());
+            insert("matrix:image:size", picture.size().into());
+            if let Some(alt) = self.alt {
+                insert("og:image:alt", alt.into());
+            }
+        }
+        (keys, self.picture)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Error, Kind};
+
+    fn page(title: &str) -> Page {
+        Page { title: Some(title.to_owned()), ..Page::default() }
+    }
+
+    fn reading(description: &str, is_of_known_site: bool) -> Reading {
+        let page = Page { description: Some(description.to_owned()), ..page("page") };
+        Reading { page, picture: None, is_of_known_site, is_cut_off: false }
+    }
+
+    fn embed(hours: u64) -> Embed {
+        Embed { page: page("embed"), cache_age: Some(Duration::from_hours(hours)) }
+    }
+
+    /// Title and description.
+    fn said(summary: &Summary) -> (&str, Option<&str>) {
+        (summary.page.title.as_deref().unwrap(), summary.page.description.as_deref())
+    }
+
+    #[test]
+    fn oembed_comes_first_and_the_page_adds_to_it_unless_it_is_a_wall() {
+        let summary = Summary::new(Ok(reading("about", true)), Some(embed(0))).unwrap();
+        assert_eq!(said(&summary), ("embed", Some("about")));
+        let summary = Summary::new(Ok(reading("Accept cookies?", false)), Some(embed(0))).unwrap();
+        assert_eq!(said(&summary), ("embed", None));
+        let summary = Summary::new(Ok(reading("about", false)), None).unwrap();
+        assert_eq!(said(&summary), ("page", Some("about")));
+    }
+
+    #[test]
+    fn a_page_that_fails_is_an_error_unless_oembed_speaks_for_it() {
+        let failed = || Err(Error::new(Kind::PageFailed, "x"));
+        assert!(Summary::new(failed(), None).is_err());
+        assert_eq!(said(&Summary::new(failed(), Some(embed(0))).unwrap()), ("embed", None));
+    }
+
+    #[test]
+    fn a_site_can_lengthen_what_is_configured_to_a_day_and_what_is_incomplete_is_not_kept_for_long() {
+        let hour = Duration::from_hours(1);
+        let keep = |hours| Summary::new(Ok(reading("about", true)), Some(embed(hours))).unwrap();
+        assert_eq!(keep(0).lifetime(hour), hour);
+        assert_eq!(keep(3).lifetime(hour), Duration::from_hours(3));
+        assert_eq!(keep(300).lifetime(hour), Duration::from_hours(24));
+        let mut late = keep(3);
+        late.is_late();
+        assert_eq!(late.lifetime(hour), FAILURE_KEPT);
+        assert_eq!(late.lifetime(Duration::ZERO), Duration::ZERO);
+    }
+}

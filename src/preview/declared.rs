@@ -1,0 +1,312 @@
+//! What a page declares of itself: `meta`, `link` and `base`.
+//!
+//! Owns the words: [Open Graph](https://ogp.me/), Twitter's cards, `name`, `itemprop`, `rel`. Values are kept as they
+//! stand; [`super::page`] chooses among them and cleans.
+
+use std::collections::BTreeMap;
+
+use super::html::{MAX_VALUE, Tag};
+
+/// The declarations of a page.
+#[derive(Debug, Default)]
+pub(super) struct Declared {
+    /// Values by key, in lower case; `itemprop` keys begin with `itemprop:`. The first that is not empty counts.
+    values: BTreeMap<String, String>,
+    /// `og:image`, in order.
+    pub(super) images: Vec<RawImage>,
+    /// `link rel=image_src`, and images of `link itemprop`.
+    pub(super) link_images: Vec<RawImage>,
+    /// Icons large enough to show.
+    pub(super) icons: Vec<RawImage>,
+    /// `base`
+    pub(super) base: Option<String>,
+    /// `link rel=canonical`
+    pub(super) canonical: Option<String>,
+    /// The oEmbed description.
+    pub(super) oembed: Option<String>,
+}
+
+/// An image as it is declared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct RawImage {
+    /// Its URL, perhaps relative.
+    pub(super) src: String,
+    /// Pixels.
+    pub(super) width: Option<u32>,
+    /// Pixels.
+    pub(super) height: Option<u32>,
+    /// What it shows.
+    pub(super) alt: Option<String>,
+}
+
+impl Declared {
+    /// A value, if it was declared.
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
+        self.values.get(key).map(String::as_str)
+    }
+
+    /// The values whose keys belong to the Open Graph vocabulary.
+    pub(super) fn open_graph(&self) -> impl Iterator<Item = (&str, &str)> {
+        let is_ours = |key: &&String| VOCABULARIES.iter().any(|prefix| key.starts_with(prefix));
+        self.values
+            .iter()
+            .filter(move |(key, _)| is_ours(key))
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// Whether there is an image to show.
+    pub(super) fn has_image(&self) -> bool {
+        self.images.iter().chain(&self.link_images).any(RawImage::is_showable)
+            || IMAGE_KEYS.iter().any(|key| self.get(key).is_some_and(is_picture))
+    }
+
+    /// A `meta` element.
+    pub(super) fn meta(&mut self, tag: &Tag) {
+        let Some(content) = tag.get("content").map(str::trim).filter(|content| !content.is_empty()) else {
+            return;
+        };
+        let itemprop = tag.get("itemprop").map(|names| format!("itemprop:{}", names.trim()));
+        let keys = [tag.get("property"), tag.get("name"), itemprop.as_deref()];
+        let mut known: Option<String> = None;
+        for key in keys.into_iter().flatten() {
+            let key = key.trim().to_ascii_lowercase();
+            if known.as_ref() != Some(&key) {
+                self.value(&key, content);
+            }
+            known = Some(key);
+        }
+    }
+
+    /// Keeps a value, if its key is one that says something.
+    fn value(&mut self, key: &str, content: &str) {
+        if let Some(part) = key.strip_prefix("og:image") {
+            self.image_part(part, content);
+            return;
+        }
+        let is_wanted =
+            NAMES.binary_search(&key).is_ok() || VOCABULARIES.iter().any(|prefix| key.starts_with(prefix));
+        let is_wanted = is_wanted || key.starts_with("twitter:") || key.starts_with("itemprop:");
+        if is_wanted && self.values.len() < MAX_VALUES && !self.values.contains_key(key) {
+            self.values.insert(key.to_owned(), content.to_owned());
+        }
+    }
+
+    /// A part of `og:image`: the parts belong to the image before them.
+    fn image_part(&mut self, part: &str, content: &str) {
+        let is_new = match (part, self.images.last()) {
+            ("", _) => true,
+            (":url" | ":secure_url", last) => last.is_none_or(|last| part == ":url" && last.src != content),
+            (_, last) => last.is_none(),
+        };
+        let has_no_url = self.images.last().is_some_and(|last| last.src.is_empty());
+        if is_new && !has_no_url && self.images.len() < MAX_IMAGES {
+            self.images.push(RawImage::default());
+        }
+        let Some(last) = self.images.last_mut() else { return };
+        match part {
+            "" | ":url" if is_new || has_no_url => content.clone_into(&mut last.src),
+            ":secure_url" if content.starts_with("https:") || last.src.is_empty() => {
+                content.clone_into(&mut last.src);
+            }
+            ":width" => last.width = last.width.or_else(|| pixels(content)),
+            ":height" => last.height = last.height.or_else(|| pixels(content)),
+            ":alt" if last.alt.is_none() => last.alt = Some(content.to_owned()),
+            _ => {}
+        }
+    }
+
+    /// A `link` element.
+    pub(super) fn link(&mut self, tag: &Tag) {
+        let Some(href) = tag.get("href").map(str::trim).filter(|href| !href.is_empty()) else { return };
+        let rel = tag.get("rel").unwrap_or_default().to_ascii_lowercase();
+        let kind = tag.get("type").unwrap_or_default().trim().to_ascii_lowercase();
+        for word in rel.split_ascii_whitespace() {
+            match word {
+                "canonical" if self.canonical.is_none() => self.canonical = Some(href.to_owned()),
+                "alternate" | "alternative" if is_oembed(&kind) && self.oembed.is_none() => {
+                    self.oembed = Some(href.to_owned());
+                }
+                "image_src" => {
+                    push(&mut self.link_images, RawImage { src: href.to_owned(), ..RawImage::default() });
+                }
+                "icon" | "apple-touch-icon" | "apple-touch-icon-precomposed" => self.icon(word, tag, href),
+                _ => {}
+            }
+        }
+        if tag.get("itemprop").is_some_and(|name| matches!(name.trim(), "image" | "thumbnailUrl")) {
+            push(&mut self.link_images, RawImage { src: href.to_owned(), ..RawImage::default() });
+        }
+    }
+
+    /// An icon: those made for a home screen, or of that size, stand in for a page without any picture. A favicon of 16
+    /// pixels does not.
+    fn icon(&mut self, rel: &str, tag: &Tag, href: &str) {
+        let sizes = tag.get("sizes").unwrap_or_default().to_ascii_lowercase();
+        let side = sizes.split_ascii_whitespace().filter_map(|size| pixels(size.split('x').next()?)).max();
+        let side = side.or((rel != "icon").then_some(DEFAULT_TOUCH_ICON));
+        if let Some(side) = side.filter(|side| *side >= MIN_ICON) {
+            let icon = RawImage { src: href.to_owned(), width: Some(side), height: Some(side), alt: None };
+            push(&mut self.icons, icon);
+        }
+    }
+
+    /// A `base` element. The first counts.
+    pub(super) fn base(&mut self, tag: &Tag) {
+        if self.base.is_none() {
+            self.base = tag.get("href").map(str::to_owned);
+        }
+    }
+}
+
+impl RawImage {
+    /// Whether it may be a picture that can be fetched and shown.
+    pub(super) fn is_showable(&self) -> bool {
+        is_picture(&self.src)
+    }
+
+    /// An `img` element: its source, or the one that a script would set later, or the largest of its set.
+    pub(super) fn of_img(tag: &Tag) -> Option<Self> {
+        let named = |name| tag.get(name).map(str::trim).filter(|src| is_picture(src)).map(str::to_owned);
+        let set = || tag.get("srcset").or_else(|| tag.get("data-srcset")).and_then(largest_of_set);
+        let src = named("data-src").or_else(|| named("src")).or_else(set)?;
+        let side = |name| tag.get(name).and_then(pixels);
+        let alt = tag.get("alt").filter(|alt| !alt.trim().is_empty()).map(str::to_owned);
+        Some(Self { src, width: side("width"), height: side("height"), alt })
+    }
+}
+
+/// The number of pixels that a text gives: `640`, `640px`, `640.0`; `None` for `100%` and nonsense.
+pub(super) fn pixels(text: &str) -> Option<u32> {
+    let text = text.trim();
+    let text = text.strip_suffix("px").unwrap_or(text).trim();
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let is_number = fraction.bytes().all(|byte| byte.is_ascii_digit());
+    whole.parse().ok().filter(|px| is_number && (1..=MAX_SIDE).contains(px))
+}
+
+/// The last part of a path that is written for the widest screen: `a.jpg 320w, b.jpg 1280w`.
+fn largest_of_set(set: &str) -> Option<String> {
+    let mut best: Option<(u32, &str)> = None;
+    // A set that was cut ends in half a URL.
+    let whole = if set.len() >= MAX_VALUE { set.rsplit_once(',')?.0 } else { set };
+    for candidate in whole.split(", ").flat_map(|part| part.split(",\n")) {
+        let mut words = candidate.split_ascii_whitespace();
+        let Some(src) = words.next().filter(|src| !src.starts_with("data:")) else { continue };
+        let size = words.next().and_then(|size| size.trim_end_matches(['w', 'x', ',']).parse().ok());
+        let size = size.unwrap_or(1);
+        if best.is_none_or(|(largest, _)| size > largest) {
+            best = Some((size, src.trim_end_matches(',')));
+        }
+    }
+    best.map(|(_, src)| src.to_owned())
+}
+
+/// Whether an address may lead to a picture: a drawing (SVG) is none that is shown, and one inside the page cannot be
+/// fetched.
+fn is_picture(src: &str) -> bool {
+    let path = src.split(['?', '#']).next().unwrap_or_default().to_ascii_lowercase();
+    let is_elsewhere = !path.starts_with("data:") && !path.starts_with("blob:");
+    let is_drawing = matches!(path.rsplit_once('.'), Some((_, "svg" | "svgz")));
+    !path.is_empty() && is_elsewhere && !is_drawing
+}
+
+/// Whether a media type is that of oEmbed in JSON.
+fn is_oembed(media_type: &str) -> bool {
+    matches!(media_type, "application/json+oembed" | "text/json+oembed")
+}
+
+/// Keeps an image while there is room.
+fn push(images: &mut Vec<RawImage>, image: RawImage) {
+    if images.len() < MAX_IMAGES {
+        images.push(image);
+    }
+}
+
+/// The vocabularies that pages are described in.
+const VOCABULARIES: [&str; 7] = ["og:", "article:", "profile:", "book:", "video:", "music:", "product:"];
+
+/// Keys outside of the vocabularies, in order.
+const NAMES: [&str; 12] = [
+    "application-name",
+    "author",
+    "citation_title",
+    "dc.description",
+    "dc.title",
+    "dcterms.description",
+    "dcterms.title",
+    "description",
+    "image",
+    "thumbnail",
+    "thumbnailurl",
+    "title",
+];
+
+/// Keys whose values are images, best first.
+pub(super) const IMAGE_KEYS: [&str; 8] = [
+    "twitter:image",
+    "twitter:image:src",
+    "twitter:image0",
+    "itemprop:image",
+    "itemprop:thumbnailurl",
+    "image",
+    "thumbnail",
+    "thumbnailurl",
+];
+
+/// Most values kept: at [`MAX_VALUE`] bytes each, 400 KB.
+const MAX_VALUES: usize = 100;
+
+/// Most images kept of one kind.
+const MAX_IMAGES: usize = 16;
+
+/// Largest side believed, pixels.
+const MAX_SIDE: u32 = 100_000;
+
+/// Smallest icon that stands in for a picture, pixels.
+const MIN_ICON: u32 = 96;
+
+/// What `apple-touch-icon` means without `sizes`, pixels.
+const DEFAULT_TOUCH_ICON: u32 = 180;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_numbers_of_pixels() {
+        for (text, expected) in [
+            ("640", Some(640)),
+            (" 640px ", Some(640)),
+            ("640.5", Some(640)),
+            ("100%", None),
+            ("0", None),
+            ("-1", None),
+            ("4294967296", None),
+            ("auto", None),
+            ("", None),
+        ] {
+            assert_eq!(pixels(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_widest_of_a_set_counts() {
+        for (set, expected) in [
+            ("a.jpg 320w, b.jpg 1280w, c.jpg 640w", Some("b.jpg")),
+            ("a.jpg, b.jpg 2x", Some("b.jpg")),
+            (
+                "https://x.example/w_300,h_200/a.jpg 300w, https://x.example/w_900,h_600/a.jpg 900w",
+                Some("https://x.example/w_900,h_600/a.jpg"),
+            ),
+            ("data:image/gif;base64,AAAA 1x", None),
+            ("", None),
+        ] {
+            assert_eq!(largest_of_set(set).as_deref(), expected, "{set}");
+        }
+    }
+
+    #[test]
+    fn names_are_in_order_for_the_search() {
+        assert!(NAMES.is_sorted());
+    }
+}

@@ -1,0 +1,360 @@
+//! The way to a page: which URLs may be asked for, and the asking, one hop at a time.
+//!
+//! Owns the rules of `previews.*` about hosts, ports and manners. The address of every hop is checked by `outbound`, on the
+//! very address it connects to; no cookie, token or credential ever goes along.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use url::Url;
+
+use crate::config::Previews;
+use crate::error::{Error, Kind, Result};
+use crate::globs::Globs;
+use crate::names::Names;
+use crate::outbound::{ACCEPT_ENCODING, Answer, Denied, Get, Guard, Limits, Outbound, OutboundError};
+
+/// Redirects followed on the way to one body.
+const MAX_REDIRECTS: u32 = 5;
+
+/// Longest URL, bytes: what browsers take and a little more.
+const MAX_URL: usize = 4096;
+
+/// A URL that can be asked for: `http` or `https`, without credentials and fragment, normalised.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Link(Url);
+
+/// What is asked for, which decides what `Accept` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wants {
+    /// Whatever a link leads to, a page if possible.
+    Page,
+    /// A picture to show.
+    Image,
+    /// An oEmbed description.
+    Oembed,
+}
+
+/// One body on its way here: where to ask next.
+#[derive(Clone, Debug)]
+pub(crate) struct Trip {
+    /// Admitted.
+    link: Link,
+    /// For what.
+    wants: Wants,
+    /// Redirects that may still come.
+    redirects: u32,
+}
+
+/// What came of one hop.
+#[derive(Debug)]
+pub(crate) enum Step<T> {
+    /// The next one.
+    Redirected(Trip),
+    /// What was made of the body.
+    Arrived(T),
+}
+
+/// An answer with success, its body still to be read.
+pub(crate) struct Landing {
+    /// Where it came from.
+    pub(crate) url: Url,
+    /// `Content-Type`
+    pub(crate) content_type: Option<String>,
+    /// `Content-Disposition`
+    pub(crate) disposition: Option<String>,
+    /// Announced length, bytes, where the body is not packed.
+    pub(crate) size: Option<u64>,
+    /// When reading must end.
+    pub(crate) deadline: Instant,
+    /// Unpacked, of any length. It ends, or fails, when the time is over.
+    pub(crate) body: Box<dyn Read + Send>,
+}
+
+/// Asks, by the operator's rules.
+#[derive(Debug)]
+pub(crate) struct Fetcher {
+    /// The way out.
+    outbound: Outbound,
+    /// Hosts.
+    hosts: Globs,
+    /// Ports.
+    ports: Vec<u16>,
+    /// `User-Agent`
+    user_agent: String,
+    /// `Accept-Language`
+    accept_language: String,
+    /// Most bytes on the wire, whatever is asked for: packed without end they could unpack to nothing.
+    max_wire: u64,
+}
+
+impl Link {
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// `InvalidParam` for what cannot be asked for: another scheme, credentials, no URL at all.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let refused = |why: &'static str| Error::new(Kind::InvalidParam, why);
+        if text.len() > MAX_URL {
+            return Err(refused("the URL is too long"));
+        }
+        let mut url =
+            Url::parse(text.trim()).map_err(|error| refused("the URL is malformed").caused_by(error))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(refused("only http and https URLs are previewed"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(refused("a URL with a user name or password is not previewed"));
+        }
+        url.set_fragment(None);
+        Ok(Self(url))
+    }
+
+    /// As text.
+    pub(crate) fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// As a URL.
+    pub(crate) fn url(&self) -> &Url {
+        &self.0
+    }
+
+    /// The host as lists and lanes have it: an IPv6 address without brackets, a name without a trailing dot.
+    pub(crate) fn host(&self) -> &str {
+        self.0.host_str().unwrap_or_default().trim_matches(['[', ']']).trim_end_matches('.')
+    }
+}
+
+impl Trip {
+    /// Where the next hop goes.
+    pub(crate) fn host(&self) -> &str {
+        self.link.host()
+    }
+}
+
+impl Fetcher {
+    /// Asks as `config` says.
+    pub(crate) fn new(config: &Previews, names: Arc<dyn Names>) -> std::result::Result<Self, OutboundError> {
+        let guard = Guard::new(&config.ip_deny, &config.ip_allow);
+        let limits = Limits { stall: config.timeout.0, total: Some(config.timeout.0) };
+        Ok(Self {
+            outbound: Outbound::new(guard, None, limits, names)?,
+            hosts: Globs::new(&config.allow_hosts, &config.deny_hosts),
+            ports: config.ports.clone(),
+            user_agent: config.user_agent.clone(),
+            accept_language: accept_language(&config.accept_language),
+            // One more than fits, so that what is too large does not look whole.
+            max_wire: config.max_page.0.max(config.max_image.0).saturating_add(1),
+        })
+    }
+
+    /// The beginning of the way to `link`.
+    ///
+    /// # Errors
+    /// `Forbidden` for a host or port that the operator excludes.
+    pub(crate) fn set_out(&self, link: Link, wants: Wants) -> Result<Trip> {
+        self.admit(&link)?;
+        Ok(Trip { link, wants, redirects: MAX_REDIRECTS })
+    }
+
+    /// Goes one hop, until `deadline` at most; `land` makes something of the body at the end. Blocks.
+    ///
+    /// # Errors
+    /// `Forbidden` for a place where nothing may be asked, `PageFailed` for one where nothing is to be had.
+    pub(crate) fn step<T>(
+        &self,
+        trip: &Trip,
+        deadline: Instant,
+        land: impl FnOnce(Landing) -> Result<T>,
+    ) -> Result<Step<T>> {
+        let within = deadline.saturating_duration_since(Instant::now());
+        if within.is_zero() {
+            return Err(late());
+        }
+        let answer = self.ask(trip, within)?;
+        match answer.status() {
+            200..=299 => land(self.landing(&trip.link, answer, deadline)?).map(Step::Arrived),
+            301 | 302 | 303 | 307 | 308 => self.redirect(trip, &answer).map(Step::Redirected),
+            status => Err(Error::new(Kind::PageFailed, format!("the site answered with status {status}"))),
+        }
+    }
+
+    /// `Forbidden` for a host or port that the operator excludes.
+    fn admit(&self, link: &Link) -> Result<()> {
+        if !self.hosts.permit(link.host()) {
+            return Err(Error::new(Kind::Forbidden, "this server does not preview that host"));
+        }
+        if !link.0.port_or_known_default().is_some_and(|port| self.ports.contains(&port)) {
+            return Err(Error::new(Kind::Forbidden, "this server does not preview that port"));
+        }
+        Ok(())
+    }
+
+    /// Sends the request of one hop.
+    fn ask(&self, trip: &Trip, within: Duration) -> Result<Answer> {
+        let (accept, encoding) = match trip.wants {
+            Wants::Page => ("text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", ACCEPT_ENCODING),
+            Wants::Image => ("image/webp,image/png,image/jpeg,image/gif,*/*;q=0.5", "identity"),
+            Wants::Oembed => ("application/json", ACCEPT_ENCODING),
+        };
+        let headers = [
+            ("User-Agent", self.user_agent.as_str()),
+            ("Accept", accept),
+            ("Accept-Encoding", encoding),
+            ("Accept-Language", &self.accept_language),
+        ];
+        let headers: Vec<_> = headers.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let get = Get { url: trip.link.as_str(), headers: &headers, via: &[], within: Some(within) };
+        self.outbound.get(&get).map_err(|error| failed(trip.host(), error))
+    }
+
+    /// What is to be read.
+    fn landing(&self, link: &Link, answer: Answer, deadline: Instant) -> Result<Landing> {
+        let is_packed = answer.header("content-encoding").is_some_and(|coding| coding != "identity");
+        let content_type = answer.header_lossy("content-type");
+        let disposition = answer.header_lossy("content-disposition");
+        let size = answer.content_length().filter(|_| !is_packed);
+        let body = answer.into_decoded(self.max_wire).map_err(broke_off)?;
+        Ok(Landing { url: link.0.clone(), content_type, disposition, size, deadline, body })
+    }
+
+    /// The next hop: checked like the first.
+    fn redirect(&self, trip: &Trip, answer: &Answer) -> Result<Trip> {
+        let elsewhere = |why: &'static str| Error::new(Kind::PageFailed, why);
+        let redirects =
+            trip.redirects.checked_sub(1).ok_or_else(|| elsewhere("the site redirects too often"))?;
+        let target = answer.redirect().ok_or_else(|| elsewhere("the site redirects to nowhere"))?;
+        let link = Link::parse(&target)
+            .map_err(|error| elsewhere("the site redirects to what cannot be asked for").caused_by(error))?;
+        self.admit(&link)?;
+        Ok(Trip { link, redirects, wants: trip.wants })
+    }
+}
+
+/// Silence.
+pub(crate) fn late() -> Error {
+    Error::new(Kind::PageFailed, "the site did not answer in time")
+}
+
+/// A body that cannot be read.
+pub(crate) fn broke_off(source: io::Error) -> Error {
+    if source.kind() == io::ErrorKind::TimedOut {
+        return late().caused_by(source);
+    }
+    Error::new(Kind::PageFailed, "the site broke off its answer").caused_by(source)
+}
+
+/// A hop that did not succeed. Whether a name leads to a forbidden address or nowhere is none of the client's business.
+fn failed(host: &str, error: OutboundError) -> Error {
+    match error {
+        OutboundError::Denied(Denied::Literal) => {
+            Error::new(Kind::Forbidden, "this server does not connect to that address")
+        }
+        OutboundError::Denied(Denied::Resolved) => {
+            tracing::info!(host, "a preview of a host with a forbidden address was asked for");
+            Error::new(Kind::PageFailed, "the host cannot be found").caused_by(error)
+        }
+        OutboundError::Unresolved => {
+            Error::new(Kind::PageFailed, "the host cannot be found").caused_by(error)
+        }
+        OutboundError::Timeout => late().caused_by(error),
+        OutboundError::Tls(_) | OutboundError::Redirect(_) | OutboundError::Failed(_) => {
+            Error::new(Kind::PageFailed, "the site cannot be reached").caused_by(error)
+        }
+    }
+}
+
+/// `de, en;q=0.9`: best first.
+fn accept_language(languages: &[String]) -> String {
+    let weigh = |(rank, language): (usize, &String)| match 10_usize.saturating_sub(rank) {
+        10 => language.clone(),
+        weight => format!("{language};q=0.{}", weight.max(1)),
+    };
+    languages.iter().enumerate().map(weigh).collect::<Vec<_>>().join(", ")
+}
+
+impl fmt::Debug for Landing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Landing").field("url", &self.url.as_str()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::matrix::ServerName;
+    use crate::names::SystemNames;
+
+    fn fetcher(change: impl FnOnce(&mut Previews)) -> Fetcher {
+        let mut config = Config::defaults(ServerName::parse("example.org").unwrap()).previews;
+        change(&mut config);
+        Fetcher::new(&config, Arc::new(SystemNames::default())).unwrap()
+    }
+
+    #[test]
+    fn links_are_normalised_and_lose_their_fragment() {
+        for (text, normal) in [
+            ("HTTP://Example.ORG:80/a/../b#c", "http://example.org/b"),
+            (" https://example.org ", "https://example.org/"),
+            ("http://2130706433/", "http://127.0.0.1/"),
+            ("http://0x7f.1/", "http://127.0.0.1/"),
+            ("http://0177.0.0.1:8080/", "http://127.0.0.1:8080/"),
+            ("http://[::FFFF:127.0.0.1]/", "http://[::ffff:7f00:1]/"),
+            ("https://пример.рф/", "https://xn--e1afmkfd.xn--p1ai/"),
+        ] {
+            assert_eq!(Link::parse(text).unwrap().as_str(), normal, "{text}");
+        }
+        assert_eq!(Link::parse("http://Example.org./").unwrap().host(), "example.org");
+        assert_eq!(Link::parse("http://[::1]/").unwrap().host(), "::1");
+    }
+
+    #[test]
+    fn what_cannot_be_asked_for_is_an_invalid_parameter() {
+        let long = format!("https://example.org/{}", "a".repeat(MAX_URL));
+        for text in [
+            "",
+            "example.org",
+            "/page",
+            "http://",
+            "http://[::1",
+            "http://a b/",
+            "ftp://example.org/",
+            "file:///etc/passwd",
+            "data:text/html,x",
+            "javascript:alert(1)",
+            "gopher://example.org/",
+            "https://user@example.org/",
+            "https://user:secret@example.org/",
+            "https://:secret@example.org/",
+            &long,
+        ] {
+            assert_eq!(Link::parse(text).unwrap_err().kind(), Kind::InvalidParam, "{text}");
+        }
+    }
+
+    #[test]
+    fn hosts_and_ports_are_let_in_by_list() {
+        let fetcher = fetcher(|config| config.deny_hosts = vec!["*.evil.org".to_owned(), "::1".to_owned()]);
+        let admits = |text: &str| fetcher.admit(&Link::parse(text).unwrap()).is_ok();
+        assert!(admits("https://example.org/") && admits("http://example.org:8443/"));
+        for text in
+            ["http://a.EVIL.org./", "http://[::1]/", "http://example.org:22/", "http://example.org:6167/"]
+        {
+            assert!(!admits(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn languages_are_weighed_by_their_rank() {
+        let languages =
+            |texts: &[&str]| accept_language(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>());
+        assert_eq!(languages(&["en"]), "en");
+        assert_eq!(languages(&["de", "en", "fr"]), "de, en;q=0.9, fr;q=0.8");
+        assert!(languages(&["x"; 20]).ends_with("x;q=0.1"));
+        assert_eq!(languages(&[]), "");
+    }
+}

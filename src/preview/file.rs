@@ -1,0 +1,303 @@
+//! Links that lead to a file instead of a page: what it is by its first bytes, and a description of it.
+//!
+//! Owns the signatures ([WHATWG, MIME sniffing](https://mimesniff.spec.whatwg.org/)). Bytes win over the declared type: a
+//! page that claims to be an image is a page, and the reverse.
+
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+use super::page::MAX_TITLE;
+use super::{Image, Page, text};
+use crate::disposition;
+
+/// What a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// HTML or XHTML, for [`super::read_page`].
+    Html,
+    /// JSON, perhaps oEmbed.
+    Json,
+    /// A picture, by its signature. A drawing (SVG) is a file.
+    Image,
+    /// Anything else: a file to name.
+    File,
+}
+
+/// What a body is whose first bytes are `head` (512 are enough, 16 tell most) and whose `Content-Type` is
+/// `content_type`.
+pub(crate) fn sniff(head: &[u8], content_type: Option<&str>) -> Format {
+    match media_type(head, content_type).as_str() {
+        HTML => Format::Html,
+        JSON => Format::Json,
+        kind if kind.starts_with("image/") && by_signature(head, kind).is_some() => Format::Image,
+        _ => Format::File,
+    }
+}
+
+/// The media type of such a body, without parameters.
+pub(crate) fn media_type(head: &[u8], content_type: Option<&str>) -> String {
+    let declared = content_type.unwrap_or_default().split(';').next().unwrap_or_default();
+    let declared = declared.trim().to_ascii_lowercase();
+    let is_type = declared.len() <= MAX_TYPE && declared.contains('/');
+    let is_vague = matches!(declared.as_str(), disposition::UNKNOWN_TYPE | "text/xml" | "application/xml");
+    let said = match declared.as_str() {
+        "application/xhtml+xml" => HTML,
+        "text/json" => JSON,
+        kind if kind.ends_with("+json") || kind.ends_with("/json+oembed") => JSON,
+        kind if (!is_type || is_vague || kind.starts_with("image/")) && is_html(head) => HTML,
+        _ if !is_type => disposition::UNKNOWN_TYPE,
+        kind => kind,
+    };
+    by_signature(head, &declared).unwrap_or(said).to_owned()
+}
+
+/// Describes the file at `url`: its name, by its `Content-Disposition` or the last part of its path, its type, and its
+/// size in bytes. A picture is its own image, films and sound are named in the keys that Open Graph has for them.
+pub(crate) fn describe_file(
+    url: &Url,
+    disposition: Option<&str>,
+    content_type: Option<&str>,
+    size: Option<u64>,
+) -> Page {
+    let media_type = media_type(&[], content_type);
+    let last = || url.path_segments()?.rfind(|part| !part.is_empty());
+    let name = disposition
+        .and_then(disposition::file_name)
+        .or_else(|| Some(percent_decode_str(last()?).decode_utf8_lossy().into_owned()))
+        .or_else(|| url.host_str().map(str::to_owned));
+    let kind = name_of_type(&media_type);
+    let description = size.map_or_else(|| kind.clone(), |size| format!("{kind}, {}", readable_size(size)));
+    let mut page = Page {
+        title: name.and_then(|name| text::line(&name, MAX_TITLE)),
+        description: text::line(&description, MAX_TITLE),
+        ..Page::default()
+    };
+    let key = match media_type.split_once('/') {
+        Some(("image", drawing)) if drawing != "svg+xml" => {
+            page.images.push(Image { url: url.clone(), width: None, height: None, alt: None });
+            return page;
+        }
+        Some(("video", _)) => "og:video",
+        Some(("audio", _)) => "og:audio",
+        _ => return page,
+    };
+    page.more.insert(key.to_owned(), url.as_str().to_owned());
+    page.more.insert(format!("{key}:type"), media_type);
+    page
+}
+
+/// What a signature says. Containers that hold either are what was declared.
+fn by_signature(head: &[u8], declared: &str) -> Option<&'static str> {
+    let either = |video, audio| {
+        if declared.starts_with("audio/") { audio } else { video }
+    };
+    Some(match head {
+        [0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a, ..] => "image/png",
+        [0xff, 0xd8, 0xff, ..] => "image/jpeg",
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => "image/gif",
+        [b'R', b'I', b'F', b'F', _, _, _, _, kind @ ..] => match kind {
+            [b'W', b'E', b'B', b'P', ..] => "image/webp",
+            [b'W', b'A', b'V', b'E', ..] => "audio/wav",
+            [b'A', b'V', b'I', b' ', ..] => "video/x-msvideo",
+            _ => return None,
+        },
+        [b'B', b'M', _, _, _, _, 0, 0, 0, 0, ..] => "image/bmp",
+        [b'I', b'I', 0x2a, 0, ..] | [b'M', b'M', 0, 0x2a, ..] => "image/tiff",
+        [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] => match brand {
+            [b'a', b'v', b'i', b'f' | b's', ..] => "image/avif",
+            [b'h', b'e', b'i' | b'v', b'c' | b'x', ..] | [b'm', b'i', b'f', b'1', ..] => "image/heic",
+            [b'M', b'4', b'A' | b'B', ..] => "audio/mp4",
+            [b'q', b't', b' ', b' ', ..] => "video/quicktime",
+            _ => either("video/mp4", "audio/mp4"),
+        },
+        [0x1a, 0x45, 0xdf, 0xa3, ..] => either("video/webm", "audio/webm"),
+        [b'O', b'g', b'g', b'S', ..] => {
+            if declared.starts_with("video/") {
+                "video/ogg"
+            } else {
+                "audio/ogg"
+            }
+        }
+        [b'I', b'D', b'3', ..] => "audio/mpeg",
+        [0xff, 0xe2..=0xe3 | 0xf2..=0xf3 | 0xfa..=0xfb, ..] if declared.starts_with("audio/") => "audio/mpeg",
+        [b'f', b'L', b'a', b'C', ..] => "audio/flac",
+        [b'%', b'P', b'D', b'F', b'-', ..] => "application/pdf",
+        [b'P', b'K', 3, 4, ..] if !declared.starts_with("application/") => "application/zip",
+        _ => return None,
+    })
+}
+
+/// Whether bytes begin as HTML does.
+fn is_html(head: &[u8]) -> bool {
+    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
+    let begins = |start: &[u8]| head.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start));
+    let mut tags = HTML_STARTS.iter();
+    let is_declaration = begins(b"<?xml");
+    tags.any(|tag| begins(tag))
+        || is_declaration && head.windows(5).any(|five| five.eq_ignore_ascii_case(b"<html"))
+}
+
+/// A type in words.
+fn name_of_type(media_type: &str) -> String {
+    if let Some((_, name)) = NAMES.iter().find(|(known, _)| *known == media_type) {
+        return (*name).to_owned();
+    }
+    match media_type.split_once('/') {
+        Some(("image", kind)) => format!("{} image", short_name(kind)),
+        Some(("video", kind)) => format!("{} video", short_name(kind)),
+        Some(("audio", kind)) => format!("{} audio", short_name(kind)),
+        _ => media_type.to_owned(),
+    }
+}
+
+/// The name of a format, as people write it: `x-msvideo` is `MSVIDEO`.
+fn short_name(kind: &str) -> String {
+    kind.trim_start_matches("x-").to_ascii_uppercase()
+}
+
+/// A size in bytes as people read it, in powers of ten: `999 B`, `34 kB`, `1.5 MB`.
+fn readable_size(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1000, "kB")];
+    let Some((unit, name)) = UNITS.iter().find(|(unit, _)| bytes >= *unit) else {
+        return format!("{bytes} B");
+    };
+    let tenth_of_unit = unit.div_euclid(10);
+    let tenths = bytes.saturating_add(tenth_of_unit.div_euclid(2)).div_euclid(tenth_of_unit);
+    let (whole, tenth) = (tenths.div_euclid(10), tenths.rem_euclid(10));
+    if whole >= 10 || tenth == 0 { format!("{whole} {name}") } else { format!("{whole}.{tenth} {name}") }
+}
+
+/// The type of pages.
+const HTML: &str = "text/html";
+
+/// The type of oEmbed answers.
+const JSON: &str = "application/json";
+
+/// How HTML begins.
+const HTML_STARTS: [&[u8]; 9] =
+    [b"<!doctype html", b"<html", b"<head", b"<body", b"<title", b"<meta", b"<script", b"<!--", b"<link"];
+
+/// Types whose names do not follow from their media types.
+const NAMES: [(&str, &str); 14] = [
+    ("application/octet-stream", "File"),
+    ("application/pdf", "PDF document"),
+    ("application/zip", "ZIP archive"),
+    ("application/gzip", "Gzip archive"),
+    ("application/json", "JSON"),
+    ("application/msword", "Word document"),
+    ("application/vnd.openxmlformats-officedocument.wordprocessingml.document", "Word document"),
+    ("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", "Excel workbook"),
+    ("application/vnd.oasis.opendocument.text", "OpenDocument text"),
+    ("audio/mpeg", "MP3 audio"),
+    ("image/svg+xml", "SVG drawing"),
+    ("text/plain", "Text"),
+    ("video/quicktime", "QuickTime video"),
+    ("video/x-msvideo", "AVI video"),
+];
+
+/// Longest media type believed, bytes.
+const MAX_TYPE: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn bytes_win_over_what_is_declared() {
+        for (head, declared, expected) in [
+            (&b"\x89PNG\r\n\x1a\n"[..], Some("text/html"), "image/png"),
+            (b"<!DOCTYPE HTML><html>", Some("image/png"), "text/html"),
+            (b"\xef\xbb\xbf \n<HTML>", None, "text/html"),
+            (b"<?xml version=\"1.0\"?><html xmlns=", Some("application/xml"), "text/html"),
+            (b"<?xml version=\"1.0\"?><svg xmlns=", Some("image/svg+xml"), "image/svg+xml"),
+            (b"<svg><html>", Some("image/svg+xml"), "image/svg+xml"),
+            (b"hello", Some("text/html; charset=x"), "text/html"),
+            (b"hello", Some("text/plain"), "text/plain"),
+            (b"<html>", Some("text/plain"), "text/plain"),
+            (b"{}", Some("Application/JSON"), "application/json"),
+            (b"{}", Some("application/json+oembed"), "application/json"),
+            (b"%PDF-1.7", Some("application/octet-stream"), "application/pdf"),
+            (b"\0\0\0 ftypisom", Some("video/mp4"), "video/mp4"),
+            (b"\0\0\0 ftypisom", Some("audio/mp4"), "audio/mp4"),
+            (b"\0\0\0 ftypavif", None, "image/avif"),
+            (b"RIFF0000WEBPVP8 ", None, "image/webp"),
+            (b"OggS", Some("application/ogg"), "audio/ogg"),
+            (b"ID3\x03", None, "audio/mpeg"),
+            (b"no picture", Some("image/png"), "image/png"),
+            (b"", None, "application/octet-stream"),
+            (b"", Some("rubbish"), "application/octet-stream"),
+        ] {
+            assert_eq!(media_type(head, declared), expected, "{head:?} {declared:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_begins_as_a_picture_is_one() {
+        for (head, declared, expected) in [
+            (&b"\x89PNG\r\n\x1a\n"[..], "text/html", Format::Image),
+            (b"not a picture", "image/png", Format::File),
+            (b"<svg xmlns=", "image/svg+xml", Format::File),
+            (b"<!doctype html>", "image/png", Format::Html),
+            (b"{", "application/json; charset=utf-8", Format::Json),
+            (b"%PDF-1.7", "text/html", Format::File),
+        ] {
+            assert_eq!(sniff(head, Some(declared)), expected, "{head:?} {declared}");
+        }
+    }
+
+    #[test]
+    fn files_are_described_by_name_type_and_size() {
+        let url = Url::parse("https://x.example/files/yearly%20report%202025.pdf?dl=1").unwrap();
+        let pdf = Some("application/pdf; x=y");
+        let page = describe_file(&url, None, pdf, Some(1_480_000));
+        assert_eq!(page.title.as_deref(), Some("yearly report 2025.pdf"));
+        assert_eq!(page.description.as_deref(), Some("PDF document, 1.5 MB"));
+        let page = describe_file(&url, Some("attachment; filename*=utf-8''r%E2%80%AE.pdf"), pdf, None);
+        assert_eq!(page.title.as_deref(), Some("r.pdf"));
+        assert_eq!(page.description.as_deref(), Some("PDF document"));
+    }
+
+    #[test]
+    fn media_files_are_named_where_open_graph_has_them() {
+        let url = Url::parse("https://x.example/a.mp4").unwrap();
+        let page = describe_file(&url, None, Some("video/mp4"), Some(34_000));
+        assert_eq!(page.description.as_deref(), Some("MP4 video, 34 kB"));
+        assert_eq!(page.more["og:video"], url.as_str());
+        assert_eq!(page.more["og:video:type"], "video/mp4");
+        let page = describe_file(&url, None, Some("image/png"), Some(999));
+        assert_eq!(
+            (page.images[0].url.clone(), page.description.as_deref()),
+            (url, Some("PNG image, 999 B"))
+        );
+        let host = Url::parse("https://x.example/").unwrap();
+        let page = describe_file(&host, None, Some("audio/mpeg"), None);
+        assert_eq!(
+            (page.title.as_deref(), page.more["og:audio"].as_str()),
+            (Some("x.example"), "https://x.example/")
+        );
+    }
+
+    #[test]
+    fn sizes_are_readable() {
+        for (bytes, expected) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1 kB"),
+            (1449, "1.4 kB"),
+            (34_567, "34 kB"),
+            (999_999, "1000 kB"),
+            (2_500_000, "2.5 MB"),
+            (u64::MAX, "18446744073 GB"),
+        ] {
+            assert_eq!(readable_size(bytes), expected, "{bytes}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_something(head in proptest::collection::vec(any::<u8>(), 0..64), declared in "\\PC{0,40}") {
+            prop_assert!(media_type(&head, Some(&declared)).contains('/'));
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! HTML as tags and text, as a browser's tokenizer sees them, in bounded memory.
+//!
+//! Owns the html5gum crate ([WHATWG, tokenization](https://html.spec.whatwg.org/multipage/parsing.html#tokenization)).
+//! There is no tree: who listens keeps the few facts of nesting it needs. Only the attributes in [`KEPT`] are kept, each
+//! cut at [`MAX_VALUE`], so a tag of any length costs the same.
+
+use std::io::{self, Read};
+use std::ops::Range;
+
+use html5gum::{Emitter, Error, IoReader, Readable as _, Reader, State, Tokenizer};
+
+/// Hears the document.
+pub(super) trait Listener {
+    /// A start tag.
+    fn start(&mut self, tag: &Tag);
+    /// An end tag.
+    fn end(&mut self, name: &str);
+    /// Some bytes of text, entities resolved. Pieces break anywhere, also inside a character.
+    fn text(&mut self, piece: &[u8]);
+    /// Whether it has heard enough.
+    fn is_done(&self) -> bool;
+}
+
+/// How the document is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Syntax {
+    /// `text/html`: `<title/>` opens a title.
+    Html,
+    /// `application/xhtml+xml`: `<title/>` is a whole element, and CDATA is text.
+    Xhtml,
+}
+
+/// A start tag.
+#[derive(Debug, Default)]
+pub(super) struct Tag {
+    /// In lower case.
+    name: Vec<u8>,
+    /// The values of the attributes, one behind the other.
+    values: Vec<u8>,
+    /// The kept attributes, with their places in `values`.
+    attributes: Vec<(&'static str, Range<usize>)>,
+    /// Whether it ends in `/>`.
+    is_self_closing: bool,
+}
+
+impl Tag {
+    /// Its name, in lower case.
+    pub(super) fn name(&self) -> &str {
+        text_of(&self.name)
+    }
+
+    /// An attribute's value; empty if it has none.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        let (_, range) = self.attributes.iter().find(|(known, _)| *known == name)?;
+        self.values.get(range.clone()).map(text_of)
+    }
+
+    /// Whether the element ends with its start tag.
+    pub(super) fn is_self_closing(&self) -> bool {
+        self.is_self_closing
+    }
+
+    /// Begins anew.
+    fn clear(&mut self) {
+        self.name.clear();
+        self.values.clear();
+        self.attributes.clear();
+        self.is_self_closing = false;
+    }
+}
+
+/// Reads a document in UTF-8 to its end, or until `listener` has heard enough.
+pub(super) fn read<L: Listener>(body: impl Read, syntax: Syntax, listener: &mut L) -> io::Result<()> {
+    run(IoReader::new(body), syntax, listener)
+}
+
+/// Reads a document that is in memory, in any character set that contains ASCII.
+pub(super) fn read_bytes<L: Listener>(bytes: &[u8], listener: &mut L) {
+    let Ok(()) = run(bytes.to_reader(), Syntax::Html, listener);
+}
+
+/// Drives the tokenizer.
+fn run<R: Reader, L: Listener>(reader: R, syntax: Syntax, listener: &mut L) -> Result<(), R::Error> {
+    let bridge = Bridge {
+        listener,
+        syntax,
+        tag: Tag::default(),
+        is_end: false,
+        attribute: Vec::new(),
+        kept: None,
+        last_start: Vec::new(),
+        foreign: 0,
+    };
+    // Each item means that the listener is done.
+    match Tokenizer::new_with_emitter(reader, bridge).next() {
+        Some(Err(error)) => Err(error),
+        Some(Ok(())) | None => Ok(()),
+    }
+}
+
+/// Makes tags of what the tokenizer finds.
+struct Bridge<'a, L> {
+    /// Who hears them.
+    listener: &'a mut L,
+    /// How the document is written.
+    syntax: Syntax,
+    /// The tag under way.
+    tag: Tag,
+    /// Whether it is an end tag.
+    is_end: bool,
+    /// The name of the attribute under way.
+    attribute: Vec<u8>,
+    /// The attribute under way, if it is kept, and where its value begins.
+    kept: Option<(&'static str, usize)>,
+    /// The name of the last start tag: what ends a script.
+    last_start: Vec<u8>,
+    /// How many `svg` and `math` elements are open.
+    foreign: usize,
+}
+
+impl<L: Listener> Bridge<'_, L> {
+    /// Settles the attribute under way. The first of a name counts.
+    fn end_attribute(&mut self) {
+        self.begin_value();
+        if let Some((name, start)) = self.kept.take() {
+            self.tag.attributes.push((name, start..self.tag.values.len()));
+        }
+        self.attribute.clear();
+    }
+
+    /// Decides whether the attribute under way is kept, once its name is known.
+    fn begin_value(&mut self) {
+        if self.kept.is_none() && !self.is_end && !self.attribute.is_empty() {
+            let known = KEPT.iter().find(|name| name.as_bytes() == self.attribute);
+            let known = known.filter(|name| !self.tag.attributes.iter().any(|(earlier, _)| earlier == *name));
+            self.kept = known.map(|name| (*name, self.tag.values.len()));
+        }
+    }
+
+    /// Tracks foreign content, in which neither `title` nor `style` holds raw text.
+    fn enter(&mut self) -> Option<State> {
+        let is_foreign_root = matches!(self.tag.name.as_slice(), b"svg" | b"math");
+        if self.tag.is_self_closing && (is_foreign_root || self.foreign > 0 || self.syntax == Syntax::Xhtml) {
+            return None;
+        }
+        if is_foreign_root {
+            self.foreign = self.foreign.saturating_add(1);
+        } else if BREAKS_OUT.contains(&self.tag.name()) {
+            self.foreign = 0;
+        }
+        if self.foreign > 0 {
+            return None;
+        }
+        match self.tag.name.as_slice() {
+            b"title" | b"textarea" => Some(State::RcData),
+            b"script" => Some(State::ScriptData),
+            b"style" | b"iframe" | b"xmp" | b"noembed" | b"noframes" | b"noscript" => Some(State::RawText),
+            b"plaintext" => Some(State::PlainText),
+            _ => None,
+        }
+    }
+}
+
+impl<L: Listener> Emitter for Bridge<'_, L> {
+    type Token = ();
+
+    fn set_last_start_tag(&mut self, name: Option<&[u8]>) {
+        self.last_start = name.unwrap_or_default().to_vec();
+    }
+
+    fn emit_eof(&mut self) {}
+
+    fn emit_error(&mut self, _error: Error) {}
+
+    #[inline]
+    fn should_emit_errors(&mut self) -> bool {
+        false
+    }
+
+    #[inline]
+    fn pop_token(&mut self) -> Option<()> {
+        self.listener.is_done().then_some(())
+    }
+
+    #[inline]
+    fn emit_string(&mut self, piece: &[u8]) {
+        self.listener.text(piece);
+    }
+
+    fn init_start_tag(&mut self) {
+        self.tag.clear();
+        self.is_end = false;
+    }
+
+    fn init_end_tag(&mut self) {
+        self.tag.clear();
+        self.is_end = true;
+    }
+
+    fn init_comment(&mut self) {}
+
+    fn emit_current_tag(&mut self) -> Option<State> {
+        self.end_attribute();
+        if self.is_end {
+            if matches!(self.tag.name.as_slice(), b"svg" | b"math") {
+                self.foreign = self.foreign.saturating_sub(1);
+            }
+            self.listener.end(self.tag.name());
+            return None;
+        }
+        self.last_start.clone_from(&self.tag.name);
+        let state = self.enter();
+        self.listener.start(&self.tag);
+        if self.tag.is_self_closing && self.syntax == Syntax::Xhtml {
+            self.listener.end(self.tag.name());
+        }
+        state
+    }
+
+    fn emit_current_comment(&mut self) {}
+
+    fn emit_current_doctype(&mut self) {}
+
+    fn set_self_closing(&mut self) {
+        self.tag.is_self_closing = true;
+    }
+
+    fn set_force_quirks(&mut self) {}
+
+    #[inline]
+    fn push_tag_name(&mut self, piece: &[u8]) {
+        push_capped(&mut self.tag.name, piece, MAX_NAME);
+    }
+
+    #[inline]
+    fn push_comment(&mut self, _piece: &[u8]) {}
+
+    fn push_doctype_name(&mut self, _piece: &[u8]) {}
+
+    fn init_doctype(&mut self) {}
+
+    fn init_attribute(&mut self) {
+        self.end_attribute();
+    }
+
+    fn init_attribute_value(&mut self) {
+        self.begin_value();
+    }
+
+    #[inline]
+    fn push_attribute_name(&mut self, piece: &[u8]) {
+        push_capped(&mut self.attribute, piece, MAX_NAME);
+    }
+
+    #[inline]
+    fn push_attribute_value(&mut self, piece: &[u8]) {
+        self.begin_value();
+        if let Some((_, start)) = self.kept {
+            push_capped(&mut self.tag.values, piece, start.saturating_add(MAX_VALUE));
+        }
+    }
+
+    fn set_doctype_public_identifier(&mut self, _value: &[u8]) {}
+
+    fn set_doctype_system_identifier(&mut self, _value: &[u8]) {}
+
+    fn push_doctype_public_identifier(&mut self, _piece: &[u8]) {}
+
+    fn push_doctype_system_identifier(&mut self, _piece: &[u8]) {}
+
+    fn current_is_appropriate_end_tag_token(&mut self) -> bool {
+        self.is_end && self.tag.name == self.last_start
+    }
+
+    fn adjusted_current_node_present_but_not_in_html_namespace(&mut self) -> bool {
+        self.foreign > 0 || self.syntax == Syntax::Xhtml
+    }
+}
+
+/// Appends as much of `piece` as keeps `buffer` within `max` bytes.
+pub(super) fn push_capped(buffer: &mut Vec<u8>, piece: &[u8], max: usize) {
+    let room = max.saturating_sub(buffer.len());
+    buffer.extend_from_slice(piece.get(..room).unwrap_or(piece));
+}
+
+/// Bytes as text, up to the first that are none: a value that was cut may end inside a character.
+fn text_of(bytes: &[u8]) -> &str {
+    bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid())
+}
+
+/// The attributes that are kept.
+const KEPT: [&str; 24] = [
+    "alt",
+    "aria-hidden",
+    "charset",
+    "class",
+    "content",
+    "data-src",
+    "data-srcset",
+    "height",
+    "hidden",
+    "href",
+    "http-equiv",
+    "id",
+    "itemprop",
+    "name",
+    "property",
+    "rel",
+    "role",
+    "sizes",
+    "src",
+    "srcset",
+    "style",
+    "title",
+    "type",
+    "width",
+];
+
+/// Start tags that end foreign content ([WHATWG, foreign
+/// content](https://html.spec.whatwg.org/multipage/parsing.html#parsing-main-inforeign)), those that pages have.
+const BREAKS_OUT: [&str; 17] = [
+    "body", "br", "center", "div", "h1", "h2", "h3", "head", "hr", "img", "li", "meta", "ol", "p", "span",
+    "table", "ul",
+];
+
+/// Longest name of a tag or attribute, bytes; a longer one is unknown anyway.
+const MAX_NAME: usize = 32;
+
+/// Longest value of an attribute, bytes. A URL that is longer is none, a text is cut far shorter.
+pub(super) const MAX_VALUE: usize = 4096;

@@ -1,0 +1,110 @@
+//! Understanding a page: from the bytes of a web page, an oEmbed answer or a file to what is shown of a link.
+//!
+//! Owns the HTML tokenizer, the character sets, and the rules by which pages are asked for ([`Fetcher`]). Reading refuses to
+//! know the network, and all of it the store: the caller stores the image it chooses from [`Page::images`]. The answer's keys are those of
+//! [the specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url), which are
+//! those of [the Open Graph protocol](https://ogp.me/).
+
+mod body;
+mod charset;
+mod declared;
+mod fetch;
+mod file;
+mod html;
+mod json_ld;
+mod oembed;
+mod page;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+use url::Url;
+
+pub(crate) use fetch::{Fetcher, Landing, Link, Step, Trip, Wants, broke_off, late};
+pub(crate) use file::{Format, describe_file, media_type, sniff};
+pub(crate) use oembed::{Embed, Providers, parse_oembed};
+pub(crate) use page::read_page;
+
+/// What a page says of itself. Every text is clean: one line, no control characters, no markup, of bounded length.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Page {
+    /// `og:title`
+    pub(crate) title: Option<String>,
+    /// `og:description`
+    pub(crate) description: Option<String>,
+    /// `og:site_name`
+    pub(crate) site_name: Option<String>,
+    /// `og:type`
+    pub(crate) kind: Option<String>,
+    /// `og:url`, the address that the page prefers.
+    pub(crate) url: Option<Url>,
+    /// Pictures to show, best first. The first that can be fetched and decoded is `og:image`.
+    pub(crate) images: Vec<Image>,
+    /// Where an oEmbed description of the page is to be had, found in the page.
+    pub(crate) oembed: Option<Url>,
+    /// Further keys (`og:locale`, `article:author`, …) with their values.
+    pub(crate) more: BTreeMap<String, String>,
+}
+
+/// A picture that a page offers. Its URL is `http` or `https`; the rest is what the page claims.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    /// Where it is.
+    pub(crate) url: Url,
+    /// Pixels.
+    pub(crate) width: Option<u32>,
+    /// Pixels.
+    pub(crate) height: Option<u32>,
+    /// `og:image:alt`
+    pub(crate) alt: Option<String>,
+}
+
+impl Page {
+    /// Takes from `other` what this page lacks.
+    pub(crate) fn fill_from(&mut self, other: Self) {
+        self.title = self.title.take().or(other.title);
+        self.description = self.description.take().or(other.description);
+        self.site_name = self.site_name.take().or(other.site_name);
+        self.kind = self.kind.take().or(other.kind);
+        self.url = self.url.take().or(other.url);
+        self.oembed = self.oembed.take().or(other.oembed);
+        for image in other.images {
+            if self.images.len() < MAX_IMAGES && !self.images.iter().any(|known| known.url == image.url) {
+                self.images.push(image);
+            }
+        }
+        for (key, value) in other.more {
+            if self.more.len() < MAX_MORE {
+                self.more.entry(key).or_insert(value);
+            }
+        }
+    }
+
+    /// The keys of the answer, except those of the image.
+    pub(crate) fn open_graph(&self) -> Map<String, Value> {
+        let mut keys: Map<String, Value> =
+            self.more.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+        let url = self.url.as_ref().map(|url| url.as_str().to_owned());
+        for (key, value) in [
+            ("og:title", &self.title),
+            ("og:description", &self.description),
+            ("og:site_name", &self.site_name),
+            ("og:type", &self.kind),
+            ("og:url", &url),
+        ] {
+            if let Some(value) = value {
+                keys.insert(key.to_owned(), value.as_str().into());
+            }
+        }
+        keys
+    }
+}
+
+/// Most pictures a page offers.
+const MAX_IMAGES: usize = 8;
+
+/// Most further keys; with those of the page and its image at most 50.
+const MAX_MORE: usize = 36;

@@ -1,0 +1,406 @@
+//! oEmbed: where a site describes its pages as JSON, and what the JSON says ([oembed.com](https://oembed.com/)).
+//!
+//! Owns the list of sites that are worth asking before their pages, which say little to a program or nothing without a
+//! login. Software that runs on many hosts (Mastodon, `PeerTube`) describes itself in its pages and names its endpoint there;
+//! for a page of such an address that does neither, [`on_any_host`] knows where to ask.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+use url::Url;
+use wildmatch::WildMatch;
+
+use super::declared::pixels;
+use super::html::{self, Listener, Tag, push_capped};
+use super::page::{MAX_DESCRIPTION, MAX_NAME, MAX_TITLE, absolute};
+use super::{Image, Page, text};
+use crate::config::OembedProvider;
+
+/// What an oEmbed answer says of a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Embed {
+    /// The description.
+    pub(crate) page: Page,
+    /// How long the site wants it kept, at most a day.
+    pub(crate) cache_age: Option<Duration>,
+}
+
+/// The sites that are known to speak oEmbed.
+#[derive(Debug)]
+pub(crate) struct Providers {
+    /// Endpoints and the pages they describe, configured ones first.
+    all: Vec<(Url, Vec<Pattern>)>,
+}
+
+/// A glob of URLs. Its `*` does not reach from the host into the path, so `https://*.x.example/*` is never somebody
+/// else's `https://y.example/.x.example/`.
+#[derive(Debug)]
+struct Pattern {
+    /// Host and port.
+    authority: WildMatch,
+    /// Path and query.
+    path: WildMatch,
+}
+
+impl Providers {
+    /// The known sites behind the configured ones (`previews.oembed`).
+    pub(crate) fn new(extra: &[OembedProvider]) -> Self {
+        let configured = extra.iter().map(|provider| {
+            (provider.endpoint.as_str(), provider.urls.iter().map(String::as_str).collect::<Vec<_>>())
+        });
+        let known = KNOWN.iter().map(|(endpoint, globs)| (*endpoint, globs.to_vec()));
+        let all = configured.chain(known).filter_map(|(endpoint, globs)| {
+            let endpoint = Url::parse(&endpoint.replace("{format}", "json")).ok()?;
+            Some((endpoint, globs.into_iter().filter_map(Pattern::parse).collect()))
+        });
+        Self { all: all.collect() }
+    }
+
+    /// Where to ask about `url`, if its site is known. What the answer lacks is in the page.
+    pub(crate) fn endpoint(&self, url: &Url) -> Option<Url> {
+        let (endpoint, _) =
+            self.all.iter().find(|(_, patterns)| patterns.iter().any(|pattern| pattern.matches(url)))?;
+        Some(question(endpoint.clone(), url))
+    }
+}
+
+impl Pattern {
+    /// Reads a glob like `https://*.example.org/video/*`. It is meant for `http` as well.
+    fn parse(glob: &str) -> Option<Self> {
+        let (_scheme, rest) = glob.split_once("://")?;
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, "*"));
+        Some(Self {
+            authority: WildMatch::new(&authority.to_ascii_lowercase()),
+            path: WildMatch::new(&format!("/{path}")),
+        })
+    }
+
+    /// Whether it names `url`.
+    fn matches(&self, url: &Url) -> bool {
+        let path =
+            url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+        self.authority.matches(url.authority()) && self.path.matches(&path)
+    }
+}
+
+/// Where software that runs on any host would describe `url`, by the shape of its path: `/@name/112233445566778899` of
+/// Mastodon, `/w/` and `/videos/watch/` of `PeerTube`.
+pub(super) fn on_any_host(url: &Url) -> Option<Url> {
+    let parts: Vec<&str> = url.path_segments()?.collect();
+    let is_post = |id: &str| id.len() >= 15 && id.bytes().all(|byte| byte.is_ascii_digit());
+    let is_video = |id: &str| {
+        matches!(id.len(), 22 | 36) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let endpoint = match parts.as_slice() {
+        [user, id] if user.starts_with('@') && is_post(id) => "/api/oembed",
+        ["w", id] | ["videos", "watch", id] if is_video(id) => "/services/oembed",
+        _ => return None,
+    };
+    Some(question(url.join(endpoint).ok()?, url))
+}
+
+/// The question about `url`.
+fn question(mut endpoint: Url, url: &Url) -> Url {
+    let mut asked = url.clone();
+    asked.set_fragment(None);
+    endpoint.query_pairs_mut().append_pair("format", "json").append_pair("url", asked.as_str());
+    endpoint
+}
+
+/// Reads the answer that an endpoint gave at `url`. `None` if it says nothing to show.
+pub(crate) fn parse_oembed(json: &[u8], url: &Url) -> Option<Embed> {
+    if json.len() > MAX_ANSWER {
+        return None;
+    }
+    let answer: Value = serde_json::from_slice(json).ok()?;
+    let get = |key: &str, max| text::clean_json(answer.get(key)?.as_str()?, max);
+    let said = answer.get("html").and_then(Value::as_str).and_then(text_of_embed);
+    let author = get("author_name", MAX_NAME);
+    let title = get("title", MAX_TITLE);
+    let description =
+        said.or_else(|| get("description", MAX_DESCRIPTION)).filter(|said| Some(said) != title.as_ref());
+    // A post has an author instead of a title.
+    let title = title.or_else(|| author.clone().filter(|_| description.is_some()));
+    let mut more = BTreeMap::new();
+    if let Some(author) = author.filter(|author| Some(author) != title.as_ref()) {
+        more.insert("article:author".to_owned(), author);
+    }
+    let is_photo = answer.get("type").and_then(Value::as_str) == Some("photo");
+    let photo = is_photo.then(|| image(&answer, url, ["url", "width", "height"])).flatten();
+    let thumbnail = image(&answer, url, ["thumbnail_url", "thumbnail_width", "thumbnail_height"]);
+    let page = Page {
+        title,
+        description,
+        site_name: get("provider_name", MAX_NAME),
+        images: photo.into_iter().chain(thumbnail).collect(),
+        more,
+        ..Page::default()
+    };
+    let says_something = page.title.is_some() || page.description.is_some() || !page.images.is_empty();
+    let cache_age = answer.get("cache_age").and_then(number).map(Duration::from_secs);
+    says_something.then(|| Embed { page, cache_age: cache_age.map(|age| age.min(MAX_CACHE_AGE)) })
+}
+
+/// An image of an answer: its URL and its sides.
+fn image(answer: &Value, base: &Url, [url, width, height]: [&str; 3]) -> Option<Image> {
+    let url = absolute(base, answer.get(url)?.as_str()?)?;
+    let side = |key: &str| answer.get(key).and_then(number).and_then(|px| pixels(&px.to_string()));
+    Some(Image { url, width: side(width), height: side(height), alt: None })
+}
+
+/// A number, which some sites write as text.
+fn number(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
+}
+
+/// What the HTML to embed says: its paragraphs, or without any its whole text. Players say nothing.
+fn text_of_embed(html: &str) -> Option<String> {
+    let mut listener = Paragraphs::default();
+    html::read_bytes(html.as_bytes(), &mut listener);
+    let paragraphs = text::line(&String::from_utf8_lossy(&listener.text), MAX_DESCRIPTION);
+    paragraphs.or_else(|| text::line(&text::text_of_html(html), MAX_DESCRIPTION))
+}
+
+/// Gathers the text of paragraphs: in an embedded post they are the post, what is around them its signature.
+#[derive(Default)]
+struct Paragraphs {
+    /// The text.
+    text: Vec<u8>,
+    /// Whether a paragraph is open.
+    is_open: bool,
+}
+
+impl Listener for Paragraphs {
+    fn start(&mut self, tag: &Tag) {
+        self.is_open |= tag.name() == "p";
+        if matches!(tag.name(), "p" | "br") {
+            push_capped(&mut self.text, b" ", html::MAX_VALUE);
+        }
+    }
+
+    fn end(&mut self, name: &str) {
+        self.is_open &= !matches!(name, "p" | "blockquote");
+    }
+
+    fn text(&mut self, piece: &[u8]) {
+        if self.is_open {
+            push_capped(&mut self.text, piece, html::MAX_VALUE);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        false
+    }
+}
+
+/// The sites that are asked before their pages: endpoints and the pages they describe.
+const KNOWN: [(&str, &[&str]); 7] = [
+    (
+        "https://www.youtube.com/oembed",
+        &[
+            "https://*.youtube.com/watch*",
+            "https://*.youtube.com/shorts/*",
+            "https://*.youtube.com/live/*",
+            "https://*.youtube.com/playlist?list=*",
+            "https://youtube.com/watch*",
+            "https://youtube.com/shorts/*",
+            "https://youtube.com/live/*",
+            "https://youtu.be/*",
+        ],
+    ),
+    (
+        "https://vimeo.com/api/oembed.json",
+        &["https://vimeo.com/*", "https://www.vimeo.com/*", "https://player.vimeo.com/video/*"],
+    ),
+    (
+        "https://publish.twitter.com/oembed",
+        &[
+            "https://x.com/*/status/*",
+            "https://*.x.com/*/status/*",
+            "https://twitter.com/*/status/*",
+            "https://*.twitter.com/*/status/*",
+        ],
+    ),
+    ("https://open.spotify.com/oembed", &["https://open.spotify.com/*", "https://spotify.link/*"]),
+    (
+        "https://soundcloud.com/oembed",
+        &["https://soundcloud.com/*/*", "https://*.soundcloud.com/*/*", "https://on.soundcloud.com/*"],
+    ),
+    (
+        "https://www.reddit.com/oembed",
+        &["https://reddit.com/r/*/comments/*", "https://*.reddit.com/r/*/comments/*"],
+    ),
+    (
+        "https://www.tiktok.com/oembed",
+        &[
+            "https://www.tiktok.com/@*/video/*",
+            "https://www.tiktok.com/@*/photo/*",
+            "https://vm.tiktok.com/*",
+        ],
+    ),
+];
+
+/// Longest an answer is kept, whatever it says: as in Synapse.
+const MAX_CACHE_AGE: Duration = Duration::from_hours(24);
+
+/// Longest answer read, bytes.
+pub(crate) const MAX_ANSWER: usize = 128 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+
+    fn parse(json: &str) -> Option<Embed> {
+        parse_oembed(json.as_bytes(), &url("https://x.example/oembed"))
+    }
+
+    #[test]
+    fn known_sites_are_asked_at_their_endpoints() {
+        let providers = Providers::new(&[OembedProvider {
+            endpoint: "https://tube.example/oembed.{format}?theme=dark".to_owned(),
+            urls: vec!["https://tube.example:8443/watch/*".to_owned(), "https://youtu.be/mine*".to_owned()],
+        }]);
+        for (page, expected) in [
+            (
+                "https://www.youtube.com/watch?v=abc#t=1",
+                Some(
+                    "https://www.youtube.com/oembed?format=json&url=https%3A%2F%2Fwww.youtube.com%2Fwatch%3Fv%3Dabc",
+                ),
+            ),
+            (
+                "http://m.youtube.com/shorts/x",
+                Some(
+                    "https://www.youtube.com/oembed?format=json&url=http%3A%2F%2Fm.youtube.com%2Fshorts%2Fx",
+                ),
+            ),
+            (
+                "https://x.com/ada/status/1",
+                Some(
+                    "https://publish.twitter.com/oembed?format=json&url=https%3A%2F%2Fx.com%2Fada%2Fstatus%2F1",
+                ),
+            ),
+            (
+                "https://youtu.be/mine7",
+                Some(
+                    "https://tube.example/oembed.json?theme=dark&format=json&url=https%3A%2F%2Fyoutu.be%2Fmine7",
+                ),
+            ),
+            (
+                "https://tube.example:8443/watch/a",
+                Some(
+                    "https://tube.example/oembed.json?theme=dark&format=json&url=https%3A%2F%2Ftube.example%3A8443%2Fwatch%2Fa",
+                ),
+            ),
+            ("https://tube.example/watch/a", None),
+            ("https://www.youtube.com/feed/trending", None),
+            ("https://evil.example/.youtube.com/watch?v=1", None),
+            ("https://evil.example/?https://x.com/ada/status/1", None),
+            ("https://nox.com/ada/status/1", None),
+        ] {
+            assert_eq!(providers.endpoint(&url(page)).map(String::from).as_deref(), expected, "{page}");
+        }
+    }
+
+    #[test]
+    fn every_known_entry_is_well_formed() {
+        assert_eq!(Providers::new(&[]).all.len(), KNOWN.len());
+        for (_, globs) in KNOWN {
+            assert!(globs.iter().all(|glob| glob.starts_with("https://") && Pattern::parse(glob).is_some()));
+        }
+    }
+
+    #[test]
+    fn software_of_many_hosts_is_known_by_its_paths() {
+        for (page, expected) in [
+            (
+                "https://chirp.example/@ada/112233445566778899",
+                Some(
+                    "https://chirp.example/api/oembed?format=json&url=https%3A%2F%2Fchirp.example%2F%40ada%2F112233445566778899",
+                ),
+            ),
+            (
+                "https://peer.example/w/kkGMgK9ZtnKfYAgnEtQxbv",
+                Some(
+                    "https://peer.example/services/oembed?format=json&url=https%3A%2F%2Fpeer.example%2Fw%2FkkGMgK9ZtnKfYAgnEtQxbv",
+                ),
+            ),
+            ("https://blog.example/@ada/2024", None),
+            ("https://wiki.example/w/index.php", None),
+        ] {
+            assert_eq!(on_any_host(&url(page)).map(String::from).as_deref(), expected, "{page}");
+        }
+    }
+
+    #[test]
+    fn a_video_has_title_site_and_thumbnail() {
+        let embed = parse(
+            r#"{"title":"Tuning","author_name":"Ada","provider_name":"Tube","type":"video","version":"1.0","cache_age":"604800",
+            "thumbnail_url":"https://i.example/t.jpg","thumbnail_width":480,"thumbnail_height":"360",
+            "html":"<iframe src=\"https://x.example/e\" title=\"Tuning\"></iframe>"}"#,
+        )
+        .unwrap();
+        assert_eq!(embed.page.title.as_deref(), Some("Tuning"));
+        assert_eq!(embed.page.description, None);
+        assert_eq!(embed.page.site_name.as_deref(), Some("Tube"));
+        assert_eq!(embed.page.more["article:author"], "Ada");
+        let image = &embed.page.images[0];
+        assert_eq!(
+            (image.url.as_str(), image.width, image.height),
+            ("https://i.example/t.jpg", Some(480), Some(360))
+        );
+        assert_eq!(embed.cache_age, Some(Duration::from_hours(24)));
+    }
+
+    #[test]
+    fn a_post_is_its_paragraph_under_its_authors_name() {
+        let embed = parse(
+            r#"{"author_name":"Ada &amp; co","provider_name":"Chirp","type":"rich","cache_age":3600,"html":
+            "<blockquote class=\"t\"><p lang=\"en\" dir=\"ltr\">Shipping day!<br>See <a href=\"x\">notes</a> &amp; more</p>&mdash; Ada (@ada) <a href=\"y\">March 1</a></blockquote>\n<script async src=\"w.js\">var x = 1;</script>"}"#,
+        )
+        .unwrap();
+        assert_eq!(embed.page.title.as_deref(), Some("Ada & co"));
+        assert_eq!(embed.page.description.as_deref(), Some("Shipping day! See notes & more"));
+        assert_eq!(embed.cache_age, Some(Duration::from_hours(1)));
+        assert!(embed.page.more.is_empty());
+    }
+
+    #[test]
+    fn a_photo_is_its_image() {
+        let embed =
+            parse(r#"{"type":"photo","url":"/p.jpg","width":1024,"height":768,"title":"Fog"}"#).unwrap();
+        assert_eq!(embed.page.images[0].url.as_str(), "https://x.example/p.jpg");
+    }
+
+    #[test]
+    fn answers_that_say_nothing_are_none() {
+        let long = format!("{{\"title\":\"{}\"}}", "x".repeat(MAX_ANSWER));
+        for json in [
+            "",
+            "null",
+            "[]",
+            "{}",
+            "<xml/>",
+            r#"{"title":7}"#,
+            r#"{"title":"\u0000"}"#,
+            r#"{"author_name":"Ada"}"#,
+            r#"{"thumbnail_url":"javascript:alert(1)"}"#,
+            &long,
+        ] {
+            assert_eq!(parse(json), None, "{}", json.len());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_read(title in "\\PC{0,40}", html in "[<>/=\"a-z &;]{0,80}", width in any::<i64>()) {
+            let json = serde_json::json!({ "title": title, "html": html, "thumbnail_url": html, "thumbnail_width": width });
+            parse(&json.to_string());
+        }
+    }
+}
