@@ -470,6 +470,17 @@ mod tests {
     }
 
     #[test]
+    fn what_a_preview_could_never_send_or_connect_to_is_a_problem() {
+        let text = "server_name: example.org\npreviews:\n  user_agent: \"a\\nb\"\n  accept_language: [\"\"]\n  ports: [0]\n";
+        let problems = load_text(text, &[]).unwrap_err();
+        for (line, key) in [(3, "user_agent"), (4, "accept_language"), (5, "ports")] {
+            let start = format!("sidecar.yaml:{line}: `previews.{key}`");
+            assert!(problems.iter().any(|problem| problem.starts_with(&start)), "{start}: {problems:#?}");
+        }
+        assert_eq!(problems.len(), 3);
+    }
+
+    #[test]
     fn the_environment_wins_and_its_unknown_variables_are_warnings() {
         let env = [
             ("SIDECAR_SERVER_NAME", "env.example:8448"),

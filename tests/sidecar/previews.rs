@@ -556,7 +556,11 @@ fn what_never_ends_is_read_up_to_its_limit() {
         "/headers" => Reply::raw().body("HTTP/1.1 200 OK\r\n").endless("X-More: and more\r\n"),
         _ => Reply::raw().endless("HTTP/1.1 100 Continue\r\n\r\n"),
     });
-    let sidecar = beside(&site).with(impatient).start();
+    let small = |config: &mut Config| {
+        config.previews.max_page.0 = 100_000;
+        config.previews.max_image.0 = 200_000;
+    };
+    let sidecar = beside(&site).with(impatient).with(small).start();
     let of = |path: &str| preview(&sidecar, &format!("http://site.test{path}"));
     assert_eq!(keys(&of("/page"))["og:title"], "Endless");
     assert_eq!(keys(&of("/image")), json!({"og:title": "Gallery"}));
