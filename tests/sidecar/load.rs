@@ -168,7 +168,8 @@ fn stopped_readers(size: Size) -> (World, Vec<TcpStream>) {
     // Sparse: it takes no room.
     File::create(blob).unwrap().set_len(1 << 30).unwrap();
     let catalog = rusqlite::Connection::open(world.folder.path("data/catalog.db")).unwrap();
-    let row = "INSERT INTO media VALUES ('sidecar.test', 'large', unhex(?1), 1 << 30, 'video/mp4', NULL, '@a:sidecar.test', 0, NULL, 0, 1)";
+    let row = "INSERT INTO media (server_name, media_id, sha256, size, content_type, user_id, created_ms, last_access_ms, open)
+               VALUES ('sidecar.test', 'large', unhex(?1), 1 << 30, 'video/mp4', '@a:sidecar.test', 0, 0, 1)";
     catalog.execute(row, [&sha256]).unwrap();
     let small = std::mem::replace(&mut world.mxc, "sidecar.test/large".to_owned());
     let request = world.service.alice().request("GET", &world.download(), b"");
