@@ -1,7 +1,7 @@
 //! Questions about media IDs.
 
 use rusqlite::types::Type;
-use rusqlite::{OptionalExtension as _, Row, named_params};
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
 use super::Catalog;
 use crate::error::Result;
@@ -104,28 +104,17 @@ impl Catalog {
 
     /// Adds complete media. An ID that is known stays as it is; the answer says whether a row was added.
     pub(crate) fn add(&self, media: NewMedia) -> Result<bool> {
+        self.writer.write(move |connection| insert(connection, &media))
+    }
+
+    /// Adds many at once, durable together. Says how many rows were added.
+    pub(crate) fn add_many(&self, media: Vec<NewMedia>) -> Result<usize> {
         self.writer.write(move |connection| {
-            let NewMedia { mxc, filled, user_id, created, open } = &media;
-            let added = connection
-                .prepare_cached(
-                    "INSERT INTO media (server_name, media_id, sha256, size, content_type, upload_name, user_id,
-                                        created_ms, last_access_ms, open)
-                     VALUES (:server_name, :media_id, :sha256, :size, :content_type, :upload_name, :user_id,
-                             :created, :created, :open)
-                     ON CONFLICT DO NOTHING",
-                )?
-                .execute(named_params! {
-                    ":server_name": mxc.server_name.as_str(),
-                    ":media_id": mxc.media_id.as_str(),
-                    ":sha256": filled.sha256.as_bytes(),
-                    ":size": sql_size(filled.size),
-                    ":content_type": filled.content_type,
-                    ":upload_name": filled.upload_name,
-                    ":user_id": user_id.as_ref().map(UserId::as_str),
-                    ":created": created.0,
-                    ":open": open,
-                })?;
-            Ok(added == 1)
+            let mut added = 0_usize;
+            for media in &media {
+                added = added.saturating_add(usize::from(insert(connection, media)?));
+            }
+            Ok(added)
         })
     }
 
@@ -242,6 +231,31 @@ impl Catalog {
     }
 }
 
+/// Adds one row unless its ID is known. Says whether it did.
+fn insert(connection: &Connection, media: &NewMedia) -> rusqlite::Result<bool> {
+    let NewMedia { mxc, filled, user_id, created, open } = media;
+    let added = connection
+        .prepare_cached(
+            "INSERT INTO media (server_name, media_id, sha256, size, content_type, upload_name, user_id,
+                                created_ms, last_access_ms, open)
+             VALUES (:server_name, :media_id, :sha256, :size, :content_type, :upload_name, :user_id,
+                     :created, :created, :open)
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute(named_params! {
+            ":server_name": mxc.server_name.as_str(),
+            ":media_id": mxc.media_id.as_str(),
+            ":sha256": filled.sha256.as_bytes(),
+            ":size": sql_size(filled.size),
+            ":content_type": filled.content_type,
+            ":upload_name": filled.upload_name,
+            ":user_id": user_id.as_ref().map(UserId::as_str),
+            ":created": created.0,
+            ":open": open,
+        })?;
+    Ok(added == 1)
+}
+
 /// One row in the order of [`Catalog::media`].
 fn read_media(row: &Row<'_>) -> rusqlite::Result<Media> {
     let content = match (row.get::<_, Option<[u8; 32]>>(0)?, row.get::<_, Option<i64>>(6)?) {
@@ -331,6 +345,16 @@ mod tests {
         assert_eq!(media.content, Content::Stored(filled(1)));
         assert_eq!(media.user_id, Some(UserId::new("@a:example.org")));
         assert!(media.open);
+    }
+
+    #[test]
+    fn many_are_added_together_and_known_ids_stay_as_they_are() {
+        let (_folder, catalog) = catalog();
+        assert!(catalog.add(new_media("a", 1)).unwrap());
+        let many = vec![new_media("a", 2), new_media("b", 2), new_media("c", 2)];
+        assert_eq!(catalog.add_many(many).unwrap(), 2);
+        let content = |id| catalog.media(&mxc(id)).unwrap().unwrap().content;
+        assert_eq!([content("a"), content("b")], [Content::Stored(filled(1)), Content::Stored(filled(2))]);
     }
 
     #[test]

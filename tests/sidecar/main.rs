@@ -23,6 +23,7 @@
 
 mod accounts;
 mod async_uploads;
+mod bench_fill;
 mod binary;
 mod crash;
 mod discovery;
