@@ -191,7 +191,7 @@ impl App {
 }
 
 /// Makes the data directory for the owner alone, its own name durable, and locks it against a second process.
-fn lock_data_dir(path: &Path) -> Result<File> {
+pub(crate) fn lock_data_dir(path: &Path) -> Result<File> {
     let prepare = || {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         if let Some(parent) = path.canonicalize()?.parent() {

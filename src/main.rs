@@ -76,6 +76,15 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         tls_key: Option<PathBuf>,
     },
+    /// Add media rows to the catalog, for measuring
+    #[command(hide = true, after_help = "Example: media-sidecar bench-fill 1000000")]
+    BenchFill {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// How many
+        rows: u64,
+    },
 }
 
 /// Proxies there is a configuration for.
@@ -194,6 +203,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             };
             let tls = TlsFiles { cert: tls_cert, key: tls_key };
             commands::proxy_config(config.config.as_deref(), proxy, &tls, &mut out)?;
+        }
+        Command::BenchFill { config, rows } => {
+            commands::bench_fill(config.config.as_deref(), rows, &mut out)?;
         }
     }
     Ok(ExitCode::SUCCESS)

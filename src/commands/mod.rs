@@ -1,5 +1,6 @@
 //! What the command line does, apart from parsing it.
 
+mod bench_fill;
 mod check;
 mod key;
 mod proxy_config;
@@ -12,6 +13,7 @@ use std::path::Path;
 use crate::config::{self, Config, Loaded, Problems};
 use crate::federation::{KeyError, LoadedKey, SigningKey};
 
+pub use self::bench_fill::bench_fill;
 pub use self::check::check;
 pub use self::key::{KeySource, generate, import, show};
 pub use self::proxy_config::{Proxy, TlsFiles, proxy_config};

@@ -36,7 +36,7 @@ impl Folder {
         self.folder.path().join(name)
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub fn run(&self, arguments: &[&str]) -> Output {
         command(self.folder.path()).args(arguments).output().unwrap()
     }
 
@@ -56,7 +56,7 @@ pub fn command(folder: &Path) -> Command {
     command
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 

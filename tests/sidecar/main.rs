@@ -27,6 +27,7 @@ mod accounts;
 mod animated;
 mod async_uploads;
 mod bad_pictures;
+mod bench_fill;
 mod binary;
 mod crash;
 mod discovery;
