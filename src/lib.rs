@@ -8,7 +8,7 @@
 //! | L6 | `listeners`, [`server`] | the sockets; the hyper server: route table, dispatch, access line, drain |
 //! | L5 | `handlers`, `housekeeping` | one short async function for each endpoint; background jobs |
 //! | L4 | [`app`], `request`, `shelf`, `response`, `waiting`, `bridge`, `patience` | wiring; what is read and written; what was served lately; who waits for what; the async/sync seam; clients that stop reading |
-//! | L3 | `media` | use-cases: create, upload, download, fetch, sweep; the ordering rules |
+//! | L3 | `media` | use-cases: create, upload, download, fetch, preview, sweep; the ordering rules |
 //! | L2 | `homeserver`, `accounts`, [`federation`], `thumbnail`, `preview` | the neighbour; access token → user; signatures, keys, discovery, the outbound ladder; small pictures of large ones; what a page says of itself |
 //! | L1 | `catalog`, [`disk`], `blobs`, `outbound`, [`names`], `globs`, `multipart`, `range`, `disposition` | the `SQLite` catalog; the few operations that durability rests on; the content-addressed directory; the guarded way out; DNS; lists of names; pure protocol pieces |
 //! | L0 | [`matrix`], `error`, [`config`], `sha256` | vocabulary |
