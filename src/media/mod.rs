@@ -3,6 +3,7 @@
 //! Owns the ordering rules: blob durable first, row second, answer third; deleting the other way round. Refuses to know
 //! HTTP, and who waits for what.
 
+mod place;
 mod previews;
 mod remote;
 mod sweep;

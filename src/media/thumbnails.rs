@@ -7,6 +7,7 @@ use std::io::BufReader;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::place::Place;
 use super::{Library, Stored};
 use crate::catalog::{Filled, ThumbnailKey};
 use crate::config::ThumbnailSize;
@@ -251,8 +252,8 @@ fn key(source: Sha256, job: &Job) -> ThumbnailKey {
 }
 
 /// A picture's bytes, buffered.
-fn reader(file: &File) -> BufReader<&File> {
-    BufReader::with_capacity(READ_SIZE, file)
+fn reader(file: &File) -> BufReader<Place<'_>> {
+    BufReader::with_capacity(READ_SIZE, Place::new(file))
 }
 
 /// What a client reads of a picture that gives no thumbnail.
