@@ -6,6 +6,7 @@
 
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Failure, load_config_quietly};
@@ -13,6 +14,7 @@ use crate::app::{Surroundings, lock_data_dir};
 use crate::blobs::{Blobs, Claim};
 use crate::catalog::{Catalog, Filled, NewMedia};
 use crate::config::Config;
+use crate::disk::SystemDisk;
 use crate::matrix::{MediaId, Mxc, ServerName, UserId};
 
 /// Different blobs that the rows share.
@@ -82,7 +84,7 @@ fn order(media: &NewMedia) -> (&str, &str) {
 
 /// The blobs that rows share, the same each time: 1 KiB, 2 KiB and so on of a letter of their own.
 fn claims(data_dir: &Path) -> Result<Vec<Claim>, Failure> {
-    let blobs = Blobs::open(data_dir)?;
+    let blobs = Blobs::open(data_dir, Arc::new(SystemDisk))?;
     let blob = |number: u64| {
         let mut ingest = blobs.ingest(u64::MAX)?;
         for _ in 0..=number {
