@@ -21,6 +21,7 @@ pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, Thumbna
     let storage = Storage::Whole { bytes_per_pixel: native.saturating_add(12).saturating_add(4) };
     let mut header = Header::new(Format::WebP, decoder.dimensions(), storage)?;
     header.motion = motion;
+    header.held_bytes = held(input, motion)?;
     header.profile_bytes = find(input, *b"ICCP")?.unwrap_or(0);
     if header.profile_bytes > MAX_PROFILE {
         return Err(ThumbnailError::TooLarge("the image's colour profile is too large"));
@@ -31,6 +32,15 @@ pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, Thumbna
         header.orientation = exif_orientation(exif.strip_prefix(b"Exif\0\0").unwrap_or(&exif));
     }
     Ok(header)
+}
+
+/// What the decoder holds of a lossy picture, or of an animation's first frame: its data as they are gathered, twice at
+/// worst, and in words.
+fn held(input: &mut (impl BufRead + Seek), motion: Motion) -> Result<u64, ThumbnailError> {
+    let name = if motion == Motion::Animated { *b"ANMF" } else { *b"VP8 " };
+    let claimed = u64::from(find(input, name)?.unwrap_or(0));
+    let there = input.seek(SeekFrom::End(0))?;
+    Ok(claimed.min(there).saturating_mul(3))
 }
 
 /// The colour profile, whose length the header knows.
