@@ -21,7 +21,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 VENV = os.path.join(ROOT, "target", "bench-venv")
@@ -59,14 +58,26 @@ def renderer():
 
 def measured(command):
     """Runs a command: CPU seconds, wall seconds, peak MiB of that process alone, and what it printed."""
-    start = time.monotonic()
-    child = subprocess.Popen(command, stdout=subprocess.PIPE)
-    printed = child.stdout.read().decode()
-    _, status, use = os.wait4(child.pid, 0)
-    child.returncode = status
-    if status:
+    witness = subprocess.run([sys.executable, "-S", "-c", WITNESS, *command], stdout=subprocess.PIPE, text=True)
+    if witness.returncode:
         sys.exit(f"{' '.join(command)}: failed")
-    return use.ru_utime + use.ru_stime, time.monotonic() - start, use.ru_maxrss / 1024, printed
+    figures, printed = witness.stdout.split("\n", 1)
+    cpu, wall, peak_kib = map(float, figures.split())
+    return cpu, wall, peak_kib / 1024, printed
+
+
+# A peak counts from the fork on, so the parent has to be a small one.
+WITNESS = """
+import os, subprocess, sys, time
+start = time.monotonic()
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)
+printed = child.stdout.read().decode()
+_, status, use = os.wait4(child.pid, 0)
+child.returncode = status
+print(use.ru_utime + use.ru_stime, time.monotonic() - start, use.ru_maxrss)
+print(printed, end="")
+sys.exit(1 if status else 0)
+"""
 
 
 # --- compare ---------------------------------------------------------------------------------------------------------

@@ -143,6 +143,19 @@ fn webp_with_profile(length: usize) -> Vec<u8> {
     ])
 }
 
+/// A lossy WebP with something after its picture, which the decoder reads along.
+fn lossy_webp(more: usize) -> Vec<u8> {
+    let whole = include_bytes!("../fixtures/quadrants.webp");
+    riff(&[(*b"VP8 ", [&whole[20..], &vec![7; more]].concat())])
+}
+
+/// A lossy WebP of 90 × 90 with a frame of 16 383 × 16 383.
+fn lying_webp() -> Vec<u8> {
+    let frame = include_bytes!("../fixtures/quadrants.webp")[20..].to_vec();
+    let frame = spliced(frame, 6, 4, &[0xff, 0x3f, 0xff, 0x3f]);
+    riff(&[(*b"VP8X", vec![0, 0, 0, 0, 89, 0, 0, 89, 0, 0]), (*b"VP8 ", frame)])
+}
+
 /// A TIFF of one row of pixels, with the entries added to the necessary ones.
 fn tiff(compression: u16, more: &[(u16, u16, u32, u32)], tail: &[u8]) -> Vec<u8> {
     let mut entries = vec![
@@ -274,6 +287,8 @@ fn hostile_others() -> Vec<Case> {
         ("WebP's canvas of 16 384 × 16 384", webp_canvas(16_384, 16_384), TOO_LARGE),
         ("WebP's canvas of 9 000 × 9 000", webp_canvas(9_000, 9_000), TOO_LARGE),
         ("30 MB of a WebP's profile", webp_with_profile(30_000_000), TOO_LARGE),
+        ("lossy WebP whose frame is larger than its canvas", lying_webp(), BROKEN),
+        ("30 MB of a lossy WebP", lossy_webp(30_000_000), TOO_LARGE),
         ("WebP's small senseless profile", webp_with_profile(100), GIVEN),
         (
             "TIFF with 8 million strips",

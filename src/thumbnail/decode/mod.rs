@@ -85,7 +85,8 @@ pub(super) fn estimate(header: &Header, jobs: &[Job]) -> u64 {
     // The filter holds a picture of the result's width and the source's height, or one with alpha multiplied in.
     // A profile is held in pieces, whole, and as the tables made of it.
     let profile = u64::from(header.profile_bytes).saturating_mul(8);
-    decoding.max(small).saturating_add(small).saturating_add(profile)
+    let beside = header.held_bytes.saturating_add(profile);
+    decoding.max(small).saturating_add(small).saturating_add(beside)
 }
 
 /// By how much rows are reduced on the way: as far as leaves a factor of two to the final filter; a picture that would

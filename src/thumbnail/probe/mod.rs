@@ -41,6 +41,8 @@ pub(crate) struct Header {
     pub(super) storage: Storage,
     /// Bytes of its colour profile, at most.
     pub(super) profile_bytes: u32,
+    /// Bytes that the decoder holds of the file itself.
+    pub(super) held_bytes: u64,
 }
 
 /// What can be thumbnailed.
@@ -112,7 +114,7 @@ impl Header {
             return Err(ThumbnailError::broken("a side is 0"));
         }
         let (orientation, motion) = (Orientation::UPRIGHT, Motion::Still);
-        Ok(Self { format, width, height, orientation, motion, storage, profile_bytes: 0 })
+        Ok(Self { format, width, height, orientation, motion, storage, profile_bytes: 0, held_bytes: 0 })
     }
 }
 

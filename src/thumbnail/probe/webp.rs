@@ -1,6 +1,7 @@
 //! The chunks of a WebP ([RFC 9649](https://www.rfc-editor.org/rfc/rfc9649)).
 //!
-//! Owns what the decoder would read without a bound: metadata as long as its chunk says.
+//! Owns what the decoder would do without a bound: read metadata as long as its chunk says, and set a lossy frame's planes
+//! up as large as the frame says, whatever the canvas.
 
 use std::io::{BufRead, ErrorKind, Seek, SeekFrom};
 
@@ -9,7 +10,7 @@ use image_webp::{DecodingError, WebPDecoder};
 use super::super::ThumbnailError;
 use super::super::color::MAX_PROFILE;
 use super::super::plan::Motion;
-use super::{Format, Header, MAX_EXIF, Storage, bytes, exif_orientation};
+use super::{Format, Header, MAX_EXIF, Storage, bytes, exif_orientation, skip};
 
 /// Asks the decoder what the picture is, and the chunks for what surrounds it.
 pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, ThumbnailError> {
@@ -20,6 +21,8 @@ pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, Thumbna
     let storage = Storage::Whole { bytes_per_pixel: native.saturating_add(16) };
     let mut header = Header::new(Format::WebP, decoder.dimensions(), storage)?;
     header.motion = motion;
+    check_frames(input, (header.width, header.height))?;
+    header.held_bytes = held(input, motion)?;
     header.profile_bytes = find(input, *b"ICCP")?.unwrap_or(0);
     if header.profile_bytes > MAX_PROFILE {
         return Err(ThumbnailError::TooLarge("the image's colour profile is too large"));
@@ -30,6 +33,68 @@ pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, Thumbna
         header.orientation = exif_orientation(exif.strip_prefix(b"Exif\0\0").unwrap_or(&exif));
     }
     Ok(header)
+}
+
+/// Refuses lossy frames larger than the canvas.
+fn check_frames(input: &mut (impl BufRead + Seek), canvas: (u32, u32)) -> Result<(), ThumbnailError> {
+    input.seek(SeekFrom::Start(12))?;
+    for _ in 0..MAX_CHUNKS {
+        let Some((name, length)) = chunk(input)? else { return Ok(()) };
+        let start = input.stream_position()?;
+        if &name == b"ANMF" {
+            // Place, size, duration and flags, then perhaps alpha, then the frame.
+            skip(input, 16)?;
+            if let Some((inner, length)) = chunk(input)?
+                && &inner == b"ALPH"
+            {
+                skip(input, length.saturating_add(length & 1))?;
+            } else {
+                input.seek(SeekFrom::Start(start.saturating_add(16)))?;
+            }
+            match chunk(input)? {
+                Some((inner, _)) if &inner == b"VP8 " => check_frame(input, canvas)?,
+                Some(_) | None => {}
+            }
+        } else if &name == b"VP8 " {
+            check_frame(input, canvas)?;
+        }
+        // Chunks are padded to even lengths.
+        let padded = u64::from(length).saturating_add(u64::from(length & 1));
+        input.seek(SeekFrom::Start(start.saturating_add(padded)))?;
+    }
+    Err(ThumbnailError::TooLarge("the image has too many frames"))
+}
+
+/// Refuses the lossy frame that the input is at if it is larger than the canvas
+/// ([RFC 6386, 9.1](https://www.rfc-editor.org/rfc/rfc6386#section-9.1)).
+fn check_frame(input: &mut impl BufRead, (width, height): (u32, u32)) -> Result<(), ThumbnailError> {
+    let [_, _, _, _, _, _, w0, w1, h0, h1] = bytes(input)?;
+    // Two bits of each are a scale for the screen.
+    let side = |low: u8, high: u8| u32::from(u16::from_le_bytes([low, high]) & 0x3fff);
+    if side(w0, w1) > width || side(h0, h1) > height {
+        return Err(ThumbnailError::broken("a frame larger than its canvas"));
+    }
+    Ok(())
+}
+
+/// The name and length of the chunk at hand; nothing at the end of the file.
+fn chunk(input: &mut impl BufRead) -> Result<Option<([u8; 4], u32)>, ThumbnailError> {
+    let mut head = [0; 8];
+    match input.read_exact(&mut head) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let [a, b, c, d, length @ ..] = head;
+    Ok(Some(([a, b, c, d], u32::from_le_bytes(length))))
+}
+
+/// What the decoder holds of a lossy picture, or of an animation's first frame: its data as they are gathered, twice at
+/// worst, and in words.
+fn held(input: &mut (impl BufRead + Seek), motion: Motion) -> Result<u64, ThumbnailError> {
+    let name = if motion == Motion::Animated { *b"ANMF" } else { *b"VP8 " };
+    let claimed = u64::from(find(input, name)?.unwrap_or(0));
+    let there = input.seek(SeekFrom::End(0))?;
+    Ok(claimed.min(there).saturating_mul(3))
 }
 
 /// The colour profile, whose length the header knows.
@@ -59,12 +124,7 @@ fn payload(input: &mut impl BufRead, length: u32) -> Result<Vec<u8>, ThumbnailEr
 fn find(input: &mut (impl BufRead + Seek), name: [u8; 4]) -> Result<Option<u32>, ThumbnailError> {
     input.seek(SeekFrom::Start(12))?;
     for _ in 0..MAX_CHUNKS {
-        let mut found = [0; 4];
-        match input.read_exact(&mut found) {
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
-            other => other?,
-        }
-        let length = u32::from_le_bytes(bytes(input)?);
+        let Some((found, length)) = chunk(input)? else { return Ok(None) };
         if found == name {
             return Ok(Some(length));
         }
@@ -75,5 +135,5 @@ fn find(input: &mut (impl BufRead + Seek), name: [u8; 4]) -> Result<Option<u32>,
     Ok(None)
 }
 
-/// Chunks looked at; the frames of an animation come before its EXIF block.
+/// Chunks looked at, so frames of an animation.
 const MAX_CHUNKS: usize = 10_000;
