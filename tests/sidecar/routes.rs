@@ -1,5 +1,7 @@
 //! Routing, CORS, and the endpoints that have nothing to do with files.
 
+use std::io::{Read as _, Write as _};
+
 use crate::harness::{Setup, Sidecar};
 
 const UPLOAD_LIMIT: u64 = 1 << 20;
@@ -28,6 +30,32 @@ fn unknown_paths_are_404_and_wrong_methods_405() {
             assert_eq!(response.errcode(), "M_UNRECOGNIZED", "{method} {target}");
         }
         assert_eq!(response.header("allow").is_some(), status == 405, "{method} {target}");
+    }
+}
+
+#[test]
+fn a_request_whose_length_is_contradictory_is_not_followed_by_a_hidden_one() {
+    let sidecar = Sidecar::start();
+    let hidden = "GET /_sidecar/health HTTP/1.1\r\nHost: x\r\n\r\n";
+    let length = format!("Content-Length: {}\r\n", hidden.len());
+    let framings = [
+        format!("Content-Length: 0\r\n{length}"),
+        format!("{length}Content-Length: 0\r\n"),
+        format!("Content-Length: 0, {}\r\n", hidden.len()),
+        "Content-Length: +0\r\n".to_owned(),
+        "Content-Length: 0x0\r\n".to_owned(),
+        format!("{length}Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n"),
+        "Transfer-Encoding: chunked, identity\r\n".to_owned(),
+        "Transfer-Encoding: xchunked\r\n".to_owned(),
+    ];
+    for framing in framings {
+        let mut stream = sidecar.anonymous().connect();
+        write!(stream, "POST /_matrix/media/v1/create HTTP/1.1\r\nHost: x\r\n{framing}\r\n{hidden}").unwrap();
+        let mut answers = String::new();
+        // Whatever is answered, the connection is closed after it.
+        _ = stream.read_to_string(&mut answers);
+        assert!(answers.starts_with("HTTP/1.1 400"), "{framing}: {answers}");
+        assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{framing}: {answers}");
     }
 }
 
