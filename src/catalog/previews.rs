@@ -104,10 +104,11 @@ impl Catalog {
             let count: u32 =
                 connection.prepare_cached("SELECT count(*) FROM preview")?.query_row([], |row| row.get(0))?;
             if let Some(surplus) = count.checked_sub(limit).filter(|surplus| *surplus > 0) {
-                let mut next = connection
-                    .prepare_cached("SELECT url, media_id FROM preview ORDER BY expires_ms LIMIT ?1")?;
+                let mut next = connection.prepare_cached(
+                    "SELECT url, media_id FROM preview WHERE url <> ?2 ORDER BY expires_ms LIMIT ?1",
+                )?;
                 let rows = next
-                    .query_map([surplus], |row| Ok((row.get(0)?, row.get(1)?)))?
+                    .query_map((surplus, url), |row| Ok((row.get(0)?, row.get(1)?)))?
                     .collect::<rusqlite::Result<Vec<_>>>()?;
                 drop_previews(connection, &server_name, rows, &mut dropped)?;
             }

@@ -79,6 +79,20 @@ impl Catalog {
         })
     }
 
+    /// Forgets the oldest thumbnails of a source beyond `limit`. Gives what their rows referred to.
+    pub(crate) fn trim_thumbnails(&self, source: Sha256, limit: u32) -> Result<Vec<Sha256>> {
+        self.writer.write(move |connection| {
+            let mut trim = connection.prepare_cached(
+                "DELETE FROM thumbnail
+                 WHERE source = ?1 AND (width, height, crop_x, crop_y, crop_width, crop_height, animated) IN (
+                     SELECT width, height, crop_x, crop_y, crop_width, crop_height, animated FROM thumbnail
+                     WHERE source = ?1 ORDER BY created_ms DESC LIMIT -1 OFFSET ?2)
+                 RETURNING sha256",
+            )?;
+            trim.query_map((source.as_bytes(), limit), |row| Ok(Sha256::from_bytes(row.get(0)?)))?.collect()
+        })
+    }
+
     /// Forgets thumbnails whose source no media has any more. Says how many.
     pub(crate) fn forget_sourceless_thumbnails(&self) -> Result<usize> {
         self.writer.write(|connection| {

@@ -7,7 +7,7 @@ use super::authorise_user;
 use crate::app::App;
 use crate::bridge::Pool;
 use crate::error::{Error, Kind, Result};
-use crate::media::{Library, Summary};
+use crate::media::{Library, Picture, Summary};
 use crate::preview::{Landing, Link, Step, Wants, late};
 use crate::request::Call;
 use crate::response::{self, Response};
@@ -98,17 +98,27 @@ async fn summarise(app: &Arc<App>, link: &Link, deadlines: Deadlines) -> Result<
     Ok(summary)
 }
 
-/// Adds the first picture that can be shown.
+/// Adds the first picture that shows well, or the largest of those that can be shown at all.
 async fn illustrate(app: &Arc<App>, summary: &mut Summary, deadline: Deadline) {
+    let mut best: Option<(_, Picture)> = None;
     for image in summary.candidates().into_iter().take(MAX_TRIED) {
         let Ok(link) = Link::parse(image.url.as_str()) else { continue };
         match travel(app, (link, Wants::Image), deadline, Library::read_image).await {
-            Ok(picture) => return summary.illustrate(image, picture),
+            Ok(picture) if picture.shows_well() => return summary.illustrate(image, picture),
+            Ok(picture) => {
+                if best.as_ref().is_none_or(|(_, best)| best.pixels() < picture.pixels()) {
+                    best = Some((image, picture));
+                }
+            }
             Err(error) => tracing::debug!(image = image.url.as_str(), ?error, "a picture is left out"),
         }
         if deadline.ends <= Instant::now() {
-            return summary.is_late();
+            summary.is_late();
+            break;
         }
+    }
+    if let Some((image, picture)) = best {
+        summary.illustrate(image, picture);
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quick_cache::sync::Cache;
 
-pub(crate) use self::previews::Summary;
+pub(crate) use self::previews::{Picture, Summary};
 pub(crate) use self::remote::{FetchListener, RemoteHead};
 pub(crate) use self::thumbnails::{BLURHASH_TIMEOUT, Making, Thumbnail, memory};
 use self::upload::CreateLimiter;

@@ -26,6 +26,9 @@ pub(crate) const BLURHASH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Types that a thumbnail may have (spec, thumbnails): an original of another type is made into one of them.
 const WEB: [&str; 4] = ["image/jpeg", "image/png", "image/gif", "image/webp"];
 
+/// Thumbnails kept of one source: anybody may ask for any size, and none may fill the disk. The oldest make room.
+const MAX_KEPT: u32 = 64;
+
 /// How much of a picture is read at once, bytes.
 const READ_SIZE: usize = 32 * 1024;
 
@@ -208,7 +211,13 @@ impl Library {
         let kept = self.store(ingest, content_type.to_owned(), None, |filled| {
             self.catalog.add_thumbnail(key, filled, now)
         })?;
-        if kept { Ok(()) } else { Err(Error::not_found()) }
+        if !kept {
+            return Err(Error::not_found());
+        }
+        for blob in self.catalog.trim_thumbnails(key.source, MAX_KEPT)? {
+            self.remove_blob(&blob)?;
+        }
+        Ok(())
     }
 
     /// Opens a picture that was made; `None` when its blob is lost, so that it is made again.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 /// Reads on until the deadline. A picture can make its decoder work for minutes over few bytes (a progressive JPEG
 /// of thousands of empty scans). Behind a buffer, so that the clock is looked at once for each buffer: rare enough to
-/// cost nothing, often enough that a decoder does not do a second's work meanwhile.
+/// cost nothing. A decoder that can work long over one buffer looks at the clock itself.
 pub(super) struct Timed<'a, R> {
     /// Where the bytes come from.
     inner: &'a mut R,

@@ -5,21 +5,23 @@ use std::time::Instant;
 
 use crate::blobs::{Ingest, IngestError};
 use crate::error::{Error, Kind, Result};
+use crate::matrix::len_u64;
 use crate::media::Library;
+use crate::preview::MAX_OEMBED;
 use crate::preview::{self, Embed, Format, Landing, Page};
 use crate::thumbnail::{self, Source};
 
 /// Enough of a body to tell what it is, bytes.
 const HEAD: u64 = 512;
 
-/// Largest oEmbed description, bytes.
-const MAX_OEMBED: u64 = 256 * 1024;
-
 /// How much of a picture is moved at once, bytes.
 const CHUNK: usize = 32 * 1024;
 
 /// Smallest side of a picture that shows something, pixels. Less is a spacer or counts visitors.
 const MIN_SIDE: u32 = 16;
+
+/// Side of a picture that shows something well, pixels: about what clients give it.
+const GOOD_SIDE: u32 = 200;
 
 /// What a link leads to.
 #[derive(Debug)]
@@ -30,7 +32,7 @@ pub(crate) struct Reading {
     pub(super) picture: Option<Picture>,
     /// Whether its own address is one of a site that is known to speak oEmbed.
     pub(super) is_of_known_site: bool,
-    /// Whether the time was over before its end.
+    /// Whether it broke off, or the time was over, before its end.
     pub(super) is_cut_off: bool,
 }
 
@@ -59,11 +61,14 @@ impl Library {
             images: Vec::new(),
             ..preview::describe_file(&url, disposition.as_deref(), Some(kind), size)
         };
+        let mut broke_off = false;
         let (page, picture) = match preview::sniff(&head, claimed) {
             _ if head.is_empty() => (Page::default(), None),
             Format::Html => {
-                let mut body = body.take(self.desk.config.max_page.0);
-                (preview::read_page(&mut body, claimed, &url).map_err(preview::broke_off)?, None)
+                let mut body = Watched { inner: body.take(self.desk.config.max_page.0), broke_off: false };
+                let page = preview::read_page(&mut body, claimed, &url).map_err(preview::broke_off)?;
+                broke_off = body.broke_off;
+                (page, None)
             }
             Format::Image => match self.take_picture(&mut body) {
                 Ok(picture) => (describe(picture.content_type, Some(picture.size())), Some(picture)),
@@ -73,12 +78,12 @@ impl Library {
             },
             Format::Json | Format::File => (describe(&kind, size), None),
         };
-        let is_cut_off = deadline <= Instant::now();
-        if is_cut_off && page == Page::default() {
+        let is_late = deadline <= Instant::now();
+        if is_late && page == Page::default() {
             return Err(preview::late());
         }
         let is_of_known_site = self.desk.providers.endpoint(&url).is_some();
-        Ok(Reading { page, picture, is_of_known_site, is_cut_off })
+        Ok(Reading { page, picture, is_of_known_site, is_cut_off: is_late || broke_off })
     }
 
     /// Takes in a picture that a page shows.
@@ -104,7 +109,11 @@ impl Library {
     #[expect(clippy::unused_self, reason = "one of the ways to read a landing")]
     pub(crate) fn read_oembed(&self, landing: Landing) -> Result<Embed> {
         let mut json = Vec::new();
-        landing.body.take(MAX_OEMBED).read_to_end(&mut json).map_err(preview::broke_off)?;
+        landing
+            .body
+            .take(len_u64(MAX_OEMBED).saturating_add(1))
+            .read_to_end(&mut json)
+            .map_err(preview::broke_off)?;
         let none = || Error::new(Kind::PageFailed, "the site's oEmbed answer is malformed");
         preview::parse_oembed(&json, &landing.url).ok_or_else(none)
     }
@@ -135,6 +144,16 @@ impl Library {
 }
 
 impl Picture {
+    /// Columns times rows.
+    pub(crate) fn pixels(&self) -> u64 {
+        u64::from(self.width).saturating_mul(self.height.into())
+    }
+
+    /// Whether it is large enough not to look for a larger one.
+    pub(crate) fn shows_well(&self) -> bool {
+        self.width.min(self.height) >= GOOD_SIDE
+    }
+
     /// Bytes.
     pub(super) fn size(&self) -> u64 {
         self.ingest.size()
@@ -159,6 +178,22 @@ struct Break(Option<io::Error>);
 impl Read for Break {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
         self.0.take().map_or(Ok(0), Err)
+    }
+}
+
+/// Notes whether a body broke off.
+struct Watched<R> {
+    /// The body.
+    inner: R,
+    /// Whether reading it failed.
+    broke_off: bool,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer);
+        self.broke_off |= read.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::Interrupted);
+        read
     }
 }
 

@@ -4,7 +4,6 @@ use std::io::{BufRead, Seek};
 
 use png::{BlendOp, ColorType, Decoder, DisposeOp, Limits as PngLimits, OutputInfo, Reader, Transformations};
 
-use super::super::Limits;
 use super::super::ThumbnailError;
 use super::super::decode::from_png;
 use super::super::plan::Rect;
@@ -26,8 +25,8 @@ pub(super) struct Apng<R: BufRead + Seek> {
 
 impl<R: BufRead + Seek> Apng<R> {
     /// Reads up to the first frame of the animation.
-    pub(super) fn open(input: R, header: &Header, limits: &Limits) -> Result<Self, ThumbnailError> {
-        let bytes = usize::try_from(limits.memory).unwrap_or(usize::MAX);
+    pub(super) fn open(input: R, header: &Header) -> Result<Self, ThumbnailError> {
+        let bytes = super::super::decode::png_bytes(header);
         let mut decoder = Decoder::new_with_limits(input, PngLimits { bytes });
         decoder.set_ignore_text_chunk(true);
         decoder.set_transformations(Transformations::normalize_to_color8() | Transformations::ALPHA);

@@ -58,7 +58,7 @@ pub(super) fn animate<R: BufRead + Seek>(
     let input = Timed::buffered(input, limits.deadline);
     let mut frames: Box<dyn Frames + '_> = match header.format {
         Format::Gif => Box::new(gif::Gif::open(input, header)?),
-        Format::Png => Box::new(apng::Apng::open(input, header, limits)?),
+        Format::Png => Box::new(apng::Apng::open(input, header)?),
         Format::WebP => Box::new(webp::WebP::open(input, header)?),
         Format::Jpeg | Format::Bmp | Format::Tiff => return Ok(None),
     };

@@ -2,6 +2,7 @@
 
 use std::io::BufRead;
 
+use super::super::Limits;
 use super::super::ThumbnailError;
 use super::super::jpeg::{self, Picture};
 use super::super::pixels::{Decoded, Layout, Pixels};
@@ -10,9 +11,14 @@ use super::super::probe::Header;
 use super::PLENTY;
 
 /// Decodes at the fraction that [`scale`] says.
-pub(super) fn decode(input: impl BufRead, header: &Header, job: &Job) -> Result<Decoded, ThumbnailError> {
+pub(super) fn decode(
+    input: impl BufRead,
+    header: &Header,
+    job: &Job,
+    limits: &Limits,
+) -> Result<Decoded, ThumbnailError> {
     let divisor = scale(header, job);
-    let Picture { width, height, channels, data, icc } = jpeg::decode(input, divisor)?;
+    let Picture { width, height, channels, data, icc } = jpeg::decode(input, divisor, limits.deadline)?;
     if (width, height) != (header.width.div_ceil(divisor), header.height.div_ceil(divisor)) {
         return Err(ThumbnailError::broken("the size is not what the header says"));
     }

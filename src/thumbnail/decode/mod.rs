@@ -9,7 +9,7 @@ mod whole;
 
 use std::io::{BufRead, Seek};
 
-pub(super) use self::png::from_png;
+pub(super) use self::png::{chunk_bytes as png_bytes, from_png};
 use super::Limits;
 use super::ThumbnailError;
 use super::pixels::{Decoded, MAX_DIVISOR, Pixels, Reducer};
@@ -28,7 +28,7 @@ pub(super) fn decode<R: BufRead + Seek>(
     let divisors = reductions(header, jobs);
     match (header.storage, header.format) {
         (Storage::Jpeg(_), _) => {
-            jobs.first().map(|job| jpeg::decode(input, header, job)).into_iter().collect()
+            jobs.first().map(|job| jpeg::decode(input, header, job, limits)).into_iter().collect()
         }
         (_, Format::Png) => png::decode(input, header, &divisors),
         (_, Format::Tiff) => tiff::decode(input, header, &divisors, limits),

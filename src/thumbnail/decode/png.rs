@@ -15,10 +15,7 @@ pub(super) fn decode(
     header: &Header,
     divisors: &[u32],
 ) -> Result<Vec<Decoded>, ThumbnailError> {
-    // Chunks count, not pixels: the profile, inflated and as it comes, and small ones.
-    let bytes =
-        usize::try_from(header.profile_bytes).unwrap_or(0).saturating_mul(2).saturating_add(CHUNK_BYTES);
-    let mut decoder = Decoder::new_with_limits(input, PngLimits { bytes });
+    let mut decoder = Decoder::new_with_limits(input, PngLimits { bytes: chunk_bytes(header) });
     decoder.set_ignore_text_chunk(true);
     decoder.set_transformations(Transformations::normalize_to_color8());
     let reader = decoder.read_info().map_err(from_png)?;
@@ -41,6 +38,11 @@ pub(super) fn decode(
     }
     let reduced = rows(reader, layout, divisors, hidden)?.into_iter().zip(divisors);
     Ok(reduced.map(|(pixels, divisor)| Decoded { pixels, divisor: *divisor, icc: icc.clone() }).collect())
+}
+
+/// What the decoder may hold besides pixels: the profile, inflated and as it comes, and small chunks.
+pub(in crate::thumbnail) fn chunk_bytes(header: &Header) -> usize {
+    usize::try_from(header.profile_bytes).unwrap_or(0).saturating_mul(2).saturating_add(CHUNK_BYTES)
 }
 
 /// Reduces each row as it comes, once for each divisor.

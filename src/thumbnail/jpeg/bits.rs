@@ -4,6 +4,7 @@
 //! bits from behind the end is noticed by [`Bits::check_end`].
 
 use std::io::{self, BufRead};
+use std::time::Instant;
 
 use super::ThumbnailError;
 
@@ -19,6 +20,8 @@ pub(super) struct Bits<R> {
     padding: u32,
     /// Where entropy-coded data stopped.
     stop: Option<Stop>,
+    /// When to give up.
+    deadline: Option<Instant>,
 }
 
 /// What stands behind entropy-coded data.
@@ -31,9 +34,9 @@ enum Stop {
 }
 
 impl<R: BufRead> Bits<R> {
-    /// Bits of what comes next.
-    pub(super) fn new(input: R) -> Self {
-        Self { input, word: 0, count: 0, padding: 0, stop: None }
+    /// Bits of what comes next, until `deadline`.
+    pub(super) fn new(input: R, deadline: Option<Instant>) -> Self {
+        Self { input, word: 0, count: 0, padding: 0, stop: None, deadline }
     }
 
     /// Where bytes come from, for what stands between scans.
@@ -103,8 +106,12 @@ impl<R: BufRead> Bits<R> {
         if bits < half { bits.wrapping_sub(half.wrapping_mul(2)).wrapping_add(1) } else { bits }
     }
 
-    /// Whether all that was taken was in the file.
+    /// Whether all that was taken was in the file, and there is time for more. To be asked after each row of units: behind a
+    /// marker bits are 0 for ever, and a file of few bytes can say that there are many scans.
     pub(super) fn check_end(&self) -> Result<(), ThumbnailError> {
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+        }
         if self.count < self.padding { Err(truncated()) } else { Ok(()) }
     }
 
@@ -220,7 +227,7 @@ mod tests {
     #[test]
     fn bits_come_in_order_around_stuffing() {
         let bytes = [0xa5, 0xff, 0x00, 0x0f, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0xff, 0xd9];
-        let mut bits = Bits::new(bytes.as_slice());
+        let mut bits = Bits::new(bytes.as_slice(), None);
         let mut got = Vec::new();
         for _ in 0..12 {
             bits.refill().unwrap();
@@ -237,7 +244,7 @@ mod tests {
     #[test]
     fn the_end_of_the_file_counts_once_it_is_passed() {
         let bytes = [0x12, 0x34];
-        let mut bits = Bits::new(bytes.as_slice());
+        let mut bits = Bits::new(bytes.as_slice(), None);
         bits.refill().unwrap();
         assert_eq!(bits.take(16), 0x1234);
         bits.check_end().unwrap();
@@ -256,11 +263,11 @@ mod tests {
             [(0b1000_0000, 1, 1), (0, 1, -1), (0b1010_0000, 3, 5), (0b0100_0000, 3, -5)]
         {
             let bytes = [byte, 0];
-            let mut bits = Bits::new(bytes.as_slice());
+            let mut bits = Bits::new(bytes.as_slice(), None);
             bits.refill().unwrap();
             assert_eq!(bits.signed(size), expected);
         }
-        let mut bits = Bits::new([1_u8].as_slice());
+        let mut bits = Bits::new([1_u8].as_slice(), None);
         assert_eq!(bits.signed(0), 0);
     }
 

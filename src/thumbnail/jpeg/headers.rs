@@ -337,6 +337,8 @@ pub(super) struct Profile {
     bytes: u32,
     /// Whether there was too much of it.
     too_large: bool,
+    /// Whether further pieces are none of it.
+    is_closed: bool,
 }
 
 impl Profile {
@@ -347,6 +349,9 @@ impl Profile {
         else {
             return;
         };
+        if self.is_closed || piece.is_empty() {
+            return;
+        }
         let total = self.bytes.saturating_add(u32::try_from(piece.len()).unwrap_or(u32::MAX));
         if self.too_large || total > MAX_PROFILE {
             *self = Self { too_large: true, ..Self::default() };
@@ -356,8 +361,9 @@ impl Profile {
         self.pieces.push((*number, piece.to_vec()));
     }
 
-    /// The profile, put together; pieces that come after the first scan are not of it.
-    pub(super) fn take(&mut self) -> Option<Vec<u8>> {
+    /// The profile, put together; pieces that come later are none of it.
+    pub(super) fn close(&mut self) -> Option<Vec<u8>> {
+        self.is_closed = true;
         let mut pieces = std::mem::take(&mut self.pieces);
         pieces.sort_by_key(|(number, _)| *number);
         (!pieces.is_empty()).then(|| pieces.into_iter().flat_map(|(_, piece)| piece).collect())

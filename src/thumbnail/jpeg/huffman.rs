@@ -183,10 +183,10 @@ mod tests {
                 .flat_map(|byte| if byte == 255 { vec![255, 0] } else { vec![byte] })
                 .collect();
             bytes.extend([0; 8]);
-            let mut bits = Bits::new(bytes.as_slice());
+            let mut bits = Bits::new(bytes.as_slice(), None);
             assert_eq!(u32::from(table.symbol(&mut bits).unwrap()), length - 1);
         }
-        let mut bits = Bits::new([255, 0, 255, 0, 255, 0, 0].as_slice());
+        let mut bits = Bits::new([255, 0, 255, 0, 255, 0, 0].as_slice(), None);
         assert!(table.symbol(&mut bits).is_err());
     }
 
@@ -196,9 +196,9 @@ mod tests {
         let mut counts = [0; 16];
         (counts[1], counts[2]) = (1, 1);
         let table = Huffman::new(counts, vec![0x25, 0x3a]).unwrap();
-        let mut bits = Bits::new([0b0010_0110, 0, 0].as_slice());
+        let mut bits = Bits::new([0b0010_0110, 0, 0].as_slice(), None);
         assert_eq!(table.run_value(&mut bits).unwrap(), RunValue { run: 2, value: 19 });
-        let mut bits = Bits::new([0b0100_0000, 0b0000_1000, 0, 0].as_slice());
+        let mut bits = Bits::new([0b0100_0000, 0b0000_1000, 0, 0].as_slice(), None);
         assert_eq!(table.run_value(&mut bits).unwrap(), RunValue { run: 3, value: -1022 });
     }
 

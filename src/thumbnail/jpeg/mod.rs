@@ -20,6 +20,7 @@ mod huffman;
 mod transform;
 
 use std::io::BufRead;
+use std::time::Instant;
 
 use self::bits::Bits;
 use self::blocks::{Buffered, Streamed};
@@ -48,16 +49,24 @@ pub(super) struct Picture {
 /// Reads the segments up to the first scan: what the file is, and its EXIF block.
 pub(super) fn probe(input: &mut impl BufRead) -> Result<(Summary, Option<Vec<u8>>), ThumbnailError> {
     let (headers, scan) = Headers::read(input)?;
-    Ok((headers.summary(&scan)?, headers.exif))
+    let summary = headers.summary(&scan)?;
+    // Refuses sampling that cannot be read.
+    Geometry::new(&summary, 8)?;
+    Ok((summary, headers.exif))
 }
 
-/// Decodes at `1 / divisor` of the size; `divisor` is 1, 2, 4 or 8.
-pub(super) fn decode(mut input: impl BufRead, divisor: u32) -> Result<Picture, ThumbnailError> {
+/// Decodes at `1 / divisor` of the size until `deadline`; `divisor` is 1, 2, 4 or 8.
+pub(super) fn decode(
+    mut input: impl BufRead,
+    divisor: u32,
+    deadline: Option<Instant>,
+) -> Result<Picture, ThumbnailError> {
     let (mut headers, scan) = Headers::read(&mut input)?;
+    let icc = headers.profile.close();
     let summary = headers.summary(&scan)?;
     let geometry = Geometry::new(&summary, divisor)?;
     let mut colors = Colors::new(&geometry, headers.color_space());
-    let mut bits = Bits::new(input);
+    let mut bits = Bits::new(input, deadline);
     if summary.is_buffered() {
         let mut kept = Coefficients::new(&geometry);
         let mut next = Some(scan);
@@ -77,7 +86,6 @@ pub(super) fn decode(mut input: impl BufRead, divisor: u32) -> Result<Picture, T
         stream(&mut bits, &headers, &scan, &geometry, &mut colors)?;
     }
     let (width, height) = geometry.size;
-    let icc = headers.profile.take();
     Ok(Picture { width, height, channels: colors.channels(), data: colors.into_pixels(), icc })
 }
 
@@ -173,7 +181,7 @@ impl Restarts {
 }
 
 /// Encoders write about ten.
-const MAX_SCANS: u32 = 500;
+const MAX_SCANS: u32 = 100;
 
 #[cfg(test)]
 mod tests;

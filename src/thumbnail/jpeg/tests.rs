@@ -118,7 +118,7 @@ fn difference(one: &[u8], other: &[u8]) -> (f64, u8) {
 fn every_kind_of_file_is_what_another_decoder_sees() {
     for (kind, bytes) in files() {
         let expected = reference(&bytes);
-        let got = decode(bytes.as_slice(), 1).unwrap();
+        let got = decode(bytes.as_slice(), 1, None).unwrap();
         assert_eq!((got.width, got.height), (SIZE.0.into(), SIZE.1.into()), "{kind}");
         let (mean, most) = difference(&got.data, &expected);
         // Chromas of fewer samples are stretched otherwise there.
@@ -133,10 +133,10 @@ fn every_kind_of_file_is_what_another_decoder_sees() {
 fn bits_that_later_scans_add_are_what_another_decoder_sees() {
     // Written by libjpeg: ten scans, of which five refine others.
     let bytes = include_bytes!("../../../tests/fixtures/progressive.jpg");
-    let got = decode(bytes.as_slice(), 1).unwrap();
+    let got = decode(bytes.as_slice(), 1, None).unwrap();
     let (mean, most) = difference(&got.data, &reference(bytes));
     assert!(mean < 4.0 && most < 60, "{mean} {most}");
-    let quarter = decode(bytes.as_slice(), 4).unwrap();
+    let quarter = decode(bytes.as_slice(), 4, None).unwrap();
     assert_eq!((quarter.width, quarter.height), (24, 16));
 }
 
@@ -145,7 +145,7 @@ fn fractions_are_averages_of_the_whole() {
     for (kind, bytes) in files() {
         let whole = reference(&bytes);
         for divisor in [2, 4, 8_u32] {
-            let got = decode(bytes.as_slice(), divisor).unwrap();
+            let got = decode(bytes.as_slice(), divisor, None).unwrap();
             let (mean, _) = difference(&got.data, &average(&whole, got.channels, divisor as usize));
             assert!(mean < 2.5, "{kind} 1/{divisor}: {mean}");
         }
@@ -156,14 +156,14 @@ fn fractions_are_averages_of_the_whole() {
 fn a_file_that_breaks_off_is_broken_wherever_it_does() {
     for (kind, bytes) in files().into_iter().step_by(7) {
         for end in (0..bytes.len() - 2).step_by(97) {
-            let got = decode(&bytes[..end], 4);
+            let got = decode(&bytes[..end], 4, None);
             // Between two scans of a progressive file it is a picture already.
             if !kind.contains("true") {
                 assert!(matches!(got, Err(ThumbnailError::Broken(_))), "{kind} {end}");
             }
         }
         // Only the end marker is missing.
-        decode(&bytes[..bytes.len() - 2], 4).unwrap();
+        decode(&bytes[..bytes.len() - 2], 4, None).unwrap();
     }
 }
 
@@ -182,10 +182,34 @@ fn profiles_are_put_together_and_bounded() {
             }
         })
     };
-    let got = decode(with(&[piece(2, 3), piece(1, 2)]).as_slice(), 8).unwrap();
+    let got = decode(with(&[piece(2, 3), piece(1, 2)]).as_slice(), 8, None).unwrap();
     assert_eq!(got.icc.unwrap(), [1, 1, 2, 2, 2]);
     let bytes = with(&vec![piece(1, 60_000); 80]);
     assert!(matches!(probe(&mut bytes.as_slice()), Err(ThumbnailError::TooLarge(_))));
+}
+
+#[test]
+fn a_profile_ends_before_the_first_scan() {
+    let mut bytes = encode(ColorType::Luma, 1, |encoder| encoder.set_progressive(true));
+    let late = b"\xff\xe2\0\x12ICC_PROFILE\0\x01\x01ab";
+    let end = bytes.len() - 2;
+    bytes.splice(end..end, late.iter().copied());
+    assert_eq!(decode(bytes.as_slice(), 8, None).unwrap().icc, None);
+}
+
+#[test]
+fn scans_of_nothing_end_at_the_deadline() {
+    // One table, in which a code of one bit says one zero and a value of one bit; then scans without data.
+    let mut bytes = b"\xff\xd8\xff\xdb\0\x43\0".to_vec();
+    bytes.extend([1; 64]);
+    bytes.extend(b"\xff\xc2\0\x0b\x08\x10\0\x10\0\x01\x01\x11\0");
+    bytes.extend(b"\xff\xc4\0\x14\x10\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01");
+    for _ in 0..90 {
+        bytes.extend(b"\xff\xda\0\x08\x01\x01\0\x01\x3f\0");
+    }
+    bytes.extend(b"\xff\xd9");
+    let got = decode(bytes.as_slice(), 8, Some(Instant::now()));
+    assert!(matches!(got, Err(ThumbnailError::TooLarge(_))), "{got:?}");
 }
 
 #[test]
