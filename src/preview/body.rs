@@ -191,6 +191,7 @@ impl Body {
             "nav" | "footer" | "aside" | "menu" | "dialog" | "button" | "pre" | "figcaption" | "title" => {
                 Some(Hold::Medium)
             }
+            "sup" if is_citation(tag) => Some(Hold::Medium),
             "header" if self.main.is_none() => Some(Hold::Header),
             _ => None,
         };
@@ -326,6 +327,11 @@ fn is_main(tag: &Tag) -> bool {
         || tag
             .get("itemprop")
             .is_some_and(|name| name.split_ascii_whitespace().any(|word| word == "articleBody"))
+}
+
+/// Whether an element is the mark of a footnote, as wikis write it.
+fn is_citation(tag: &Tag) -> bool {
+    tag.get("class").is_some_and(|names| names.split_ascii_whitespace().any(|name| name == "reference"))
 }
 
 /// The level of a heading that may be the title, from 0.

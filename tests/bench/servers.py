@@ -196,11 +196,11 @@ class Nginx(Process):
 
 
 class Synapse(Process):
-    """Synapse with its media repository, from `tests/interop/install.sh`."""
+    """Synapse with its media repository, from `tests/interop/install.sh`. `more` is further configuration."""
 
     programs = ROOT / "target/interop-venv/bin"
 
-    def __init__(self, folder):
+    def __init__(self, folder, more=()):
         folder.mkdir(parents=True)
         port = free_port()
         self.address = f"127.0.0.1:{port}"
@@ -228,6 +228,7 @@ class Synapse(Process):
             "macaroon_secret_key": "bench",
             "bcrypt_rounds": 4,
             "trusted_key_servers": [],
+            **dict(more),
         }
         # JSON is YAML.
         (folder / "homeserver.yaml").write_text(json.dumps(config))

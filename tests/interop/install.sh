@@ -7,7 +7,7 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.."
 synapse=1.163.2
 venv=target/interop-venv
 # Made last, so that an install that broke off is done again.
-stamp=$venv/synapse-$synapse
+stamp=$venv/synapse-$synapse-url-preview
 
 # Where Debian has nginx; not on the path of every user.
 PATH=$PATH:/usr/sbin
@@ -27,6 +27,6 @@ fi
 if [[ ! -e $stamp ]]; then
     mkdir -p target
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check "matrix-synapse==$synapse"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "matrix-synapse[url-preview]==$synapse"
     touch "$stamp"
 fi
