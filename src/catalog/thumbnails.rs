@@ -79,17 +79,21 @@ impl Catalog {
         })
     }
 
-    /// Forgets the oldest thumbnails of a source beyond `limit`. Gives what their rows referred to.
-    pub(crate) fn trim_thumbnails(&self, source: Sha256, limit: u32) -> Result<Vec<Sha256>> {
+    /// Forgets the oldest thumbnails of a source beyond `limit` besides `key`. Gives what their rows referred to.
+    pub(crate) fn trim_thumbnails(&self, key: ThumbnailKey, limit: u32) -> Result<Vec<Sha256>> {
         self.writer.write(move |connection| {
+            let ThumbnailKey { source, crop: [x, y, crop_width, crop_height], size: [width, height], animated } = key;
             let mut trim = connection.prepare_cached(
                 "DELETE FROM thumbnail
                  WHERE source = ?1 AND (width, height, crop_x, crop_y, crop_width, crop_height, animated) IN (
                      SELECT width, height, crop_x, crop_y, crop_width, crop_height, animated FROM thumbnail
-                     WHERE source = ?1 ORDER BY created_ms DESC LIMIT -1 OFFSET ?2)
+                     WHERE source = ?1
+                       AND (width, height, crop_x, crop_y, crop_width, crop_height, animated) <> (?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                     ORDER BY created_ms DESC LIMIT -1 OFFSET ?2)
                  RETURNING sha256",
             )?;
-            trim.query_map((source.as_bytes(), limit), |row| Ok(Sha256::from_bytes(row.get(0)?)))?.collect()
+            let values = (source.as_bytes(), limit, width, height, x, y, crop_width, crop_height, animated);
+            trim.query_map(values, |row| Ok(Sha256::from_bytes(row.get(0)?)))?.collect()
         })
     }
 
@@ -113,6 +117,33 @@ mod tests {
     fn filled(byte: u8) -> Filled {
         let (sha256, content_type) = (Sha256::from_bytes([byte; 32]), "image/png".to_owned());
         Filled { sha256, size: 7, content_type, upload_name: None }
+    }
+
+    #[test]
+    fn the_oldest_thumbnails_of_a_source_make_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(folder.path()).unwrap();
+        let mxc = Mxc {
+            server_name: ServerName::parse("example.org").unwrap(),
+            media_id: MediaId::parse("id").unwrap(),
+        };
+        let created = Timestamp(0);
+        catalog.add(NewMedia { mxc, filled: filled(1), user_id: None, created, open: true }).unwrap();
+        let key = |width| ThumbnailKey {
+            source: Sha256::from_bytes([1; 32]),
+            crop: [0, 0, 9, 9],
+            size: [width, 9],
+            animated: false,
+        };
+        for width in 2..6_u8 {
+            let at = Timestamp(width.into());
+            assert!(catalog.add_thumbnail(key(width.into()), filled(width), at).unwrap());
+        }
+        let mut dropped = catalog.trim_thumbnails(key(5), 1).unwrap();
+        dropped.sort_by_key(|sha256| *sha256.as_bytes());
+        assert_eq!(dropped, [2, 3].map(|byte| Sha256::from_bytes([byte; 32])));
+        assert!(catalog.thumbnail(&key(3)).unwrap().is_none());
+        assert!(catalog.thumbnail(&key(4)).unwrap().is_some());
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(crate) const BLURHASH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Types that a thumbnail may have (spec, thumbnails): an original of another type is made into one of them.
 const WEB: [&str; 4] = ["image/jpeg", "image/png", "image/gif", "image/webp"];
 
-/// Thumbnails kept of one source: anybody may ask for any size, and none may fill the disk. The oldest make room.
+/// Thumbnails kept of one source besides the newest: anybody may ask for any size, and none may fill the disk. The oldest make room.
 const MAX_KEPT: u32 = 64;
 
 /// How much of a picture is read at once, bytes.
@@ -214,7 +214,7 @@ impl Library {
         if !kept {
             return Err(Error::not_found());
         }
-        for blob in self.catalog.trim_thumbnails(key.source, MAX_KEPT)? {
+        for blob in self.catalog.trim_thumbnails(key, MAX_KEPT)? {
             self.remove_blob(&blob)?;
         }
         Ok(())

@@ -78,7 +78,7 @@ impl Plan {
     /// Decides how a request is answered.
     ///
     /// The request is first rounded up: to the smallest configured size of its method that is at least as large in
-    /// both sides, or, larger than all of them, to powers of two and the middles between. `crop` keeps the exact aspect of the request, as the
+    /// both sides, or, larger than all of them, to itself. `crop` keeps the exact aspect of the request, as the
     /// largest box of that aspect in the size rounded up to, and then in the source. `scale` covers the box, so
     /// that both sides are at least as asked. A source that cannot cover the box without being enlarged is the
     /// answer itself; only a moving source of which a still is wanted is rendered, at its own size.
@@ -126,19 +126,10 @@ fn round_up(wanted: Wanted, sizes: &[ThumbnailSize]) -> (u32, u32) {
         |size: &&ThumbnailSize| size.method == wanted.method && size.width >= width && size.height >= height;
     let area = |size: &&ThumbnailSize| (product(size.width, size.height), size.width);
     match (sizes.iter().filter(fits).min_by_key(area), wanted.method) {
-        (None, ThumbnailMethod::Scale) => (rung(width), rung(height)),
-        (None, ThumbnailMethod::Crop) => inside((rung(width), rung(height)), (width, height)),
+        (None, _) => (width, height),
         (Some(size), ThumbnailMethod::Scale) => (size.width, size.height),
         (Some(size), ThumbnailMethod::Crop) => inside((size.width, size.height), (width, height)),
     }
-}
-
-/// A length that no configured size has, rounded up to a power of two or the middle between two: every length kept apart
-/// would let anybody fill the disk.
-fn rung(length: u32) -> u32 {
-    let power = length.checked_next_power_of_two().unwrap_or(length);
-    let middle = power.div_euclid(4).saturating_mul(3);
-    if length <= middle { middle } else { power }
 }
 
 /// The size of a picture scaled down to cover a box; the picture's own when it cannot.
