@@ -4,9 +4,9 @@
 //! changes of each. Owns what must hold for any input; refuses to know the fuzzer. A target is a row of `tests/fuzz/README.md`, a function here and a file of one call there.
 #![allow(clippy::missing_panics_doc, clippy::panic, reason = "a panic is a finding")]
 
-mod image;
+mod pictures;
 
-pub use image::image;
+pub use pictures::image;
 
 #[cfg(test)]
 mod tests {
