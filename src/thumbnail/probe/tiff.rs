@@ -57,16 +57,16 @@ fn read_directory(input: &mut (impl Read + Seek)) -> Result<Directory, Thumbnail
         let count = long(bytes(input)?);
         let [a, b, c, d] = bytes(input)?;
         let value = if kind == SHORT { u32::from(word([a, b])) } else { long([a, b, c, d]) };
+        // Private tags are passed over unread.
+        if tag < XMP && count > MAX_VALUES {
+            return Err(ThumbnailError::broken("an array that is too long"));
+        }
         match tag {
             SAMPLES_PER_PIXEL => directory.samples = value,
             TILE_WIDTH if value > MAX_TILE => {
                 return Err(ThumbnailError::broken("tiles that are too wide"));
             }
             ICC_PROFILE => directory.profile_bytes = count,
-            // Private tags are passed over unread.
-            _ if tag < XMP && count > MAX_VALUES => {
-                return Err(ThumbnailError::broken("an array that is too long"));
-            }
             _ => {}
         }
     }
@@ -107,3 +107,36 @@ const MAX_VALUES: u32 = 1 << 16;
 const MAX_SAMPLES: u32 = 8;
 /// Pixels across; a row of them is buffered.
 const MAX_TILE: u32 = 1 << 14;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    /// A directory of one entry.
+    fn directory(tag: u16, kind: u16, count: u32, value: u32) -> Result<Directory, ThumbnailError> {
+        let mut file = b"II*\0\x08\0\0\0\x01\0".to_vec();
+        file.extend([tag.to_le_bytes(), kind.to_le_bytes()].concat());
+        file.extend([count.to_le_bytes(), value.to_le_bytes()].concat());
+        read_directory(&mut Cursor::new(file))
+    }
+
+    /// Fuzzing found that tags which are read here too escaped the bound on their values.
+    #[test]
+    fn what_would_take_memory_is_refused_whatever_its_tag() {
+        for tag in [SAMPLES_PER_PIXEL, TILE_WIDTH, 273, 258] {
+            let got = directory(tag, SHORT, MAX_VALUES + 1, 3);
+            assert!(matches!(got, Err(ThumbnailError::Broken(_))), "{tag}: {got:?}");
+            assert!(directory(tag, SHORT, 1, 3).is_ok(), "{tag}");
+        }
+        assert!(matches!(
+            directory(SAMPLES_PER_PIXEL, SHORT, 1, MAX_SAMPLES + 1),
+            Err(ThumbnailError::Broken(_))
+        ));
+        assert!(matches!(directory(TILE_WIDTH, 4, 1, MAX_TILE + 1), Err(ThumbnailError::Broken(_))));
+        assert!(matches!(directory(ICC_PROFILE, 7, MAX_PROFILE + 1, 8), Err(ThumbnailError::TooLarge(_))));
+        assert_eq!(directory(ICC_PROFILE, 7, MAX_PROFILE, 8).unwrap().profile_bytes, MAX_PROFILE);
+        assert!(directory(XMP, 1, u32::MAX, 8).is_ok(), "nobody reads it");
+    }
+}
