@@ -19,9 +19,9 @@ pub fn headers(data: &[u8]) {
     }
     if let Some(name) = disposition::file_name(&text) {
         assert!(!name.is_empty(), "an empty name");
-        file_name(name);
+        file_name(&name);
     }
-    file_name(disposition::short_name(text.clone().into_owned()));
+    file_name(&disposition::short_name(text.clone().into_owned()));
     media_type(&text);
 }
 
@@ -51,14 +51,14 @@ fn range(header: &str, size: u64) {
 }
 
 /// A name of a file survives the journey in a header that nothing in it can break.
-fn file_name(name: String) {
+fn file_name(name: &str) {
     assert!(name.len() <= 255, "{} bytes", name.len());
     for content_type in ["image/png", "text/html"] {
-        let header = disposition::header(content_type, Some(&name));
+        let header = disposition::header(content_type, Some(name));
         assert!(header.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{header:?}");
         assert!(header.matches([';', '"']).count() <= 1, "{header}");
         let read = disposition::file_name(&header);
-        assert_eq!(read.as_deref(), Some(name.as_str()).filter(|name| !name.is_empty()), "{header}");
+        assert_eq!(read.as_deref(), Some(name).filter(|name| !name.is_empty()), "{header}");
     }
 }
 
@@ -117,7 +117,7 @@ fn path(params: &PathParams) {
         assert_eq!(again.mxc(&own).ok(), Some(mxc), "{written}");
     }
     if let Ok(Some(name)) = params.file_name() {
-        file_name(name);
+        file_name(&name);
     }
 }
 
@@ -129,7 +129,7 @@ fn query(query: Query<'_>) {
     assert!(query.timeout().as_secs() <= 60, "{:?}", query.timeout());
     if let Ok(Some(name)) = query.upload_name() {
         assert!(!name.is_empty(), "an empty name");
-        file_name(name);
+        file_name(&name);
     }
     if let Ok(link) = query.preview_link() {
         let url = link.url();
