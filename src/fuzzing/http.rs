@@ -181,7 +181,7 @@ fn written(media: &[u8], name: &str) {
 /// The headers that we read of a part, and its bytes.
 type Part = ([Option<String>; 3], Vec<u8>);
 
-/// The parts of a body that comes in pieces of `step` bytes, as far as it can be read.
+/// The parts of a body that comes in pieces of `step` bytes, those that are whole.
 fn parts(body: &[u8], boundary: &str, step: usize) -> Vec<Part> {
     let mut reader = MultipartReader::new(Pieces { rest: body, step }, boundary);
     let mut parts = Vec::new();
@@ -189,11 +189,11 @@ fn parts(body: &[u8], boundary: &str, step: usize) -> Vec<Part> {
         let read = ["content-type", "content-disposition", "location"]
             .map(|name| headers.get(name).map(str::to_owned));
         let mut bytes = Vec::new();
-        let ended = reader.read_to_end(&mut bytes);
-        parts.push((read, bytes));
-        if ended.is_err() {
+        // How much comes of a part that breaks off is up to the pieces.
+        if reader.read_to_end(&mut bytes).is_err() {
             break;
         }
+        parts.push((read, bytes));
         assert!(parts.len() <= body.len(), "parts without end");
     }
     parts
