@@ -54,6 +54,10 @@ pub(crate) struct PathParams {
     pub(crate) file_name: Option<String>,
 }
 
+/// What a request's target has after its `?`, as on the wire.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Query<'a>(pub(crate) &'a str);
+
 impl Call {
     /// What the client presents: the `Authorization` header, else the `access_token` query parameter, which was removed
     /// from the specification and is still sent. `None` when it presents nothing.
@@ -67,13 +71,15 @@ impl Call {
             scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim().to_owned())
         });
         let query = || {
-            self.raw_query("access_token").map(|raw| percent_decode_str(raw).decode_utf8_lossy().into_owned())
+            self.query()
+                .raw("access_token")
+                .map(|raw| percent_decode_str(raw).decode_utf8_lossy().into_owned())
         };
         let Some(token) = header.or_else(query) else { return Ok(None) };
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Error::new(Kind::UnknownToken, "unknown access token"));
         }
-        Ok(Some(Credential::new(token, self.query("user_id").map(Cow::into_owned))))
+        Ok(Some(Credential::new(token, self.query().get("user_id").map(Cow::into_owned))))
     }
 
     /// What a server's signature covers.
@@ -88,22 +94,14 @@ impl Call {
         }
     }
 
-    /// The media asked for; `own` stands in where the route names no server. A name or ID outside its grammar is media that
-    /// does not exist.
+    /// [`PathParams::mxc`]
     pub(crate) fn mxc(&self, own: &ServerName) -> Result<Mxc> {
-        let server_name = match &self.path.server_name {
-            Some(raw) => ServerName::parse(&decode(raw)?).map_err(|_grammar| Error::not_found())?,
-            None => own.clone(),
-        };
-        let raw = self.path.media_id.as_deref().ok_or_else(Error::not_found)?;
-        let media_id = MediaId::parse(&decode(raw)?).map_err(|_grammar| Error::not_found())?;
-        Ok(Mxc { server_name, media_id })
+        self.path.mxc(own)
     }
 
-    /// The file name in the path, which wins over the stored one.
+    /// [`PathParams::file_name`]
     pub(crate) fn file_name(&self) -> Result<Option<String>> {
-        let name = self.path.file_name.as_deref().map(decode).transpose()?;
-        Ok(name.map(|name| disposition::short_name(name.into_owned())))
+        self.path.file_name()
     }
 
     /// `Content-Type` of an upload.
@@ -111,20 +109,14 @@ impl Call {
         disposition::storable_type(self.header(&header::CONTENT_TYPE))
     }
 
-    /// `filename` of an upload; an empty one is none. Kept as sent: some clients encode it twice.
+    /// [`Query::upload_name`]
     pub(crate) fn upload_name(&self) -> Result<Option<String>> {
-        let name = match self.raw_query("filename") {
-            Some(raw) => decode(&raw.replace('+', " "))
-                .map_err(|_utf8| Error::new(Kind::BadRequest, "the filename is not UTF-8"))?
-                .into_owned(),
-            None => return Ok(None),
-        };
-        Ok(Some(disposition::short_name(name)).filter(|name| !name.is_empty()))
+        self.query().upload_name()
     }
 
     /// Whether the answer to an upload is to have a blurhash (MSC2448, under its unstable name).
     pub(crate) fn wants_blurhash(&self) -> bool {
-        self.query("xyz.amorgan.generate_blurhash").as_deref() == Some("true")
+        self.query().get("xyz.amorgan.generate_blurhash").as_deref() == Some("true")
     }
 
     /// The announced length of the body, bytes.
@@ -132,55 +124,24 @@ impl Call {
         self.header(&header::CONTENT_LENGTH)?.parse().ok()
     }
 
-    /// `timeout_ms`, capped.
+    /// [`Query::timeout`]
     pub(crate) fn timeout(&self) -> Duration {
-        let given = self.query("timeout_ms").or_else(|| self.query("fi.mau.msc2246.timeout_ms"));
-        let ms = given.and_then(|ms| ms.parse().ok());
-        ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis).min(MAX_TIMEOUT)
+        self.query().timeout()
     }
 
-    /// The thumbnail asked for: `width` and `height` in pixels, `method` (`scale` unless it says `crop`), `animated` (MSC2705).
-    ///
-    /// # Errors
-    /// `MissingParam` and `InvalidParam` as Synapse has them; `BadRequest` for a side of 0.
+    /// [`Query::wanted_thumbnail`]
     pub(crate) fn wanted_thumbnail(&self) -> Result<Wanted> {
-        let side = |name: &'static str| {
-            let missing = || Error::new(Kind::MissingParam, format!("{name} is missing"));
-            let text = self.query(name).ok_or_else(missing)?;
-            let invalid = |_why| Error::new(Kind::InvalidParam, format!("{name} is not a number of pixels"));
-            match text.parse::<u32>().map_err(invalid)? {
-                0 => Err(Error::new(Kind::BadRequest, format!("{name} must be more than 0"))),
-                pixels => Ok(pixels),
-            }
-        };
-        let (width, height) = (side("width")?, side("height")?);
-        let method = match self.query("method").as_deref() {
-            None | Some("scale") => ThumbnailMethod::Scale,
-            Some("crop") => ThumbnailMethod::Crop,
-            Some(_) => return Err(Error::new(Kind::InvalidParam, "method must be crop or scale")),
-        };
-        let animated = self.query("animated").or_else(|| self.query("org.matrix.msc2705.animated"));
-        let motion = if animated.as_deref() == Some("true") { Motion::Animated } else { Motion::Still };
-        Ok(Wanted { width, height, method, motion })
+        self.query().wanted_thumbnail()
     }
 
-    /// The page to preview: `url`. `ts`, the point in time that is wished for, must be a number; the answer is the page as it is
-    /// now, which the specification allows.
-    ///
-    /// # Errors
-    /// `MissingParam`, and `InvalidParam` for what cannot be previewed.
+    /// [`Query::preview_link`]
     pub(crate) fn preview_link(&self) -> Result<Link> {
-        let missing = || Error::new(Kind::MissingParam, "url is missing");
-        let url = self.query("url").filter(|url| !url.is_empty()).ok_or_else(missing)?;
-        if self.query("ts").is_some_and(|ts| ts.parse::<u64>().is_err()) {
-            return Err(Error::new(Kind::InvalidParam, "ts is not a number of milliseconds"));
-        }
-        Link::parse(&url)
+        self.query().preview_link()
     }
 
     /// Whether `allow_remote` forbids a fetch.
     pub(crate) fn refuses_remote(&self) -> bool {
-        self.query("allow_remote").as_deref() == Some("false")
+        self.query().get("allow_remote").as_deref() == Some("false")
     }
 
     /// What decides how much is sent.
@@ -197,22 +158,103 @@ impl Call {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The first query parameter called `name`, decoded; `None` too when it is not UTF-8.
-    fn query(&self, name: &str) -> Option<Cow<'_, str>> {
-        let raw = self.raw_query(name)?;
+    /// The query.
+    fn query(&self) -> Query<'_> {
+        Query(self.uri.query().unwrap_or_default())
+    }
+}
+
+impl PathParams {
+    /// The media asked for; `own` stands in where the route names no server. A name or ID outside its grammar is media that
+    /// does not exist.
+    pub(crate) fn mxc(&self, own: &ServerName) -> Result<Mxc> {
+        let server_name = match &self.server_name {
+            Some(raw) => ServerName::parse(&decode(raw)?).map_err(|_grammar| Error::not_found())?,
+            None => own.clone(),
+        };
+        let raw = self.media_id.as_deref().ok_or_else(Error::not_found)?;
+        let media_id = MediaId::parse(&decode(raw)?).map_err(|_grammar| Error::not_found())?;
+        Ok(Mxc { server_name, media_id })
+    }
+
+    /// The file name in the path, which wins over the stored one.
+    pub(crate) fn file_name(&self) -> Result<Option<String>> {
+        let name = self.file_name.as_deref().map(decode).transpose()?;
+        Ok(name.map(|name| disposition::short_name(name.into_owned())))
+    }
+}
+
+impl<'a> Query<'a> {
+    /// `filename` of an upload; an empty one is none. Kept as sent: some clients encode it twice.
+    pub(crate) fn upload_name(&self) -> Result<Option<String>> {
+        let name = match self.raw("filename") {
+            Some(raw) => decode(&raw.replace('+', " "))
+                .map_err(|_utf8| Error::new(Kind::BadRequest, "the filename is not UTF-8"))?
+                .into_owned(),
+            None => return Ok(None),
+        };
+        Ok(Some(disposition::short_name(name)).filter(|name| !name.is_empty()))
+    }
+
+    /// `timeout_ms`, capped.
+    pub(crate) fn timeout(&self) -> Duration {
+        let given = self.get("timeout_ms").or_else(|| self.get("fi.mau.msc2246.timeout_ms"));
+        let ms = given.and_then(|ms| ms.parse().ok());
+        ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis).min(MAX_TIMEOUT)
+    }
+
+    /// The thumbnail asked for: `width` and `height` in pixels, `method` (`scale` unless it says `crop`), `animated` (MSC2705).
+    ///
+    /// # Errors
+    /// `MissingParam` and `InvalidParam` as Synapse has them; `BadRequest` for a side of 0.
+    pub(crate) fn wanted_thumbnail(&self) -> Result<Wanted> {
+        let side = |name: &'static str| {
+            let missing = || Error::new(Kind::MissingParam, format!("{name} is missing"));
+            let text = self.get(name).ok_or_else(missing)?;
+            let invalid = |_why| Error::new(Kind::InvalidParam, format!("{name} is not a number of pixels"));
+            match text.parse::<u32>().map_err(invalid)? {
+                0 => Err(Error::new(Kind::BadRequest, format!("{name} must be more than 0"))),
+                pixels => Ok(pixels),
+            }
+        };
+        let (width, height) = (side("width")?, side("height")?);
+        let method = match self.get("method").as_deref() {
+            None | Some("scale") => ThumbnailMethod::Scale,
+            Some("crop") => ThumbnailMethod::Crop,
+            Some(_) => return Err(Error::new(Kind::InvalidParam, "method must be crop or scale")),
+        };
+        let animated = self.get("animated").or_else(|| self.get("org.matrix.msc2705.animated"));
+        let motion = if animated.as_deref() == Some("true") { Motion::Animated } else { Motion::Still };
+        Ok(Wanted { width, height, method, motion })
+    }
+
+    /// The page to preview: `url`. `ts`, the point in time that is wished for, must be a number; the answer is the page as it is
+    /// now, which the specification allows.
+    ///
+    /// # Errors
+    /// `MissingParam`, and `InvalidParam` for what cannot be previewed.
+    pub(crate) fn preview_link(&self) -> Result<Link> {
+        let missing = || Error::new(Kind::MissingParam, "url is missing");
+        let url = self.get("url").filter(|url| !url.is_empty()).ok_or_else(missing)?;
+        if self.get("ts").is_some_and(|ts| ts.parse::<u64>().is_err()) {
+            return Err(Error::new(Kind::InvalidParam, "ts is not a number of milliseconds"));
+        }
+        Link::parse(&url)
+    }
+
+    /// The first parameter called `name`, decoded; `None` too when it is not UTF-8.
+    fn get(&self, name: &str) -> Option<Cow<'a, str>> {
+        let raw = self.raw(name)?;
         if raw.contains('+') {
             return decode(&raw.replace('+', " ")).ok().map(|text| Cow::Owned(text.into_owned()));
         }
         decode(raw).ok()
     }
 
-    /// The first query parameter called `name`, as on the wire.
-    fn raw_query(&self, name: &str) -> Option<&str> {
-        let pairs = self.uri.query()?.split('&');
-        pairs
-            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-            .find(|(key, _)| *key == name)
-            .map(|(_, raw)| raw)
+    /// The first parameter called `name`, as on the wire.
+    fn raw(&self, name: &str) -> Option<&'a str> {
+        let mut pairs = self.0.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        pairs.find(|(key, _)| *key == name).map(|(_, raw)| raw)
     }
 }
 

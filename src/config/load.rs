@@ -55,11 +55,30 @@ pub fn load(
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, Problems> {
     let file = match path {
-        Some(path) => Some(read(path).map_err(|message| {
-            Problems(vec![Problem { place: path.display().to_string(), key: String::new(), message }])
-        })?),
+        Some(path) => Some(read(path).map_err(|message| unreadable(path, message))?),
         None => None,
     };
+    judge(path, file, env)
+}
+
+/// [`load`] of `text`, the contents of `path`, for the fuzz targets.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn load_text(path: &Path, text: &str) -> Result<Loaded, Problems> {
+    let file = YamlFile::parse(path, text).map_err(|message| unreadable(path, message))?;
+    judge(Some(path), Some(file), [])
+}
+
+/// The one problem of a file that cannot be read.
+fn unreadable(path: &Path, message: String) -> Problems {
+    Problems(vec![Problem { place: path.display().to_string(), key: String::new(), message }])
+}
+
+/// Judges the file and the variables.
+fn judge(
+    path: Option<&Path>,
+    file: Option<YamlFile>,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, Problems> {
     let mut sources = Sources { path, file, env: BTreeMap::new(), problems: Vec::new() };
     let defaults = default_dict();
     let warnings = sources.take_env(env, &defaults);
@@ -393,7 +412,7 @@ mod tests {
     use crate::config::ListenAddr;
 
     /// Loads `text` as a file in a folder of its own, with `env`.
-    fn load_text(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
+    fn load_file(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sidecar.yaml");
         std::fs::write(&path, text).unwrap();
@@ -411,7 +430,7 @@ mod tests {
         let mut missing = Vec::new();
         collect_unknown(&default_dict(), file.dict(), "", &mut missing);
         assert_eq!(missing, []);
-        let config = load_text(&std::fs::read_to_string(shipped).unwrap(), &[]).unwrap().config;
+        let config = load_file(&std::fs::read_to_string(shipped).unwrap(), &[]).unwrap().config;
         let folder = config.data_dir.parent().unwrap().display().to_string() + "/";
         let defaults = Config::defaults(ServerName::parse("example.org").unwrap());
         let bare = |yaml: String| yaml.replace(&folder, "").replace('"', "");
@@ -420,7 +439,7 @@ mod tests {
 
     #[test]
     fn a_minimal_file_gets_the_defaults_relative_to_its_folder() {
-        let config = load_text("server_name: example.org\nuploads:\n  max_size: 1GiB\n", &[]).unwrap().config;
+        let config = load_file("server_name: example.org\nuploads:\n  max_size: 1GiB\n", &[]).unwrap().config;
         assert_eq!(config.uploads.max_size.0, 1 << 30);
         assert_eq!(config.uploads.pending_per_user, 5);
         assert!(config.data_dir.is_absolute() && config.data_dir.ends_with("data"));
@@ -431,7 +450,7 @@ mod tests {
     fn all_problems_are_reported_at_once_with_key_file_and_line() {
         let text = "listen: here\nuploads:\n  max_size: lots\n  max_sise: 3\nfederation:\n  families: [msc1, legacy]\n  \
                     max_size: 0\ncolour: red\nlog: inof\n";
-        let problems = load_text(text, &[("SIDECAR_HOMESERVER__TOKEN_CACHE", "soon")]).unwrap_err();
+        let problems = load_file(text, &[("SIDECAR_HOMESERVER__TOKEN_CACHE", "soon")]).unwrap_err();
         for (start, word) in [
             ("sidecar.yaml:1: `listen`", "127.0.0.1:8090"),
             ("sidecar.yaml:3: `uploads.max_size`", "50MiB"),
@@ -453,7 +472,7 @@ mod tests {
     fn oembed_sites_that_could_never_be_asked_are_refused() {
         let start = "server_name: example.org\npreviews:\n  oembed:\n";
         let good = "    - {endpoint: 'https://a.example/oembed', urls: ['https://a.example/v/*']}\n";
-        let config = load_text(&format!("{start}{good}"), &[]).unwrap().config;
+        let config = load_file(&format!("{start}{good}"), &[]).unwrap().config;
         assert_eq!(config.previews.oembed[0].urls, ["https://a.example/v/*"]);
         for (entry, word) in [
             ("{endpoint: 'ftp://a.example', urls: ['https://a.example/*']}", "not an http or https URL"),
@@ -463,7 +482,7 @@ mod tests {
             ("{urls: ['https://a.example/*']}", "not an http or https URL"),
             ("{endpoint: 'https://a.example/o'}", "has no urls"),
         ] {
-            let problems = load_text(&format!("{start}    - {entry}\n"), &[]).unwrap_err();
+            let problems = load_file(&format!("{start}    - {entry}\n"), &[]).unwrap_err();
             let found = problems.iter().any(|problem| problem.contains("oembed") && problem.contains(word));
             assert!(found, "{entry}: {problems:#?}");
         }
@@ -472,7 +491,7 @@ mod tests {
     #[test]
     fn what_a_preview_could_never_send_or_connect_to_is_a_problem() {
         let text = "server_name: example.org\npreviews:\n  user_agent: \"a\\nb\"\n  accept_language: [\"\"]\n  ports: [0]\n";
-        let problems = load_text(text, &[]).unwrap_err();
+        let problems = load_file(text, &[]).unwrap_err();
         for (line, key) in [(3, "user_agent"), (4, "accept_language"), (5, "ports")] {
             let start = format!("sidecar.yaml:{line}: `previews.{key}`");
             assert!(problems.iter().any(|problem| problem.starts_with(&start)), "{start}: {problems:#?}");
@@ -489,7 +508,7 @@ mod tests {
             ("SIDECAR_COLOUR", "red"),
             ("PATH", "/bin"),
         ];
-        let loaded = load_text("server_name: file.example\nuploads: {max_size: 2MiB}\n", &env).unwrap();
+        let loaded = load_file("server_name: file.example\nuploads: {max_size: 2MiB}\n", &env).unwrap();
         assert_eq!(loaded.config.server_name.as_str(), "env.example:8448");
         assert_eq!(loaded.config.uploads.max_size.0, 1 << 20);
         assert_eq!(loaded.config.federation.allow, ["*.example", "b.org"]);
@@ -501,11 +520,11 @@ mod tests {
     fn printing_round_trips_and_redacts() {
         let text = "server_name: example.org\nlisten: [127.0.0.1:1, 'unix:/run/x']\nhomeserver:\n  \
                     url: http://user:secret@127.0.0.1:6167\n";
-        let config = load_text(text, &[]).unwrap().config;
+        let config = load_file(text, &[]).unwrap().config;
         assert_eq!(config.listen.len(), 2);
         let printed = config.to_yaml();
         assert!(!printed.contains("secret"), "{printed}");
-        let again = load_text(&printed, &[]).unwrap().config;
+        let again = load_file(&printed, &[]).unwrap().config;
         assert_eq!(again.to_yaml(), printed);
         assert_eq!(again.listen, config.listen);
         assert!(matches!(again.listen[1], ListenAddr::Unix(_)));

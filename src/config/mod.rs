@@ -15,6 +15,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::load::is_log_directives;
+#[cfg(any(fuzzing, test))]
+pub(crate) use self::load::load_text;
 pub use self::load::{Loaded, Problem, Problems, find, load};
 pub use self::units::{ListenAddr, Size, Span, ThumbnailMethod, ThumbnailSize};
 

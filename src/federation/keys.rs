@@ -178,26 +178,34 @@ fn testimony(
     notary_keys: &[(String, [u8; 32])],
     now: Timestamp,
 ) -> std::result::Result<Vec<StoredKey>, RemoteError> {
-    let complain = |why: &str| RemoteError::Answer(format!("notary {notary}: {why}"));
-    let answer = read_document(answer)?;
-    let testimony: Testimony =
-        serde_json::from_value(Value::Object(answer)).map_err(|_json| complain("malformed"))?;
+    check_testimony(read_document(answer)?, server_name, notary, notary_keys, now)
+        .map_err(|why| RemoteError::Answer(format!("notary {notary}: {why}")))
+}
+
+/// The keys that a notary's answer testifies to.
+pub(crate) fn check_testimony(
+    answer: Object,
+    server_name: &ServerName,
+    notary: &ServerName,
+    notary_keys: &[(String, [u8; 32])],
+    now: Timestamp,
+) -> std::result::Result<Vec<StoredKey>, &'static str> {
+    let testimony: Testimony = serde_json::from_value(Value::Object(answer)).map_err(|_json| "malformed")?;
     let document = testimony
         .server_keys
         .iter()
         .find(|keys| keys.get("server_name") == Some(&server_name.as_str().into()));
-    let document = document.ok_or_else(|| complain("does not know this server"))?;
-    let message =
-        signed_json::signable(document).ok_or_else(|| complain("numbers without a canonical form"))?;
+    let document = document.ok_or("does not know this server")?;
+    let message = signed_json::signable(document).ok_or("numbers without a canonical form")?;
     let signature_with =
         |key_id: &str| document.get("signatures")?.get(notary.as_str())?.get(key_id)?.as_str();
     let is_signed = notary_keys.iter().any(|(key_id, key)| {
         signature_with(key_id).is_some_and(|signature| signed_json::verifies(key, &message, signature))
     });
     if !is_signed {
-        return Err(complain("its signature is missing or wrong"));
+        return Err("its signature is missing or wrong");
     }
-    check(document, server_name, now)
+    check_document(document, server_name, now)
 }
 
 /// [`check_document`], for the journal.
@@ -212,7 +220,7 @@ fn check(
 
 /// The keys of a document that proves itself: for the right server, still valid, signed with at least one key it lists, and every
 /// signature by a listed key good.
-fn check_document(
+pub(crate) fn check_document(
     object: &Object,
     server_name: &ServerName,
     now: Timestamp,

@@ -35,9 +35,17 @@ use crate::outbound::{Answer, Get, Guard, Limits, Outbound, OutboundError};
 
 pub(crate) use self::answer::RemoteMedia;
 pub(crate) use self::discovery::{Discovery, Endpoint};
+#[cfg(any(fuzzing, test))]
+pub(crate) use self::discovery::{read_well_known, well_known_lifetime};
 pub(crate) use self::inbound::{Claim, InboundRequest, Verdict};
+#[cfg(any(fuzzing, test))]
+pub(crate) use self::keys::{check_document, check_testimony};
+#[cfg(any(fuzzing, test))]
+pub(crate) use self::signed_json::{Object, canonical, decode_base64, signable};
 pub use self::signing_key::{KeyError, LoadedKey, Overwrite, SigningKey};
 pub(crate) use self::standing::{Standing, compare_published_key};
+#[cfg(any(fuzzing, test))]
+pub(crate) use self::x_matrix::XMatrix;
 
 /// Longest wait for a server's keys, well-known document and the like, for the whole exchange.
 const SMALL_TIMEOUT: Duration = Duration::from_secs(10);

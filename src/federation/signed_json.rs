@@ -10,17 +10,17 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use serde_json::{Map, Value};
 
 /// A JSON object whose text form is canonical.
-pub(super) type Object = Map<String, Value>;
+pub(crate) type Object = Map<String, Value>;
 
 /// The canonical form: keys sorted by code point, no white space, only necessary escapes. `None` for numbers that have none:
 /// fractions, and integers beyond ±(2^53 − 1).
-pub(super) fn canonical(object: &Object) -> Option<Vec<u8>> {
+pub(crate) fn canonical(object: &Object) -> Option<Vec<u8>> {
     // serde_json's maps are sorted by their keys' UTF-8 bytes, which is the order of code points.
     object.values().all(has_canonical_form).then(|| serde_json::to_vec(object).ok()).flatten()
 }
 
 /// The canonical form without `signatures` and `unsigned`: what is signed.
-pub(super) fn signable(object: &Object) -> Option<Vec<u8>> {
+pub(crate) fn signable(object: &Object) -> Option<Vec<u8>> {
     let mut object = object.clone();
     object.remove("signatures");
     object.remove("unsigned");
@@ -40,7 +40,7 @@ pub(super) fn verifies(public_key: &[u8; 32], message: &[u8], signature: &str) -
 
 /// Standard base64, padded or not: Matrix writes it without, old software with. Stray bits in the last character do not
 /// matter: the specification's own seed has some.
-pub(super) fn decode_base64(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
     /// [`BASE64_NOPAD`] without the check of trailing bits.
     static LENIENT: LazyLock<Encoding> = LazyLock::new(|| {
         let mut specification = BASE64_NOPAD.specification();

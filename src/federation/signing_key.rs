@@ -203,7 +203,7 @@ impl SigningKey {
     }
 
     /// Signs canonical JSON.
-    pub(super) fn sign(&self, canonical_json: &[u8]) -> String {
+    pub(crate) fn sign(&self, canonical_json: &[u8]) -> String {
         BASE64_NOPAD.encode(&self.key.sign(canonical_json).to_bytes())
     }
 

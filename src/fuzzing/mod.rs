@@ -4,8 +4,14 @@
 //! changes of each. Owns what must hold for any input; refuses to know the fuzzer. A target is a row of `tests/fuzz/README.md`, a function here and a file of one call there.
 #![allow(clippy::missing_panics_doc, clippy::panic, reason = "a panic is a finding")]
 
+mod documents;
+mod http;
+mod page;
 mod picture;
 
+pub use documents::{config, keys, well_known};
+pub use http::{headers, multipart, names};
+pub use page::{oembed, page};
 pub use picture::image;
 
 #[cfg(test)]
@@ -38,5 +44,45 @@ mod tests {
     #[test]
     fn what_must_hold_of_pictures_holds_for_the_seeds() {
         try_seeds("image", |data| _ = super::image(data));
+    }
+
+    #[test]
+    fn what_must_hold_of_pages_holds_for_the_seeds() {
+        try_seeds("page", super::page);
+    }
+
+    #[test]
+    fn what_must_hold_of_oembed_answers_and_json_ld_holds_for_the_seeds() {
+        try_seeds("oembed", super::oembed);
+    }
+
+    #[test]
+    fn what_must_hold_of_headers_holds_for_the_seeds() {
+        try_seeds("headers", super::headers);
+    }
+
+    #[test]
+    fn what_must_hold_of_names_and_queries_holds_for_the_seeds() {
+        try_seeds("names", super::names);
+    }
+
+    #[test]
+    fn what_must_hold_of_multipart_bodies_holds_for_the_seeds() {
+        try_seeds("multipart", super::multipart);
+    }
+
+    #[test]
+    fn what_must_hold_of_configurations_holds_for_the_seeds() {
+        try_seeds("config", super::config);
+    }
+
+    #[test]
+    fn what_must_hold_of_well_known_documents_holds_for_the_seeds() {
+        try_seeds("well_known", super::well_known);
+    }
+
+    #[test]
+    fn what_must_hold_of_key_documents_holds_for_the_seeds() {
+        try_seeds("keys", super::keys);
     }
 }

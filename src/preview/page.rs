@@ -145,7 +145,8 @@ impl PageReader {
                 .or_else(|| text::line(self.body.text()?, MAX_BODY_TEXT)),
             site_name: first(&["og:site_name", "application-name"], MAX_NAME)
                 .or_else(|| json(self.json_ld.site_name(), MAX_NAME)),
-            kind: declared("og:type", MAX_NAME).map(|kind| kind.to_lowercase()),
+            // Lower case first: a few letters become two.
+            kind: self.declared.get("og:type").and_then(|kind| text::clean(&kind.to_lowercase(), MAX_NAME)),
             url: canonical.into_iter().flatten().find_map(|address| absolute(base, address)),
             images: self.images(base),
             oembed: self.declared.oembed.as_deref().and_then(|address| absolute(base, address)),

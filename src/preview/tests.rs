@@ -138,6 +138,12 @@ fn assert_sane(page: &Page, what: &str) {
 }
 
 #[test]
+fn a_type_that_grows_in_lower_case_is_short_all_the_same() {
+    let page = html(&format!("<meta property=og:type content={}>", "\u{130}".repeat(100)));
+    assert_eq!(page.kind.unwrap().chars().count(), 100);
+}
+
+#[test]
 fn every_page_is_seen_as_judged() {
     let fixtures = fixtures();
     assert!(fixtures.len() >= 60, "{} pages", fixtures.len());

@@ -9,6 +9,8 @@ mod well_known;
 use std::sync::Arc;
 
 use self::well_known::WellKnown;
+#[cfg(any(fuzzing, test))]
+pub(crate) use self::well_known::{lifetime as well_known_lifetime, read as read_well_known};
 use crate::matrix::{Clock, Host, Random, ServerName};
 use crate::names::{Names, Service};
 use crate::outbound::Outbound;

@@ -10,7 +10,7 @@ use quick_cache::sync::Cache;
 use serde::Deserialize;
 
 use crate::matrix::{Clock, Random, ServerName, Timestamp};
-use crate::outbound::{Answer, Outbound, OutboundError};
+use crate::outbound::{Outbound, OutboundError};
 
 /// Servers remembered; about 300 bytes each.
 const CACHED: usize = 2048;
@@ -130,13 +130,10 @@ impl WellKnown {
             500..=599 | 429 => return Err(Absence::Passing),
             _ => return Err(Absence::Decided),
         }
-        let lifetime = lifetime(&answer, now).clamp(MIN_LIFETIME, MAX_LIFETIME);
+        let lifetime = lifetime(answer.header("cache-control"), answer.header("expires"), now);
         let body =
             answer.read_at_most(MAX_DOCUMENT).map_err(|_io| Absence::Passing)?.ok_or(Absence::Decided)?;
-        // JSON whatever the content type says.
-        let document: Document = serde_json::from_slice(&body).map_err(|_json| Absence::Decided)?;
-        let delegated = ServerName::parse(&document.server).map_err(|_grammar| Absence::Decided)?;
-        Ok((delegated, lifetime))
+        Ok((read(&body).ok_or(Absence::Decided)?, lifetime))
     }
 
     /// `span`, up to a tenth longer or shorter.
@@ -148,9 +145,20 @@ impl WellKnown {
     }
 }
 
+/// What a document delegates to. JSON whatever the content type says.
+pub(crate) fn read(document: &[u8]) -> Option<ServerName> {
+    let document: Document = serde_json::from_slice(document).ok()?;
+    ServerName::parse(&document.server).ok()
+}
+
+/// How long an answer with these headers is believed, within our bounds.
+pub(crate) fn lifetime(cache_control: Option<&str>, expires: Option<&str>, now: Timestamp) -> Duration {
+    said_lifetime(cache_control, expires, now).clamp(MIN_LIFETIME, MAX_LIFETIME)
+}
+
 /// How long an answer says it may be kept: `Cache-Control` before `Expires` (RFC 9111 §4.2.1).
-fn lifetime(answer: &Answer, now: Timestamp) -> Duration {
-    let control = answer.header("cache-control").unwrap_or_default().to_ascii_lowercase();
+fn said_lifetime(cache_control: Option<&str>, expires: Option<&str>, now: Timestamp) -> Duration {
+    let control = cache_control.unwrap_or_default().to_ascii_lowercase();
     let mut directives = control.split(',').map(str::trim);
     if directives.clone().any(|directive| directive == "no-store" || directive == "no-cache") {
         return Duration::ZERO;
@@ -160,7 +168,7 @@ fn lifetime(answer: &Answer, now: Timestamp) -> Duration {
     if let Some(seconds) = max_age {
         return Duration::from_secs(seconds);
     }
-    match answer.header("expires").map(httpdate::parse_http_date) {
+    match expires.map(httpdate::parse_http_date) {
         Some(Ok(at)) => at.duration_since(now.system_time()).unwrap_or_default(),
         Some(Err(_)) => Duration::ZERO,
         None => DEFAULT_LIFETIME,

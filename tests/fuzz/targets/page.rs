@@ -1,0 +1,5 @@
+//! A web page, described.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| media_sidecar::fuzzing::page(data));
