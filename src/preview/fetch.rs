@@ -109,7 +109,11 @@ impl Link {
             return Err(refused("a URL with a user name or password is not previewed"));
         }
         url.set_fragment(None);
-        Ok(Self(url))
+        let link = Self(url);
+        if link.host().is_empty() {
+            return Err(refused("the URL names no host"));
+        }
+        Ok(link)
     }
 
     /// As text.

@@ -183,6 +183,7 @@ fn urls_that_are_not_for_previews_are_400_and_nothing_is_asked() {
         "http://user@site.test/",
         "http://user:secret@site.test/",
         "http://:secret@site.test/",
+        "http://./",
         "site.test",
         "//site.test/",
     ] {
