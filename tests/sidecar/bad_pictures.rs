@@ -10,10 +10,10 @@ use crate::binary::{Folder, Service};
 use crate::harness::{Setup, Sidecar, eventually};
 
 /// The configured `thumbnails.memory`, MiB.
-const MEMORY: u64 = 16;
+const MEMORY: u64 = 20;
 
 /// What a request for a thumbnail brings besides: a connection, the catalog's cache, the allocator's scraps. MiB.
-const SCRAPS: u64 = 8;
+const SCRAPS: u64 = 6;
 
 /// Answers of [`ask`].
 const GIVEN: (u16, &str) = (200, "");

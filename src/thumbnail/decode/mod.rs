@@ -83,10 +83,14 @@ pub(super) fn estimate(header: &Header, jobs: &[Job]) -> u64 {
         }
     };
     // The filter holds a picture of the result's width and the source's height, or one with alpha multiplied in.
-    // A profile is held in pieces, whole, and as the tables made of it.
-    let profile = u64::from(header.profile_bytes).saturating_mul(8);
-    let beside = header.held_bytes.saturating_add(profile);
-    decoding.max(small).saturating_add(small).saturating_add(beside)
+    let reading = decoding.max(small).saturating_add(small).saturating_add(header.held_bytes);
+    match u64::from(header.profile_bytes) {
+        0 => reading,
+        // A profile is held in pieces and whole; what is made of it comes when only the result is left.
+        profile => reading
+            .saturating_add(profile.saturating_mul(3))
+            .max(profile.saturating_mul(8).saturating_add(PROFILE_TABLES)),
+    }
 }
 
 /// By how much rows are reduced on the way: as far as leaves a factor of two to the final filter; a picture that would
@@ -118,5 +122,7 @@ fn reduce(pixels: Pixels, divisors: &[u32], icc: Option<&[u8]>) -> Vec<Decoded> 
     divisors.iter().map(reduce).collect()
 }
 
+/// Bytes of the tables that even a small profile can ask for.
+const PROFILE_TABLES: u64 = 8 << 20;
 /// Pixels; with the planes of a JPEG 12 MiB.
 const PLENTY: u64 = 2_000_000;
