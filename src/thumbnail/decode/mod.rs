@@ -86,10 +86,10 @@ pub(super) fn estimate(header: &Header, jobs: &[Job]) -> u64 {
     let reading = decoding.max(small).saturating_add(small).saturating_add(header.held_bytes);
     match u64::from(header.profile_bytes) {
         0 => reading,
-        // A profile is held in pieces and whole; what is made of it comes when only the result is left.
+        // A profile is held in pieces and whole; what is made of it comes when the filter is done.
         profile => reading
             .saturating_add(profile.saturating_mul(3))
-            .max(profile.saturating_mul(8).saturating_add(PROFILE_TABLES)),
+            .max(small.saturating_add(profile.saturating_mul(8)).saturating_add(PROFILE_TABLES)),
     }
 }
 
