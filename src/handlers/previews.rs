@@ -110,7 +110,13 @@ async fn illustrate(app: &Arc<App>, summary: &mut Summary, deadline: Deadline) {
                     best = Some((image, picture));
                 }
             }
-            Err(error) => tracing::debug!(image = image.url.as_str(), ?error, "a picture is left out"),
+            Err(error) => {
+                tracing::debug!(image = image.url.as_str(), ?error, "a picture is left out");
+                if error.kind() == Kind::Internal {
+                    // Our fault, not the picture's.
+                    summary.is_late();
+                }
+            }
         }
         if deadline.ends <= Instant::now() {
             summary.is_late();

@@ -12,7 +12,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::harness::client::read_response;
-use crate::harness::{OURS, Peer, Reply, Request, Response, Setup, Sidecar, eventually};
+use crate::harness::{Fault, OURS, Peer, Reply, Request, Response, ScriptedDisk, Setup, Sidecar, eventually};
 
 /// A picture whose every pixel is `shade`.
 pub fn png(width: u32, height: u32, shade: u8) -> Vec<u8> {
@@ -230,6 +230,26 @@ fn a_host_sees_two_requests_at_a_time() {
         assert_eq!(keys(&read_response(connection, "GET"))["og:title"], "T");
     }
     assert_eq!(most.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn an_image_that_cannot_be_stored_is_left_out_for_a_minute() {
+    // Whichever step of it fails first: creating, writing, syncing, naming.
+    for step in 0..4 {
+        let site = Peer::plain(usual);
+        let disk = Arc::new(ScriptedDisk::default());
+        let mut setup = beside(&site);
+        setup.disk = Some(Arc::clone(&disk) as _);
+        let sidecar = setup.start();
+        disk.plan(Some(Fault::From(step)));
+        let without = keys(&preview(&sidecar, "http://site.test/page"));
+        assert_eq!(without, json!({"og:title": "Title"}), "{step}");
+        disk.plan(None);
+        assert_eq!(keys(&preview(&sidecar, "http://site.test/page")), without, "{step}");
+        sidecar.advance(Duration::from_secs(61));
+        let with = keys(&preview(&sidecar, "http://site.test/page"));
+        assert_eq!(download(&sidecar, &image_of(&with)).status, 200, "{step}");
+    }
 }
 
 #[test]

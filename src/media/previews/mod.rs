@@ -119,18 +119,25 @@ impl Library {
         Link::parse(self.desk.providers.endpoint(link.url())?.as_str()).ok()
     }
 
-    /// Keeps the preview of `link`, and the image with it: blob first, then both rows at once. Gives the answer.
+    /// Keeps the preview of `link`, and the image with it: blob first, then both rows at once. An image that cannot be stored
+    /// is left out, for a while. Gives the answer.
     pub(crate) fn keep_preview(&self, link: &Link, summary: Summary) -> Result<Arc<str>> {
-        let expires = (self.clock)().after(summary.lifetime(self.desk.config.cache.0));
+        let mut expires = (self.clock)().after(summary.lifetime(self.desk.config.cache.0));
+        let without_picture = summary.keys();
         let (keys, picture) = summary.into_keys();
         let mut kept = (String::new(), Dropped::default());
         match picture {
             None => kept = self.commit_preview(link, keys, None, expires)?,
             Some(Picture { ingest, content_type, .. }) => {
-                self.store(ingest, content_type.to_owned(), None, |filled| {
+                let stored = self.store(ingest, content_type.to_owned(), None, |filled| {
                     kept = self.commit_preview(link, keys, Some(filled), expires)?;
                     Ok(true)
-                })?;
+                });
+                if let Err(error) = stored {
+                    tracing::error!(?error, "a preview goes without its image");
+                    expires = expires.min((self.clock)().after(FAILURE_KEPT));
+                    kept = self.commit_preview(link, without_picture, None, expires)?;
+                }
             }
         }
         let (answer, dropped) = kept;

@@ -90,9 +90,14 @@ impl Summary {
         }
     }
 
+    /// The answer's keys without an image.
+    pub(super) fn keys(&self) -> Map<String, Value> {
+        self.page.open_graph()
+    }
+
     /// The answer's keys, but for the image's address, and the image.
     pub(super) fn into_keys(self) -> (Map<String, Value>, Option<Picture>) {
-        let mut keys = self.page.open_graph();
+        let mut keys = self.keys();
         if let Some(picture) = &self.picture {
             let mut insert = |key: &str, value: Value| keys.insert(key.to_owned(), value);
             insert("og:image:type", picture.content_type.into());
