@@ -43,6 +43,8 @@ pub(crate) struct Limits {
     pub(crate) memory: u64,
     /// When to give up.
     pub(crate) deadline: Option<Instant>,
+    /// When to give up on an animation; the rest of the time is for a still in its place.
+    pub(crate) animation_deadline: Option<Instant>,
 }
 
 /// Why there is no thumbnail.
@@ -51,6 +53,13 @@ pub(crate) enum ThumbnailError {
     /// Over a limit: 413.
     #[error("{0}")]
     TooLarge(&'static str),
+    /// Out of time: 413.
+    #[error("the image takes too long to decode")]
+    OutOfTime,
+    /// Out of time for every frame. A still can be made, which is another picture: [`render`] gives the same bytes for the
+    /// same job, or none.
+    #[error("there was no time to animate the image")]
+    NoTimeToAnimate,
     /// No picture of a format that is read here, by its first bytes: 400.
     #[error("the media is not an image that can be thumbnailed")]
     NotAnImage,
@@ -74,7 +83,7 @@ impl From<io::Error> for ThumbnailError {
     fn from(error: io::Error) -> Self {
         let kind = error.kind();
         if kind == io::ErrorKind::TimedOut {
-            return Self::TooLarge("the image takes too long to decode");
+            return Self::OutOfTime;
         }
         let theirs = [io::ErrorKind::UnexpectedEof, io::ErrorKind::InvalidData, io::ErrorKind::InvalidInput];
         if theirs.contains(&kind) { Self::broken(error) } else { Self::Io(error) }
@@ -103,7 +112,8 @@ pub(crate) fn share_a_decode(header: &Header, one: &Job, other: &Job) -> bool {
 }
 
 /// Makes the pictures of plans that [`share_a_decode`], in their order. The same source and job give the same bytes,
-/// whatever is made beside it.
+/// whatever is made beside it: an animation that is over a bound is a still for good, one that there is no time for is
+/// refused.
 pub(crate) fn render<R: BufRead + Seek>(
     input: &mut R,
     header: &Header,
@@ -162,7 +172,7 @@ fn finish(decoded: &Decoded, header: &Header, job: &Job) -> Result<Pixels, Thumb
     Ok(header.orientation.apply(small))
 }
 
-/// Every frame, in half of the time there is; nothing where only a still can be shown.
+/// Every frame; nothing where only a still can be shown, however much time there is.
 fn animation<R: BufRead + Seek>(
     input: &mut R,
     header: &Header,
@@ -171,10 +181,8 @@ fn animation<R: BufRead + Seek>(
 ) -> Result<Option<Rendered>, ThumbnailError> {
     admit(header, &[*job], limits)?;
     input.rewind().map_err(ThumbnailError::Io)?;
-    let now = Instant::now();
-    let half = |end: Instant| now.checked_add(end.saturating_duration_since(now).checked_div(2)?);
-    let limits = Limits { deadline: limits.deadline.and_then(half), ..*limits };
-    match animate::animate(input, header, job, &limits) {
+    match animate::animate(input, header, job, limits.animation_deadline) {
+        Err(ThumbnailError::OutOfTime) => Err(ThumbnailError::NoTimeToAnimate),
         Err(ThumbnailError::TooLarge(_) | ThumbnailError::Broken(_) | ThumbnailError::NotAnImage) => Ok(None),
         other => other,
     }
