@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use quick_cache::sync::Cache;
 
-pub(crate) use self::previews::{Picture, Summary};
+pub(crate) use self::previews::{Candidate, Picture, Reading, Summary};
 pub(crate) use self::remote::{FetchListener, RemoteHead};
 pub(crate) use self::thumbnails::{ANIMATION_TIMEOUT, BLURHASH_TIMEOUT, Making, Thumbnail, memory};
 use self::upload::CreateLimiter;

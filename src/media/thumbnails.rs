@@ -218,7 +218,7 @@ impl Library {
     pub(crate) fn plan_blurhash(&self, stored: &Stored) -> Result<Making> {
         let header = thumbnail::probe(&mut reader(&stored.file)).map_err(refused)?;
         header.admit(&self.thumbnail_limits()).map_err(refused)?;
-        self.making(stored.filled.sha256, header, thumbnail::blurhash_job(&header))
+        self.making(stored.filled.sha256, header, thumbnail::sketch_job(&header))
     }
 
     /// Makes a blurhash. Blocks for as long as decoding takes.

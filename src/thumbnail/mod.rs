@@ -129,8 +129,8 @@ pub(crate) fn render<R: BufRead + Seek>(
     drawn.into_iter().map(|pixels| encode::encode(pixels, header.format)).collect()
 }
 
-/// The job that [`blurhash`] takes.
-pub(crate) fn blurhash_job(header: &Header) -> Job {
+/// The job that [`blurhash`] and [`prove`] take: the cheapest that there is.
+pub(crate) fn sketch_job(header: &Header) -> Job {
     sketch::job(header.source())
 }
 
@@ -140,8 +140,22 @@ pub(crate) fn blurhash<R: BufRead + Seek>(
     header: &Header,
     limits: &Limits,
 ) -> Result<String, ThumbnailError> {
-    let drawn = draw(input, header, &[blurhash_job(header)], limits)?;
+    let drawn = draw(input, header, &[sketch_job(header)], limits)?;
     sketch::blurhash(drawn.first().ok_or_else(|| ThumbnailError::broken("nothing was made"))?)
+}
+
+/// Refuses what [`prove`] would refuse by its header alone.
+pub(crate) fn admit_proof(header: &Header, limits: &Limits) -> Result<(), ThumbnailError> {
+    admit(header, &[sketch_job(header)], limits)
+}
+
+/// Decodes a picture to its end and keeps nothing of it: whether there can be thumbnails of it.
+pub(crate) fn prove<R: BufRead + Seek>(
+    input: &mut R,
+    header: &Header,
+    limits: &Limits,
+) -> Result<(), ThumbnailError> {
+    draw(input, header, &[sketch_job(header)], limits).map(drop)
 }
 
 /// The pixels of the results.

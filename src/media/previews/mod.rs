@@ -13,7 +13,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde_json::{Map, Value};
 
-pub(crate) use self::read::Picture;
+pub(crate) use self::read::{Candidate, Picture, Reading};
 pub(crate) use self::summary::Summary;
 use super::Library;
 use crate::catalog::{Dropped, Filled, NewMedia, NewPreview, Preview};
