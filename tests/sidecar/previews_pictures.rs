@@ -1,8 +1,10 @@
 //! `GET preview_url`: which pictures are shown, and how much of them is kept.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use crate::harness::{Peer, Reply, Sidecar, unique};
+use crate::harness::{Peer, Reply, Setup, Sidecar, eventually, unique};
 use crate::previews::{beside, download, gallery, image_of, keys, picture, png, preview};
 
 /// A JPEG of noise: progressive or not.
@@ -121,4 +123,64 @@ fn a_picture_that_no_thumbnail_could_be_made_of_is_left_out() {
     });
     let memory = beside(&site).with(|config| config.thumbnails.memory.0 = 3_000_000).start();
     assert_eq!(of(&memory, "/")["og:image:width"], 40);
+}
+
+/// Bytes of all blobs. One that goes meanwhile may count or not.
+fn stored(sidecar: &Sidecar) -> u64 {
+    sidecar.blobs().iter().filter_map(|blob| blob.metadata().ok()).map(|blob| blob.len()).sum()
+}
+
+/// A picture that no other `number` gives, all of one length.
+fn numbered(number: u64) -> Vec<u8> {
+    let mut bytes = crate::harness::picture(number);
+    // What follows the end of a PNG is nobody's.
+    bytes.resize(20_000, 0);
+    bytes
+}
+
+#[test]
+fn pictures_of_previews_take_so_much_and_the_next_to_expire_make_room() {
+    let site = Peer::plain(|request| match request.path().trim_matches(['/', 'i']).parse() {
+        Ok(number) if request.path().starts_with("/i") => picture(numbered(number)),
+        Ok(number) => gallery(&[&format!("/i{number}")]),
+        Err(_) => gallery(&["/i7", "/large"]),
+    });
+    let setup = beside(&site).with(|config| config.previews.max_stored.0 = 50_000);
+    let sidecar = setup.start();
+    let mut shown = Vec::new();
+    for number in 0..4 {
+        shown.push(image_of(&of(&sidecar, &format!("/{number}"))));
+        assert!(stored(&sidecar) <= 50_000, "{number}");
+        sidecar.advance(Duration::from_secs(1));
+    }
+    let statuses: Vec<_> = shown.iter().map(|mxc| download(&sidecar, mxc).status).collect();
+    assert_eq!(statuses, [404, 404, 200, 200]);
+    // Whose picture is gone is asked for again, another is not.
+    let asked = site.requests().len();
+    assert_eq!(image_of(&of(&sidecar, "/3")), shown[3]);
+    assert_eq!(site.requests().len(), asked);
+    assert_ne!(image_of(&of(&sidecar, "/0")), shown[0]);
+    assert_eq!(download(&sidecar, &shown[2]).status, 404);
+    // What users upload does not count, and does not go.
+    let upload = sidecar.upload("image/png", &numbered(3));
+    image_of(&of(&sidecar, "/4"));
+    image_of(&of(&sidecar, "/5"));
+    assert_eq!((download(&sidecar, &shown[3]).status, download(&sidecar, &upload).status), (404, 200));
+
+    // Less is allowed from now on.
+    let setup = Setup::in_folder(sidecar.stop()).with(|config| config.previews.max_stored.0 = 20_000);
+    let sidecar = setup.start();
+    eventually("one goes", || stored(&sidecar) == 40_000);
+    assert_eq!(download(&sidecar, &upload).status, 200);
+}
+
+#[test]
+fn a_picture_larger_than_all_may_be_together_is_left_out() {
+    let site = Peer::plain(|request| match request.path() {
+        "/large.png" => picture(numbered(1)),
+        "/small.png" => picture(png(40, 30, 1)),
+        _ => gallery(&["/large.png", "/small.png"]),
+    });
+    let sidecar = beside(&site).with(|config| config.previews.max_stored.0 = 19_999).start();
+    assert_eq!(of(&sidecar, "/")["og:image:width"], 40);
 }

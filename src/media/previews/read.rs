@@ -5,6 +5,7 @@ use std::io::{self, BufReader, Cursor, Read};
 use std::time::Instant;
 
 use crate::blobs::{Ingest, IngestError};
+use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::matrix::len_u64;
 use crate::media::Library;
@@ -149,9 +150,10 @@ impl Library {
         preview::parse_oembed(&json, &landing.url).ok_or_else(none)
     }
 
-    /// Moves a picture to the disk and looks at its header.
+    /// Moves a picture to the disk and looks at its header. One that would not fit if all others went is too large.
     pub(crate) fn take_picture(&self, body: &mut dyn Read) -> Result<Candidate> {
-        let mut ingest = self.blobs.ingest(self.desk.config.max_image.0).map_err(storing)?;
+        let config::Previews { max_image, max_stored, .. } = &self.desk.config;
+        let mut ingest = self.blobs.ingest(max_image.0.min(max_stored.0)).map_err(storing)?;
         let mut chunk = vec![0; CHUNK];
         loop {
             let count = body.read(&mut chunk).map_err(preview::broke_off)?;
