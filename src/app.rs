@@ -25,7 +25,9 @@ use crate::preview::{Fetcher, Link};
 use crate::sha256::Sha256;
 use crate::shelf::Shelf;
 use crate::thumbnail::Job;
-use crate::waiting::{Activity, Arrivals, Backlog, Gathering, Lanes, Memory, PendingUploads, SingleFlight};
+use crate::waiting::{
+    Activity, Arrivals, Backlog, Gathering, Lanes, Memory, PendingUploads, SingleFlight, Uploads,
+};
 
 /// Pictures being made or waiting to be; who asks for a further one is told to come back.
 const MAX_MAKING: usize = 64;
@@ -75,6 +77,8 @@ pub struct App {
     pub(crate) activity: Arc<Activity>,
     /// What was served lately.
     pub(crate) shelf: Shelf,
+    /// Uploads under way, of each user.
+    pub(crate) uploads: Uploads,
     /// Who waits for uploads.
     pub(crate) pending: PendingUploads,
     /// Fetches from each server.
@@ -184,6 +188,7 @@ impl App {
             activity: Arc::new(Activity::new(clock, load)),
             picture_memory: Memory::new(config.thumbnails.memory.0),
             shelf: Shelf::new(),
+            uploads: Uploads::default(),
             pending: PendingUploads::default(),
             lanes: Lanes::new(FETCHES_PER_SERVER),
             arrivals: Arrivals::default(),

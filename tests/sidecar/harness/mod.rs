@@ -298,7 +298,8 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A stand-in homeserver. Its users are `alice`, `bob`, `guest` (a guest) and whoever a test adds; a user's token is the name.
+/// A stand-in homeserver. Its users are `alice`, `bob`, `guest` (a guest), `user0`, `user1` and so on, and whoever a test adds;
+/// a user's token is the name.
 pub struct Homeserver {
     pub peer: Peer,
     down: Arc<AtomicBool>,
@@ -366,6 +367,9 @@ impl Homeserver {
             }
             ("bridge", Some(_)) => Reply::error(403, "M_FORBIDDEN"),
             ("alice" | "bob" | "bridge", None) => user(token, false),
+            (_, None) if token.strip_prefix("user").is_some_and(|number| number.parse::<u32>().is_ok()) => {
+                user(token, false)
+            }
             ("guest", None) => user("guest", true),
             ("expired", None) => Reply::json(
                 401,
