@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use crate::accounts::{Account, Accounts, CredentialHash};
 use crate::blobs::Blobs;
@@ -18,13 +19,15 @@ use crate::error::{Error, Result};
 use crate::federation::{Federation, Parts, SigningKey};
 use crate::homeserver::Homeserver;
 use crate::matrix::{Clock, Mxc, Random, ServerName, Timestamp};
-use crate::media::{Library, Making};
+use crate::media::{ANIMATION_TIMEOUT, Library, Making};
 use crate::names::{Names, SystemNames};
 use crate::preview::{Fetcher, Link};
 use crate::sha256::Sha256;
 use crate::shelf::Shelf;
 use crate::thumbnail::Job;
-use crate::waiting::{Activity, Arrivals, Backlog, Gathering, Lanes, Memory, PendingUploads, SingleFlight};
+use crate::waiting::{
+    Activity, Arrivals, Backlog, Gathering, Lanes, Memory, PendingUploads, SingleFlight, Uploads,
+};
 
 /// Pictures being made or waiting to be; who asks for a further one is told to come back.
 const MAX_MAKING: usize = 64;
@@ -74,6 +77,8 @@ pub struct App {
     pub(crate) activity: Arc<Activity>,
     /// What was served lately.
     pub(crate) shelf: Shelf,
+    /// Uploads under way, of each user.
+    pub(crate) uploads: Uploads,
     /// Who waits for uploads.
     pub(crate) pending: PendingUploads,
     /// Fetches from each server.
@@ -99,12 +104,14 @@ pub struct Surroundings {
     pub names: Arc<dyn Names>,
     /// The machine's load over the last minute, percent of its processors.
     pub load: Arc<dyn Fn() -> u32 + Send + Sync>,
+    /// How long an animated thumbnail may take to be made.
+    pub animation_time: Arc<dyn Fn() -> Duration + Send + Sync>,
     /// What blobs are written to.
     pub disk: Arc<dyn Disk>,
 }
 
 impl Surroundings {
-    /// The system's time, randomness, DNS, load and disk.
+    /// The system's time, randomness, DNS, load and disk; the documented time for animations.
     ///
     /// # Panics
     /// Its randomness does when the system has none: media IDs must not be predictable.
@@ -118,6 +125,7 @@ impl Surroundings {
             random: Arc::new(|bytes| getrandom::fill(bytes).expect("the system's random source works")),
             names: Arc::new(SystemNames::default()),
             load: Arc::new(system_load),
+            animation_time: Arc::new(|| ANIMATION_TIMEOUT),
             disk: Arc::new(SystemDisk),
         }
     }
@@ -135,7 +143,7 @@ fn system_load() -> u32 {
 impl App {
     /// Opens the store below `config.data_dir` and wires the parts. `signing_key` is the homeserver's.
     pub fn open(config: &Config, signing_key: SigningKey, surroundings: Surroundings) -> Result<Arc<Self>> {
-        let Surroundings { clock, random, names, load, disk } = surroundings;
+        let Surroundings { clock, random, names, load, animation_time, disk } = surroundings;
         let lock = lock_data_dir(&config.data_dir)?;
         let catalog = Arc::new(Catalog::open(&config.data_dir)?);
         let blobs = Blobs::open(&config.data_dir, disk)
@@ -161,7 +169,7 @@ impl App {
             .map_err(|error| Error::internal("preparing requests to linked pages", error))?;
 
         let parts = (Arc::clone(&catalog), Arc::clone(&blobs), Arc::clone(&federation), fetcher);
-        let library = Library::new(config, parts, Arc::clone(&clock), Arc::clone(&random));
+        let library = Library::new(config, parts, Arc::clone(&clock), animation_time, Arc::clone(&random));
         let backlog = if config.thumbnails.pregenerate { MAX_BACKLOG } else { 0 };
         Ok(Arc::new(Self {
             server_name: config.server_name.clone(),
@@ -180,6 +188,7 @@ impl App {
             activity: Arc::new(Activity::new(clock, load)),
             picture_memory: Memory::new(config.thumbnails.memory.0),
             shelf: Shelf::new(),
+            uploads: Uploads::default(),
             pending: PendingUploads::default(),
             lanes: Lanes::new(FETCHES_PER_SERVER),
             arrivals: Arrivals::default(),

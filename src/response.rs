@@ -213,7 +213,8 @@ pub(crate) fn media(
     conditions: Conditions<'_>,
     readers: &Readers,
 ) -> Response {
-    let Ready { stored: Stored { filled, .. }, etag, .. } = ready;
+    let Ready { stored: Stored { filled, is_stopgap, .. }, etag, .. } = ready;
+    let caching = if *is_stopgap { Caching::Never } else { caching };
     if conditions.if_none_match.is_some_and(|tags| any_tag_matches(tags, etag)) {
         let mut response = bare(StatusCode::NOT_MODIFIED, caching);
         insert(response.headers_mut(), header::ETAG, etag.clone());

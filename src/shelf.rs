@@ -63,11 +63,13 @@ impl Shelf {
         self.cache.get(title).filter(|ready| ready.stored().removals == library.removals())
     }
 
-    /// Puts media there.
+    /// Puts media there, unless it stands in for what was asked for.
     pub(crate) fn put(&self, title: Title, stored: Stored) -> Arc<Ready> {
         self.tidy(stored.removals);
         let ready = Arc::new(Ready::new(stored));
-        self.cache.insert(title, Arc::clone(&ready));
+        if !ready.stored().is_stopgap {
+            self.cache.insert(title, Arc::clone(&ready));
+        }
         ready
     }
 

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 pub(crate) use self::conduit::read_keypair as read_conduit_keypair;
 pub(crate) use self::keys::StoredKey;
 pub(crate) use self::media::{Content, Filled, Media, NewMedia, Reservation, Reserved};
-pub(crate) use self::previews::{Dropped, NewPreview, Preview};
+pub(crate) use self::previews::{Dropped, NewPreview, Preview, Room};
 pub(crate) use self::thumbnails::ThumbnailKey;
 
 /// The catalog. Reads run on pooled connections, writes on one thread that commits several at once.
@@ -36,11 +36,12 @@ pub(crate) struct Catalog {
 }
 
 /// The schema, in the order it grew; `user_version` counts how many a database has.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../../assets/migrations/0001_media.sql"),
     include_str!("../../assets/migrations/0002_server.sql"),
     include_str!("../../assets/migrations/0003_thumbnail.sql"),
     include_str!("../../assets/migrations/0004_preview.sql"),
+    include_str!("../../assets/migrations/0005_preview_bytes.sql"),
 ];
 
 impl Catalog {

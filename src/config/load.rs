@@ -214,6 +214,7 @@ impl Sources<'_> {
             ("thumbnails.memory", config.thumbnails.memory),
             ("previews.max_page", config.previews.max_page),
             ("previews.max_image", config.previews.max_image),
+            ("previews.max_stored", config.previews.max_stored),
         ] {
             if bytes.0 == 0 {
                 self.complain(key, "must be more than 0");

@@ -141,6 +141,8 @@ pub struct Previews {
     pub max_page: Size,
     /// Largest preview image, in bytes.
     pub max_image: Size,
+    /// How much pictures of previews may occupy together, in bytes, without the thumbnails made of them.
+    pub max_stored: Size,
     /// For the whole preview.
     pub timeout: Span,
     /// Ports that may be connected to.
@@ -251,6 +253,7 @@ impl Config {
                 enabled: true,
                 max_page: Size(2 << 20),
                 max_image: Size(10 << 20),
+                max_stored: Size(256 << 20),
                 timeout: Span(Duration::from_secs(10)),
                 ports: vec![80, 443, 8080, 8443],
                 cache: minutes(60),

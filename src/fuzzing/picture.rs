@@ -11,7 +11,7 @@ use crate::thumbnail::{Job, Limits, Motion, Plan, Rect, Rendered, Wanted, estima
 pub fn image(data: &[u8]) -> u64 {
     let Some((file, request)) = data.split_last_chunk::<8>() else { return 0 };
     let deadline = Instant::now().checked_add(Duration::from_secs(5));
-    let limits = Limits { max_pixels: 1 << 22, memory: 48 << 20, deadline };
+    let limits = Limits { max_pixels: 1 << 22, memory: 48 << 20, deadline, animation_deadline: deadline };
     let mut input = Cursor::new(file);
     let Ok(header) = probe(&mut input) else { return PROBE_BYTES };
     let source = header.source();
@@ -55,7 +55,7 @@ fn check(rendered: &Rendered, job: &Job) -> u64 {
     // Decoded whole, to the last byte.
     let crop = Rect { x: 0, y: 0, width: *width, height: *height };
     let whole = Job { crop, width: *width, height: *height, animated: false };
-    let limits = Limits { max_pixels: u64::MAX, memory: u64::MAX, deadline: None };
+    let limits = Limits { max_pixels: u64::MAX, memory: u64::MAX, deadline: None, animation_deadline: None };
     render(&mut input, &header, &[whole], &limits).unwrap_or_else(|why| panic!("it cannot be read: {why:?}"));
     estimate(&header, &[whole]).saturating_add(u64::try_from(bytes.len()).unwrap_or(0))
 }

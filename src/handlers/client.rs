@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
 use super::{Obtained, Until, authorise, authorise_user, authorise_viewer, obtain, thumbnails};
+use crate::accounts::Account;
 use crate::app::App;
 use crate::bridge::{self, Pool};
 use crate::error::Result;
@@ -16,6 +17,7 @@ use crate::matrix::Mxc;
 use crate::media::{RemoteFetch, Upload, Viewer};
 use crate::request::Call;
 use crate::response::{self, Caching, Response};
+use crate::waiting::UnderWay;
 
 /// Who may download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +76,7 @@ fn caching(viewer: Viewer) -> Caching {
 
 /// `POST upload`
 pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call) -> Result<Response> {
-    let account = authorise_user(app, call).await?;
+    let (account, _under_way) = authorise_upload(app, call).await?;
     let upload = Upload {
         user_id: account.user_id,
         content_type: call.content_type(),
@@ -103,7 +105,7 @@ pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call) -> Result<Re
 
 /// `PUT upload/{o}/{m}` (MSC2246). Whether the ID may be filled is decided before the body is looked at.
 pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Result<Response> {
-    let account = authorise_user(app, call).await?;
+    let (account, _under_way) = authorise_upload(app, call).await?;
     let mxc = call.mxc(&app.server_name)?;
     let user_id = account.user_id;
     let (library, user, target) = (Arc::clone(&app.library), user_id.clone(), mxc.clone());
@@ -124,6 +126,13 @@ pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Res
     let mut answer = Map::new();
     add_blurhash(app, call, &mxc, &mut answer).await;
     Ok(response::json(&answer.into()))
+}
+
+/// Whose upload it is, and its place among the user's others, to be kept until the request ends.
+async fn authorise_upload(app: &Arc<App>, call: &mut Call) -> Result<(Account, UnderWay)> {
+    let account = authorise_user(app, call).await?;
+    let under_way = app.uploads.begin(&account.user_id)?;
+    Ok((account, under_way))
 }
 
 /// `GET config`

@@ -7,7 +7,7 @@ use super::authorise_user;
 use crate::app::App;
 use crate::bridge::Pool;
 use crate::error::{Error, Kind, Result};
-use crate::media::{Library, Picture, Summary};
+use crate::media::{Candidate, Library, Picture, Reading, Summary};
 use crate::preview::{Landing, Link, Step, Wants, late};
 use crate::request::Call;
 use crate::response::{self, Response};
@@ -44,7 +44,7 @@ struct Deadline {
 struct Deadlines {
     /// What only adds to the page.
     extra: Deadline,
-    /// Everything that comes over the network; the rest of the time is for storing it.
+    /// Everything that comes over the network, and decoding pictures; the rest of the time is for storing them.
     all: Deadline,
 }
 
@@ -82,7 +82,7 @@ async fn preview(app: &Arc<App>, link: Link, timeout: Duration) -> Result<Arc<st
 
 /// Asks the page, oEmbed, and for a picture. Only the page's failure is one.
 async fn summarise(app: &Arc<App>, link: &Link, deadlines: Deadlines) -> Result<Summary> {
-    let page = travel(app, (link.clone(), Wants::Page), deadlines.all, Library::read_link);
+    let page = read(app, link, deadlines.all);
     let embed = async {
         let endpoint = app.library.known_oembed(link)?;
         travel(app, (endpoint, Wants::Oembed), deadlines.extra, Library::read_oembed).await.ok()
@@ -98,12 +98,29 @@ async fn summarise(app: &Arc<App>, link: &Link, deadlines: Deadlines) -> Result<
     Ok(summary)
 }
 
+/// Reads what a link leads to. What looks like a picture and is none is described like any other file.
+async fn read(app: &Arc<App>, link: &Link, deadline: Deadline) -> Result<Reading> {
+    let mut reading = travel(app, (link.clone(), Wants::Page), deadline, Library::read_link).await?;
+    if let Some(candidate) = reading.take_candidate() {
+        match prove(app, candidate, deadline).await {
+            Ok(picture) => reading.show(picture),
+            Err(error) => {
+                tracing::debug!(link = link.as_str(), ?error, "a picture is described as a file");
+                if is_ours(&error, deadline) {
+                    reading.is_late();
+                }
+            }
+        }
+    }
+    Ok(reading)
+}
+
 /// Adds the first picture that shows well, or the largest of those that can be shown at all.
 async fn illustrate(app: &Arc<App>, summary: &mut Summary, deadline: Deadline) {
     let mut best: Option<(_, Picture)> = None;
     for image in summary.candidates().into_iter().take(MAX_TRIED) {
         let Ok(link) = Link::parse(image.url.as_str()) else { continue };
-        match travel(app, (link, Wants::Image), deadline, Library::read_image).await {
+        match picture(app, link, deadline).await {
             Ok(picture) if picture.shows_well() => return summary.illustrate(image, picture),
             Ok(picture) => {
                 if best.as_ref().is_none_or(|(_, best)| best.pixels() < picture.pixels()) {
@@ -112,8 +129,7 @@ async fn illustrate(app: &Arc<App>, summary: &mut Summary, deadline: Deadline) {
             }
             Err(error) => {
                 tracing::debug!(image = image.url.as_str(), ?error, "a picture is left out");
-                if error.kind() == Kind::Internal {
-                    // Our fault, not the picture's.
+                if is_ours(&error, deadline) {
                     summary.is_late();
                 }
             }
@@ -126,6 +142,35 @@ async fn illustrate(app: &Arc<App>, summary: &mut Summary, deadline: Deadline) {
     if let Some((image, picture)) = best {
         summary.illustrate(image, picture);
     }
+}
+
+/// Whether a picture is left out for no fault of its own, so that it is to be tried again soon.
+fn is_ours(error: &Error, deadline: Deadline) -> bool {
+    error.kind() == Kind::Internal || deadline.ends <= Instant::now()
+}
+
+/// A picture that a page shows, proven.
+async fn picture(app: &Arc<App>, link: Link, deadline: Deadline) -> Result<Picture> {
+    let candidate = travel(app, (link, Wants::Image), deadline, Library::read_image).await?;
+    prove(app, candidate, deadline).await
+}
+
+/// Decodes what looks like a picture, when there are a worker and memory as for a thumbnail: nothing else says whether it can
+/// be shown. While they are wanting for all of the time, the picture counts as late.
+async fn prove(app: &Arc<App>, candidate: Candidate, deadline: Deadline) -> Result<Picture> {
+    let proving = async {
+        let place = app.bridge.enter(Pool::Thumbnails).await?;
+        let memory = app.picture_memory.take(candidate.memory()).await?;
+        let library = Arc::clone(&app.library);
+        let work = move || {
+            // Kept until the work ends, which it may do after its time.
+            let _memory = memory;
+            library.prove(candidate, deadline.ends)
+        };
+        place.run(work).await
+    };
+    let given_up = deadline.given_up.into();
+    tokio::time::timeout_at(given_up, proving).await.unwrap_or_else(|_elapsed| Err(late()))
 }
 
 /// Goes where a link leads, over redirects, and makes something of what is there. Each hop takes a lane to its host, and a
@@ -154,4 +199,50 @@ async fn travel<T: Send + 'static>(
     };
     let given_up = deadline.given_up.into();
     tokio::time::timeout_at(given_up, going).await.unwrap_or_else(|_elapsed| Err(late()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::Surroundings;
+    use crate::config::Config;
+    use crate::federation::SigningKey;
+    use crate::matrix::ServerName;
+
+    /// A time long past.
+    fn over() -> Deadline {
+        Deadline { ends: Instant::now(), given_up: Instant::now() }
+    }
+
+    #[tokio::test]
+    async fn while_there_is_no_worker_or_memory_a_picture_is_late() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::defaults(ServerName::parse("example.org").unwrap());
+        config.data_dir = folder.path().to_owned();
+        let key = SigningKey::parse(b"ed25519 1 YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1").unwrap();
+        let app = App::open(&config, key, Surroundings::system()).unwrap();
+        let candidate = || {
+            let mut bytes = Vec::new();
+            let mut encoder = png::Encoder::new(&mut bytes, 20, 20);
+            encoder.set_color(png::ColorType::Grayscale);
+            encoder.write_header().unwrap().write_image_data(&[7; 400]).unwrap();
+            app.library.take_picture(&mut bytes.as_slice()).unwrap()
+        };
+        let is_late = |proven: Result<Picture>| {
+            let error = proven.unwrap_err();
+            assert_eq!(error.kind(), Kind::PageFailed);
+            is_ours(&error, over())
+        };
+
+        let worker = app.bridge.enter(Pool::Thumbnails).await.unwrap();
+        assert!(is_late(prove(&app, candidate(), over()).await));
+        drop(worker);
+        let memory = app.picture_memory.take(u64::MAX).await.unwrap();
+        assert!(is_late(prove(&app, candidate(), over()).await));
+        drop(memory);
+        // Both were given back by those who gave up.
+        let soon = Deadlines::within(Duration::from_mins(1)).all;
+        prove(&app, candidate(), soon).await.unwrap();
+        assert!(!is_ours(&Error::new(Kind::PageFailed, "it is broken"), soon));
+    }
 }

@@ -13,12 +13,13 @@ mod upload;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use quick_cache::sync::Cache;
 
-pub(crate) use self::previews::{Picture, Summary};
+pub(crate) use self::previews::{Candidate, Picture, Reading, Summary};
 pub(crate) use self::remote::{FetchListener, RemoteHead};
-pub(crate) use self::thumbnails::{BLURHASH_TIMEOUT, Making, Thumbnail, memory};
+pub(crate) use self::thumbnails::{ANIMATION_TIMEOUT, BLURHASH_TIMEOUT, Making, Thumbnail, memory};
 use self::upload::CreateLimiter;
 pub(crate) use self::upload::Upload;
 
@@ -29,6 +30,9 @@ use crate::error::{Error, Result};
 use crate::federation::Federation;
 use crate::matrix::{Clock, MediaId, Mxc, Random, ServerName, Timestamp};
 use crate::preview::Fetcher;
+
+/// Says how long an animation may take to be made.
+pub(crate) type AnimationTime = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// The media of this server and its copies of others'.
 pub(crate) struct Library {
@@ -44,6 +48,10 @@ pub(crate) struct Library {
     thumbnails: Thumbnails,
     /// What requests for thumbnails came to.
     thumbnail_requests: Cache<thumbnails::Request, thumbnails::Outcome>,
+    /// Until when a still stands in for an animation that there was no time for.
+    unanimated: Cache<thumbnails::Animation, Timestamp>,
+    /// How long an animation may take to be made.
+    animation_time: AnimationTime,
     /// What previews go by.
     desk: previews::Desk,
     /// What is known.
@@ -107,6 +115,8 @@ pub(crate) struct Stored {
     pub(crate) open: bool,
     /// How often something had been removed when it was looked up.
     pub(crate) removals: u64,
+    /// Whether it stands in for something else that there was no time for, so that nobody may keep it as the answer.
+    pub(crate) is_stopgap: bool,
     /// Its bytes.
     pub(crate) file: Arc<File>,
 }
@@ -117,6 +127,7 @@ impl Library {
         config: &Config,
         (catalog, blobs, federation, fetcher): (Arc<Catalog>, Arc<Blobs>, Arc<Federation>, Fetcher),
         clock: Clock,
+        animation_time: AnimationTime,
         random: Random,
     ) -> Self {
         Self {
@@ -126,6 +137,8 @@ impl Library {
             unauthenticated_media: config.unauthenticated_media,
             thumbnails: config.thumbnails.clone(),
             thumbnail_requests: Cache::new(thumbnails::REMEMBERED),
+            unanimated: Cache::new(thumbnails::UNANIMATED),
+            animation_time,
             desk: previews::Desk::new(config.previews.clone(), fetcher),
             catalog,
             blobs,
@@ -161,7 +174,8 @@ impl Library {
                     Some(file) => {
                         self.note_access(mxc);
                         let file = Arc::new(file);
-                        Ok(Found::Stored(Stored { filled, created, open, removals, file }))
+                        let is_stopgap = false;
+                        Ok(Found::Stored(Stored { filled, created, open, removals, is_stopgap, file }))
                     }
                     None if is_ours => Err(Error::not_found()),
                     None => {

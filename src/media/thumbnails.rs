@@ -20,6 +20,16 @@ use crate::thumbnail::{
 /// Longest work on one picture.
 const RENDER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Longest work on an animation; the rest of the time is for a still in its place.
+pub(crate) const ANIMATION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a still stands in for an animation that there was no time for. Then it is tried again: the machine may have been
+/// busy. On one that is too slow for it, whoever asks meanwhile does not cost another [`ANIMATION_TIMEOUT`].
+const ANIMATION_RETRY: Duration = Duration::from_mins(10);
+
+/// Animations of which it is remembered that there was no time for them; about 150 bytes each.
+pub(super) const UNANIMATED: usize = 1024;
+
 /// Longest work on a blurhash, for which an upload's answer waits.
 pub(crate) const BLURHASH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -37,6 +47,9 @@ pub(super) const REMEMBERED: usize = 4096;
 
 /// A request for a thumbnail of certain bytes.
 pub(super) type Request = (Sha256, Wanted);
+
+/// An animation of certain bytes.
+pub(super) type Animation = (Sha256, Job);
 
 /// What a request comes to.
 #[derive(Clone, Debug)]
@@ -89,7 +102,7 @@ impl Library {
         }
         let header = thumbnail::probe(&mut reader(&stored.file)).map_err(refused)?;
         header.admit(&self.thumbnail_limits()).map_err(refused)?;
-        let job = match Plan::new(header.source(), wanted, &self.thumbnails.sizes) {
+        let planned = match Plan::new(header.source(), wanted, &self.thumbnails.sizes) {
             Plan::Original if !WEB.contains(&header.content_type()) => {
                 let Source { width, height, .. } = header.source();
                 Job { crop: Rect { x: 0, y: 0, width, height }, width, height, animated: false }
@@ -101,9 +114,14 @@ impl Library {
             }
             Plan::Render(job) => thumbnail::affordable(&header, job, &self.thumbnail_limits()),
         };
+        let is_stopgap = planned.animated && self.had_no_time(source, &planned);
+        let job = Job { animated: planned.animated && !is_stopgap, ..planned };
         if let Some(filled) = self.catalog.thumbnail(&key(source, &job))?
             && let Some(ready) = self.open_made(&stored, filled.clone())?
         {
+            if is_stopgap {
+                return Ok(Thumbnail::Ready(Stored { is_stopgap, ..ready }));
+            }
             self.thumbnail_requests.insert((source, wanted), Outcome::Made(filled));
             return Ok(Thumbnail::Ready(ready));
         }
@@ -140,9 +158,21 @@ impl Library {
         set.iter().all(shares) && thumbnail::estimate(&further.header, &jobs) <= self.thumbnails.memory.0
     }
 
-    /// Makes pictures out of one decode and keeps them, but for those that have been made meanwhile. Says how many. Blocks
-    /// for as long as decoding takes.
+    /// Makes pictures out of one decode and keeps them, but for those that have been made meanwhile; in place of an
+    /// animation that there is no time for, the still that anybody gets who asks for one. Says how many. Blocks for as long
+    /// as decoding takes.
     pub(crate) fn make_thumbnails(&self, set: &[Making]) -> Result<usize> {
+        let now = Instant::now();
+        let limits = Limits {
+            deadline: now.checked_add(RENDER_TIMEOUT),
+            animation_deadline: now.checked_add((self.animation_time)()),
+            ..self.thumbnail_limits()
+        };
+        self.make_within(set, &limits)
+    }
+
+    /// Makes pictures within limits.
+    fn make_within(&self, set: &[Making], limits: &Limits) -> Result<usize> {
         let Some(Making { source, header, .. }) = set.first() else { return Ok(0) };
         let mut jobs: Vec<Job> = Vec::new();
         for Making { job, .. } in set {
@@ -154,12 +184,31 @@ impl Library {
             return Ok(0);
         }
         let file = self.open_source(source)?;
-        let limits = self.limits_within(RENDER_TIMEOUT);
-        let made = thumbnail::render(&mut reader(&file), header, &jobs, &limits).map_err(refused)?;
+        let made = match thumbnail::render(&mut reader(&file), header, &jobs, limits) {
+            Err(ThumbnailError::NoTimeToAnimate) => return self.make_stopgaps(set, limits),
+            made => made.map_err(refused)?,
+        };
         for (job, rendered) in jobs.iter().zip(made) {
             self.keep(key(*source, job), rendered)?;
         }
         Ok(jobs.len())
+    }
+
+    /// Makes stills in the place of animations, which are left alone for a while.
+    fn make_stopgaps(&self, set: &[Making], limits: &Limits) -> Result<usize> {
+        let until = (self.clock)().after(ANIMATION_RETRY);
+        for Making { source, job, .. } in set {
+            tracing::debug!(%source, "no time to animate a picture");
+            self.unanimated.insert((*source, *job), until);
+        }
+        let still = |making: &Making| Making { job: Job { animated: false, ..making.job }, ..making.clone() };
+        let stills: Vec<Making> = set.iter().map(still).collect();
+        self.make_within(&stills, limits)
+    }
+
+    /// Whether there was no time for an animation lately.
+    fn had_no_time(&self, source: Sha256, job: &Job) -> bool {
+        self.unanimated.get(&(source, *job)).is_some_and(|until| (self.clock)() < until)
     }
 
     /// What is to be made for the blurhash of `stored`.
@@ -169,7 +218,7 @@ impl Library {
     pub(crate) fn plan_blurhash(&self, stored: &Stored) -> Result<Making> {
         let header = thumbnail::probe(&mut reader(&stored.file)).map_err(refused)?;
         header.admit(&self.thumbnail_limits()).map_err(refused)?;
-        self.making(stored.filled.sha256, header, thumbnail::blurhash_job(&header))
+        self.making(stored.filled.sha256, header, thumbnail::sketch_job(&header))
     }
 
     /// Makes a blurhash. Blocks for as long as decoding takes.
@@ -231,7 +280,12 @@ impl Library {
 
     /// The configured limits.
     pub(super) fn thumbnail_limits(&self) -> Limits {
-        Limits { max_pixels: self.thumbnails.max_pixels.0, memory: self.thumbnails.memory.0, deadline: None }
+        Limits {
+            max_pixels: self.thumbnails.max_pixels.0,
+            memory: self.thumbnails.memory.0,
+            deadline: None,
+            animation_deadline: None,
+        }
     }
 
     /// The configured limits for work that begins now.
@@ -269,6 +323,9 @@ fn reader(file: &File) -> BufReader<Place<'_>> {
 fn refused(error: ThumbnailError) -> Error {
     match error {
         ThumbnailError::TooLarge(why) => Error::new(Kind::UploadTooLarge, why),
+        ThumbnailError::OutOfTime | ThumbnailError::NoTimeToAnimate => {
+            Error::new(Kind::UploadTooLarge, error.to_string())
+        }
         ThumbnailError::NotAnImage => Error::new(Kind::BadRequest, error.to_string()),
         ThumbnailError::Broken(_) => Error::new(Kind::BadRequest, "the image is broken").caused_by(error),
         ThumbnailError::Io(error) => Error::internal("reading a picture", error),

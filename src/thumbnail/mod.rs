@@ -43,6 +43,8 @@ pub(crate) struct Limits {
     pub(crate) memory: u64,
     /// When to give up.
     pub(crate) deadline: Option<Instant>,
+    /// When to give up on an animation; the rest of the time is for a still in its place.
+    pub(crate) animation_deadline: Option<Instant>,
 }
 
 /// Why there is no thumbnail.
@@ -51,6 +53,13 @@ pub(crate) enum ThumbnailError {
     /// Over a limit: 413.
     #[error("{0}")]
     TooLarge(&'static str),
+    /// Out of time: 413.
+    #[error("the image takes too long to decode")]
+    OutOfTime,
+    /// Out of time for every frame. A still can be made, which is another picture: [`render`] gives the same bytes for the
+    /// same job, or none.
+    #[error("there was no time to animate the image")]
+    NoTimeToAnimate,
     /// No picture of a format that is read here, by its first bytes: 400.
     #[error("the media is not an image that can be thumbnailed")]
     NotAnImage,
@@ -74,7 +83,7 @@ impl From<io::Error> for ThumbnailError {
     fn from(error: io::Error) -> Self {
         let kind = error.kind();
         if kind == io::ErrorKind::TimedOut {
-            return Self::TooLarge("the image takes too long to decode");
+            return Self::OutOfTime;
         }
         let theirs = [io::ErrorKind::UnexpectedEof, io::ErrorKind::InvalidData, io::ErrorKind::InvalidInput];
         if theirs.contains(&kind) { Self::broken(error) } else { Self::Io(error) }
@@ -103,7 +112,8 @@ pub(crate) fn share_a_decode(header: &Header, one: &Job, other: &Job) -> bool {
 }
 
 /// Makes the pictures of plans that [`share_a_decode`], in their order. The same source and job give the same bytes,
-/// whatever is made beside it.
+/// whatever is made beside it: an animation that is over a bound is a still for good, one that there is no time for is
+/// refused.
 pub(crate) fn render<R: BufRead + Seek>(
     input: &mut R,
     header: &Header,
@@ -119,8 +129,8 @@ pub(crate) fn render<R: BufRead + Seek>(
     drawn.into_iter().map(|pixels| encode::encode(pixels, header.format)).collect()
 }
 
-/// The job that [`blurhash`] takes.
-pub(crate) fn blurhash_job(header: &Header) -> Job {
+/// The job that [`blurhash`] and [`prove`] take: the cheapest that there is.
+pub(crate) fn sketch_job(header: &Header) -> Job {
     sketch::job(header.source())
 }
 
@@ -130,8 +140,22 @@ pub(crate) fn blurhash<R: BufRead + Seek>(
     header: &Header,
     limits: &Limits,
 ) -> Result<String, ThumbnailError> {
-    let drawn = draw(input, header, &[blurhash_job(header)], limits)?;
+    let drawn = draw(input, header, &[sketch_job(header)], limits)?;
     sketch::blurhash(drawn.first().ok_or_else(|| ThumbnailError::broken("nothing was made"))?)
+}
+
+/// Refuses what [`prove`] would refuse by its header alone.
+pub(crate) fn admit_proof(header: &Header, limits: &Limits) -> Result<(), ThumbnailError> {
+    admit(header, &[sketch_job(header)], limits)
+}
+
+/// Decodes a picture to its end and keeps nothing of it: whether there can be thumbnails of it.
+pub(crate) fn prove<R: BufRead + Seek>(
+    input: &mut R,
+    header: &Header,
+    limits: &Limits,
+) -> Result<(), ThumbnailError> {
+    draw(input, header, &[sketch_job(header)], limits).map(drop)
 }
 
 /// The pixels of the results.
@@ -162,7 +186,7 @@ fn finish(decoded: &Decoded, header: &Header, job: &Job) -> Result<Pixels, Thumb
     Ok(header.orientation.apply(small))
 }
 
-/// Every frame, in half of the time there is; nothing where only a still can be shown.
+/// Every frame; nothing where only a still can be shown, however much time there is.
 fn animation<R: BufRead + Seek>(
     input: &mut R,
     header: &Header,
@@ -171,10 +195,8 @@ fn animation<R: BufRead + Seek>(
 ) -> Result<Option<Rendered>, ThumbnailError> {
     admit(header, &[*job], limits)?;
     input.rewind().map_err(ThumbnailError::Io)?;
-    let now = Instant::now();
-    let half = |end: Instant| now.checked_add(end.saturating_duration_since(now).checked_div(2)?);
-    let limits = Limits { deadline: limits.deadline.and_then(half), ..*limits };
-    match animate::animate(input, header, job, &limits) {
+    match animate::animate(input, header, job, limits.animation_deadline) {
+        Err(ThumbnailError::OutOfTime) => Err(ThumbnailError::NoTimeToAnimate),
         Err(ThumbnailError::TooLarge(_) | ThumbnailError::Broken(_) | ThumbnailError::NotAnImage) => Ok(None),
         other => other,
     }

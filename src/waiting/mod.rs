@@ -1,10 +1,11 @@
 //! Who waits for what: questions asked once for many, work done in one go, uploads that are pending, remote files that
-//! are arriving, what is put off until nobody wants anything.
+//! are arriving, what is put off until nobody wants anything, and how many uploads each user has under way.
 //!
 //! Owns the meeting points between requests, all in memory and bounded. Waiting holds no thread.
 
 mod gathering;
 mod idle;
+mod uploads;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 pub(crate) use self::gathering::{Gathering, Ticket};
 pub(crate) use self::idle::{Activity, Backlog, Busy};
+pub(crate) use self::uploads::{UnderWay, Uploads};
 use crate::bridge::{FileStream, Readers};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::Mxc;

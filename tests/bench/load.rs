@@ -126,6 +126,8 @@ fn write_unique(out: &mut impl Write, bytes: usize) -> io::Result<()> {
 /// A keep-alive connection with a token.
 struct Client {
     address: String,
+    /// Whose it is.
+    token: String,
     connection: Option<BufReader<TcpStream>>,
 }
 
@@ -140,7 +142,12 @@ struct Answer {
 
 impl Client {
     fn new(address: &str) -> Self {
-        Self { address: address.to_owned(), connection: None }
+        Self::of("bench", address)
+    }
+
+    /// One with a token of its own: what a user may have under way is bounded.
+    fn of(token: &str, address: &str) -> Self {
+        Self { address: address.to_owned(), token: token.to_owned(), connection: None }
     }
 
     fn get(&mut self, target: &str) -> io::Result<Answer> {
@@ -165,7 +172,8 @@ impl Client {
         };
         let length = head.len() + bytes;
         let lines = format!(
-            "{method} {target} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer bench\r\nContent-Length: {length}\r\n\r\n"
+            "{method} {target} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\nContent-Length: {length}\r\n\r\n",
+            self.token
         );
         // One write for what fits, as any client does it.
         let mut out = io::BufWriter::with_capacity(16 * 1024, connection.get_mut());
@@ -236,7 +244,8 @@ fn start_client<'scope, 'env>(
     (picture, targets): (&'env [u8], &'env [&'env str]),
 ) -> std::thread::ScopedJoinHandle<'scope, Outcomes> {
     scope.spawn(move || {
-        let (mut client, mut outcomes, mut turn) = (Client::new(address), Outcomes::new(), number);
+        let (mut client, mut outcomes, mut turn) =
+            (Client::of(&format!("bench{number}"), address), Outcomes::new(), number);
         while Instant::now() < until {
             let started = Instant::now();
             let (kind, answer) = match turn % 10 {

@@ -86,12 +86,13 @@ class Process:
 
 
 class Homeserver:
-    """Takes every token for one user's. In this process: it is asked once in two minutes."""
+    """Takes every token for a user of that name. In this process: it is asked once in two minutes for each."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             known = self.path.startswith("/_matrix/client/v3/account/whoami")
-            body = json.dumps({"user_id": f"@bench:{SERVER_NAME}"} if known else {"errcode": "M_UNRECOGNIZED"}).encode()
+            user = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            body = json.dumps({"user_id": f"@{user}:{SERVER_NAME}"} if known else {"errcode": "M_UNRECOGNIZED"}).encode()
             self.send_response(200 if known else 404)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -55,7 +55,8 @@ fn one(out: &str, size: ThumbnailSize, file: &str) -> Outcome<()> {
         println!("original");
         return Ok(());
     };
-    let limits = Limits { max_pixels: 100_000_000, memory: 1 << 30, deadline: None };
+    let limits =
+        Limits { max_pixels: 100_000_000, memory: 1 << 30, deadline: None, animation_deadline: None };
     let rendered = render(&mut input, &header, &[job], &limits)?.remove(0);
     std::fs::write(out, rendered.bytes)?;
     report(idle, estimate(&header, &[job]))

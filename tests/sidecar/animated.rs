@@ -1,13 +1,15 @@
 //! `GET thumbnail?animated=true` (MSC2705).
 
 use std::io::Cursor;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use gif::{DisposalMethod, Encoder, Frame, Repeat};
 use image_webp::{LoopCount, WebPDecoder};
 use media_sidecar::matrix::Timestamp;
 
-use crate::harness::{OURS, Peer, RemoteKey, Reply, Response, Sidecar};
+use crate::harness::{OURS, Peer, RemoteKey, Reply, Response, Setup, Sidecar};
 
 /// A GIF of frames of one colour, each 40 ms longer than the one before, on a canvas of another size: red, green, blue, …
 fn gif((width, height): (u16, u16), frame: u16, count: u16) -> Vec<u8> {
@@ -106,6 +108,54 @@ fn a_small_moving_picture_is_its_own_animation_but_not_its_own_still() {
     assert_eq!(original.header("content-type"), Some("image/gif"));
     assert_eq!(original.body, bytes);
     assert_still(&sidecar.alice().get(&thumbnail(&mxc, "width=32&height=32")), [255, 0, 0], "small");
+}
+
+#[test]
+fn a_still_for_want_of_time_is_answered_and_not_kept() {
+    let setup = Setup::new();
+    let hurry = Arc::clone(&setup.hurry);
+    let sidecar = setup.start();
+    let mxc = sidecar.upload("image/gif", &gif((64, 64), 64, 3));
+    let still = thumbnail(&mxc, "width=32&height=32&method=crop");
+    let moving = format!("{still}&animated=true");
+    hurry.store(true, Ordering::SeqCst);
+    let first = sidecar.alice().get(&moving);
+    assert_still(&first, [255, 0, 0], "no time");
+    assert_eq!(first.header("cache-control"), Some("no-store"));
+    hurry.store(false, Ordering::SeqCst);
+    // For a while it is not tried again: a slow machine would have nothing else to do.
+    sidecar.advance(Duration::from_secs(599));
+    let second = sidecar.alice().get(&moving);
+    assert_eq!((second.header("cache-control"), &second.body), (Some("no-store"), &first.body));
+    sidecar.advance(Duration::from_secs(2));
+    let third = sidecar.alice().get(&moving);
+    assert_eq!(frames(&third).0.len(), 3);
+    assert_eq!(third.header("cache-control"), Some("private, max-age=86400"));
+    // What stood in is what anybody gets who asks for it, and that is kept.
+    let asked = sidecar.alice().get(&still);
+    assert_eq!((asked.header("cache-control"), &asked.body), (Some("private, max-age=86400"), &first.body));
+    // Of the animation too.
+    hurry.store(true, Ordering::SeqCst);
+    assert_eq!(sidecar.alice().get(&moving).body, third.body);
+    // What is still however much time there is, is kept as before.
+    let long =
+        thumbnail(&sidecar.upload("image/gif", &gif((64, 64), 64, 1001)), "width=32&height=32&method=crop");
+    hurry.store(false, Ordering::SeqCst);
+    let bounded = sidecar.alice().get(&format!("{long}&animated=true"));
+    assert_still(&bounded, [255, 0, 0], "1001 frames");
+    assert_eq!(bounded.header("cache-control"), Some("private, max-age=86400"));
+}
+
+#[test]
+fn after_a_restart_an_animation_is_tried_again_at_once() {
+    let setup = Setup::new();
+    setup.hurry.store(true, Ordering::SeqCst);
+    let sidecar = setup.start();
+    let mxc = sidecar.upload("image/gif", &gif((64, 64), 64, 3));
+    let moving = thumbnail(&mxc, "width=32&height=32&method=crop&animated=true");
+    assert_still(&sidecar.alice().get(&moving), [255, 0, 0], "no time");
+    let sidecar = Setup::in_folder(sidecar.stop()).start();
+    assert_eq!(frames(&sidecar.alice().get(&moving)).0.len(), 3);
 }
 
 #[test]

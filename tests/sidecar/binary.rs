@@ -91,7 +91,12 @@ impl Service {
     }
 
     pub fn alice(&self) -> Client {
-        Client::new(self.address).with_header("Authorization", "Bearer alice")
+        self.user("alice")
+    }
+
+    /// A client of the homeserver's user `token`.
+    pub fn user(&self, token: &str) -> Client {
+        Client::new(self.address).with_header("Authorization", &format!("Bearer {token}"))
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {

@@ -31,6 +31,9 @@ const FULL: Size = Size { idle: 2000, floods: 2000, uploads: 2000, readers: 1000
 /// Requests that may wait for pending uploads, as the README has it.
 const MAX_WAITING: usize = 1024;
 
+/// Uploads of one user under way at once, as the README has it.
+const MAX_UPLOADS_PER_USER: usize = 32;
+
 /// A service under load, and the one who behaves.
 struct World {
     folder: Folder,
@@ -128,9 +131,17 @@ fn header_floods_are_bounded_and_others_are_served() {
 
 fn stalled_uploads(size: Size) -> (World, Vec<TcpStream>) {
     let world = World::new();
-    let head = world.service.alice().head_of("POST", UPLOAD) + "Content-Length: 1000000\r\n\r\n";
-    let begun = [head.as_bytes(), &unique(2, 300_000)].concat();
-    let connections = world.connect(size.uploads, &begun);
+    let mut connections = Vec::new();
+    while connections.len() < size.uploads {
+        // As many users as it takes: each has a bound of their own.
+        let user = world.service.user(&format!("user{}", connections.len()));
+        let head = user.head_of("POST", UPLOAD) + "Content-Length: 1000000\r\n\r\n";
+        let begun = [head.as_bytes(), &unique(2, 300_000)].concat();
+        let count = MAX_UPLOADS_PER_USER.min(size.uploads - connections.len());
+        connections.extend(world.connect(count, &begun));
+    }
+    let temp_files = || std::fs::read_dir(world.folder.path("data/tmp")).unwrap().count();
+    eventually("all are under way", || temp_files() == size.uploads);
     // 32 with two batches of 256 KiB, the others with two of 16; each with a read buffer and its task.
     world.behave("stalled uploads", SLACK + 32 * 512 + size.uploads * (32 + 64 + 24));
     (world, connections)

@@ -67,7 +67,7 @@ pub fn keys(response: &Response) -> Value {
     response.json()
 }
 
-fn image_of(keys: &Value) -> String {
+pub fn image_of(keys: &Value) -> String {
     keys["og:image"]
         .as_str()
         .unwrap_or_else(|| panic!("no image: {keys}"))
@@ -76,7 +76,7 @@ fn image_of(keys: &Value) -> String {
         .to_owned()
 }
 
-fn download(sidecar: &Sidecar, mxc: &str) -> Response {
+pub fn download(sidecar: &Sidecar, mxc: &str) -> Response {
     sidecar.alice().get(&format!("/_matrix/client/v1/media/download/{mxc}"))
 }
 
@@ -371,7 +371,7 @@ fn a_preview_image_belongs_to_nobody_and_is_marked() {
 }
 
 /// A page that shows the pictures at `paths`.
-fn gallery(paths: &[&str]) -> Reply {
+pub fn gallery(paths: &[&str]) -> Reply {
     let tags = paths.iter().map(|path| format!("<meta property=og:image content={path}>"));
     html("<title>Gallery</title>".to_owned() + &tags.collect::<Vec<_>>().concat())
 }

@@ -1,9 +1,10 @@
 //! `POST upload`.
 
 use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 
 use crate::harness::client::read_response;
-use crate::harness::{Setup, Sidecar, eventually};
+use crate::harness::{Client, Response, Setup, Sidecar, eventually};
 
 const UPLOAD: &str = "/_matrix/media/v3/upload";
 
@@ -11,7 +12,7 @@ fn download(mxc: &str) -> String {
     format!("/_matrix/client/v1/media/download/{mxc}")
 }
 
-fn mxc(response: &crate::harness::Response) -> String {
+fn mxc(response: &Response) -> String {
     assert_eq!(response.status, 200, "{}", response.text());
     response.json()["content_uri"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned()
 }
@@ -133,6 +134,62 @@ fn an_upload_cut_in_the_middle_leaves_nothing() {
     connection.shutdown(std::net::Shutdown::Both).unwrap();
     eventually("nothing is left", || sidecar.leftovers() == 0);
     assert!(sidecar.blobs().is_empty());
+}
+
+/// Begins an upload with leave to send it, or reads why there is none.
+fn begin(client: &Client, method: &str, target: &str) -> Result<TcpStream, Response> {
+    let mut connection = client.connect();
+    let head = client.clone().with_header("Expect", "100-continue").head_of(method, target);
+    write!(connection, "{head}Content-Length: 4\r\n\r\n").unwrap();
+    let mut start = [0; 12];
+    while connection.peek(&mut start).unwrap() < start.len() {}
+    if &start != b"HTTP/1.1 100" {
+        return Err(read_response(&mut connection, method));
+    }
+    let mut leave = [0; 25];
+    connection.read_exact(&mut leave).unwrap();
+    Ok(connection)
+}
+
+#[test]
+fn a_user_has_32_uploads_under_way_and_a_further_one_is_429_before_it_is_sent() {
+    let sidecar = Sidecar::start();
+    let alice = sidecar.alice();
+    let created = alice.post("/_matrix/media/v1/create", b"{}").json();
+    let into = created["content_uri"].as_str().unwrap().replace("mxc://", "/_matrix/media/v3/upload/");
+    let mut under_way: Vec<_> = (0..31).map(|_| begin(&alice, "POST", UPLOAD).unwrap()).collect();
+    under_way.push(begin(&alice, "PUT", &into).unwrap());
+    for (method, target) in [("POST", UPLOAD), ("PUT", into.as_str())] {
+        let refused = begin(&alice, method, target).unwrap_err();
+        assert_eq!(refused.failure(), (429, "M_LIMIT_EXCEEDED".to_owned()));
+        assert_eq!(refused.header("retry-after"), Some("5"));
+        assert_eq!(refused.json()["retry_after_ms"], 5000);
+    }
+    // Nothing else is refused, and nobody else.
+    assert_eq!(sidecar.user("bob").post(UPLOAD, b"his").status, 200);
+    assert_eq!(alice.get("/_matrix/client/v1/media/config").status, 200);
+
+    // One that ends makes room: stored, ...
+    let mut ending = under_way.pop().unwrap();
+    ending.write_all(b"into").unwrap();
+    assert_eq!(read_response(&mut ending, "PUT").status, 200);
+    eventually("its place is free", || {
+        begin(&alice, "POST", UPLOAD).map(|next| under_way.push(next)).is_ok()
+    });
+    assert_eq!(begin(&alice, "POST", UPLOAD).unwrap_err().status, 429);
+    // ... broken off, ...
+    under_way.pop();
+    eventually("its place is free", || {
+        begin(&alice, "POST", UPLOAD).map(|next| under_way.push(next)).is_ok()
+    });
+    assert_eq!(begin(&alice, "POST", UPLOAD).unwrap_err().status, 429);
+    // ... or refused for another reason.
+    under_way.pop();
+    eventually("its place is free", || alice.post(UPLOAD, b"mine").status == 200);
+    for _ in 0..40 {
+        assert_eq!(alice.post("/_matrix/media/v3/upload?filename=%ff", b"x").status, 400);
+    }
+    assert_eq!(alice.post(UPLOAD, b"mine").status, 200);
 }
 
 #[test]

@@ -13,10 +13,10 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde_json::{Map, Value};
 
-pub(crate) use self::read::Picture;
+pub(crate) use self::read::{Candidate, Picture, Reading};
 pub(crate) use self::summary::Summary;
 use super::Library;
-use crate::catalog::{Dropped, Filled, NewMedia, NewPreview, Preview};
+use crate::catalog::{Dropped, Filled, NewMedia, NewPreview, Preview, Room};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Mxc, Timestamp, len_u64};
@@ -171,13 +171,16 @@ impl Library {
         };
         let answer = Value::Object(keys).to_string();
         let new = NewPreview { url, preview: Preview { answer: answer.clone(), expires }, image };
-        let dropped = self.catalog.keep_preview(new, &self.server_name, MAX_PREVIEWS)?;
+        let room = Room { count: MAX_PREVIEWS, bytes: self.desk.config.max_stored.0 };
+        let dropped = self.catalog.keep_preview(new, &self.server_name, room)?;
         Ok((answer, dropped))
     }
 
-    /// Forgets previews that have expired, their images and what was made of them.
+    /// Forgets previews that have expired or, after a change of configuration, are too much; their images and what was made of
+    /// them.
     pub(super) fn forget_expired_previews(&self) -> Result<()> {
-        let dropped = self.catalog.forget_previews((self.clock)(), &self.server_name)?;
+        let bytes = self.desk.config.max_stored.0;
+        let dropped = self.catalog.forget_previews((self.clock)(), &self.server_name, bytes)?;
         self.clear_away(&dropped);
         Ok(())
     }

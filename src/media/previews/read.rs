@@ -1,15 +1,17 @@
 //! What is read of what comes: a page, a file, a picture to keep, an oEmbed description.
 
+use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read};
 use std::time::Instant;
 
 use crate::blobs::{Ingest, IngestError};
+use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::matrix::len_u64;
 use crate::media::Library;
 use crate::preview::MAX_OEMBED;
 use crate::preview::{self, Embed, Format, Landing, Page};
-use crate::thumbnail::{self, Source};
+use crate::thumbnail::{self, Header, Limits, Source, ThumbnailError};
 
 /// Enough of a body to tell what it is, bytes.
 const HEAD: u64 = 512;
@@ -28,12 +30,24 @@ const GOOD_SIDE: u32 = 200;
 pub(crate) struct Reading {
     /// What it says of itself.
     pub(super) page: Page,
-    /// The thing itself, if it is a picture.
+    /// The thing itself, if it looks like a picture.
+    pub(super) candidate: Option<Candidate>,
+    /// The same once it is proven.
     pub(super) picture: Option<Picture>,
     /// Whether its own address is one of a site that is known to speak oEmbed.
     pub(super) is_of_known_site: bool,
     /// Whether it broke off, or the time was over, before its end.
     pub(super) is_cut_off: bool,
+}
+
+/// What has the header of a picture that can be shown, on disk and not yet stored: dropped, it is gone. A header says little
+/// of the bytes behind it: only what was decoded becomes a [`Picture`].
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    /// What it is to become.
+    picture: Picture,
+    /// Its header.
+    header: Header,
 }
 
 /// A picture that can be shown, on disk and not yet stored: dropped, it is gone.
@@ -62,7 +76,7 @@ impl Library {
             ..preview::describe_file(&url, disposition.as_deref(), Some(kind), size)
         };
         let mut broke_off = false;
-        let (page, picture) = match preview::sniff(&head, claimed) {
+        let (page, candidate) = match preview::sniff(&head, claimed) {
             _ if head.is_empty() => (Page::default(), None),
             Format::Html => {
                 let mut body = Watched { inner: body.take(self.desk.config.max_page.0), broke_off: false };
@@ -71,7 +85,10 @@ impl Library {
                 (page, None)
             }
             Format::Image => match self.take_picture(&mut body) {
-                Ok(picture) => (describe(picture.content_type, Some(picture.size())), Some(picture)),
+                Ok(candidate) => {
+                    let Picture { content_type, ingest, .. } = &candidate.picture;
+                    (describe(content_type, Some(ingest.size())), Some(candidate))
+                }
                 // Still a file with a name.
                 Err(error) if error.kind() == Kind::PageFailed => (describe(&kind, size), None),
                 Err(error) => return Err(error),
@@ -83,23 +100,38 @@ impl Library {
             return Err(preview::late());
         }
         let is_of_known_site = self.desk.providers.endpoint(&url).is_some();
-        Ok(Reading { page, picture, is_of_known_site, is_cut_off: is_late || broke_off })
+        let is_cut_off = is_late || broke_off;
+        Ok(Reading { page, candidate, picture: None, is_of_known_site, is_cut_off })
     }
 
     /// Takes in a picture that a page shows.
     ///
     /// # Errors
-    /// `PageFailed` for what is no picture, a broken one, one that is too large or too small.
-    pub(crate) fn read_image(&self, landing: Landing) -> Result<Picture> {
+    /// `PageFailed` for what is no picture, one with a broken header, one that is too large or too small.
+    pub(crate) fn read_image(&self, landing: Landing) -> Result<Candidate> {
         let (head, mut body) = head_of(landing.body)?;
         if preview::sniff(&head, landing.content_type.as_deref()) != Format::Image {
             return Err(unfit("it is no picture"));
         }
-        let picture = self.take_picture(&mut body)?;
-        if picture.width.min(picture.height) < MIN_SIDE {
+        let candidate = self.take_picture(&mut body)?;
+        if candidate.picture.width.min(candidate.picture.height) < MIN_SIDE {
             return Err(unfit("it is too small to show anything"));
         }
-        Ok(picture)
+        Ok(candidate)
+    }
+
+    /// Decodes what looks like a picture, until `deadline` at most. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// `PageFailed` for one that cannot be decoded.
+    pub(crate) fn prove(&self, candidate: Candidate, deadline: Instant) -> Result<Picture> {
+        let Candidate { picture, header } = candidate;
+        let limits = Limits { deadline: Some(deadline), ..self.thumbnail_limits() };
+        match thumbnail::prove(&mut reader(&picture.ingest)?, &header, &limits) {
+            Ok(()) => Ok(picture),
+            Err(ThumbnailError::Io(error)) => Err(Error::internal("reading a preview image", error)),
+            Err(error) => Err(unfit("it cannot be decoded").caused_by(error)),
+        }
     }
 
     /// Reads an oEmbed description.
@@ -118,10 +150,10 @@ impl Library {
         preview::parse_oembed(&json, &landing.url).ok_or_else(none)
     }
 
-    /// Moves a picture to the disk and looks at its header.
-    fn take_picture(&self, body: &mut dyn Read) -> Result<Picture> {
-        let storing = |error| Error::internal("storing a preview image", error);
-        let mut ingest = self.blobs.ingest(self.desk.config.max_image.0).map_err(storing)?;
+    /// Moves a picture to the disk and looks at its header. One that would not fit if all others went is too large.
+    pub(crate) fn take_picture(&self, body: &mut dyn Read) -> Result<Candidate> {
+        let config::Previews { max_image, max_stored, .. } = &self.desk.config;
+        let mut ingest = self.blobs.ingest(max_image.0.min(max_stored.0)).map_err(storing)?;
         let mut chunk = vec![0; CHUNK];
         loop {
             let count = body.read(&mut chunk).map_err(preview::broke_off)?;
@@ -133,13 +165,37 @@ impl Library {
                 IngestError::Io(error) => storing(error),
             })?;
         }
-        let mut file = BufReader::with_capacity(CHUNK, ingest.reader().map_err(storing)?);
-        let header = thumbnail::probe(&mut file).map_err(|error| unfit("it is broken").caused_by(error))?;
-        header
-            .admit(&self.thumbnail_limits())
-            .map_err(|error| unfit("it has too many pixels").caused_by(error))?;
+        let header = thumbnail::probe(&mut reader(&ingest)?)
+            .map_err(|error| unfit("its header is broken").caused_by(error))?;
+        thumbnail::admit_proof(&header, &self.thumbnail_limits())
+            .map_err(|error| unfit("no thumbnail could be made of it").caused_by(error))?;
         let Source { width, height, .. } = header.source();
-        Ok(Picture { ingest, content_type: header.content_type(), width, height })
+        let picture = Picture { ingest, content_type: header.content_type(), width, height };
+        Ok(Candidate { picture, header })
+    }
+}
+
+impl Reading {
+    /// The thing itself, to be proven.
+    pub(crate) fn take_candidate(&mut self) -> Option<Candidate> {
+        self.candidate.take()
+    }
+
+    /// Notes that it can be shown.
+    pub(crate) fn show(&mut self, picture: Picture) {
+        self.picture = Some(picture);
+    }
+
+    /// Notes that a part of it is late.
+    pub(crate) fn is_late(&mut self) {
+        self.is_cut_off = true;
+    }
+}
+
+impl Candidate {
+    /// Bytes of memory that proving it takes.
+    pub(crate) fn memory(&self) -> u64 {
+        thumbnail::estimate(&self.header, &[thumbnail::sketch_job(&self.header)])
     }
 }
 
@@ -195,6 +251,16 @@ impl<R: Read> Read for Watched<R> {
         self.broke_off |= read.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::Interrupted);
         read
     }
+}
+
+/// What was taken in, from its start.
+fn reader(ingest: &Ingest) -> Result<BufReader<File>> {
+    Ok(BufReader::with_capacity(CHUNK, ingest.reader().map_err(storing)?))
+}
+
+/// The disk failed.
+fn storing(error: io::Error) -> Error {
+    Error::internal("storing a preview image", error)
 }
 
 /// A picture that is left out.

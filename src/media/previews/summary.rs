@@ -123,7 +123,7 @@ mod tests {
 
     fn reading(description: &str, is_of_known_site: bool) -> Reading {
         let page = Page { description: Some(description.to_owned()), ..page("page") };
-        Reading { page, picture: None, is_of_known_site, is_cut_off: false }
+        Reading { page, candidate: None, picture: None, is_of_known_site, is_cut_off: false }
     }
 
     fn embed(hours: u64) -> Embed {

@@ -14,7 +14,6 @@ use std::time::Instant;
 
 use self::canvas::Canvas;
 use self::writer::Writer;
-use super::Limits;
 use super::ThumbnailError;
 use super::color;
 use super::decode;
@@ -48,14 +47,15 @@ trait Frames {
 /// Makes an animation; nothing if there is but one picture to show. A broken frame ends it, as in browsers.
 ///
 /// # Errors
-/// What is over a bound is [`ThumbnailError::TooLarge`]: a still is to be made instead.
+/// What is over a bound is [`ThumbnailError::TooLarge`]: a still is to be made instead. Past the deadline it is
+/// [`ThumbnailError::OutOfTime`], never an animation that ends early.
 pub(super) fn animate<R: BufRead + Seek>(
     input: &mut R,
     header: &Header,
     job: &Job,
-    limits: &Limits,
+    deadline: Option<Instant>,
 ) -> Result<Option<Rendered>, ThumbnailError> {
-    let input = Timed::buffered(input, limits.deadline);
+    let input = Timed::buffered(input, deadline);
     let mut frames: Box<dyn Frames + '_> = match header.format {
         Format::Gif => Box::new(gif::Gif::open(input, header)?),
         Format::Png => Box::new(apng::Apng::open(input, header)?),
@@ -72,14 +72,16 @@ pub(super) fn animate<R: BufRead + Seek>(
     let mut canvas = Canvas::new(header.width, header.height);
     let mut writer = Writer::new((job.width, job.height))?;
     for _ in 0..count {
-        let duration = match frames.next(&mut canvas) {
+        let next = frames.next(&mut canvas);
+        // Asked first: a frame can look broken because its bytes did not come in time.
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(ThumbnailError::OutOfTime);
+        }
+        let duration = match next {
             Ok(Some(duration)) => duration,
             Ok(None) | Err(ThumbnailError::Broken(_)) => break,
             Err(error) => return Err(error),
         };
-        if limits.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(UNFIT);
-        }
         let small = resize::resize(&canvas.reduced(divisor), divisor, part, size)?;
         let small = color::to_srgb(small, icc.as_deref());
         writer.add(header.orientation.apply(small), seen_for(duration))?;

@@ -13,11 +13,12 @@ use std::time::Instant;
 use image_webp::{ColorType, LoopCount, WebPDecoder, WebPEncoder};
 
 use super::super::plan::{Motion, Plan, Wanted};
-use super::super::{affordable, probe, render};
+use super::super::{Limits, affordable, probe, render};
 use super::*;
 use crate::config::ThumbnailMethod;
 
-const LIMITS: Limits = Limits { max_pixels: 1 << 22, memory: 128 << 20, deadline: None };
+const LIMITS: Limits =
+    Limits { max_pixels: 1 << 22, memory: 128 << 20, deadline: None, animation_deadline: None };
 
 const RED: [u8; 4] = [255, 0, 0, 255];
 const GREEN: [u8; 4] = [0, 255, 0, 255];
@@ -298,8 +299,15 @@ fn what_is_over_a_bound_is_still() {
     assert_still(&small(&webp(64, &many, 0), &LIMITS).unwrap(), "webp");
     let most = small(&gif(&many[1..], None), &LIMITS).unwrap();
     assert_eq!(frames(&most).0.len(), MAX_FRAMES as usize);
-    let late = Limits { deadline: Some(Instant::now()), ..LIMITS };
-    assert!(matches!(animated(&gif(&many, None), &late), Err(ThumbnailError::TooLarge(_))));
+}
+
+#[test]
+fn what_there_is_no_time_for_is_refused_and_never_ends_early() {
+    for bytes in [gif(&story(), None), apng(&story(), 0, false), webp(64, &story(), 0)] {
+        assert!(matches!(animated(&bytes, Some(Instant::now())), Err(ThumbnailError::OutOfTime)));
+        let late = Limits { animation_deadline: Some(Instant::now()), ..LIMITS };
+        assert!(matches!(small(&bytes, &late), Err(ThumbnailError::NoTimeToAnimate)));
+    }
 }
 
 #[test]
@@ -313,13 +321,13 @@ fn a_huge_canvas_is_still() {
 }
 
 /// What the animation alone says.
-fn animated(bytes: &[u8], limits: &Limits) -> Result<Option<Rendered>, ThumbnailError> {
+fn animated(bytes: &[u8], deadline: Option<Instant>) -> Result<Option<Rendered>, ThumbnailError> {
     let mut input = Cursor::new(bytes);
     let header = probe(&mut input).unwrap();
     let crop = super::super::plan::Rect { x: 0, y: 0, width: header.width, height: header.height };
     let job = Job { crop, width: 32, height: 32, animated: true };
     input.set_position(0);
-    animate(&mut input, &header, &job, limits)
+    animate(&mut input, &header, &job, deadline)
 }
 
 #[test]
@@ -327,7 +335,7 @@ fn one_frame_is_still() {
     let one = &story()[..1];
     assert_still(&small(&webp(64, one, 0), &LIMITS).unwrap(), "webp");
     assert_still(&small(&gif(one, None), &LIMITS).unwrap(), "gif");
-    assert!(animated(&webp(64, one, 0), &LIMITS).unwrap().is_none());
+    assert!(animated(&webp(64, one, 0), None).unwrap().is_none());
 }
 
 #[test]

@@ -55,6 +55,8 @@ pub struct Setup {
     pub disk: Option<Arc<dyn Disk>>,
     /// How far the sidecar's clock is ahead.
     pub ahead: Duration,
+    /// While it is set, there is no time to make animations.
+    pub hurry: Arc<AtomicBool>,
 }
 
 /// DNS as a test wants it. Ports are mapped too, so that a server on port 443 or 8448 can be any peer. A host named several
@@ -114,7 +116,15 @@ impl Setup {
         let ca_file = folder.path().join("ca.pem");
         std::fs::write(&ca_file, Authority::get().ca_pem()).unwrap();
         config.federation.ca_file = Some(ca_file);
-        Self { config, folder, zone: Arc::default(), homeserver: None, disk: None, ahead: Duration::ZERO }
+        Self {
+            config,
+            folder,
+            zone: Arc::default(),
+            homeserver: None,
+            disk: None,
+            ahead: Duration::ZERO,
+            hurry: Arc::default(),
+        }
     }
 
     /// With a homeserver of the test's own.
@@ -143,14 +153,19 @@ impl Setup {
         let time = Arc::new(AtomicI64::new(Timestamp::now().after(self.ahead).0));
         let clock = Arc::clone(&time);
         let system = Surroundings::system();
-        let surroundings = Surroundings {
-            clock: Arc::new(move || Timestamp(clock.load(Ordering::SeqCst))),
-            names,
-            // Tests run beside each other: the machine's own load says nothing.
-            load: Arc::new(|| 0),
-            disk: self.disk.unwrap_or_else(|| Arc::clone(&system.disk)),
-            ..system
-        };
+        let (hurry, unhurried) = (self.hurry, Arc::clone(&system.animation_time));
+        let surroundings =
+            Surroundings {
+                clock: Arc::new(move || Timestamp(clock.load(Ordering::SeqCst))),
+                names,
+                // Tests run beside each other: the machine's own load says nothing.
+                load: Arc::new(|| 0),
+                animation_time: Arc::new(move || {
+                    if hurry.load(Ordering::SeqCst) { Duration::ZERO } else { unhurried() }
+                }),
+                disk: self.disk.unwrap_or_else(|| Arc::clone(&system.disk)),
+                ..system
+            };
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, address) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -283,7 +298,8 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A stand-in homeserver. Its users are `alice`, `bob`, `guest` (a guest) and whoever a test adds; a user's token is the name.
+/// A stand-in homeserver. Its users are `alice`, `bob`, `guest` (a guest), `user0`, `user1` and so on, and whoever a test adds;
+/// a user's token is the name.
 pub struct Homeserver {
     pub peer: Peer,
     down: Arc<AtomicBool>,
@@ -351,6 +367,9 @@ impl Homeserver {
             }
             ("bridge", Some(_)) => Reply::error(403, "M_FORBIDDEN"),
             ("alice" | "bob" | "bridge", None) => user(token, false),
+            (_, None) if token.strip_prefix("user").is_some_and(|number| number.parse::<u32>().is_ok()) => {
+                user(token, false)
+            }
             ("guest", None) => user("guest", true),
             ("expired", None) => Reply::json(
                 401,
