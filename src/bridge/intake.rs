@@ -184,6 +184,9 @@ pub(crate) fn too_large(limit: u64) -> Error {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::task::{Context, Poll};
 
     use hyper::body::Frame;
     use tokio::sync::mpsc;
