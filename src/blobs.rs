@@ -1,4 +1,5 @@
-//! The content-addressed directory: `blobs/ab/cd/<sha256>`, so that `sha256sum` can check it.
+//! The content-addressed directory: `blobs/ab/<sha256>`, so that `sha256sum` can check it. Its 256 folders are made at the
+//! opening: a new blob then costs the sync of one folder, and a million of them are 4000 in each.
 //!
 //! Owns the one gate through which bytes become a blob, and the durability of what passed it: temp file in the same file
 //! system → write → fsync → rename → fsync of the directory. Refuses to know who refers to a blob: that is
@@ -10,7 +11,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest as _, Sha256 as Hasher};
@@ -34,8 +35,6 @@ pub(crate) struct Blobs {
     /// How many [`Claim`]s are out for each name. Held while a blob is removed, so that no upload can take for granted
     /// a file that is about to go.
     claims: Mutex<HashMap<Sha256, usize>>,
-    /// For each `ab/cd`: whether this process has made sure that the directory itself survives a power cut.
-    durable_folders: Box<[AtomicBool]>,
 }
 
 /// Bytes on their way in: counted, limited and hashed. Dropped before [`finish`](Self::finish), nothing stays.
@@ -106,9 +105,11 @@ impl Blobs {
         for leftover in fs::read_dir(&tmp)? {
             disk.remove(&leftover?.path())?;
         }
-        let durable_folders = (0..=u16::MAX).map(|_| AtomicBool::new(false)).collect();
-        let (next_temp, claims) = (AtomicU64::new(0), Mutex::default());
-        Ok(Arc::new(Self { root, tmp, disk, next_temp, claims, durable_folders }))
+        for first in 0..=u8::MAX {
+            disk.create_folder(&root.join(format!("{first:02x}")))?;
+        }
+        disk.sync_folder(&root)?;
+        Ok(Arc::new(Self { root, tmp, disk, next_temp: AtomicU64::new(0), claims: Mutex::default() }))
     }
 
     /// Starts taking in at most `limit` bytes.
@@ -149,13 +150,11 @@ impl Blobs {
     /// Calls `visit` with the name of every blob, a few at a time in memory; other files are left alone.
     pub(crate) fn walk(&self, mut visit: impl FnMut(Sha256) -> error::Result<()>) -> error::Result<()> {
         let failed = |error| Error::internal("walking the blob store", error);
-        for outer in folders(&self.root).map_err(failed)? {
-            for inner in folders(&outer).map_err(failed)? {
-                for entry in fs::read_dir(inner).map_err(failed)? {
-                    let name = entry.map_err(failed)?.file_name();
-                    if let Some(sha256) = name.to_str().and_then(Sha256::from_hex) {
-                        visit(sha256)?;
-                    }
+        for first in 0..=u8::MAX {
+            for entry in fs::read_dir(self.folder(first)).map_err(failed)? {
+                let name = entry.map_err(failed)?.file_name();
+                if let Some(sha256) = name.to_str().and_then(Sha256::from_hex) {
+                    visit(sha256)?;
                 }
             }
         }
@@ -167,31 +166,15 @@ impl Blobs {
         tempfile::tempfile_in(&self.tmp).map(drop)
     }
 
-    /// `ab/cd/<sha256>`
-    fn path(&self, sha256: &Sha256) -> PathBuf {
-        let [outer, inner, ..] = sha256.as_bytes();
-        let mut path = self.root.join(format!("{outer:02x}"));
-        path.push(format!("{inner:02x}"));
-        path.push(sha256.to_string());
-        path
+    /// `ab`
+    fn folder(&self, first: u8) -> PathBuf {
+        self.root.join(format!("{first:02x}"))
     }
 
-    /// Makes the folder of `path`, a blob's, and makes sure that its own name is on disk, once in a process for each.
-    fn make_durable_folder(&self, sha256: &Sha256, folder: &Path) -> io::Result<()> {
-        let [outer, inner, ..] = *sha256.as_bytes();
-        let Some(durable) = self.durable_folders.get(usize::from(u16::from_be_bytes([outer, inner]))) else {
-            return Ok(());
-        };
-        if durable.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        self.disk.create_folder(folder)?;
-        if let Some(outer_folder) = folder.parent() {
-            self.disk.sync_folder(outer_folder)?;
-        }
-        self.disk.sync_folder(&self.root)?;
-        durable.store(true, Ordering::Release);
-        Ok(())
+    /// `ab/<sha256>`
+    fn path(&self, sha256: &Sha256) -> PathBuf {
+        let [first, ..] = *sha256.as_bytes();
+        self.folder(first).join(sha256.to_string())
     }
 
     /// The table of claims. A panic elsewhere cannot leave it half-changed.
@@ -243,7 +226,6 @@ impl TempFile {
         let folder = path.parent().unwrap_or(&blobs.root);
         if !path.exists() {
             self.disk.sync(&self.file)?;
-            blobs.make_durable_folder(sha256, folder)?;
             if let Some(temp) = &self.path {
                 // Two comers at once: the second rename puts identical bytes over the first's.
                 self.disk.rename(temp, &path)?;
@@ -298,19 +280,6 @@ impl Drop for Claim {
     }
 }
 
-/// The folders in a folder whose names are two hex digits.
-fn folders(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let is_shard = entry.file_name().to_str().is_some_and(|name| name.len() == 2);
-        if is_shard && entry.file_type()?.is_dir() {
-            found.push(entry.path());
-        }
-    }
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
@@ -351,7 +320,7 @@ mod tests {
         let (folder, blobs) = store();
         let claim = put(&blobs, b"hello");
         assert_eq!((claim.sha256().to_string().as_str(), claim.size()), (HELLO, 5));
-        let path = folder.path().join("blobs/2c/f2").join(HELLO);
+        let path = folder.path().join("blobs/2c").join(HELLO);
         assert_eq!(fs::read(&path).unwrap(), b"hello");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
         let mut text = String::new();
@@ -432,7 +401,8 @@ mod tests {
         let (folder, blobs) = store();
         let mut ingest = blobs.ingest(100).unwrap();
         ingest.write(b"hello").unwrap();
-        // A file stands where the folder must be: creating it fails, whoever runs the test.
+        // A file stands where the folder was: renaming into it fails, whoever runs the test.
+        fs::remove_dir(folder.path().join("blobs/2c")).unwrap();
         fs::write(folder.path().join("blobs/2c"), b"").unwrap();
         assert!(ingest.finish().is_err());
         assert_eq!(leftovers(&folder), 0);
