@@ -3,7 +3,7 @@
 //! Owns the reading of answers in every dialect, and the difference between "there is no such media" and "there is no such
 //! endpoint", which servers and the proxies before them say in many ways.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -79,7 +79,7 @@ impl Attempt {
                 Some(location) => elsewhere(&location, outbound),
                 None => Self::UnknownEndpoint,
             },
-            (status, _) => judge_error(status, answer),
+            (status, _) => judge_error(status, answer, outbound.small_part()),
         }
     }
 }
@@ -113,7 +113,7 @@ fn multipart_media(answer: Answer, outbound: &Outbound) -> Attempt {
         return Attempt::UnknownEndpoint;
     };
     let outer_disposition = answer.header_lossy("content-disposition");
-    let mut reader = MultipartReader::new(answer.into_reader(), &boundary);
+    let mut reader = MultipartReader::new(answer.into_hurried(outbound.small_part()), &boundary);
     let mut second_part = || {
         reader.next_part()?.ok_or(MultipartError::Malformed)?;
         let json = std::io::copy(&mut reader.by_ref().take(MAX_JSON_PART), &mut std::io::sink())?;
@@ -133,6 +133,7 @@ fn multipart_media(answer: Answer, outbound: &Outbound) -> Attempt {
     if let Some(location) = headers.get("location") {
         return elsewhere(location, outbound);
     }
+    reader.source_mut().unhurried();
     let disposition = headers.get("content-disposition").map(str::to_owned).or(outer_disposition);
     Attempt::Media(RemoteMedia {
         content_type: disposition::storable_type(headers.get("content-type")),
@@ -156,11 +157,17 @@ fn elsewhere(location: &str, outbound: &Outbound) -> Attempt {
     }
 }
 
-/// Reads an answer that is not media.
-fn judge_error(status: u16, answer: Answer) -> Attempt {
+/// Reads an answer that is not media, whose body must come `within` that time.
+fn judge_error(status: u16, answer: Answer, within: Duration) -> Attempt {
     let retry_after =
         answer.header("retry-after").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
-    let body = answer.read_at_most(MAX_ERROR_BODY).ok().flatten().unwrap_or_default();
+    let body = match answer.read_at_most_within(MAX_ERROR_BODY, within) {
+        Ok(body) => body.unwrap_or_default(),
+        Err(error) if error.kind() == ErrorKind::TimedOut => {
+            return Attempt::Down(RemoteError::Answer(format!("status {status}, then {error}")));
+        }
+        Err(_broken_off) => Vec::new(),
+    };
     let errcode = serde_json::from_slice::<ErrorBody>(&body).ok().map(|body| body.errcode);
     let told = |kind, message| Attempt::Told(Error::new(kind, message));
     match (status, errcode.as_deref()) {

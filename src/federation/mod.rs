@@ -50,6 +50,12 @@ pub(crate) use self::x_matrix::XMatrix;
 /// Longest wait for a server's keys, well-known document and the like, for the whole exchange.
 const SMALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a remote may be slow with a file before its average rate is looked at.
+pub(crate) const GRACE: Duration = Duration::from_mins(1);
+
+/// The slowest average rate after that, bytes a second. A remote that trickles would hold one of few places for days.
+pub(crate) const MIN_RATE: u64 = 8 * 1024;
+
 /// Media IDs remembered as not existing; about 150 bytes each.
 const CACHED_ABSENCES: usize = 4096;
 
@@ -61,7 +67,7 @@ pub(crate) struct Federation {
     signing_key: SigningKey,
     /// Whether it is the one the homeserver publishes.
     standing: RwLock<Standing>,
-    /// For media: no limit to the whole.
+    /// For media: bounded by what the largest file may take.
     outbound: Outbound,
     /// For keys and the like.
     outbound_small: Outbound,
@@ -136,7 +142,7 @@ impl Federation {
             server_name,
             signing_key,
             standing: RwLock::new(Standing::Unknown("not yet compared".to_owned())),
-            outbound: outbound(config.timeout.0, None)?,
+            outbound: outbound(config.timeout.0, Some(longest_fetch(config)))?,
             discovery: Discovery::new(small.clone(), Arc::clone(&names), Arc::clone(&clock), random),
             outbound_small: small,
             policy: Policy::new(&config.allow, &config.deny),
@@ -186,6 +192,13 @@ impl Federation {
     }
 }
 
+/// The longest that one file may take, from the first byte of the request to the last of the body: whoever still sends then was
+/// slower than [`MIN_RATE`].
+fn longest_fetch(config: &config::Federation) -> Duration {
+    let sending = Duration::from_secs(config.max_size.0.div_ceil(MIN_RATE));
+    config.timeout.0.saturating_add(GRACE).saturating_add(sending)
+}
+
 /// What a client reads of a server that is left alone for `wait`.
 fn left_alone(server_name: &ServerName, wait: Duration) -> Error {
     Error::new(
@@ -193,4 +206,20 @@ fn left_alone(server_name: &ServerName, wait: Duration) -> Error {
         format!("cannot reach {server_name}; it will be tried again in {} s", wait.as_secs().max(1)),
     )
     .caused_by(RemoteError::BackingOff(wait))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn a_file_may_take_what_the_largest_takes_at_the_slowest_rate() {
+        let mut config = Config::defaults(ServerName::parse("example.org").unwrap()).federation;
+        config.timeout.0 = Duration::from_secs(5);
+        config.max_size.0 = 10 * MIN_RATE + 1;
+        assert_eq!(longest_fetch(&config), Duration::from_secs(5 + 60 + 11));
+        config.max_size.0 = u64::MAX;
+        assert!(longest_fetch(&config) > Duration::from_hours(24), "and no overflow");
+    }
 }

@@ -8,17 +8,11 @@ use super::Library;
 use crate::blobs::{Ingest, IngestError};
 use crate::catalog::NewMedia;
 use crate::error::{Error, Kind, Result};
-use crate::federation::RemoteMedia;
+use crate::federation::{GRACE, MIN_RATE, RemoteMedia};
 use crate::matrix::Mxc;
 
 /// How much is moved at once, bytes.
 const CHUNK: usize = 64 * 1024;
-
-/// How long a remote may be slow before its average rate is looked at.
-const GRACE: Duration = Duration::from_mins(1);
-
-/// The slowest average rate after that, bytes a second. A remote that trickles would hold one of few places for days.
-const MIN_RATE: u64 = 8 * 1024;
 
 /// What is known of a remote file before its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]

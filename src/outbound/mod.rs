@@ -10,7 +10,7 @@ mod tls;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use ureq::http::{HeaderMap, Response as HttpResponse, StatusCode};
@@ -39,6 +39,9 @@ const OUTPUT_BUFFER: usize = 4 * 1024;
 
 /// Redirects followed for one answer.
 const MAX_REDIRECTS: usize = 5;
+
+/// Longest wait for a small part of a large answer.
+const SMALL_PART: Duration = Duration::from_secs(30);
 
 /// Idle connections kept for the next request.
 const IDLE: usize = 4;
@@ -130,6 +133,12 @@ impl Outbound {
         let tls = tls::client_config(ca_file).map_err(OutboundError::Tls)?;
         let rules = Rules { guard: Arc::new(guard), tls, limits, names };
         Ok(Self { agent: rules.agent(Vec::new(), IDLE), rules: Arc::new(rules) })
+    }
+
+    /// The longest that a small part of an answer may take, such as an error's words or what comes before a file: a while, and
+    /// no longer than silence may last.
+    pub(crate) fn small_part(&self) -> Duration {
+        SMALL_PART.min(self.rules.limits.stall)
     }
 
     /// Asks for `url` and goes where its redirects lead, over `https` only and at most [`MAX_REDIRECTS`] times. No header of
@@ -224,9 +233,17 @@ impl Answer {
 
     /// The whole body if it has at most `limit` bytes; `None` if it has more.
     pub(crate) fn read_at_most(self, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        let mut bytes = Vec::new();
-        self.into_reader().take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-        Ok((crate::matrix::len_u64(bytes.len()) <= limit).then_some(bytes))
+        read_at_most(self.into_reader(), limit)
+    }
+
+    /// As [`read_at_most`](Self::read_at_most), given up after `within`.
+    pub(crate) fn read_at_most_within(self, limit: u64, within: Duration) -> io::Result<Option<Vec<u8>>> {
+        read_at_most(self.into_hurried(within), limit)
+    }
+
+    /// The body as it arrives, to be read within that time until it is [left in peace](Hurried::unhurried).
+    pub(crate) fn into_hurried(self, within: Duration) -> Hurried<impl Read + Send + 'static> {
+        Hurried { source: self.into_reader(), until: Instant::now().checked_add(within) }
     }
 
     /// The body as it was before `Content-Encoding`: gzip and brotli are undone, of at most `limit` bytes on the wire.
@@ -243,6 +260,39 @@ impl Answer {
     /// Silence is an error of `TimedOut` kind.
     pub(crate) fn into_reader(self) -> impl Read + Send + 'static {
         Plain(self.response.into_body().into_reader())
+    }
+}
+
+/// All that `source` gives if that is at most `limit` bytes.
+fn read_at_most(source: impl Read, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    source.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok((crate::matrix::len_u64(bytes.len()) <= limit).then_some(bytes))
+}
+
+/// A body that must come in time: after it every read is an error of `TimedOut` kind. Looked at before each read, so one that
+/// waits may end a stall later.
+#[derive(Debug)]
+pub(crate) struct Hurried<R> {
+    /// The body.
+    source: R,
+    /// Until when; `None` for as long as it takes.
+    until: Option<Instant>,
+}
+
+impl<R> Hurried<R> {
+    /// From here on it may take its time.
+    pub(crate) fn unhurried(&mut self) {
+        self.until = None;
+    }
+}
+
+impl<R: Read> Read for Hurried<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.until.is_some_and(|until| until <= Instant::now()) {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it sends too slowly"));
+        }
+        self.source.read(into)
     }
 }
 
@@ -280,5 +330,19 @@ impl From<ureq::Error> for OutboundError {
             ureq::Error::Rustls(error) => Self::Tls(error.to_string()),
             other => Self::Failed(other.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_must_come_in_time_is_cut_until_it_is_left_in_peace() {
+        let mut body = Hurried { source: io::repeat(7), until: Some(Instant::now()) };
+        let mut byte = [0];
+        assert_eq!(body.read(&mut byte).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        body.unhurried();
+        assert_eq!((body.read(&mut byte).unwrap(), byte), (1, [7]));
     }
 }

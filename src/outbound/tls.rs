@@ -106,7 +106,8 @@ impl Transport for TlsTransport {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        self.stream.sock.set_timeout(timeout);
+        // One record is one wait, however many reads it takes: else a byte now and then would hold the caller for hours.
+        self.stream.sock.set_timeout(timeout.for_read());
         let amount = self.stream.read(self.buffers.input_append_buf()).map_err(not_an_end)?;
         self.buffers.input_appended(amount);
         Ok(amount > 0)
