@@ -150,7 +150,7 @@ fn elsewhere(location: &str, outbound: &Outbound) -> Attempt {
         let message = "the remote server keeps the file where it cannot be fetched";
         Attempt::Told(Error::new(Kind::RemoteFailed, message).caused_by(RemoteError::Answer(why)))
     };
-    match outbound.follow(location) {
+    match outbound.follow(location, None) {
         Ok(answer) if answer.status() == 200 => Attempt::Media(raw_media(answer)),
         Ok(answer) => failed(format!("status {} from the place it points to", answer.status())),
         Err(error) => failed(error.to_string()),

@@ -181,7 +181,7 @@ impl Federation {
         path: &str,
         key: Option<&SigningKey>,
     ) -> std::result::Result<Answer, RemoteError> {
-        let endpoint = self.discovery.resolve(server_name);
+        let endpoint = self.discovery.resolve(server_name, None);
         let url = format!("{}{path}", endpoint.base_url);
         let request =
             SignedRequest { method: "GET", uri: path, origin: &self.server_name, destination: server_name };

@@ -142,14 +142,17 @@ impl Outbound {
     }
 
     /// Asks for `url` and goes where its redirects lead, over `https` only and at most [`MAX_REDIRECTS`] times. No header of
-    /// ours goes along.
-    pub(crate) fn follow(&self, url: &str) -> Result<Answer, OutboundError> {
+    /// ours goes along. All of it together takes at most as long as [`Limits`] and `until` allow.
+    pub(crate) fn follow(&self, url: &str, until: Option<Instant>) -> Result<Answer, OutboundError> {
+        let total = self.rules.limits.total.and_then(|total| Instant::now().checked_add(total));
+        let until = [total, until].into_iter().flatten().min();
         let mut url = Url::parse(url).map_err(|error| OutboundError::Failed(error.to_string()))?;
         for _hop in 0..=MAX_REDIRECTS {
             if url.scheme() != "https" {
                 return Err(OutboundError::Redirect("it leads away from https"));
             }
-            let answer = self.get(&Get { url: url.as_str(), headers: &[], via: &[], within: None })?;
+            let within = left(until)?;
+            let answer = self.get(&Get { url: url.as_str(), headers: &[], via: &[], within })?;
             if !matches!(answer.status(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
             }
@@ -169,7 +172,8 @@ impl Outbound {
         for (name, value) in get.headers {
             request = request.header(*name, *value);
         }
-        if let Some(within) = get.within {
+        let total = self.rules.limits.total.unwrap_or(Duration::MAX);
+        if let Some(within) = get.within.filter(|within| *within < total) {
             request = request.config().timeout_global(Some(within)).build();
         }
         Ok(Answer { response: request.call()?, url: get.url.to_owned() })
@@ -263,6 +267,16 @@ impl Answer {
     }
 }
 
+/// The time left until then, for [`Get::within`]; `None` for as long as it takes.
+///
+/// # Errors
+/// `Timeout` when there is none left.
+pub(crate) fn left(until: Option<Instant>) -> Result<Option<Duration>, OutboundError> {
+    let Some(until) = until else { return Ok(None) };
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(OutboundError::Timeout) } else { Ok(Some(left)) }
+}
+
 /// All that `source` gives if that is at most `limit` bytes.
 fn read_at_most(source: impl Read, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
@@ -336,6 +350,14 @@ impl From<ureq::Error> for OutboundError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_of_a_time_is_never_nothing() {
+        let now = Instant::now();
+        assert_eq!(left(None).unwrap(), None);
+        assert!(left(Some(now + Duration::from_secs(9))).unwrap() <= Some(Duration::from_secs(9)));
+        assert!(matches!(left(Some(now)), Err(OutboundError::Timeout)));
+    }
 
     #[test]
     fn a_body_that_must_come_in_time_is_cut_until_it_is_left_in_peace() {
