@@ -123,7 +123,7 @@ impl Federation {
         // The remote's "not yet" must come before our patience ends.
         let ms = timeout.min(self.patience.saturating_sub(MARGIN)).as_millis();
         let signed = Some(&self.signing_key);
-        let ask = |path: String, key| match self.ask(&self.outbound, server_name, &path, key) {
+        let ask = |path: String, key| match self.ask(server_name, &path, key) {
             Ok(answer) => Attempt::read(family, answer, &self.outbound),
             Err(error) => Attempt::Down(error),
         };

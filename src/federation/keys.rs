@@ -5,7 +5,7 @@
 //! [querying through another server](https://spec.matrix.org/v1.19/server-server-api/#querying-keys-through-another-server).
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -92,7 +92,8 @@ impl Federation {
     }
 
     /// Asks for the keys of `server_name` and remembers them: the server itself, then our homeserver, which probably knows
-    /// them, then the configured notaries. One that fails is left alone for a while. Blocks.
+    /// them, then the configured notaries. One that fails is left alone for a while. Blocks, for half as long again as one
+    /// exchange may take: whoever names a slow server as the origin of a request keeps a thread busy for that long.
     ///
     /// # Errors
     /// `BadSignature`: requests of this server cannot be trusted.
@@ -103,11 +104,14 @@ impl Federation {
         if let Some(Wait::Failing(wait)) = self.key_backoff.wait(server_name, now) {
             return Err(unavailable().caused_by(RemoteError::BackingOff(wait)));
         }
-        let direct = self.ask_small(server_name, "/_matrix/key/v2/server").and_then(read_document);
+        let started = Instant::now();
+        let until = started.checked_add(self.small_patience).unwrap_or(started);
+        let direct = self.ask_small(server_name, "/_matrix/key/v2/server", until).and_then(read_document);
         let direct = direct.and_then(|document| check(&document, server_name, now));
         let found = direct.or_else(|error| {
             tracing::debug!(%server_name, %error, "asking notaries for its keys");
-            self.ask_notaries(server_name, now).ok_or(error)
+            let until = until.checked_add(self.small_patience.div_f32(2.0)).unwrap_or(until);
+            self.ask_notaries(server_name, now, until).ok_or(error)
         });
         match found {
             Ok(keys) => {
@@ -121,10 +125,19 @@ impl Federation {
         }
     }
 
-    /// The keys of `server_name` by the word of the first notary that has them.
-    fn ask_notaries(&self, server_name: &ServerName, now: Timestamp) -> Option<Vec<StoredKey>> {
+    /// The keys of `server_name` by the word of the first notary that has them before `until`.
+    fn ask_notaries(
+        &self,
+        server_name: &ServerName,
+        now: Timestamp,
+        until: Instant,
+    ) -> Option<Vec<StoredKey>> {
         let path = format!("/_matrix/key/v2/query/{server_name}?minimum_valid_until_ts={}", now.0);
-        let homeserver = self.homeserver.get(&path, None).map_err(RemoteError::from);
+        // It may ask the server itself, as patiently as we did: some time stays for the others.
+        let asked = Instant::now();
+        let half = until.saturating_duration_since(asked).div_f32(2.0);
+        let half = if self.notaries.is_empty() { until } else { asked.checked_add(half).unwrap_or(until) };
+        let homeserver = self.homeserver.get_until(&path, half).map_err(RemoteError::from);
         let own_key =
             signed_json::decode_base64(&self.signing_key.public_key()).and_then(|key| key.try_into().ok());
         let own_keys: Vec<_> =
@@ -133,8 +146,8 @@ impl Federation {
             homeserver.and_then(|answer| testimony(answer, server_name, &self.server_name, &own_keys, now));
         by_homeserver.ok().or_else(|| {
             self.notaries.iter().filter(|notary| *notary != server_name).find_map(|notary| {
-                let keys = self.keys_of_notary(notary, now)?;
-                let answer = self.ask_small(notary, &path);
+                let keys = self.keys_of_notary(notary, now, until)?;
+                let answer = self.ask_small(notary, &path, until);
                 let found = answer.and_then(|answer| testimony(answer, server_name, notary, &keys, now));
                 found.inspect_err(|error| tracing::debug!(%notary, %server_name, %error, "no testimony")).ok()
             })
@@ -142,7 +155,12 @@ impl Federation {
     }
 
     /// A notary's own keys: remembered, else from the notary itself.
-    fn keys_of_notary(&self, notary: &ServerName, now: Timestamp) -> Option<Vec<(String, [u8; 32])>> {
+    fn keys_of_notary(
+        &self,
+        notary: &ServerName,
+        now: Timestamp,
+        until: Instant,
+    ) -> Option<Vec<(String, [u8; 32])>> {
         let good = |keys: Vec<StoredKey>| {
             let good = keys.into_iter().filter(|key| now < key.valid_until);
             Some(good.map(|key| (key.key_id, key.public_key)).collect::<Vec<_>>())
@@ -151,7 +169,8 @@ impl Federation {
         if let Some(keys) = self.catalog.server_keys(notary).ok().and_then(good) {
             return Some(keys);
         }
-        let document = self.ask_small(notary, "/_matrix/key/v2/server").and_then(read_document).ok()?;
+        let document =
+            self.ask_small(notary, "/_matrix/key/v2/server", until).and_then(read_document).ok()?;
         let keys = check(&document, notary, now).ok()?;
         self.catalog.put_server_keys(notary, keys.clone()).ok()?;
         good(keys)

@@ -18,7 +18,7 @@ mod standing;
 mod x_matrix;
 
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::homeserver::Homeserver;
 use crate::matrix::{Clock, Mxc, Random, ServerName, Timestamp};
 use crate::names::Names;
-use crate::outbound::{Answer, Get, Guard, Limits, Outbound, OutboundError};
+use crate::outbound::{self, Answer, Get, Guard, Limits, Outbound, OutboundError};
 
 pub(crate) use self::answer::RemoteMedia;
 pub(crate) use self::discovery::{Discovery, Endpoint};
@@ -47,7 +47,8 @@ pub(crate) use self::standing::{Standing, compare_published_key};
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::x_matrix::XMatrix;
 
-/// Longest wait for a server's keys, well-known document and the like, for the whole exchange.
+/// Longest wait for a server's keys, well-known document and the like, for the whole exchange; no longer than
+/// `federation.timeout`.
 const SMALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a remote may be slow with a file before its average rate is looked at.
@@ -79,6 +80,8 @@ pub(crate) struct Federation {
     families: Vec<Family>,
     /// Longest silence of a remote server.
     patience: Duration,
+    /// Longest wait for keys and the like.
+    small_patience: Duration,
     /// Key servers besides the homeserver.
     notaries: Vec<ServerName>,
     /// The neighbour, which is a notary too.
@@ -137,7 +140,8 @@ impl Federation {
             let guard = Guard::new(&config.ip_deny, &config.ip_allow);
             Outbound::new(guard, config.ca_file.as_deref(), Limits { stall, total }, Arc::clone(&names))
         };
-        let small = outbound(SMALL_TIMEOUT, Some(SMALL_TIMEOUT))?;
+        let small_patience = SMALL_TIMEOUT.min(config.timeout.0);
+        let small = outbound(small_patience, Some(small_patience))?;
         Ok(Self {
             server_name,
             signing_key,
@@ -148,6 +152,7 @@ impl Federation {
             policy: Policy::new(&config.allow, &config.deny),
             families: config.families.clone(),
             patience: config.timeout.0,
+            small_patience,
             notaries: config.notaries.clone(),
             homeserver,
             backoff: Backoff::new(),
@@ -168,15 +173,24 @@ impl Federation {
         self.policy.check(server_name)
     }
 
-    /// Asks `server_name` for something small, unsigned.
-    fn ask_small(&self, server_name: &ServerName, path: &str) -> std::result::Result<Answer, RemoteError> {
-        self.ask(&self.outbound_small, server_name, path, None)
+    /// Asks `server_name` for something small, unsigned, waiting until then at most. Without time it is not asked: that it
+    /// does not answer would be remembered.
+    fn ask_small(
+        &self,
+        server_name: &ServerName,
+        path: &str,
+        until: Instant,
+    ) -> std::result::Result<Answer, RemoteError> {
+        outbound::left(Some(until))?;
+        let Endpoint { base_url, host, via } = self.discovery.resolve(server_name, Some(until));
+        let url = format!("{base_url}{path}");
+        let within = outbound::left(Some(until))?;
+        Ok(self.outbound_small.get(&Get { url: &url, headers: &[("Host", &host)], via: &via, within })?)
     }
 
-    /// Asks `server_name` for a path, signed when there is a key.
+    /// Asks `server_name` for media, signed when there is a key.
     fn ask(
         &self,
-        outbound: &Outbound,
         server_name: &ServerName,
         path: &str,
         key: Option<&SigningKey>,
@@ -188,7 +202,7 @@ impl Federation {
         let authorization = key.map(|key| request.authorization(key));
         let mut headers = vec![("Host", endpoint.host.as_str())];
         headers.extend(authorization.as_deref().map(|value| ("Authorization", value)));
-        Ok(outbound.get(&Get { url: &url, headers: &headers, via: &endpoint.via, within: None })?)
+        Ok(self.outbound.get(&Get { url: &url, headers: &headers, via: &endpoint.via, within: None })?)
     }
 }
 

@@ -8,7 +8,7 @@ use media_sidecar::config::Family;
 use rustls::{ServerConnection, StreamOwned};
 
 use crate::harness::peer::pause;
-use crate::harness::{Authority, Peer, Reply, Setup, Sidecar, eventually};
+use crate::harness::{Authority, Homeserver, OURS, Peer, RemoteKey, Reply, Setup, Sidecar, eventually};
 
 /// A sidecar that bears silence, and small parts of answers, for a second.
 fn impatient() -> Sidecar {
@@ -61,6 +61,25 @@ fn a_file_that_begins_in_time_may_take_longer() {
     let response = only_msc3916().alice().get(&download(&remote.name(), "x"));
     assert!(response.complete, "{}", response.status);
     assert_eq!(response.body, [b'x'; 100]);
+}
+
+/// A request that claims to come from a slow server must not hold a thread for the slow server, the homeserver and each
+/// notary in turn.
+#[test]
+fn keys_are_waited_for_half_as_long_again_as_one_answer() {
+    let slow = || Peer::tls(|_| Reply::new(200).dripping(usize::MAX));
+    let (origin, notaries) = (slow(), [slow(), slow(), slow()]);
+    let homeserver = Homeserver::with(|request| {
+        request.path().starts_with("/_matrix/key/v2/query/").then(|| Reply::new(200).dripping(usize::MAX))
+    });
+    let names: Vec<_> = notaries.iter().map(|notary| notary.name().parse().unwrap()).collect();
+    let setup = Setup::new().beside(homeserver).with(|config| config.federation.notaries = names);
+    let sidecar = setup.with(|config| config.federation.timeout.0 = Duration::from_secs(2)).start();
+    let target = "/_matrix/federation/v1/media/download/x";
+    let header = RemoteKey::new(1).authorization(&origin.name(), OURS, target);
+    assert_eq!(sidecar.anonymous().with_header("Authorization", &header).get(target).status, 401);
+    let later: usize = notaries[1..].iter().map(Peer::connections).sum();
+    assert_eq!(later, 0, "the first notary takes what the homeserver leaves");
 }
 
 /// A connection that from some point on takes a byte now and then.
