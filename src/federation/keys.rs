@@ -28,6 +28,9 @@ const MAX_VALIDITY: Duration = Duration::from_hours(7 * 24);
 /// Most keys taken from one document.
 const MAX_KEYS: usize = 16;
 
+/// Most documents of one server looked at in a notary's answer.
+const MAX_DOCUMENTS: usize = 16;
+
 /// How often a server may be asked again because a request names a key it did not publish.
 const REFETCH_AFTER: Duration = Duration::from_mins(1);
 
@@ -201,7 +204,8 @@ fn testimony(
         .map_err(|why| RemoteError::Answer(format!("notary {notary}: {why}")))
 }
 
-/// The keys that a notary's answer testifies to.
+/// The keys that a notary's answer testifies to. Synapse gives a document for each key it stored, some of them out of date: the
+/// first good one counts.
 pub(crate) fn check_testimony(
     answer: Object,
     server_name: &ServerName,
@@ -210,21 +214,32 @@ pub(crate) fn check_testimony(
     now: Timestamp,
 ) -> std::result::Result<Vec<StoredKey>, &'static str> {
     let testimony: Testimony = serde_json::from_value(Value::Object(answer)).map_err(|_json| "malformed")?;
-    let document = testimony
-        .server_keys
-        .iter()
-        .find(|keys| keys.get("server_name") == Some(&server_name.as_str().into()));
-    let document = document.ok_or("does not know this server")?;
+    let name = Value::from(server_name.as_str());
+    let documents = testimony.server_keys.iter().filter(|keys| keys.get("server_name") == Some(&name));
+    let mut found = Err("does not know this server");
+    for document in documents.take(MAX_DOCUMENTS) {
+        found = check_copy(document, notary, notary_keys)
+            .and_then(|()| check_document(document, server_name, now));
+        if found.is_ok() {
+            break;
+        }
+    }
+    found
+}
+
+/// Whether a notary signed a document with one of its keys.
+fn check_copy(
+    document: &Object,
+    notary: &ServerName,
+    notary_keys: &[(String, [u8; 32])],
+) -> std::result::Result<(), &'static str> {
     let message = signed_json::signable(document).ok_or("numbers without a canonical form")?;
     let signature_with =
         |key_id: &str| document.get("signatures")?.get(notary.as_str())?.get(key_id)?.as_str();
     let is_signed = notary_keys.iter().any(|(key_id, key)| {
         signature_with(key_id).is_some_and(|signature| signed_json::verifies(key, &message, signature))
     });
-    if !is_signed {
-        return Err("its signature is missing or wrong");
-    }
-    check_document(document, server_name, now)
+    if is_signed { Ok(()) } else { Err("its signature is missing or wrong") }
 }
 
 /// [`check_document`], for the journal.
@@ -310,6 +325,41 @@ mod tests {
         let keys =
             check(&document(|document| document["valid_until_ts"] = json!(9_000_000_000_000_i64))).unwrap();
         assert_eq!(keys[0].valid_until, Timestamp(1000).after(MAX_VALIDITY));
+    }
+
+    /// Synapse's notary gave an outdated document before the good one, and only the first was looked at.
+    #[test]
+    fn of_several_documents_a_notary_gives_the_first_good_one_counts() {
+        let notary = SigningKey::parse(VECTOR.as_bytes()).unwrap();
+        let public_key: [u8; 32] =
+            signed_json::decode_base64(&notary.public_key()).unwrap().try_into().unwrap();
+        let copy = |mut document: Object, is_signed: bool| {
+            let signature = notary.sign(&signed_json::signable(&document).unwrap());
+            if is_signed {
+                document["signatures"]["notary.org"] = json!({"ed25519:1": signature});
+            }
+            Value::Object(document)
+        };
+        let outdated = copy(document(|document| document["valid_until_ts"] = json!(999)), true);
+        let unsigned = copy(document(|_| {}), false);
+        let good = copy(document(|_| {}), true);
+        let other = copy(document(|document| document["server_name"] = json!("other.org")), true);
+        let testimony = |documents: &[&Value]| {
+            let answer = json!({"server_keys": documents}).as_object().unwrap().clone();
+            let [server_name, notary] =
+                ["example.org", "notary.org"].map(|name| ServerName::parse(name).unwrap());
+            check_testimony(
+                answer,
+                &server_name,
+                &notary,
+                &[("ed25519:1".to_owned(), public_key)],
+                Timestamp(1000),
+            )
+        };
+        assert_eq!(testimony(&[&other, &outdated, &unsigned, &good]).unwrap().len(), 1);
+        assert_eq!(testimony(&[&outdated]), Err("no longer valid"));
+        assert_eq!(testimony(&[&unsigned]), Err("its signature is missing or wrong"));
+        assert_eq!(testimony(&[&other]), Err("does not know this server"));
     }
 
     #[test]
