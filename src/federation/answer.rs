@@ -18,6 +18,9 @@ use crate::outbound::{Answer, Outbound};
 /// Largest error body read for its errcode, bytes.
 const MAX_ERROR_BODY: u64 = 64 * 1024;
 
+/// How much of an errcode is read, characters; the specification's are shorter.
+const MAX_ERRCODE: usize = 64;
+
 /// Largest JSON part of a multipart answer, bytes.
 const MAX_JSON_PART: u64 = 64 * 1024;
 
@@ -168,7 +171,7 @@ fn judge_error(status: u16, answer: Answer, within: Duration) -> Attempt {
         }
         Err(_broken_off) => Vec::new(),
     };
-    let errcode = serde_json::from_slice::<ErrorBody>(&body).ok().map(|body| body.errcode);
+    let errcode = read_errcode(&body);
     let told = |kind, message| Attempt::Told(Error::new(kind, message));
     match (status, errcode.as_deref()) {
         (200..=399 | 400 | 403 | 404 | 405 | 501, None) | (400 | 404 | 405, Some("M_UNRECOGNIZED")) => {
@@ -185,6 +188,13 @@ fn judge_error(status: u16, answer: Answer, within: Duration) -> Attempt {
         // MMR answers a wrong method with 405 M_UNKNOWN; other 4xx are as little about media.
         (_, _) => Attempt::UnknownEndpoint,
     }
+}
+
+/// The errcode of a Matrix error body, up to what is not a letter, digit, `_` or `.`: it goes into the journal.
+fn read_errcode(body: &[u8]) -> Option<String> {
+    let ErrorBody { errcode } = serde_json::from_slice(body).ok()?;
+    let is_usual = |char: &char| char.is_ascii_alphanumeric() || matches!(char, '_' | '.');
+    Some(errcode.chars().take(MAX_ERRCODE).take_while(is_usual).collect())
 }
 
 impl RemoteMedia {
@@ -205,5 +215,28 @@ impl std::fmt::Debug for RemoteMedia {
             .field("content_type", &self.content_type)
             .field("size", &self.size)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_errcode_is_short_and_of_letters() {
+        let (long, cut) = (format!("M_{}", "X".repeat(100)), format!("M_{}", "X".repeat(62)));
+        for (errcode, read) in [
+            ("M_NOT_FOUND", "M_NOT_FOUND"),
+            ("ORG.EXAMPLE.ODD_1", "ORG.EXAMPLE.ODD_1"),
+            ("M_A\n2026-01-01 ERROR forged", "M_A"),
+            ("\u{1b}[2J", ""),
+            (long.as_str(), cut.as_str()),
+        ] {
+            let body = json!({"errcode": errcode}).to_string();
+            assert_eq!(read_errcode(body.as_bytes()).as_deref(), Some(read), "{errcode}");
+        }
+        assert_eq!(read_errcode(b"{}"), None);
     }
 }

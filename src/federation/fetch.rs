@@ -100,7 +100,7 @@ impl Federation {
                     return Err(error);
                 }
                 Attempt::Down(cause) => {
-                    tracing::warn!(%mxc, ?family, %cause, "the remote server fails");
+                    tracing::warn!(%mxc, ?family, cause = cause.to_string(), "the remote server fails");
                     self.backoff.failed(&mxc.server_name, (self.clock)());
                     return Err(down(mxc, cause));
                 }

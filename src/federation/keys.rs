@@ -112,7 +112,7 @@ impl Federation {
         let direct = self.ask_small(server_name, "/_matrix/key/v2/server", until).and_then(read_document);
         let direct = direct.and_then(|document| check(&document, server_name, now));
         let found = direct.or_else(|error| {
-            tracing::debug!(%server_name, %error, "asking notaries for its keys");
+            tracing::debug!(%server_name, error = error.to_string(), "asking notaries for its keys");
             let until = until.checked_add(self.small_patience.div_f32(2.0)).unwrap_or(until);
             self.ask_notaries(server_name, now, until).ok_or(error)
         });
@@ -152,7 +152,7 @@ impl Federation {
                 let keys = self.keys_of_notary(notary, now, until)?;
                 let answer = self.ask_small(notary, &path, until);
                 let found = answer.and_then(|answer| testimony(answer, server_name, notary, &keys, now));
-                found.inspect_err(|error| tracing::debug!(%notary, %server_name, %error, "no testimony")).ok()
+                found.inspect_err(|error| tracing::debug!(%notary, %server_name, error = error.to_string(), "no testimony")).ok()
             })
         })
     }

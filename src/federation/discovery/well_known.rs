@@ -121,7 +121,7 @@ impl WellKnown {
     ) -> Result<(ServerName, Duration), Absence> {
         let url = format!("https://{}/.well-known/matrix/server", server_name.host_str());
         let answer = self.outbound.follow(&url, until).map_err(|error| {
-            tracing::debug!(%server_name, %error, "no well-known document");
+            tracing::debug!(%server_name, error = error.to_string(), "no well-known document");
             match error {
                 OutboundError::Redirect(_) | OutboundError::Denied(_) => Absence::Decided,
                 OutboundError::Unresolved
