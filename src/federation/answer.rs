@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::RemoteError;
+use super::{RemoteError, too_large};
 use crate::config::Family;
 use crate::disposition;
 use crate::error::{Error, Kind, Result};
@@ -174,13 +174,13 @@ fn judge_error(status: u16, answer: Answer, within: Duration) -> Attempt {
     let errcode = read_errcode(&body);
     let told = |kind, message| Attempt::Told(Error::new(kind, message));
     match (status, errcode.as_deref()) {
-        (200..=399 | 400 | 403 | 404 | 405 | 501, None) | (400 | 404 | 405, Some("M_UNRECOGNIZED")) => {
+        (200..=399 | 400 | 401 | 403 | 404 | 405 | 501, None) | (400 | 404 | 405, Some("M_UNRECOGNIZED")) => {
             Attempt::UnknownEndpoint
         }
         (404, Some(_)) => Attempt::NotFound,
         (401 | 403, _) => Attempt::Refused(format!("{status} {}", errcode.unwrap_or_default())),
         (504, Some("M_NOT_YET_UPLOADED")) => told(Kind::NotYetUploaded, "the media is not yet uploaded"),
-        (413 | 502, Some("M_TOO_LARGE")) => told(Kind::RemoteTooLarge, "the remote file is too large"),
+        (413 | 502, Some("M_TOO_LARGE")) => Attempt::Told(too_large()),
         (429, _) => Attempt::Told(limited(retry_after.unwrap_or(DEFAULT_RETRY_AFTER).min(MAX_RETRY_AFTER))),
         (500..=599, _) => {
             Attempt::Down(RemoteError::Answer(format!("status {status} {}", errcode.unwrap_or_default())))
@@ -201,9 +201,7 @@ impl RemoteMedia {
     /// Refuses a file that announces more than `limit` bytes.
     pub(crate) fn at_most(self, limit: u64) -> Result<Self> {
         match self.size {
-            Some(size) if size > limit => {
-                Err(Error::new(Kind::RemoteTooLarge, "the remote file is too large"))
-            }
+            Some(size) if size > limit => Err(too_large()),
             _ => Ok(self),
         }
     }

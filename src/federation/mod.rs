@@ -27,7 +27,7 @@ use self::policy::Policy;
 use self::x_matrix::SignedRequest;
 use crate::catalog::Catalog;
 use crate::config::{self, Family};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::homeserver::Homeserver;
 use crate::matrix::{Clock, Mxc, Random, ServerName, Timestamp};
 use crate::names::Names;
@@ -57,8 +57,8 @@ pub(crate) const GRACE: Duration = Duration::from_mins(1);
 /// The slowest average rate after that, bytes a second. A remote that trickles would hold one of few places for days.
 pub(crate) const MIN_RATE: u64 = 8 * 1024;
 
-/// Media IDs remembered as not existing; about 150 bytes each.
-const CACHED_ABSENCES: usize = 4096;
+/// Media IDs remembered as asked for in vain; about 150 bytes each.
+const CACHED_VAIN: usize = 4096;
 
 /// The door to other servers.
 pub(crate) struct Federation {
@@ -90,12 +90,21 @@ pub(crate) struct Federation {
     backoff: Backoff,
     /// Servers that do not give their keys.
     key_backoff: Backoff,
-    /// Media that does not exist, and until when that is believed.
-    absent: Cache<Mxc, Timestamp>,
+    /// Media asked for in vain, and until when it is not asked for again.
+    in_vain: Cache<Mxc, (Vain, Timestamp)>,
     /// Remembers keys and families.
     catalog: Arc<Catalog>,
     /// For validity.
     clock: Clock,
+}
+
+/// Why media was asked for in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Vain {
+    /// Its server does not have it.
+    Absent,
+    /// It is larger than we take, or its server gives.
+    TooLarge,
 }
 
 /// What a [`Federation`] is made of besides its configuration.
@@ -157,7 +166,7 @@ impl Federation {
             homeserver,
             backoff: Backoff::new(),
             key_backoff: Backoff::new(),
-            absent: Cache::new(CACHED_ABSENCES),
+            in_vain: Cache::new(CACHED_VAIN),
             catalog,
             clock,
         })
@@ -213,10 +222,15 @@ fn longest_fetch(config: &config::Federation) -> Duration {
     config.timeout.0.saturating_add(GRACE).saturating_add(sending)
 }
 
+/// What a client reads of a file over the limit.
+pub(crate) fn too_large() -> Error {
+    Error::new(Kind::RemoteTooLarge, "the remote file is too large")
+}
+
 /// What a client reads of a server that is left alone for `wait`.
 fn left_alone(server_name: &ServerName, wait: Duration) -> Error {
     Error::new(
-        crate::error::Kind::RemoteFailed,
+        Kind::RemoteFailed,
         format!("cannot reach {server_name}; it will be tried again in {} s", wait.as_secs().max(1)),
     )
     .caused_by(RemoteError::BackingOff(wait))
