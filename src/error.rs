@@ -152,7 +152,8 @@ impl Error {
         self.passthrough.as_ref()
     }
 
-    /// The chain of causes, outermost first, in one line; empty when there is none.
+    /// The chain of causes, outermost first, in one line; empty when there is none. Other servers have a say in some causes:
+    /// control characters, with which they could write lines of their own, are escaped.
     pub(crate) fn causes(&self) -> String {
         let mut line = String::new();
         let mut next: Option<&(dyn StdError + 'static)> = self.source();
@@ -160,7 +161,9 @@ impl Error {
             if !line.is_empty() {
                 line.push_str(": ");
             }
-            line.push_str(&cause.to_string());
+            for char in cause.to_string().chars() {
+                if char.is_control() { line.extend(char.escape_default()) } else { line.push(char) }
+            }
             next = cause.source();
         }
         line
@@ -246,6 +249,15 @@ mod tests {
         let error = Error::internal("writing a blob", io);
         assert_eq!(error.message(), "internal error");
         assert_eq!(error.causes(), "writing a blob: No space left on device /var/lib/x");
+    }
+
+    #[test]
+    fn causes_stay_in_one_line_whatever_they_contain() {
+        let remote = std::io::Error::other("status\n2026-01-01 ERROR forged \u{1b}[31m\u{9b}m é");
+        let error = Error::new(Kind::RemoteFailed, "it failed").caused_by(remote);
+        let line = format!("{error:?}");
+        assert!(!line.contains(char::is_control), "{line}");
+        assert!(line.contains("status\\n2026") && line.contains('é'), "{line}");
     }
 
     #[test]

@@ -4,10 +4,10 @@
 //! know what is asked.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::names::Names;
-use crate::outbound::{Answer, Get, Guard, Limits, Outbound, OutboundError};
+use crate::outbound::{self, Answer, Get, Guard, Limits, Outbound, OutboundError};
 
 /// Longest wait for the homeserver, for a whole exchange.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,12 +32,24 @@ impl Homeserver {
     /// Asks for `path`, with an access token if there is one; once more when an idle connection was closed just as it was
     /// used again.
     pub(crate) fn get(&self, path: &str, token: Option<&str>) -> Result<Answer, OutboundError> {
+        self.ask(path, token, None)
+    }
+
+    /// Asks for `path` without a token, waiting until then at most.
+    pub(crate) fn get_until(&self, path: &str, until: Instant) -> Result<Answer, OutboundError> {
+        self.ask(path, None, Some(until))
+    }
+
+    /// Asks, at most twice.
+    fn ask(&self, path: &str, token: Option<&str>, until: Option<Instant>) -> Result<Answer, OutboundError> {
         let url = format!("{}{path}", self.base_url);
         let bearer = token.map(|token| format!("Bearer {token}"));
         let headers: Vec<_> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
-        let get = Get { url: &url, headers: &headers, via: &[], within: None };
-        match self.outbound.get(&get) {
-            Err(OutboundError::Failed(_)) => self.outbound.get(&get),
+        let get = || {
+            self.outbound.get(&Get { url: &url, headers: &headers, via: &[], within: outbound::left(until)? })
+        };
+        match get() {
+            Err(OutboundError::Failed(_)) => get(),
             other => other,
         }
     }

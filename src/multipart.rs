@@ -116,6 +116,11 @@ impl<R: Read> MultipartReader<R> {
         Self { source, buffer: Vec::new(), start: 0, ended: false, dashes, delimiter, state: State::Preamble }
     }
 
+    /// Where the bytes come from.
+    pub(crate) fn source_mut(&mut self) -> &mut R {
+        &mut self.source
+    }
+
     /// Skips what is left of the current part and reads the next one's headers; `None` after the last.
     pub(crate) fn next_part(&mut self) -> Result<Option<PartHeaders>, MultipartError> {
         if self.state == State::Preamble {

@@ -6,7 +6,8 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::proto::rr::RData;
@@ -14,6 +15,9 @@ use tokio::runtime::Handle;
 
 /// SRV answers remembered, as long as their records allow.
 const CACHED_ANSWERS: u64 = 512;
+
+/// Where the system says whom to ask.
+const SYSTEM_CONFIGURATION: &str = "/etc/resolv.conf";
 
 /// Where names lead. Tests put a table in its place.
 pub trait Names: Send + Sync + fmt::Debug {
@@ -40,8 +44,30 @@ pub struct Service {
 /// The system's resolver and, for SRV, hickory with the system's configuration.
 #[derive(Default)]
 pub struct SystemNames {
-    /// Made when first needed, inside the runtime.
-    srv: OnceLock<Option<TokioResolver>>,
+    /// Made when first needed, inside the runtime, and anew when the system's configuration changed.
+    srv: Renewed<Option<SystemTime>, TokioResolver>,
+}
+
+/// What is made from a source and made anew when that changes. What could not be made is tried again.
+struct Renewed<M, T>(Mutex<Option<(M, T)>>);
+
+impl<M, T> Default for Renewed<M, T> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<M: PartialEq, T: Clone> Renewed<M, T> {
+    /// What was made when the source's mark was `mark`, else what `make` makes; if it makes nothing, what there was before.
+    fn get(&self, mark: M, make: impl FnOnce() -> Option<T>) -> Option<T> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.as_ref().is_none_or(|(of, _)| *of != mark)
+            && let Some(made) = make()
+        {
+            *kept = Some((mark, made));
+        }
+        kept.as_ref().map(|(_, made)| made.clone())
+    }
 }
 
 impl Names for SystemNames {
@@ -55,7 +81,8 @@ impl Names for SystemNames {
 
     fn services(&self, name: &str) -> Vec<Service> {
         let Ok(runtime) = Handle::try_current() else { return Vec::new() };
-        let Some(resolver) = self.srv.get_or_init(resolver) else { return Vec::new() };
+        let changed = std::fs::metadata(SYSTEM_CONFIGURATION).and_then(|file| file.modified()).ok();
+        let Some(resolver) = self.srv.get(changed, resolver) else { return Vec::new() };
         // With a trailing dot the name is complete: no search domain is tried.
         let records = match runtime.block_on(resolver.srv_lookup(format!("{name}."))) {
             Ok(records) => records,
@@ -91,6 +118,17 @@ impl fmt::Debug for SystemNames {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Started before the network was configured, it never asked for SRV records.
+    #[test]
+    fn what_could_not_be_made_is_tried_again_and_a_change_makes_it_anew() {
+        let kept = Renewed::<u8, &str>::default();
+        assert_eq!(kept.get(1, || None), None);
+        assert_eq!(kept.get(1, || Some("a")), Some("a"));
+        assert_eq!(kept.get(1, || panic!("nothing changed")), Some("a"));
+        assert_eq!(kept.get(2, || None), Some("a"), "better than nothing");
+        assert_eq!(kept.get(2, || Some("b")), Some("b"));
+    }
 
     #[test]
     fn literals_need_no_resolver() {

@@ -235,7 +235,7 @@ fn check_proxy(
     let ca_file = config.federation.ca_file.as_deref();
     let outbound = Outbound::new(Guard::permit_all(), ca_file, limits, Arc::clone(&names))?;
     let discovery = Discovery::new(outbound.clone(), names, clock, random);
-    let for_servers = discovery.resolve(&config.server_name);
+    let for_servers = discovery.resolve(&config.server_name, None);
     let for_clients = client_endpoint(config, &outbound);
 
     let fingerprint = key.fingerprint(&config.server_name);
@@ -312,7 +312,8 @@ fn judge_route(outbound: &Outbound, endpoint: &Endpoint, target: &str, fingerpri
 /// Where clients reach the server: what `/.well-known/matrix/client` says, else the server name itself.
 fn client_endpoint(config: &Config, outbound: &Outbound) -> Endpoint {
     let own = format!("https://{}", config.server_name);
-    let document = outbound.follow(&format!("{own}/.well-known/matrix/client")).ok().and_then(read_json);
+    let document =
+        outbound.follow(&format!("{own}/.well-known/matrix/client"), None).ok().and_then(read_json);
     let base_url =
         document.as_ref().and_then(|document| document.get("m.homeserver")?.get("base_url")?.as_str());
     let base_url = base_url.unwrap_or(&own).trim_end_matches('/').to_owned();

@@ -178,7 +178,7 @@ pub struct OembedProvider {
 /// Addresses that are not the public internet: private, loopback, link-local, carrier-grade NAT, documentation,
 /// benchmarking, multicast and reserved ranges (RFC 6890), and IPv6 ranges that embed IPv4 addresses. IPv4-mapped IPv6 addresses are
 /// compared as IPv4.
-const NOT_PUBLIC: [&str; 23] = [
+const NOT_PUBLIC: [&str; 25] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -194,8 +194,10 @@ const NOT_PUBLIC: [&str; 23] = [
     "203.0.113.0/24",
     "224.0.0.0/3",
     "::/96",
+    "::ffff:0:0:0/96",
     "64:ff9b::/96",
     "64:ff9b:1::/48",
+    "2001::/32",
     "2002::/16",
     "2001:db8::/32",
     "fc00::/7",

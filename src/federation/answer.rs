@@ -3,12 +3,12 @@
 //! Owns the reading of answers in every dialect, and the difference between "there is no such media" and "there is no such
 //! endpoint", which servers and the proxies before them say in many ways.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::RemoteError;
+use super::{RemoteError, too_large};
 use crate::config::Family;
 use crate::disposition;
 use crate::error::{Error, Kind, Result};
@@ -17,6 +17,9 @@ use crate::outbound::{Answer, Outbound};
 
 /// Largest error body read for its errcode, bytes.
 const MAX_ERROR_BODY: u64 = 64 * 1024;
+
+/// How much of an errcode is read, characters; the specification's are shorter.
+const MAX_ERRCODE: usize = 64;
 
 /// Largest JSON part of a multipart answer, bytes.
 const MAX_JSON_PART: u64 = 64 * 1024;
@@ -79,7 +82,7 @@ impl Attempt {
                 Some(location) => elsewhere(&location, outbound),
                 None => Self::UnknownEndpoint,
             },
-            (status, _) => judge_error(status, answer),
+            (status, _) => judge_error(status, answer, outbound.small_part()),
         }
     }
 }
@@ -113,7 +116,7 @@ fn multipart_media(answer: Answer, outbound: &Outbound) -> Attempt {
         return Attempt::UnknownEndpoint;
     };
     let outer_disposition = answer.header_lossy("content-disposition");
-    let mut reader = MultipartReader::new(answer.into_reader(), &boundary);
+    let mut reader = MultipartReader::new(answer.into_hurried(outbound.small_part()), &boundary);
     let mut second_part = || {
         reader.next_part()?.ok_or(MultipartError::Malformed)?;
         let json = std::io::copy(&mut reader.by_ref().take(MAX_JSON_PART), &mut std::io::sink())?;
@@ -133,6 +136,7 @@ fn multipart_media(answer: Answer, outbound: &Outbound) -> Attempt {
     if let Some(location) = headers.get("location") {
         return elsewhere(location, outbound);
     }
+    reader.source_mut().unhurried();
     let disposition = headers.get("content-disposition").map(str::to_owned).or(outer_disposition);
     Attempt::Media(RemoteMedia {
         content_type: disposition::storable_type(headers.get("content-type")),
@@ -149,28 +153,34 @@ fn elsewhere(location: &str, outbound: &Outbound) -> Attempt {
         let message = "the remote server keeps the file where it cannot be fetched";
         Attempt::Told(Error::new(Kind::RemoteFailed, message).caused_by(RemoteError::Answer(why)))
     };
-    match outbound.follow(location) {
+    match outbound.follow(location, None) {
         Ok(answer) if answer.status() == 200 => Attempt::Media(raw_media(answer)),
         Ok(answer) => failed(format!("status {} from the place it points to", answer.status())),
         Err(error) => failed(error.to_string()),
     }
 }
 
-/// Reads an answer that is not media.
-fn judge_error(status: u16, answer: Answer) -> Attempt {
+/// Reads an answer that is not media, whose body must come `within` that time.
+fn judge_error(status: u16, answer: Answer, within: Duration) -> Attempt {
     let retry_after =
         answer.header("retry-after").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
-    let body = answer.read_at_most(MAX_ERROR_BODY).ok().flatten().unwrap_or_default();
-    let errcode = serde_json::from_slice::<ErrorBody>(&body).ok().map(|body| body.errcode);
+    let body = match answer.read_at_most_within(MAX_ERROR_BODY, within) {
+        Ok(body) => body.unwrap_or_default(),
+        Err(error) if error.kind() == ErrorKind::TimedOut => {
+            return Attempt::Down(RemoteError::Answer(format!("status {status}, then {error}")));
+        }
+        Err(_broken_off) => Vec::new(),
+    };
+    let errcode = read_errcode(&body);
     let told = |kind, message| Attempt::Told(Error::new(kind, message));
     match (status, errcode.as_deref()) {
-        (200..=399 | 400 | 403 | 404 | 405 | 501, None) | (400 | 404 | 405, Some("M_UNRECOGNIZED")) => {
+        (200..=399 | 400 | 401 | 403 | 404 | 405 | 501, None) | (400 | 404 | 405, Some("M_UNRECOGNIZED")) => {
             Attempt::UnknownEndpoint
         }
         (404, Some(_)) => Attempt::NotFound,
         (401 | 403, _) => Attempt::Refused(format!("{status} {}", errcode.unwrap_or_default())),
         (504, Some("M_NOT_YET_UPLOADED")) => told(Kind::NotYetUploaded, "the media is not yet uploaded"),
-        (413 | 502, Some("M_TOO_LARGE")) => told(Kind::RemoteTooLarge, "the remote file is too large"),
+        (413 | 502, Some("M_TOO_LARGE")) => Attempt::Told(too_large()),
         (429, _) => Attempt::Told(limited(retry_after.unwrap_or(DEFAULT_RETRY_AFTER).min(MAX_RETRY_AFTER))),
         (500..=599, _) => {
             Attempt::Down(RemoteError::Answer(format!("status {status} {}", errcode.unwrap_or_default())))
@@ -180,13 +190,18 @@ fn judge_error(status: u16, answer: Answer) -> Attempt {
     }
 }
 
+/// The errcode of a Matrix error body, up to what is not a letter, digit, `_` or `.`: it goes into the journal.
+fn read_errcode(body: &[u8]) -> Option<String> {
+    let ErrorBody { errcode } = serde_json::from_slice(body).ok()?;
+    let is_usual = |char: &char| char.is_ascii_alphanumeric() || matches!(char, '_' | '.');
+    Some(errcode.chars().take(MAX_ERRCODE).take_while(is_usual).collect())
+}
+
 impl RemoteMedia {
     /// Refuses a file that announces more than `limit` bytes.
     pub(crate) fn at_most(self, limit: u64) -> Result<Self> {
         match self.size {
-            Some(size) if size > limit => {
-                Err(Error::new(Kind::RemoteTooLarge, "the remote file is too large"))
-            }
+            Some(size) if size > limit => Err(too_large()),
             _ => Ok(self),
         }
     }
@@ -198,5 +213,28 @@ impl std::fmt::Debug for RemoteMedia {
             .field("content_type", &self.content_type)
             .field("size", &self.size)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_errcode_is_short_and_of_letters() {
+        let (long, cut) = (format!("M_{}", "X".repeat(100)), format!("M_{}", "X".repeat(62)));
+        for (errcode, read) in [
+            ("M_NOT_FOUND", "M_NOT_FOUND"),
+            ("ORG.EXAMPLE.ODD_1", "ORG.EXAMPLE.ODD_1"),
+            ("M_A\n2026-01-01 ERROR forged", "M_A"),
+            ("\u{1b}[2J", ""),
+            (long.as_str(), cut.as_str()),
+        ] {
+            let body = json!({"errcode": errcode}).to_string();
+            assert_eq!(read_errcode(body.as_bytes()).as_deref(), Some(read), "{errcode}");
+        }
+        assert_eq!(read_errcode(b"{}"), None);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::answer::{Attempt, RemoteMedia, limited};
 use super::backoff::Wait;
-use super::{Federation, RemoteError, left_alone};
+use super::{Federation, RemoteError, Vain, left_alone, too_large};
 use crate::config::Family;
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Mxc, ServerName};
@@ -19,8 +19,8 @@ const MARGIN: Duration = Duration::from_secs(5);
 /// How long a family that worked is tried first; after that the order is tried from its top, for the server may have learned.
 const FAMILY_LIFETIME: Duration = Duration::from_hours(24);
 
-/// How long media that its server does not have is not asked for again.
-const ABSENCE_LIFETIME: Duration = Duration::from_mins(10);
+/// How long media that was asked for in vain is not asked for again.
+const VAIN_LIFETIME: Duration = Duration::from_mins(10);
 
 impl Federation {
     /// Finds `mxc` at its origin, which is another server, waiting there up to `timeout` for a pending upload. Blocks.
@@ -33,8 +33,10 @@ impl Federation {
         self.policy.check(server_name)?;
         self.check_standing()?;
         let now = (self.clock)();
-        if self.absent.get(mxc).is_some_and(|until| now < until) {
-            return Err(Error::not_found());
+        match self.in_vain.get(mxc) {
+            Some((Vain::Absent, until)) if now < until => return Err(Error::not_found()),
+            Some((Vain::TooLarge, until)) if now < until => return Err(too_large()),
+            Some(_) | None => {}
         }
         match self.backoff.wait(server_name, now) {
             Some(Wait::Failing(wait)) => return Err(left_alone(server_name, wait)),
@@ -44,14 +46,21 @@ impl Federation {
         let outcome = self.climb(mxc, timeout);
         match &outcome {
             Err(error) if error.kind() == Kind::NotFound => {
-                self.absent.insert(mxc.clone(), now.after(ABSENCE_LIFETIME));
+                self.in_vain.insert(mxc.clone(), (Vain::Absent, now.after(VAIN_LIFETIME)));
             }
             Err(error) if error.kind() == Kind::LimitExceeded => {
                 self.backoff.limited(server_name, now, error.wait().unwrap_or_default());
             }
+            Err(error) if error.kind() == Kind::RemoteTooLarge => self.too_large(mxc),
             Ok(_) | Err(_) => {}
         }
         outcome
+    }
+
+    /// Notes that a file is larger than we take: each view would fetch as much of it as we take again.
+    pub(crate) fn too_large(&self, mxc: &Mxc) {
+        self.backoff.alive(&mxc.server_name);
+        self.in_vain.insert(mxc.clone(), (Vain::TooLarge, (self.clock)().after(VAIN_LIFETIME)));
     }
 
     /// Notes that a server sent a whole file.
@@ -97,15 +106,20 @@ impl Federation {
                 }
                 Attempt::Told(error) => {
                     tracing::debug!(%mxc, ?family, ?error, "the remote server's answer");
+                    if error.kind() != Kind::LimitExceeded {
+                        self.backoff.alive(&mxc.server_name);
+                    }
                     return Err(error);
                 }
                 Attempt::Down(cause) => {
-                    tracing::warn!(%mxc, ?family, %cause, "the remote server fails");
+                    tracing::warn!(%mxc, ?family, cause = cause.to_string(), "the remote server fails");
                     self.backoff.failed(&mxc.server_name, (self.clock)());
                     return Err(down(mxc, cause));
                 }
             }
         }
+        // Media is a sign of life only when it was sent whole, any other answer at once.
+        self.backoff.alive(&mxc.server_name);
         Err(match refused {
             Some(why) => Error::new(Kind::RemoteFailed, "the remote server refused our signature")
                 .caused_by(RemoteError::Answer(why)),
@@ -123,7 +137,7 @@ impl Federation {
         // The remote's "not yet" must come before our patience ends.
         let ms = timeout.min(self.patience.saturating_sub(MARGIN)).as_millis();
         let signed = Some(&self.signing_key);
-        let ask = |path: String, key| match self.ask(&self.outbound, server_name, &path, key) {
+        let ask = |path: String, key| match self.ask(server_name, &path, key) {
             Ok(answer) => Attempt::read(family, answer, &self.outbound),
             Err(error) => Attempt::Down(error),
         };

@@ -67,7 +67,7 @@ impl Federation {
         if signatures.iter().any(|signature| signature.origin != origin) {
             return Err(refuse("the X-Matrix signatures name different servers".to_owned()));
         }
-        let is_ours = |name: &String| name == self.server_name.as_str();
+        let is_ours = |name: &ServerName| *name == self.server_name;
         if let Some(other) =
             signatures.iter().filter_map(|s| s.destination.as_ref()).find(|name| !is_ours(name))
         {

@@ -5,7 +5,7 @@
 //! [querying through another server](https://spec.matrix.org/v1.19/server-server-api/#querying-keys-through-another-server).
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -27,6 +27,9 @@ const MAX_VALIDITY: Duration = Duration::from_hours(7 * 24);
 
 /// Most keys taken from one document.
 const MAX_KEYS: usize = 16;
+
+/// Most documents of one server looked at in a notary's answer.
+const MAX_DOCUMENTS: usize = 16;
 
 /// How often a server may be asked again because a request names a key it did not publish.
 const REFETCH_AFTER: Duration = Duration::from_mins(1);
@@ -92,7 +95,8 @@ impl Federation {
     }
 
     /// Asks for the keys of `server_name` and remembers them: the server itself, then our homeserver, which probably knows
-    /// them, then the configured notaries. One that fails is left alone for a while. Blocks.
+    /// them, then the configured notaries. One that fails is left alone for a while. Blocks, for half as long again as one
+    /// exchange may take: whoever names a slow server as the origin of a request keeps a thread busy for that long.
     ///
     /// # Errors
     /// `BadSignature`: requests of this server cannot be trusted.
@@ -103,11 +107,14 @@ impl Federation {
         if let Some(Wait::Failing(wait)) = self.key_backoff.wait(server_name, now) {
             return Err(unavailable().caused_by(RemoteError::BackingOff(wait)));
         }
-        let direct = self.ask_small(server_name, "/_matrix/key/v2/server").and_then(read_document);
+        let started = Instant::now();
+        let until = started.checked_add(self.small_patience).unwrap_or(started);
+        let direct = self.ask_small(server_name, "/_matrix/key/v2/server", until).and_then(read_document);
         let direct = direct.and_then(|document| check(&document, server_name, now));
         let found = direct.or_else(|error| {
-            tracing::debug!(%server_name, %error, "asking notaries for its keys");
-            self.ask_notaries(server_name, now).ok_or(error)
+            tracing::debug!(%server_name, error = error.to_string(), "asking notaries for its keys");
+            let until = until.checked_add(self.small_patience.div_f32(2.0)).unwrap_or(until);
+            self.ask_notaries(server_name, now, until).ok_or(error)
         });
         match found {
             Ok(keys) => {
@@ -121,10 +128,19 @@ impl Federation {
         }
     }
 
-    /// The keys of `server_name` by the word of the first notary that has them.
-    fn ask_notaries(&self, server_name: &ServerName, now: Timestamp) -> Option<Vec<StoredKey>> {
+    /// The keys of `server_name` by the word of the first notary that has them before `until`.
+    fn ask_notaries(
+        &self,
+        server_name: &ServerName,
+        now: Timestamp,
+        until: Instant,
+    ) -> Option<Vec<StoredKey>> {
         let path = format!("/_matrix/key/v2/query/{server_name}?minimum_valid_until_ts={}", now.0);
-        let homeserver = self.homeserver.get(&path, None).map_err(RemoteError::from);
+        // It may ask the server itself, as patiently as we did: some time stays for the others.
+        let asked = Instant::now();
+        let half = until.saturating_duration_since(asked).div_f32(2.0);
+        let half = if self.notaries.is_empty() { until } else { asked.checked_add(half).unwrap_or(until) };
+        let homeserver = self.homeserver.get_until(&path, half).map_err(RemoteError::from);
         let own_key =
             signed_json::decode_base64(&self.signing_key.public_key()).and_then(|key| key.try_into().ok());
         let own_keys: Vec<_> =
@@ -133,16 +149,21 @@ impl Federation {
             homeserver.and_then(|answer| testimony(answer, server_name, &self.server_name, &own_keys, now));
         by_homeserver.ok().or_else(|| {
             self.notaries.iter().filter(|notary| *notary != server_name).find_map(|notary| {
-                let keys = self.keys_of_notary(notary, now)?;
-                let answer = self.ask_small(notary, &path);
+                let keys = self.keys_of_notary(notary, now, until)?;
+                let answer = self.ask_small(notary, &path, until);
                 let found = answer.and_then(|answer| testimony(answer, server_name, notary, &keys, now));
-                found.inspect_err(|error| tracing::debug!(%notary, %server_name, %error, "no testimony")).ok()
+                found.inspect_err(|error| tracing::debug!(%notary, %server_name, error = error.to_string(), "no testimony")).ok()
             })
         })
     }
 
     /// A notary's own keys: remembered, else from the notary itself.
-    fn keys_of_notary(&self, notary: &ServerName, now: Timestamp) -> Option<Vec<(String, [u8; 32])>> {
+    fn keys_of_notary(
+        &self,
+        notary: &ServerName,
+        now: Timestamp,
+        until: Instant,
+    ) -> Option<Vec<(String, [u8; 32])>> {
         let good = |keys: Vec<StoredKey>| {
             let good = keys.into_iter().filter(|key| now < key.valid_until);
             Some(good.map(|key| (key.key_id, key.public_key)).collect::<Vec<_>>())
@@ -151,7 +172,8 @@ impl Federation {
         if let Some(keys) = self.catalog.server_keys(notary).ok().and_then(good) {
             return Some(keys);
         }
-        let document = self.ask_small(notary, "/_matrix/key/v2/server").and_then(read_document).ok()?;
+        let document =
+            self.ask_small(notary, "/_matrix/key/v2/server", until).and_then(read_document).ok()?;
         let keys = check(&document, notary, now).ok()?;
         self.catalog.put_server_keys(notary, keys.clone()).ok()?;
         good(keys)
@@ -182,7 +204,8 @@ fn testimony(
         .map_err(|why| RemoteError::Answer(format!("notary {notary}: {why}")))
 }
 
-/// The keys that a notary's answer testifies to.
+/// The keys that a notary's answer testifies to. Synapse gives a document for each key it stored, some of them out of date: the
+/// first good one counts.
 pub(crate) fn check_testimony(
     answer: Object,
     server_name: &ServerName,
@@ -191,21 +214,32 @@ pub(crate) fn check_testimony(
     now: Timestamp,
 ) -> std::result::Result<Vec<StoredKey>, &'static str> {
     let testimony: Testimony = serde_json::from_value(Value::Object(answer)).map_err(|_json| "malformed")?;
-    let document = testimony
-        .server_keys
-        .iter()
-        .find(|keys| keys.get("server_name") == Some(&server_name.as_str().into()));
-    let document = document.ok_or("does not know this server")?;
+    let name = Value::from(server_name.as_str());
+    let documents = testimony.server_keys.iter().filter(|keys| keys.get("server_name") == Some(&name));
+    let mut found = Err("does not know this server");
+    for document in documents.take(MAX_DOCUMENTS) {
+        found = check_copy(document, notary, notary_keys)
+            .and_then(|()| check_document(document, server_name, now));
+        if found.is_ok() {
+            break;
+        }
+    }
+    found
+}
+
+/// Whether a notary signed a document with one of its keys.
+fn check_copy(
+    document: &Object,
+    notary: &ServerName,
+    notary_keys: &[(String, [u8; 32])],
+) -> std::result::Result<(), &'static str> {
     let message = signed_json::signable(document).ok_or("numbers without a canonical form")?;
     let signature_with =
         |key_id: &str| document.get("signatures")?.get(notary.as_str())?.get(key_id)?.as_str();
     let is_signed = notary_keys.iter().any(|(key_id, key)| {
         signature_with(key_id).is_some_and(|signature| signed_json::verifies(key, &message, signature))
     });
-    if !is_signed {
-        return Err("its signature is missing or wrong");
-    }
-    check_document(document, server_name, now)
+    if is_signed { Ok(()) } else { Err("its signature is missing or wrong") }
 }
 
 /// [`check_document`], for the journal.
@@ -291,6 +325,41 @@ mod tests {
         let keys =
             check(&document(|document| document["valid_until_ts"] = json!(9_000_000_000_000_i64))).unwrap();
         assert_eq!(keys[0].valid_until, Timestamp(1000).after(MAX_VALIDITY));
+    }
+
+    /// Synapse's notary gave an outdated document before the good one, and only the first was looked at.
+    #[test]
+    fn of_several_documents_a_notary_gives_the_first_good_one_counts() {
+        let notary = SigningKey::parse(VECTOR.as_bytes()).unwrap();
+        let public_key: [u8; 32] =
+            signed_json::decode_base64(&notary.public_key()).unwrap().try_into().unwrap();
+        let copy = |mut document: Object, is_signed: bool| {
+            let signature = notary.sign(&signed_json::signable(&document).unwrap());
+            if is_signed {
+                document["signatures"]["notary.org"] = json!({"ed25519:1": signature});
+            }
+            Value::Object(document)
+        };
+        let outdated = copy(document(|document| document["valid_until_ts"] = json!(999)), true);
+        let unsigned = copy(document(|_| {}), false);
+        let good = copy(document(|_| {}), true);
+        let other = copy(document(|document| document["server_name"] = json!("other.org")), true);
+        let testimony = |documents: &[&Value]| {
+            let answer = json!({"server_keys": documents}).as_object().unwrap().clone();
+            let [server_name, notary] =
+                ["example.org", "notary.org"].map(|name| ServerName::parse(name).unwrap());
+            check_testimony(
+                answer,
+                &server_name,
+                &notary,
+                &[("ed25519:1".to_owned(), public_key)],
+                Timestamp(1000),
+            )
+        };
+        assert_eq!(testimony(&[&other, &outdated, &unsigned, &good]).unwrap().len(), 1);
+        assert_eq!(testimony(&[&outdated]), Err("no longer valid"));
+        assert_eq!(testimony(&[&unsigned]), Err("its signature is missing or wrong"));
+        assert_eq!(testimony(&[&other]), Err("does not know this server"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod standing;
 mod x_matrix;
 
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
@@ -27,11 +27,11 @@ use self::policy::Policy;
 use self::x_matrix::SignedRequest;
 use crate::catalog::Catalog;
 use crate::config::{self, Family};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::homeserver::Homeserver;
 use crate::matrix::{Clock, Mxc, Random, ServerName, Timestamp};
 use crate::names::Names;
-use crate::outbound::{Answer, Get, Guard, Limits, Outbound, OutboundError};
+use crate::outbound::{self, Answer, Get, Guard, Limits, Outbound, OutboundError};
 
 pub(crate) use self::answer::RemoteMedia;
 pub(crate) use self::discovery::{Discovery, Endpoint};
@@ -47,11 +47,18 @@ pub(crate) use self::standing::{Standing, compare_published_key};
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::x_matrix::XMatrix;
 
-/// Longest wait for a server's keys, well-known document and the like, for the whole exchange.
+/// Longest wait for a server's keys, well-known document and the like, for the whole exchange; no longer than
+/// `federation.timeout`.
 const SMALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Media IDs remembered as not existing; about 150 bytes each.
-const CACHED_ABSENCES: usize = 4096;
+/// How long a remote may be slow with a file before its average rate is looked at.
+pub(crate) const GRACE: Duration = Duration::from_mins(1);
+
+/// The slowest average rate after that, bytes a second. A remote that trickles would hold one of few places for days.
+pub(crate) const MIN_RATE: u64 = 8 * 1024;
+
+/// Media IDs remembered as asked for in vain; about 150 bytes each.
+const CACHED_VAIN: usize = 4096;
 
 /// The door to other servers.
 pub(crate) struct Federation {
@@ -61,7 +68,7 @@ pub(crate) struct Federation {
     signing_key: SigningKey,
     /// Whether it is the one the homeserver publishes.
     standing: RwLock<Standing>,
-    /// For media: no limit to the whole.
+    /// For media: bounded by what the largest file may take.
     outbound: Outbound,
     /// For keys and the like.
     outbound_small: Outbound,
@@ -73,6 +80,8 @@ pub(crate) struct Federation {
     families: Vec<Family>,
     /// Longest silence of a remote server.
     patience: Duration,
+    /// Longest wait for keys and the like.
+    small_patience: Duration,
     /// Key servers besides the homeserver.
     notaries: Vec<ServerName>,
     /// The neighbour, which is a notary too.
@@ -81,12 +90,21 @@ pub(crate) struct Federation {
     backoff: Backoff,
     /// Servers that do not give their keys.
     key_backoff: Backoff,
-    /// Media that does not exist, and until when that is believed.
-    absent: Cache<Mxc, Timestamp>,
+    /// Media asked for in vain, and until when it is not asked for again.
+    in_vain: Cache<Mxc, (Vain, Timestamp)>,
     /// Remembers keys and families.
     catalog: Arc<Catalog>,
     /// For validity.
     clock: Clock,
+}
+
+/// Why media was asked for in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Vain {
+    /// Its server does not have it.
+    Absent,
+    /// It is larger than we take, or its server gives.
+    TooLarge,
 }
 
 /// What a [`Federation`] is made of besides its configuration.
@@ -131,22 +149,24 @@ impl Federation {
             let guard = Guard::new(&config.ip_deny, &config.ip_allow);
             Outbound::new(guard, config.ca_file.as_deref(), Limits { stall, total }, Arc::clone(&names))
         };
-        let small = outbound(SMALL_TIMEOUT, Some(SMALL_TIMEOUT))?;
+        let small_patience = SMALL_TIMEOUT.min(config.timeout.0);
+        let small = outbound(small_patience, Some(small_patience))?;
         Ok(Self {
             server_name,
             signing_key,
             standing: RwLock::new(Standing::Unknown("not yet compared".to_owned())),
-            outbound: outbound(config.timeout.0, None)?,
+            outbound: outbound(config.timeout.0, Some(longest_fetch(config)))?,
             discovery: Discovery::new(small.clone(), Arc::clone(&names), Arc::clone(&clock), random),
             outbound_small: small,
             policy: Policy::new(&config.allow, &config.deny),
             families: config.families.clone(),
             patience: config.timeout.0,
+            small_patience,
             notaries: config.notaries.clone(),
             homeserver,
             backoff: Backoff::new(),
             key_backoff: Backoff::new(),
-            absent: Cache::new(CACHED_ABSENCES),
+            in_vain: Cache::new(CACHED_VAIN),
             catalog,
             clock,
         })
@@ -162,35 +182,72 @@ impl Federation {
         self.policy.check(server_name)
     }
 
-    /// Asks `server_name` for something small, unsigned.
-    fn ask_small(&self, server_name: &ServerName, path: &str) -> std::result::Result<Answer, RemoteError> {
-        self.ask(&self.outbound_small, server_name, path, None)
+    /// Asks `server_name` for something small, unsigned, waiting until then at most. Without time it is not asked: that it
+    /// does not answer would be remembered.
+    fn ask_small(
+        &self,
+        server_name: &ServerName,
+        path: &str,
+        until: Instant,
+    ) -> std::result::Result<Answer, RemoteError> {
+        outbound::left(Some(until))?;
+        let Endpoint { base_url, host, via } = self.discovery.resolve(server_name, Some(until));
+        let url = format!("{base_url}{path}");
+        let within = outbound::left(Some(until))?;
+        Ok(self.outbound_small.get(&Get { url: &url, headers: &[("Host", &host)], via: &via, within })?)
     }
 
-    /// Asks `server_name` for a path, signed when there is a key.
+    /// Asks `server_name` for media, signed when there is a key.
     fn ask(
         &self,
-        outbound: &Outbound,
         server_name: &ServerName,
         path: &str,
         key: Option<&SigningKey>,
     ) -> std::result::Result<Answer, RemoteError> {
-        let endpoint = self.discovery.resolve(server_name);
+        let endpoint = self.discovery.resolve(server_name, None);
         let url = format!("{}{path}", endpoint.base_url);
         let request =
             SignedRequest { method: "GET", uri: path, origin: &self.server_name, destination: server_name };
         let authorization = key.map(|key| request.authorization(key));
         let mut headers = vec![("Host", endpoint.host.as_str())];
         headers.extend(authorization.as_deref().map(|value| ("Authorization", value)));
-        Ok(outbound.get(&Get { url: &url, headers: &headers, via: &endpoint.via, within: None })?)
+        Ok(self.outbound.get(&Get { url: &url, headers: &headers, via: &endpoint.via, within: None })?)
     }
+}
+
+/// The longest that one file may take, from the first byte of the request to the last of the body: whoever still sends then was
+/// slower than [`MIN_RATE`].
+fn longest_fetch(config: &config::Federation) -> Duration {
+    let sending = Duration::from_secs(config.max_size.0.div_ceil(MIN_RATE));
+    config.timeout.0.saturating_add(GRACE).saturating_add(sending)
+}
+
+/// What a client reads of a file over the limit.
+pub(crate) fn too_large() -> Error {
+    Error::new(Kind::RemoteTooLarge, "the remote file is too large")
 }
 
 /// What a client reads of a server that is left alone for `wait`.
 fn left_alone(server_name: &ServerName, wait: Duration) -> Error {
     Error::new(
-        crate::error::Kind::RemoteFailed,
+        Kind::RemoteFailed,
         format!("cannot reach {server_name}; it will be tried again in {} s", wait.as_secs().max(1)),
     )
     .caused_by(RemoteError::BackingOff(wait))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn a_file_may_take_what_the_largest_takes_at_the_slowest_rate() {
+        let mut config = Config::defaults(ServerName::parse("example.org").unwrap()).federation;
+        config.timeout.0 = Duration::from_secs(5);
+        config.max_size.0 = 10 * MIN_RATE + 1;
+        assert_eq!(longest_fetch(&config), Duration::from_secs(5 + 60 + 11));
+        config.max_size.0 = u64::MAX;
+        assert!(longest_fetch(&config) > Duration::from_hours(24), "and no overflow");
+    }
 }

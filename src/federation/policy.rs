@@ -16,7 +16,8 @@ impl Policy {
 
     /// `Forbidden` for a server that is excluded.
     pub(super) fn check(&self, server_name: &ServerName) -> Result<()> {
-        if self.0.permit(server_name.host_str()) {
+        // With a dot at its end a name is the same to DNS.
+        if self.0.permit(server_name.host_str().trim_end_matches('.')) {
             return Ok(());
         }
         Err(Error::new(Kind::Forbidden, "this server does not exchange media with that server"))
@@ -26,6 +27,14 @@ impl Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dot_at_the_end_plays_no_part() {
+        let policy = Policy::new(&["*".to_owned()], &["evil.org".to_owned(), "*.evil.org".to_owned()]);
+        for name in ["evil.org.", "evil.org.:8448", "a.evil.org.", "evil.org.."] {
+            assert!(policy.check(&ServerName::parse(name).unwrap()).is_err(), "{name}");
+        }
+    }
 
     #[test]
     fn the_port_plays_no_part() {

@@ -9,7 +9,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::signed_json::{self, Object};
-use super::signing_key::SigningKey;
+use super::signing_key::{SigningKey, is_version};
 use crate::matrix::ServerName;
 
 /// A parsed header.
@@ -18,7 +18,7 @@ pub(crate) struct XMatrix {
     /// Who signed.
     pub(crate) origin: ServerName,
     /// Whom they meant; absent before spec 1.3.
-    pub(crate) destination: Option<String>,
+    pub(crate) destination: Option<ServerName>,
     /// `ed25519:version`
     pub(crate) key_id: String,
     /// Base64.
@@ -112,11 +112,18 @@ impl XMatrix {
             }
         }
         let origin = origin.ok_or(XMatrixError::Missing("origin"))?;
+        let (key_id, signature) =
+            (key.ok_or(XMatrixError::Missing("key"))?, sig.ok_or(XMatrixError::Missing("sig"))?);
+        // Answers and journal repeat names and keys.
+        if !key_id.strip_prefix("ed25519:").is_some_and(is_version) {
+            return Err(XMatrixError::Malformed);
+        }
+        let destination = destination.map(|name| ServerName::parse(&name)).transpose();
         Ok(Self {
             origin: ServerName::parse(&origin).map_err(|_grammar| XMatrixError::Origin)?,
-            destination,
-            key_id: key.ok_or(XMatrixError::Missing("key"))?,
-            signature: sig.ok_or(XMatrixError::Missing("sig"))?,
+            destination: destination.map_err(|_grammar| XMatrixError::Malformed)?,
+            key_id,
+            signature,
         })
     }
 }
@@ -211,7 +218,7 @@ mod tests {
     fn every_peers_form_is_read() {
         let expected = XMatrix {
             origin: server("a.example:8448"),
-            destination: Some("b.example".to_owned()),
+            destination: Some(server("b.example")),
             key_id: "ed25519:k_1".to_owned(),
             signature: "AB+/cd=".to_owned(),
         };
@@ -239,7 +246,12 @@ mod tests {
             ("X-Matrix origin=\"a,key=c,sig=d", XMatrixError::Malformed),
             ("X-Matrix origin=\"a\"b,key=c,sig=d", XMatrixError::Malformed),
             ("X-Matrix origin", XMatrixError::Malformed),
-            ("X-Matrix origin=a/b,key=c,sig=d", XMatrixError::Origin),
+            ("X-Matrix origin=a/b,key=ed25519:c,sig=d", XMatrixError::Origin),
+            ("X-Matrix origin=a,key=ed25519:c,sig=d,destination=a/b", XMatrixError::Malformed),
+            ("X-Matrix origin=a,key=ed25519:c,sig=d,destination=\"a\u{1b}[2J\"", XMatrixError::Malformed),
+            ("X-Matrix origin=a,key=c,sig=d", XMatrixError::Malformed),
+            ("X-Matrix origin=a,key=rsa:c,sig=d", XMatrixError::Malformed),
+            ("X-Matrix origin=a,key=\"ed25519:c\u{1b}\",sig=d", XMatrixError::Malformed),
         ] {
             assert_eq!(XMatrix::parse(header), Err(error), "{header}");
         }
@@ -247,7 +259,7 @@ mod tests {
 
     #[test]
     fn debug_shows_no_signature() {
-        let parsed = XMatrix::parse("X-Matrix origin=a,key=b,sig=secret").unwrap();
+        let parsed = XMatrix::parse("X-Matrix origin=a,key=ed25519:b,sig=secret").unwrap();
         assert!(!format!("{parsed:?}").contains("secret"));
     }
 

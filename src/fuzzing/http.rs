@@ -29,7 +29,8 @@ pub fn headers(data: &[u8]) {
 fn x_matrix(header: &str) {
     let Ok(parsed) = XMatrix::parse(header) else { return };
     let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
-    let destination = parsed.destination.as_deref().map(|name| format!(",destination={}", quoted(name)));
+    let destination =
+        parsed.destination.as_ref().map(|name| format!(",destination={}", quoted(name.as_str())));
     let strict = format!(
         "X-Matrix origin={},key={},sig={}{}",
         quoted(parsed.origin.as_str()),

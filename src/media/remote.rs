@@ -8,17 +8,11 @@ use super::Library;
 use crate::blobs::{Ingest, IngestError};
 use crate::catalog::NewMedia;
 use crate::error::{Error, Kind, Result};
-use crate::federation::RemoteMedia;
+use crate::federation::{self, GRACE, MIN_RATE, RemoteMedia};
 use crate::matrix::Mxc;
 
 /// How much is moved at once, bytes.
 const CHUNK: usize = 64 * 1024;
-
-/// How long a remote may be slow before its average rate is looked at.
-const GRACE: Duration = Duration::from_mins(1);
-
-/// The slowest average rate after that, bytes a second. A remote that trickles would hold one of few places for days.
-const MIN_RATE: u64 = 8 * 1024;
 
 /// What is known of a remote file before its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +43,13 @@ impl Library {
         if self.catalog.media(mxc)?.is_some() {
             return Ok(());
         }
-        let remote = self.federation.fetch(mxc, timeout)?.at_most(self.max_remote_size)?;
+        let too_large = |error: &Error| {
+            if error.kind() == Kind::RemoteTooLarge {
+                self.federation.too_large(mxc);
+            }
+        };
+        let remote =
+            self.federation.fetch(mxc, timeout)?.at_most(self.max_remote_size).inspect_err(too_large)?;
         let mut ingest = self
             .blobs
             .ingest(self.max_remote_size)
@@ -69,6 +69,7 @@ impl Library {
         match poured {
             Ok(()) => self.federation.sent_whole(&mxc.server_name),
             Err(error) => {
+                too_large(&error);
                 if error.kind() == Kind::RemoteFailed {
                     self.federation.broke_off(&mxc.server_name);
                 }
@@ -101,7 +102,7 @@ fn pour(mut body: impl io::Read, ingest: &mut Ingest, listener: &impl FetchListe
             Err(error) => return Err(broke_off(error)),
         };
         ingest.write(chunk.get(..count).unwrap_or_default()).map_err(|error| match error {
-            IngestError::TooLarge(_) => Error::new(Kind::RemoteTooLarge, "the remote file is too large"),
+            IngestError::TooLarge(_) => federation::too_large(),
             IngestError::Io(error) => Error::internal("storing remote media", error),
         })?;
         listener.advanced(ingest.size());

@@ -133,6 +133,8 @@ mod tests {
             "::ffff:127.0.0.1",
             "::ffff:192.168.0.1",
             "64:ff9b::7f00:1",
+            "::ffff:0:7f00:1",
+            "2001:0:4136:e378:8000:63bf:80ff:fffe",
             "2001:db8::1",
         ] {
             assert!(!guard.permits(address.parse().unwrap()), "{address}");

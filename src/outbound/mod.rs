@@ -10,7 +10,7 @@ mod tls;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use ureq::http::{HeaderMap, Response as HttpResponse, StatusCode};
@@ -39,6 +39,9 @@ const OUTPUT_BUFFER: usize = 4 * 1024;
 
 /// Redirects followed for one answer.
 const MAX_REDIRECTS: usize = 5;
+
+/// Longest wait for a small part of a large answer.
+const SMALL_PART: Duration = Duration::from_secs(30);
 
 /// Idle connections kept for the next request.
 const IDLE: usize = 4;
@@ -132,15 +135,24 @@ impl Outbound {
         Ok(Self { agent: rules.agent(Vec::new(), IDLE), rules: Arc::new(rules) })
     }
 
+    /// The longest that a small part of an answer may take, such as an error's words or what comes before a file: a while, and
+    /// no longer than silence may last.
+    pub(crate) fn small_part(&self) -> Duration {
+        SMALL_PART.min(self.rules.limits.stall)
+    }
+
     /// Asks for `url` and goes where its redirects lead, over `https` only and at most [`MAX_REDIRECTS`] times. No header of
-    /// ours goes along.
-    pub(crate) fn follow(&self, url: &str) -> Result<Answer, OutboundError> {
+    /// ours goes along. All of it together takes at most as long as [`Limits`] and `until` allow.
+    pub(crate) fn follow(&self, url: &str, until: Option<Instant>) -> Result<Answer, OutboundError> {
+        let total = self.rules.limits.total.and_then(|total| Instant::now().checked_add(total));
+        let until = [total, until].into_iter().flatten().min();
         let mut url = Url::parse(url).map_err(|error| OutboundError::Failed(error.to_string()))?;
         for _hop in 0..=MAX_REDIRECTS {
             if url.scheme() != "https" {
                 return Err(OutboundError::Redirect("it leads away from https"));
             }
-            let answer = self.get(&Get { url: url.as_str(), headers: &[], via: &[], within: None })?;
+            let within = left(until)?;
+            let answer = self.get(&Get { url: url.as_str(), headers: &[], via: &[], within })?;
             if !matches!(answer.status(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
             }
@@ -160,7 +172,8 @@ impl Outbound {
         for (name, value) in get.headers {
             request = request.header(*name, *value);
         }
-        if let Some(within) = get.within {
+        let total = self.rules.limits.total.unwrap_or(Duration::MAX);
+        if let Some(within) = get.within.filter(|within| *within < total) {
             request = request.config().timeout_global(Some(within)).build();
         }
         Ok(Answer { response: request.call()?, url: get.url.to_owned() })
@@ -224,9 +237,17 @@ impl Answer {
 
     /// The whole body if it has at most `limit` bytes; `None` if it has more.
     pub(crate) fn read_at_most(self, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        let mut bytes = Vec::new();
-        self.into_reader().take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-        Ok((crate::matrix::len_u64(bytes.len()) <= limit).then_some(bytes))
+        read_at_most(self.into_reader(), limit)
+    }
+
+    /// As [`read_at_most`](Self::read_at_most), given up after `within`.
+    pub(crate) fn read_at_most_within(self, limit: u64, within: Duration) -> io::Result<Option<Vec<u8>>> {
+        read_at_most(self.into_hurried(within), limit)
+    }
+
+    /// The body as it arrives, to be read within that time until it is [left in peace](Hurried::unhurried).
+    pub(crate) fn into_hurried(self, within: Duration) -> Hurried<impl Read + Send + 'static> {
+        Hurried { source: self.into_reader(), until: Instant::now().checked_add(within) }
     }
 
     /// The body as it was before `Content-Encoding`: gzip and brotli are undone, of at most `limit` bytes on the wire.
@@ -243,6 +264,49 @@ impl Answer {
     /// Silence is an error of `TimedOut` kind.
     pub(crate) fn into_reader(self) -> impl Read + Send + 'static {
         Plain(self.response.into_body().into_reader())
+    }
+}
+
+/// The time left until then, for [`Get::within`]; `None` for as long as it takes.
+///
+/// # Errors
+/// `Timeout` when there is none left.
+pub(crate) fn left(until: Option<Instant>) -> Result<Option<Duration>, OutboundError> {
+    let Some(until) = until else { return Ok(None) };
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(OutboundError::Timeout) } else { Ok(Some(left)) }
+}
+
+/// All that `source` gives if that is at most `limit` bytes.
+fn read_at_most(source: impl Read, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    source.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok((crate::matrix::len_u64(bytes.len()) <= limit).then_some(bytes))
+}
+
+/// A body that must come in time: after it every read is an error of `TimedOut` kind. Looked at before each read, so one that
+/// waits may end a stall later.
+#[derive(Debug)]
+pub(crate) struct Hurried<R> {
+    /// The body.
+    source: R,
+    /// Until when; `None` for as long as it takes.
+    until: Option<Instant>,
+}
+
+impl<R> Hurried<R> {
+    /// From here on it may take its time.
+    pub(crate) fn unhurried(&mut self) {
+        self.until = None;
+    }
+}
+
+impl<R: Read> Read for Hurried<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.until.is_some_and(|until| until <= Instant::now()) {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it sends too slowly"));
+        }
+        self.source.read(into)
     }
 }
 
@@ -280,5 +344,27 @@ impl From<ureq::Error> for OutboundError {
             ureq::Error::Rustls(error) => Self::Tls(error.to_string()),
             other => Self::Failed(other.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_time_is_never_nothing() {
+        let now = Instant::now();
+        assert_eq!(left(None).unwrap(), None);
+        assert!(left(Some(now + Duration::from_secs(9))).unwrap() <= Some(Duration::from_secs(9)));
+        assert!(matches!(left(Some(now)), Err(OutboundError::Timeout)));
+    }
+
+    #[test]
+    fn a_body_that_must_come_in_time_is_cut_until_it_is_left_in_peace() {
+        let mut body = Hurried { source: io::repeat(7), until: Some(Instant::now()) };
+        let mut byte = [0];
+        assert_eq!(body.read(&mut byte).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        body.unhurried();
+        assert_eq!((body.read(&mut byte).unwrap(), byte), (1, [7]));
     }
 }

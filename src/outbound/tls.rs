@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use ureq::unversioned::transport::time::{Duration as Span, Instant as Moment};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
@@ -69,7 +70,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
             ServerName::try_from(host.to_owned()).map_err(|_invalid| ureq::Error::Tls("not a host name"))?;
         let mut connection = ClientConnection::new(Arc::clone(&self.0), name)?;
         let mut socket = TransportAdapter::new(transport.boxed(), Arc::clone(&details.current_time));
-        socket.set_timeout(details.timeout);
+        socket.set_timeout(left(details));
         while connection.is_handshaking() {
             connection.complete_io(&mut socket)?;
         }
@@ -77,6 +78,16 @@ impl<In: Transport> Connector<In> for TlsConnector {
             LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
         Ok(Some(Either::B(TlsTransport { buffers, stream: StreamOwned::new(connection, socket) })))
     }
+}
+
+/// What the connection so far has left of the time for all of it.
+fn left(details: &ConnectionDetails<'_>) -> NextTimeout {
+    let mut timeout = details.timeout;
+    let (now, then) = ((details.current_time)(), details.now);
+    if let (Span::Exact(limit), Moment::Exact(now), Moment::Exact(then)) = (timeout.after, now, then) {
+        timeout.after = Span::Exact(limit.saturating_sub(now.saturating_duration_since(then)));
+    }
+    timeout
 }
 
 impl fmt::Debug for TlsConnector {
@@ -106,7 +117,8 @@ impl Transport for TlsTransport {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        self.stream.sock.set_timeout(timeout);
+        // One record is one wait, however many reads it takes: else a byte now and then would hold the caller for hours.
+        self.stream.sock.set_timeout(timeout.for_read());
         let amount = self.stream.read(self.buffers.input_append_buf()).map_err(not_an_end)?;
         self.buffers.input_appended(amount);
         Ok(amount > 0)

@@ -44,6 +44,7 @@ mod previews_guard;
 mod previews_pictures;
 mod remotes;
 mod routes;
+mod slow_remotes;
 mod systemd;
 mod thumbnails;
 mod uploads;

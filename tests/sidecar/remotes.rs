@@ -95,7 +95,7 @@ fn broken_multipart_is_502_or_breaks_off_and_is_never_stored() {
 #[test]
 fn every_way_to_say_unknown_endpoint_leads_on_to_the_next() {
     type Answer = fn() -> Reply;
-    let answers: [(&str, Answer); 12] = [
+    let answers: [(&str, Answer); 13] = [
         ("synapse", || Reply::error(404, "M_UNRECOGNIZED")),
         ("synapse, wrong method", || Reply::error(405, "M_UNRECOGNIZED")),
         ("old synapse", || Reply::error(400, "M_UNRECOGNIZED")),
@@ -106,6 +106,7 @@ fn every_way_to_say_unknown_endpoint_leads_on_to_the_next() {
         ("complement", || Reply::new(400).body("complement: no such thing")),
         ("a proxy's page", || Reply::new(404).header("Content-Type", "text/html").body("<html>")),
         ("a forbidding proxy", || Reply::new(403).header("Content-Type", "text/html").body("<html>")),
+        ("a proxy that wants a password", || Reply::new(401).header("WWW-Authenticate", "Basic")),
         ("a catch-all page", || Reply::new(200).header("Content-Type", "text/html").body("<html>")),
         ("a redirecting proxy", || Reply::new(302).header("Location", "https://elsewhere.test/")),
     ];
@@ -227,6 +228,60 @@ fn a_server_that_fails_is_left_alone_and_tried_again() {
     sidecar.advance(Duration::from_secs(61));
     status.store(200, Ordering::SeqCst);
     assert_eq!((fetch().status, fetch().status), (200, 200));
+}
+
+/// Only a whole file ended the memory of failures: one that was up again and had no such media was next left alone as if it had
+/// been down all the time.
+#[test]
+fn any_answer_ends_the_memory_of_failures() {
+    let status = Arc::new(AtomicU16::new(503));
+    let now = Arc::clone(&status);
+    let remote = Peer::tls(move |_| Reply::error(now.load(Ordering::SeqCst), "M_NOT_FOUND"));
+    let sidecar = Sidecar::start();
+    let fetch = |media_id: &str| sidecar.alice().get(&download(&remote, media_id));
+    assert_eq!(fetch("a").status, 502);
+    assert!(fetch("b").text().contains("tried again in 30 s"));
+    sidecar.advance(Duration::from_secs(31));
+    status.store(404, Ordering::SeqCst);
+    assert_eq!(fetch("c").status, 404);
+    status.store(503, Ordering::SeqCst);
+    assert_eq!(fetch("d").status, 502);
+    let alone = fetch("e");
+    assert!(alone.text().contains("tried again in 30 s"), "{}", alone.text());
+}
+
+#[test]
+fn a_file_that_is_too_large_is_not_fetched_again_for_a_while() {
+    let body = vec![7; 5000];
+    let unannounced = move || {
+        let reply = Reply::new(200).header("Content-Disposition", "inline");
+        let chunk = format!("{:x}\r\n", body.len());
+        reply
+            .header("Transfer-Encoding", "chunked")
+            .body([chunk.as_bytes(), &body, b"\r\n0\r\n\r\n"].concat())
+    };
+    let announced = || Reply::new(200).header("Content-Disposition", "inline").body([7; 5000]);
+    for reply in [Box::new(unannounced) as Box<dyn Fn() -> Reply + Send + Sync>, Box::new(announced)] {
+        let remote = Peer::tls(move |_| reply());
+        let first = |config: &mut media_sidecar::config::Config| {
+            config.federation.max_size.0 = 4000;
+            config.federation.families = vec![Family::Legacy];
+        };
+        let sidecar = Setup::new().with(first).start();
+        let path = download(&remote, "x");
+        let response = sidecar.alice().get(&path);
+        assert!(response.status == 502 || !response.complete, "{}", response.status);
+        eventually("it is remembered", || {
+            let response = sidecar.alice().get(&path);
+            response.status == 502 && response.failure() == (502, "M_TOO_LARGE".to_owned())
+        });
+        let asked = remote.requests().len();
+        assert_eq!(sidecar.alice().get(&path).failure(), (502, "M_TOO_LARGE".to_owned()));
+        assert_eq!(remote.requests().len(), asked);
+        sidecar.advance(Duration::from_mins(11));
+        sidecar.alice().get(&path);
+        eventually("it is asked again", || remote.requests().len() == asked + 1);
+    }
 }
 
 #[test]

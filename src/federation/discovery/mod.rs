@@ -7,6 +7,7 @@
 mod well_known;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use self::well_known::WellKnown;
 #[cfg(any(fuzzing, test))]
@@ -53,11 +54,11 @@ impl Discovery {
         Self { well_known, names, dice: Dice(random) }
     }
 
-    /// Where `server_name` is reached.
-    pub(crate) fn resolve(&self, server_name: &ServerName) -> Endpoint {
+    /// Where `server_name` is reached; a document is waited for until then.
+    pub(crate) fn resolve(&self, server_name: &ServerName, until: Option<Instant>) -> Endpoint {
         match (server_name.host(), server_name.port()) {
             // Step 3: only a bare DNS name may be delegated.
-            (Host::Name(_), None) => match self.well_known.delegated(server_name) {
+            (Host::Name(_), None) => match self.well_known.delegated(server_name, until) {
                 Some(delegated) => self.reach(&delegated),
                 None => self.reach(server_name),
             },

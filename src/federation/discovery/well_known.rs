@@ -4,7 +4,7 @@
 //! Synapse's.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 use serde::Deserialize;
@@ -81,15 +81,15 @@ impl WellKnown {
         Self { outbound, cache: Cache::new(CACHED), clock, random }
     }
 
-    /// What `server_name` delegates to, remembered or asked.
-    pub(super) fn delegated(&self, server_name: &ServerName) -> Option<ServerName> {
+    /// What `server_name` delegates to, remembered or asked until then.
+    pub(super) fn delegated(&self, server_name: &ServerName, until: Option<Instant>) -> Option<ServerName> {
         let now = (self.clock)();
         let old = self.cache.get(server_name);
         if let Some(known) = old.as_ref().filter(|known| now < known.until) {
             return known.delegated.clone();
         }
         let failures = old.as_ref().map_or(0, |old| old.failures).saturating_add(1);
-        let new = match self.fetch(server_name, now) {
+        let new = match self.fetch(server_name, now, until) {
             Ok((delegated, lifetime)) => Remembered {
                 delegated: Some(delegated),
                 until: now.after(self.jitter(lifetime)),
@@ -112,11 +112,16 @@ impl WellKnown {
         new.delegated
     }
 
-    /// Asks the server. The lifetime is what its headers say, within our bounds.
-    fn fetch(&self, server_name: &ServerName, now: Timestamp) -> Result<(ServerName, Duration), Absence> {
+    /// Asks the server until then. The lifetime is what its headers say, within our bounds.
+    fn fetch(
+        &self,
+        server_name: &ServerName,
+        now: Timestamp,
+        until: Option<Instant>,
+    ) -> Result<(ServerName, Duration), Absence> {
         let url = format!("https://{}/.well-known/matrix/server", server_name.host_str());
-        let answer = self.outbound.follow(&url).map_err(|error| {
-            tracing::debug!(%server_name, %error, "no well-known document");
+        let answer = self.outbound.follow(&url, until).map_err(|error| {
+            tracing::debug!(%server_name, error = error.to_string(), "no well-known document");
             match error {
                 OutboundError::Redirect(_) | OutboundError::Denied(_) => Absence::Decided,
                 OutboundError::Unresolved

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -58,6 +58,8 @@ enum Step {
     Endless(Vec<u8>),
     /// So many bytes, so many a second.
     Paced(usize, usize),
+    /// So many bytes, one every few milliseconds.
+    Drip(usize),
     /// Until the other end speaks or is gone.
     Wait(Receiver<()>),
 }
@@ -107,6 +109,14 @@ impl Reply {
         self
     }
 
+    /// So many times `x`, one now and then.
+    #[allow(dead_code, reason = "the measurements, which share this file, do not use it")]
+    pub fn dripping(mut self, count: usize) -> Self {
+        self.steps.push(Step::Drip(count));
+        self.has_length = true;
+        self
+    }
+
     /// Goes on only when the other end of `signal` says so or is dropped.
     pub fn wait(mut self, signal: Receiver<()>) -> Self {
         self.steps.push(Step::Wait(signal));
@@ -141,12 +151,25 @@ impl Reply {
                     stream.write_all(&bytes)?;
                 },
                 Step::Paced(bytes, rate) => write_paced(stream, bytes, rate)?,
+                Step::Drip(count) => {
+                    for _ in 0..count {
+                        stream.write_all(b"x")?;
+                        stream.flush()?;
+                        pause();
+                    }
+                }
                 Step::Wait(signal) => _ = signal.recv(),
             }
             stream.flush()?;
         }
         Ok(())
     }
+}
+
+/// The time between two bytes that drip.
+pub fn pause() {
+    let (_open, silence) = channel::<()>();
+    _ = silence.recv_timeout(std::time::Duration::from_millis(20));
 }
 
 /// Writes in slices of 10 ms.
@@ -299,6 +322,12 @@ impl Authority {
             let server = server_config(&issuer, &["127.0.0.1", "localhost"]);
             Self { ca_pem: issuer.pem(), server, issuer }
         })
+    }
+
+    /// TLS with a certificate for 127.0.0.1 that sidecars under test trust.
+    #[allow(dead_code, reason = "the measurements, which share this file, do not use it")]
+    pub fn server(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.server)
     }
 
     /// TLS with a certificate for `names`.
