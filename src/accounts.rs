@@ -122,10 +122,12 @@ impl Accounts {
             .homeserver
             .get("/_matrix/client/versions", token)
             .map_err(|error| failed(error.to_string()))?;
-        let status = answer.status();
+        let (status, retry_after) = (answer.status(), retry_after(&answer));
         let body = answer.read_at_most(MAX_ANSWER).map_err(|error| failed(error.to_string()))?;
-        match (status, body.and_then(|body| serde_json::from_slice(&body).ok())) {
-            (200, Some(versions)) => Ok(versions),
+        let body = body.and_then(|body| String::from_utf8(body).ok()).unwrap_or_default();
+        match (status, serde_json::from_str(&body)) {
+            (200, Ok(versions)) => Ok(versions),
+            (status, Ok(_)) if let Some(refusal) = refusal(status, body, retry_after) => Err(refusal),
             (status, _) => Err(failed(format!("status {status} for /_matrix/client/versions"))),
         }
     }
@@ -138,21 +140,37 @@ impl Accounts {
             path.extend(utf8_percent_encode(user_id, NON_ALPHANUMERIC));
         }
         let answer = self.homeserver.get(&path, Some(&credential.token)).map_err(homeserver_failed)?;
-        let status = answer.status();
-        let retry_after = answer.header("retry-after").and_then(|seconds| seconds.parse().ok());
+        let (status, retry_after) = (answer.status(), retry_after(&answer));
         let body = read_json(answer)?;
         match status {
             200 => {
                 let whoami: WhoAmI = serde_json::from_str(&body).map_err(homeserver_failed)?;
                 Ok(Account { user_id: UserId::new(&whoami.user_id), is_guest: whoami.is_guest })
             }
-            401 => Err(Error::new(Kind::UnknownToken, "unknown access token").passing_through(body)),
-            403 => Err(Error::new(Kind::Forbidden, "the homeserver refuses this user").passing_through(body)),
-            429 => Err(Error::new(Kind::LimitExceeded, "the homeserver asks to slow down")
-                .retry_after(Duration::from_secs(retry_after.unwrap_or(1)))),
-            status => Err(homeserver_failed(format!("status {status}: {body}"))),
+            status => {
+                let why = format!("status {status}: {body}");
+                Err(refusal(status, body, retry_after).unwrap_or_else(|| homeserver_failed(why)))
+            }
         }
     }
+}
+
+/// What the homeserver has against a caller, in its own words.
+fn refusal(status: u16, body: String, retry_after: Duration) -> Option<Error> {
+    match status {
+        401 => Some(Error::new(Kind::UnknownToken, "unknown access token").passing_through(body)),
+        403 => Some(Error::new(Kind::Forbidden, "the homeserver refuses this user").passing_through(body)),
+        429 => {
+            Some(Error::new(Kind::LimitExceeded, "the homeserver asks to slow down").retry_after(retry_after))
+        }
+        _ => None,
+    }
+}
+
+/// When to come back, if the homeserver says so.
+fn retry_after(answer: &Answer) -> Duration {
+    let seconds = answer.header("retry-after").and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(1))
 }
 
 impl Credential {

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -161,9 +161,9 @@ impl Blobs {
         Ok(())
     }
 
-    /// Whether a file can be made here now, for the health check.
+    /// Whether a file can be written here now, for the health check. An empty one would fit on a full disk.
     pub(crate) fn check(&self) -> io::Result<()> {
-        tempfile::tempfile_in(&self.tmp).map(drop)
+        tempfile::tempfile_in(&self.tmp)?.write_all(&[1; 4096])
     }
 
     /// `ab`

@@ -316,8 +316,12 @@ impl Server {
         let access = Access::begin(method.clone(), name, busy);
         let (outcome, mut access) = match route {
             _ if method == Method::OPTIONS => (Ok(response::preflight()), access),
-            None => (Err(Error::new(Kind::Unrecognized, "unrecognized request")), access),
+            None => {
+                client::discard(request.into_body());
+                (Err(Error::new(Kind::Unrecognized, "unrecognized request")), access)
+            }
             Some(route) if !route.takes(&method) => {
+                client::discard(request.into_body());
                 (Err(Error::new(Kind::MethodNotAllowed, "this method is not for this path")), access)
             }
             Some(route) => {
@@ -332,7 +336,7 @@ impl Server {
                     access,
                 };
                 let outcome = Box::pin(dispatch(&self.app, route, &mut call)).await;
-                if outcome.is_err() && !hyper::body::Body::is_end_stream(&call.body) {
+                if outcome.is_err() {
                     client::discard(call.body);
                 }
                 (outcome, call.access)

@@ -16,8 +16,11 @@ use crate::error::{Error, Result};
 pub(crate) use self::file::{FileStream, Readers, read_cached};
 pub(crate) use self::intake::too_large;
 
-/// Threads that wait for the disk or `SQLite`.
+/// Threads that make things durable, or wait for the disk otherwise.
 const DISK_THREADS: usize = 8;
+
+/// Threads that look things up in the catalog and open files: what is served does not wait behind what is being stored.
+const LOOKUP_THREADS: usize = 8;
 
 /// Threads that wait for the homeserver.
 const HOMESERVER_THREADS: usize = 8;
@@ -39,6 +42,7 @@ const MAX_THUMBNAIL_THREADS: usize = 64;
 
 /// Most blocking threads in all, for the runtime; a few are the runtime's own.
 pub(crate) const MAX_BLOCKING_THREADS: usize = DISK_THREADS
+    + LOOKUP_THREADS
     + HOMESERVER_THREADS
     + FEDERATION_THREADS
     + KEY_THREADS
@@ -50,8 +54,10 @@ pub(crate) const MAX_BLOCKING_THREADS: usize = DISK_THREADS
 /// A kind of blocking work, each with threads of its own so that one cannot starve the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pool {
-    /// Files and the catalog.
+    /// Files and the catalog, writing above all.
     Disk,
+    /// Questions to the catalog, and opening what it names.
+    Lookup,
     /// The homeserver.
     Homeserver,
     /// Other servers' media.
@@ -76,6 +82,8 @@ pub(crate) struct Place {
 pub(crate) struct Bridge {
     /// Permits of [`Pool::Disk`].
     disk: Arc<Semaphore>,
+    /// Permits of [`Pool::Lookup`].
+    lookup: Arc<Semaphore>,
     /// Permits of [`Pool::Homeserver`].
     homeserver: Arc<Semaphore>,
     /// Permits of [`Pool::Federation`].
@@ -98,6 +106,7 @@ impl Bridge {
         let permits = |count| Arc::new(Semaphore::new(count));
         Self {
             disk: permits(DISK_THREADS),
+            lookup: permits(LOOKUP_THREADS),
             homeserver: permits(HOMESERVER_THREADS),
             federation: permits(FEDERATION_THREADS),
             keys: permits(KEY_THREADS),
@@ -126,6 +135,7 @@ impl Bridge {
     pub(crate) async fn enter(&self, pool: Pool) -> Result<Place> {
         let permits = match pool {
             Pool::Disk => &self.disk,
+            Pool::Lookup => &self.lookup,
             Pool::Homeserver => &self.homeserver,
             Pool::Federation => &self.federation,
             Pool::Keys => &self.keys,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use serde_json::{Map, Value, json};
 
 use super::{Obtained, Until, authorise, authorise_user, authorise_viewer, obtain, thumbnails};
@@ -162,6 +162,9 @@ fn refuse_announced(app: &Arc<App>, call: &Call) -> Result<()> {
 /// Reads and throws away what is left of a request's body, for a while: a connection closed with unread bytes is reset, and
 /// the client may never see the answer.
 pub(crate) fn discard(mut body: Incoming) {
+    if body.is_end_stream() {
+        return;
+    }
     tokio::spawn(tokio::time::timeout(
         DISCARD_TIME,
         async move { while let Some(Ok(_)) = body.frame().await {} },

@@ -101,7 +101,7 @@ async fn authorise_server(app: &Arc<App>, call: &mut Call) -> Result<ServerName>
 /// Whether the keys at hand prove a claim.
 async fn verify(app: &Arc<App>, claim: Claim) -> Result<Verdict> {
     let federation = Arc::clone(&app.federation);
-    app.bridge.run(Pool::Disk, move || federation.verify(&claim)).await
+    app.bridge.run(Pool::Lookup, move || federation.verify(&claim)).await
 }
 
 /// Fetches a server's keys, one fetch at a time for each server.
@@ -190,5 +190,5 @@ fn serve_again(app: &Arc<App>, title: &Title, viewer: Viewer) -> Result<Option<A
 /// Asks the library.
 async fn find(app: &Arc<App>, mxc: &Mxc, viewer: Viewer, fetch: RemoteFetch) -> Result<Found> {
     let (library, mxc) = (Arc::clone(&app.library), mxc.clone());
-    app.bridge.run(Pool::Disk, move || library.find(&mxc, viewer, fetch)).await
+    app.bridge.run(Pool::Lookup, move || library.find(&mxc, viewer, fetch)).await
 }

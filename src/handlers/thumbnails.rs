@@ -50,7 +50,7 @@ async fn look(
         return Err(Error::not_found());
     };
     let library = Arc::clone(&app.library);
-    app.bridge.run(Pool::Disk, move || library.find_thumbnail(original.stored().clone(), wanted)).await
+    app.bridge.run(Pool::Lookup, move || library.find_thumbnail(original.stored().clone(), wanted)).await
 }
 
 /// Makes pictures, each once for all who want it.

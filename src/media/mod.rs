@@ -50,6 +50,8 @@ pub(crate) struct Library {
     thumbnail_requests: Cache<thumbnails::Request, thumbnails::Outcome>,
     /// Until when a still stands in for an animation that there was no time for.
     unanimated: Cache<thumbnails::Animation, Timestamp>,
+    /// Pictures that failed.
+    refusals: thumbnails::Refusals,
     /// How long an animation may take to be made.
     animation_time: AnimationTime,
     /// What previews go by.
@@ -138,6 +140,7 @@ impl Library {
             thumbnails: config.thumbnails.clone(),
             thumbnail_requests: Cache::new(thumbnails::REMEMBERED),
             unanimated: Cache::new(thumbnails::UNANIMATED),
+            refusals: Cache::new(thumbnails::REFUSED),
             animation_time,
             desk: previews::Desk::new(config.previews.clone(), fetcher),
             catalog,

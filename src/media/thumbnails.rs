@@ -7,11 +7,14 @@ use std::io::BufReader;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use quick_cache::sync::Cache;
+
 use super::place::Place;
 use super::{Library, Stored};
 use crate::catalog::{Filled, ThumbnailKey};
 use crate::config::ThumbnailSize;
 use crate::error::{Error, Kind, Result};
+use crate::matrix::Timestamp;
 use crate::sha256::Sha256;
 use crate::thumbnail::{
     self, Header, Job, Limits, Motion, Plan, Rect, Rendered, Source, ThumbnailError, Wanted,
@@ -29,6 +32,12 @@ const ANIMATION_RETRY: Duration = Duration::from_mins(10);
 
 /// Animations of which it is remembered that there was no time for them; about 150 bytes each.
 pub(super) const UNANIMATED: usize = 1024;
+
+/// How long a picture is left alone that turned out broken, or took too long. The same bytes fail again, and clients ask again.
+const REFUSAL: Duration = Duration::from_mins(10);
+
+/// Pictures of which it is remembered that they failed; about 200 bytes each.
+pub(super) const REFUSED: usize = 1024;
 
 /// Longest work on a blurhash, for which an upload's answer waits.
 pub(crate) const BLURHASH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,6 +59,9 @@ pub(super) type Request = (Sha256, Wanted);
 
 /// An animation of certain bytes.
 pub(super) type Animation = (Sha256, Job);
+
+/// Why pictures of certain bytes, moving ones or still ones, are not made, and until when.
+pub(super) type Refusals = Cache<(Sha256, bool), (Error, Timestamp)>;
 
 /// What a request comes to.
 #[derive(Clone, Debug)]
@@ -186,7 +198,7 @@ impl Library {
         let file = self.open_source(source)?;
         let made = match thumbnail::render(&mut reader(&file), header, &jobs, limits) {
             Err(ThumbnailError::NoTimeToAnimate) => return self.make_stopgaps(set, limits),
-            made => made.map_err(refused)?,
+            made => made.map_err(|error| self.note_refusal(*source, &jobs, error))?,
         };
         for (job, rendered) in jobs.iter().zip(made) {
             self.keep(key(*source, job), rendered)?;
@@ -204,6 +216,19 @@ impl Library {
         let still = |making: &Making| Making { job: Job { animated: false, ..making.job }, ..making.clone() };
         let stills: Vec<Making> = set.iter().map(still).collect();
         self.make_within(&stills, limits)
+    }
+
+    /// Remembers that a picture cannot be made, unless that is the disk's fault. Gives what a client reads of it.
+    fn note_refusal(&self, source: Sha256, jobs: &[Job], error: ThumbnailError) -> Error {
+        let is_disk = matches!(error, ThumbnailError::Io(_));
+        let error = refused(error);
+        if !is_disk {
+            let until = (self.clock)().after(REFUSAL);
+            for job in jobs {
+                self.refusals.insert((source, job.animated), (error.clone(), until));
+            }
+        }
+        error
     }
 
     /// Whether there was no time for an animation lately.
@@ -228,8 +253,13 @@ impl Library {
             .map_err(refused)
     }
 
-    /// A picture to make, unless it takes too much memory.
+    /// A picture to make, unless it takes too much memory or failed lately.
     fn making(&self, source: Sha256, header: Header, job: Job) -> Result<Making> {
+        if let Some((error, until)) = self.refusals.get(&(source, job.animated))
+            && (self.clock)() < until
+        {
+            return Err(error);
+        }
         let making = Making { source, header, job };
         if memory(std::slice::from_ref(&making)) > self.thumbnails.memory.0 {
             return Err(Error::new(Kind::UploadTooLarge, "the image takes too much memory to decode"));

@@ -3,6 +3,7 @@
 
 use std::io::Cursor;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use image::{DynamicImage, ImageFormat, RgbImage};
 
@@ -379,4 +380,23 @@ const WAITING: u32 = 64;
 fn ask_for(sidecar: &Sidecar, mxc: &str, side: u32) -> crate::harness::Response {
     let target = format!("/_matrix/client/v1/media/thumbnail/{mxc}?width={side}&height={side}&method=crop");
     sidecar.alice().get(&target)
+}
+
+#[test]
+fn a_broken_picture_is_left_alone_for_a_while() {
+    let sidecar = Sidecar::start();
+    let good = picture(100, 80, ImageFormat::Png);
+    let mxc = sidecar.upload("image/png", &good[..good.len() / 2]);
+    let small = format!("/_matrix/client/v1/media/thumbnail/{mxc}?width=32&height=32&method=crop");
+    assert_eq!(sidecar.alice().get(&small).failure(), (400, "M_UNKNOWN".to_owned()));
+    // Whole bytes in its place would show any further look at the file.
+    let [blob] = sidecar.blobs().try_into().unwrap();
+    std::fs::remove_file(&blob).unwrap();
+    std::fs::write(&blob, &good).unwrap();
+    for size in ["width=32&height=32&method=crop", "width=96&height=96&method=crop"] {
+        let target = format!("/_matrix/client/v1/media/thumbnail/{mxc}?{size}");
+        assert_eq!(sidecar.alice().get(&target).failure(), (400, "M_UNKNOWN".to_owned()), "{size}");
+    }
+    sidecar.advance(Duration::from_secs(601));
+    assert_eq!(sidecar.alice().get(&small).status, 200);
 }

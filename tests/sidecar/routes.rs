@@ -2,7 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 
-use crate::harness::{Setup, Sidecar};
+use crate::harness::peer::{Reply, Request};
+use crate::harness::{Homeserver, Setup, Sidecar};
 
 const UPLOAD_LIMIT: u64 = 1 << 20;
 
@@ -143,6 +144,37 @@ fn versions_are_the_homeservers_with_two_flags_added() {
     );
     sidecar.homeserver.set_down(true);
     assert_eq!(sidecar.anonymous().get("/_matrix/client/versions").failure(), (502, "M_UNKNOWN".to_owned()));
+}
+
+#[test]
+fn what_the_homeserver_has_against_a_caller_of_versions_is_passed_on() {
+    let script = |request: &Request| match request.header("authorization") {
+        _ if request.path() != "/_matrix/client/versions" => None,
+        Some("Bearer old") => Some(Reply::json(
+            401,
+            &serde_json::json!({"errcode": "M_UNKNOWN_TOKEN", "error": "gone", "soft_logout": true}),
+        )),
+        Some("Bearer busy") => Some(Reply::error(429, "M_LIMIT_EXCEEDED").header("Retry-After", "7")),
+        _ => None,
+    };
+    let sidecar = Setup::new().beside(Homeserver::with(script)).start();
+    let gone = sidecar.user("old").get("/_matrix/client/versions");
+    assert_eq!(gone.failure(), (401, "M_UNKNOWN_TOKEN".to_owned()));
+    assert_eq!(gone.json()["soft_logout"], true);
+    let busy = sidecar.user("busy").get("/_matrix/client/versions");
+    assert_eq!(busy.failure(), (429, "M_LIMIT_EXCEEDED".to_owned()));
+    assert_eq!(busy.header("retry-after"), Some("7"));
+}
+
+#[test]
+fn who_sends_much_to_where_nothing_is_reads_the_answer() {
+    let sidecar = Sidecar::start();
+    let much = vec![7; 20 << 20];
+    for (method, target, status) in
+        [("POST", "/_matrix/client/v1/media/upload", 404), ("PUT", "/_matrix/media/v3/upload", 405)]
+    {
+        assert_eq!(sidecar.alice().send(method, target, &much).status, status, "{method} {target}");
+    }
 }
 
 #[test]

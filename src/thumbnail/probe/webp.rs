@@ -49,7 +49,8 @@ fn check_frames(input: &mut (impl BufRead + Seek), canvas: (u32, u32)) -> Result
             {
                 skip(input, length.saturating_add(length & 1))?;
             } else {
-                input.seek(SeekFrom::Start(start.saturating_add(16)))?;
+                let passed = i64::try_from(input.stream_position()?.saturating_sub(start)).unwrap_or(0);
+                input.seek_relative(16_i64.saturating_sub(passed))?;
             }
             match chunk(input)? {
                 Some((inner, _)) if &inner == b"VP8 " => check_frame(input, canvas)?,
@@ -59,8 +60,10 @@ fn check_frames(input: &mut (impl BufRead + Seek), canvas: (u32, u32)) -> Result
             check_frame(input, canvas)?;
         }
         // Chunks are padded to even lengths.
-        let padded = u64::from(length).saturating_add(u64::from(length & 1));
-        input.seek(SeekFrom::Start(start.saturating_add(padded)))?;
+        let padded = i64::from(length).saturating_add(i64::from(length & 1));
+        let passed = i64::try_from(input.stream_position()?.saturating_sub(start)).unwrap_or(0);
+        // Relative: what has been read ahead stays good.
+        input.seek_relative(padded.saturating_sub(passed))?;
     }
     Err(ThumbnailError::TooLarge("the image has too many frames"))
 }
@@ -129,8 +132,7 @@ fn find(input: &mut (impl BufRead + Seek), name: [u8; 4]) -> Result<Option<u32>,
             return Ok(Some(length));
         }
         // Chunks are padded to even lengths.
-        let padded = u64::from(length).saturating_add(u64::from(length & 1));
-        input.seek(SeekFrom::Current(i64::try_from(padded).unwrap_or(i64::MAX)))?;
+        input.seek_relative(i64::from(length).saturating_add(i64::from(length & 1)))?;
     }
     Ok(None)
 }
