@@ -8,7 +8,7 @@ use crate::app::App;
 use crate::bridge::Pool;
 use crate::error::{Error, Kind, Result};
 use crate::media::{Candidate, Library, Picture, Reading, Summary};
-use crate::preview::{Landing, Link, Step, Wants, late};
+use crate::preview::{Embed, Landing, Link, Step, Wants, late};
 use crate::request::Call;
 use crate::response::{self, Response};
 
@@ -83,19 +83,30 @@ async fn preview(app: &Arc<App>, link: Link, timeout: Duration) -> Result<Arc<st
 /// Asks the page, oEmbed, and for a picture. Only the page's failure is one.
 async fn summarise(app: &Arc<App>, link: &Link, deadlines: Deadlines) -> Result<Summary> {
     let page = read(app, link, deadlines.all);
-    let embed = async {
-        let endpoint = app.library.known_oembed(link)?;
-        travel(app, (endpoint, Wants::Oembed), deadlines.extra, Library::read_oembed).await.ok()
-    };
-    let (page, embed) = tokio::join!(page, embed);
-    let mut summary = Summary::new(page, embed)?;
-    if let Some(endpoint) = summary.discovered_oembed()
-        && let Ok(embed) = travel(app, (endpoint, Wants::Oembed), deadlines.extra, Library::read_oembed).await
-    {
-        summary.add(embed);
+    let known = embed(app, app.library.known_oembed(link), deadlines.extra);
+    let (page, (known, mut is_late)) = tokio::join!(page, known);
+    let mut summary = Summary::new(page, known)?;
+    if let Some(endpoint) = summary.discovered_oembed() {
+        let (discovered, is_too_late) = embed(app, Some(endpoint), deadlines.extra).await;
+        is_late |= is_too_late;
+        if let Some(discovered) = discovered {
+            summary.add(discovered);
+        }
+    }
+    if is_late {
+        summary.is_late();
     }
     illustrate(app, &mut summary, deadlines.all).await;
     Ok(summary)
+}
+
+/// What oEmbed says, if it is to be asked, and whether time ran out before it did.
+async fn embed(app: &Arc<App>, endpoint: Option<Link>, deadline: Deadline) -> (Option<Embed>, bool) {
+    let Some(endpoint) = endpoint else { return (None, false) };
+    match travel(app, (endpoint, Wants::Oembed), deadline, Library::read_oembed).await {
+        Ok(embed) => (Some(embed), false),
+        Err(error) => (None, is_ours(&error, deadline)),
+    }
 }
 
 /// Reads what a link leads to. What looks like a picture and is none is described like any other file.

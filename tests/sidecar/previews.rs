@@ -629,6 +629,34 @@ fn oembed_fills_what_the_page_lacks() {
 }
 
 #[test]
+fn a_preview_whose_oembed_was_late_is_kept_for_a_minute() {
+    let gate = Arc::new(Mutex::new(()));
+    let held = gate.lock().unwrap();
+    let wait = Arc::clone(&gate);
+    let page = "<link rel=alternate type=application/json+oembed href='/oembed'><meta property=og:title content=Page>";
+    let site = Peer::plain(move |request| {
+        if request.path() == "/watch" {
+            return html(page);
+        }
+        drop(wait.lock());
+        Reply::json(
+            200,
+            &json!({"version": "1.0", "type": "video", "author_name": "Ann", "title": "Embed", "provider_name": "Site"}),
+        )
+    });
+    let sidecar = beside(&site).with(|config| config.previews.timeout.0 = Duration::from_secs(2)).start();
+    let without = json!({"og:title": "Page"});
+    assert_eq!(keys(&preview(&sidecar, "http://site.test/watch")), without);
+    drop(held);
+    assert_eq!(keys(&preview(&sidecar, "http://site.test/watch")), without, "believed for a while");
+    sidecar.advance(Duration::from_secs(61));
+    assert_eq!(
+        keys(&preview(&sidecar, "http://site.test/watch")),
+        json!({"og:title": "Page", "og:site_name": "Site", "article:author": "Ann"})
+    );
+}
+
+#[test]
 fn oembed_is_discovered_in_the_page_and_lengthens_how_long_it_is_kept() {
     let site = Peer::plain(|request| match request.path() {
         "/watch" => html(
