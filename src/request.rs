@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap};
-use hyper::{Method, Uri};
+use hyper::{Method, Uri, Version};
 use percent_encoding::percent_decode_str;
 
 use crate::accounts::Credential;
@@ -31,6 +31,8 @@ const MAX_TIMEOUT: Duration = Duration::from_mins(1);
 pub(crate) struct Call {
     /// HTTP method.
     pub(crate) method: Method,
+    /// HTTP version.
+    pub(crate) version: Version,
     /// As on the wire.
     pub(crate) uri: Uri,
     /// All headers.

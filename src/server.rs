@@ -329,6 +329,7 @@ impl Server {
                 let (parts, body) = request.into_parts();
                 let mut call = Call {
                     method: method.clone(),
+                    version: parts.version,
                     uri: parts.uri,
                     headers: parts.headers,
                     path,

@@ -1,5 +1,6 @@
 //! Remote servers as they are: every dialect, every refusal, slow, broken, hostile.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use media_sidecar::config::Family;
 use media_sidecar::matrix::Timestamp;
 use serde_json::json;
 
+use crate::harness::client::read_response;
 use crate::harness::{
     Homeserver, OUR_PUBLIC_KEY, OURS, Peer, RemoteKey, Reply, Request, Setup, Sidecar, eventually,
 };
@@ -89,6 +91,26 @@ fn broken_multipart_is_502_or_breaks_off_and_is_never_stored() {
         assert!(response.status == 502 || !response.complete, "{} {}", response.status, response.text());
         eventually("nothing is left", || sidecar.leftovers() == 0);
         assert!(sidecar.blobs().is_empty());
+    }
+}
+
+#[test]
+fn a_file_that_breaks_off_is_never_a_whole_answer_of_http_1_0() {
+    let part = b"--B\r\nContent-Type: application/json\r\n\r\n{}\r\n--B\r\nContent-Type: image/png\r\n\r\n";
+    for (end, status) in [(&b""[..], 502), (b"\r\n--B--\r\n", 200)] {
+        let body = [part.as_slice(), PICTURE, end].concat();
+        let remote = Peer::tls(move |request| match is_msc3916(request) {
+            true => multipart(&[&body]),
+            false => Reply::error(404, "M_UNRECOGNIZED"),
+        });
+        let sidecar = Sidecar::start();
+        let alice = sidecar.alice();
+        let head = alice.head_of("GET", &download(&remote, "x")).replace("HTTP/1.1", "HTTP/1.0");
+        let mut connection = alice.connect();
+        write!(connection, "{head}\r\n").unwrap();
+        let response = read_response(&mut connection, "GET");
+        assert_eq!((response.status, response.complete), (status, true), "{}", response.text());
+        assert!(status != 200 || response.body == PICTURE);
     }
 }
 
