@@ -8,7 +8,7 @@ use crate::app::App;
 use crate::bridge::Pool;
 use crate::error::{Error, Kind, Result};
 use crate::media::{Candidate, Library, Picture, Reading, Summary};
-use crate::preview::{Landing, Link, Step, Wants, late};
+use crate::preview::{Embed, Landing, Link, Step, Wants, late};
 use crate::request::Call;
 use crate::response::{self, Response};
 
@@ -85,17 +85,52 @@ async fn summarise(app: &Arc<App>, link: &Link, deadlines: Deadlines) -> Result<
     let page = read(app, link, deadlines.all);
     let embed = async {
         let endpoint = app.library.known_oembed(link)?;
-        travel(app, (endpoint, Wants::Oembed), deadlines.extra, Library::read_oembed).await.ok()
+        Some(ask_oembed(app, endpoint, deadlines.extra).await)
     };
-    let (page, embed) = tokio::join!(page, embed);
-    let mut summary = Summary::new(page, embed)?;
-    if let Some(endpoint) = summary.discovered_oembed()
-        && let Ok(embed) = travel(app, (endpoint, Wants::Oembed), deadlines.extra, Library::read_oembed).await
-    {
-        summary.add(embed);
+    let (page, known) = tokio::join!(page, embed);
+    let is_late = matches!(known, Some(Embedded::Late));
+    let mut summary = Summary::new(page, known.and_then(Embedded::said))?;
+    if is_late {
+        summary.is_late();
+    }
+    if let Some(endpoint) = summary.discovered_oembed() {
+        match ask_oembed(app, endpoint, deadlines.extra).await {
+            Embedded::Said(said) => summary.add(*said),
+            Embedded::Late => summary.is_late(),
+            Embedded::Nothing => {}
+        }
     }
     illustrate(app, &mut summary, deadlines.all).await;
     Ok(summary)
+}
+
+/// What oEmbed comes to.
+#[derive(Debug)]
+enum Embedded {
+    /// It describes the link.
+    Said(Box<Embed>),
+    /// It may do so later.
+    Late,
+    /// It does not.
+    Nothing,
+}
+
+impl Embedded {
+    /// The description.
+    fn said(self) -> Option<Embed> {
+        if let Self::Said(embed) = self { Some(*embed) } else { None }
+    }
+}
+
+/// Asks for an oEmbed description.
+async fn ask_oembed(app: &Arc<App>, endpoint: Link, deadline: Deadline) -> Embedded {
+    match travel(app, (endpoint, Wants::Oembed), deadline, Library::read_oembed).await {
+        Ok(embed) => Embedded::Said(Box::new(embed)),
+        Err(error) => {
+            tracing::debug!(?error, "no oEmbed");
+            if is_passing(&error, deadline) { Embedded::Late } else { Embedded::Nothing }
+        }
+    }
 }
 
 /// Reads what a link leads to. What looks like a picture and is none is described like any other file.
@@ -106,7 +141,7 @@ async fn read(app: &Arc<App>, link: &Link, deadline: Deadline) -> Result<Reading
             Ok(picture) => reading.show(picture),
             Err(error) => {
                 tracing::debug!(link = link.as_str(), ?error, "a picture is described as a file");
-                if is_ours(&error, deadline) {
+                if is_passing(&error, deadline) {
                     reading.is_late();
                 }
             }
@@ -129,7 +164,7 @@ async fn illustrate(app: &Arc<App>, summary: &mut Summary, deadline: Deadline) {
             }
             Err(error) => {
                 tracing::debug!(image = image.url.as_str(), ?error, "a picture is left out");
-                if is_ours(&error, deadline) {
+                if is_passing(&error, deadline) {
                     summary.is_late();
                 }
             }
@@ -144,9 +179,9 @@ async fn illustrate(app: &Arc<App>, summary: &mut Summary, deadline: Deadline) {
     }
 }
 
-/// Whether a picture is left out for no fault of its own, so that it is to be tried again soon.
-fn is_ours(error: &Error, deadline: Deadline) -> bool {
-    error.kind() == Kind::Internal || deadline.ends <= Instant::now()
+/// Whether a part is left out for no lasting fault of its own, so that it is to be tried again soon.
+fn is_passing(error: &Error, deadline: Deadline) -> bool {
+    matches!(error.kind(), Kind::Internal | Kind::PageUnavailable) || deadline.ends <= Instant::now()
 }
 
 /// A picture that a page shows, proven.
@@ -230,8 +265,8 @@ mod tests {
         };
         let is_late = |proven: Result<Picture>| {
             let error = proven.unwrap_err();
-            assert_eq!(error.kind(), Kind::PageFailed);
-            is_ours(&error, over())
+            assert_eq!(error.kind(), Kind::PageUnavailable);
+            is_passing(&error, over())
         };
 
         let worker = app.bridge.enter(Pool::Thumbnails).await.unwrap();
@@ -243,6 +278,6 @@ mod tests {
         // Both were given back by those who gave up.
         let soon = Deadlines::within(Duration::from_mins(1)).all;
         prove(&app, candidate(), soon).await.unwrap();
-        assert!(!is_ours(&Error::new(Kind::PageFailed, "it is broken"), soon));
+        assert!(!is_passing(&Error::new(Kind::PageFailed, "it is broken"), soon));
     }
 }
