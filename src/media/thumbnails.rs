@@ -7,7 +7,7 @@ use std::io::BufReader;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::place::Place;
+use super::shared_reader::SharedReader;
 use super::{Library, Stored};
 use crate::catalog::{Filled, ThumbnailKey};
 use crate::config::ThumbnailSize;
@@ -331,8 +331,8 @@ fn key(source: Sha256, job: &Job) -> ThumbnailKey {
 }
 
 /// A picture's bytes, buffered.
-fn reader(file: &File) -> BufReader<Place<'_>> {
-    BufReader::with_capacity(READ_SIZE, Place::new(file))
+fn reader(file: &File) -> BufReader<SharedReader<'_>> {
+    BufReader::with_capacity(READ_SIZE, SharedReader::new(file))
 }
 
 /// What a client reads of a picture that gives no thumbnail.
