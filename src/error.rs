@@ -70,6 +70,8 @@ pub(crate) enum Kind {
     RemoteFailed,
     /// A page or picture elsewhere on the web that cannot be had.
     PageFailed,
+    /// The same, for a reason that may pass soon: its site is late, breaks off, cannot be reached or has trouble of its own.
+    PageUnavailable,
     /// Our own homeserver cannot be asked.
     HomeserverFailed,
     /// Our own fault.
@@ -196,7 +198,7 @@ impl Kind {
             Self::RequestTimeout => (408, "M_UNKNOWN", Quiet),
             Self::RemoteFailed => (502, "M_UNKNOWN", Warn),
             // Users link to what they like: no news for the journal.
-            Self::PageFailed => (502, "M_UNKNOWN", Quiet),
+            Self::PageFailed | Self::PageUnavailable => (502, "M_UNKNOWN", Quiet),
             Self::HomeserverFailed => (502, "M_UNKNOWN", Error),
             Self::Internal => (500, "M_UNKNOWN", Error),
         };

@@ -83,29 +83,53 @@ async fn preview(app: &Arc<App>, link: Link, timeout: Duration) -> Result<Arc<st
 /// Asks the page, oEmbed, and for a picture. Only the page's failure is one.
 async fn summarise(app: &Arc<App>, link: &Link, deadlines: Deadlines) -> Result<Summary> {
     let page = read(app, link, deadlines.all);
-    let known = embed(app, app.library.known_oembed(link), deadlines.extra);
-    let (page, (known, mut is_late)) = tokio::join!(page, known);
-    let mut summary = Summary::new(page, known)?;
-    if let Some(endpoint) = summary.discovered_oembed() {
-        let (discovered, is_too_late) = embed(app, Some(endpoint), deadlines.extra).await;
-        is_late |= is_too_late;
-        if let Some(discovered) = discovered {
-            summary.add(discovered);
-        }
-    }
+    let embed = async {
+        let endpoint = app.library.known_oembed(link)?;
+        Some(ask_oembed(app, endpoint, deadlines.extra).await)
+    };
+    let (page, known) = tokio::join!(page, embed);
+    let is_late = matches!(known, Some(Embedded::Late));
+    let mut summary = Summary::new(page, known.and_then(Embedded::said))?;
     if is_late {
         summary.is_late();
+    }
+    if let Some(endpoint) = summary.discovered_oembed() {
+        match ask_oembed(app, endpoint, deadlines.extra).await {
+            Embedded::Said(said) => summary.add(*said),
+            Embedded::Late => summary.is_late(),
+            Embedded::Nothing => {}
+        }
     }
     illustrate(app, &mut summary, deadlines.all).await;
     Ok(summary)
 }
 
-/// What oEmbed says, if it is to be asked, and whether time ran out before it did.
-async fn embed(app: &Arc<App>, endpoint: Option<Link>, deadline: Deadline) -> (Option<Embed>, bool) {
-    let Some(endpoint) = endpoint else { return (None, false) };
+/// What oEmbed comes to.
+#[derive(Debug)]
+enum Embedded {
+    /// It describes the link.
+    Said(Box<Embed>),
+    /// It may do so later.
+    Late,
+    /// It does not.
+    Nothing,
+}
+
+impl Embedded {
+    /// The description.
+    fn said(self) -> Option<Embed> {
+        if let Self::Said(embed) = self { Some(*embed) } else { None }
+    }
+}
+
+/// Asks for an oEmbed description.
+async fn ask_oembed(app: &Arc<App>, endpoint: Link, deadline: Deadline) -> Embedded {
     match travel(app, (endpoint, Wants::Oembed), deadline, Library::read_oembed).await {
-        Ok(embed) => (Some(embed), false),
-        Err(error) => (None, is_ours(&error, deadline)),
+        Ok(embed) => Embedded::Said(Box::new(embed)),
+        Err(error) => {
+            tracing::debug!(?error, "no oEmbed");
+            if is_passing(&error, deadline) { Embedded::Late } else { Embedded::Nothing }
+        }
     }
 }
 
@@ -117,7 +141,7 @@ async fn read(app: &Arc<App>, link: &Link, deadline: Deadline) -> Result<Reading
             Ok(picture) => reading.show(picture),
             Err(error) => {
                 tracing::debug!(link = link.as_str(), ?error, "a picture is described as a file");
-                if is_ours(&error, deadline) {
+                if is_passing(&error, deadline) {
                     reading.is_late();
                 }
             }
@@ -140,7 +164,7 @@ async fn illustrate(app: &Arc<App>, summary: &mut Summary, deadline: Deadline) {
             }
             Err(error) => {
                 tracing::debug!(image = image.url.as_str(), ?error, "a picture is left out");
-                if is_ours(&error, deadline) {
+                if is_passing(&error, deadline) {
                     summary.is_late();
                 }
             }
@@ -155,9 +179,9 @@ async fn illustrate(app: &Arc<App>, summary: &mut Summary, deadline: Deadline) {
     }
 }
 
-/// Whether a picture is left out for no fault of its own, so that it is to be tried again soon.
-fn is_ours(error: &Error, deadline: Deadline) -> bool {
-    error.kind() == Kind::Internal || deadline.ends <= Instant::now()
+/// Whether a part is left out for no lasting fault of its own, so that it is to be tried again soon.
+fn is_passing(error: &Error, deadline: Deadline) -> bool {
+    matches!(error.kind(), Kind::Internal | Kind::PageUnavailable) || deadline.ends <= Instant::now()
 }
 
 /// A picture that a page shows, proven.
@@ -241,8 +265,8 @@ mod tests {
         };
         let is_late = |proven: Result<Picture>| {
             let error = proven.unwrap_err();
-            assert_eq!(error.kind(), Kind::PageFailed);
-            is_ours(&error, over())
+            assert_eq!(error.kind(), Kind::PageUnavailable);
+            is_passing(&error, over())
         };
 
         let worker = app.bridge.enter(Pool::Thumbnails).await.unwrap();
@@ -254,6 +278,6 @@ mod tests {
         // Both were given back by those who gave up.
         let soon = Deadlines::within(Duration::from_mins(1)).all;
         prove(&app, candidate(), soon).await.unwrap();
-        assert!(!is_ours(&Error::new(Kind::PageFailed, "it is broken"), soon));
+        assert!(!is_passing(&Error::new(Kind::PageFailed, "it is broken"), soon));
     }
 }

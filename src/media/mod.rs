@@ -3,9 +3,9 @@
 //! Owns the ordering rules: blob durable first, row second, answer third; deleting the other way round. Refuses to know
 //! HTTP, and who waits for what.
 
-mod place;
 mod previews;
 mod remote;
+mod shared_reader;
 mod sweep;
 mod thumbnails;
 mod upload;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
-use super::place::Place;
+use super::shared_reader::SharedReader;
 use super::{Library, Stored};
 use crate::catalog::{Filled, ThumbnailKey};
 use crate::config::ThumbnailSize;
@@ -119,10 +119,9 @@ impl Library {
                 let Source { width, height, .. } = header.source();
                 Job { crop: Rect { x: 0, y: 0, width, height }, width, height, animated: false }
             }
-            Plan::Original => {
-                let content_type = header.content_type();
-                self.thumbnail_requests.insert((source, wanted), Outcome::Original(content_type));
-                return Ok(Thumbnail::Ready(as_picture(stored, content_type)));
+            Plan::Original => return Ok(self.original(stored, wanted, &header)),
+            Plan::Render(job) if self.is_better_as_it_is(&header, job, wanted) => {
+                return Ok(self.original(stored, wanted, &header));
             }
             Plan::Render(job) => thumbnail::affordable(&header, job, &self.thumbnail_limits()),
         };
@@ -138,6 +137,23 @@ impl Library {
             return Ok(Thumbnail::Ready(ready));
         }
         self.making(source, header, job).map(Thumbnail::ToMake)
+    }
+
+    /// The source itself as its thumbnail, which is remembered.
+    fn original(&self, stored: Stored, wanted: Wanted, header: &Header) -> Thumbnail {
+        let content_type = header.content_type();
+        self.thumbnail_requests.insert((stored.filled.sha256, wanted), Outcome::Original(content_type));
+        Thumbnail::Ready(as_picture(stored, content_type))
+    }
+
+    /// Whether a size beyond all configured ones takes more memory than there is, of a picture that clients can show. The
+    /// specification lets a thumbnail be larger than asked.
+    fn is_better_as_it_is(&self, header: &Header, job: Job, wanted: Wanted) -> bool {
+        let is_still = header.source().motion == Motion::Still;
+        is_still
+            && WEB.contains(&header.content_type())
+            && wanted.is_beyond(&self.thumbnails.sizes)
+            && thumbnail::estimate(header, &[job]) > self.thumbnails.memory.0
     }
 
     /// What is to be made of `stored` so that every configured size is there.
@@ -345,8 +361,8 @@ fn key(source: Sha256, job: &Job) -> ThumbnailKey {
 }
 
 /// A picture's bytes, buffered.
-fn reader(file: &File) -> BufReader<Place<'_>> {
-    BufReader::with_capacity(READ_SIZE, Place::new(file))
+fn reader(file: &File) -> BufReader<SharedReader<'_>> {
+    BufReader::with_capacity(READ_SIZE, SharedReader::new(file))
 }
 
 /// What a client reads of a picture that gives no thumbnail.

@@ -167,7 +167,8 @@ impl Fetcher {
     /// Goes one hop, until `deadline` at most; `land` makes something of the body at the end. Blocks.
     ///
     /// # Errors
-    /// `Forbidden` for a place where nothing may be asked, `PageFailed` for one where nothing is to be had.
+    /// `Forbidden` for a place where nothing may be asked, `PageFailed` for one where nothing is to be had,
+    /// `PageUnavailable` for one where something may be had later.
     pub(crate) fn step<T>(
         &self,
         trip: &Trip,
@@ -182,7 +183,7 @@ impl Fetcher {
         match answer.status() {
             200..=299 => land(self.landing(&trip.link, answer, deadline)?).map(Step::Arrived),
             301 | 302 | 303 | 307 | 308 => self.redirect(trip, &answer).map(Step::Redirected),
-            status => Err(Error::new(Kind::PageFailed, format!("the site answered with status {status}"))),
+            status => Err(unsuccessful(status)),
         }
     }
 
@@ -238,9 +239,15 @@ impl Fetcher {
     }
 }
 
+/// A status other than success. Trouble of the site's own, or too many requests to it, may pass.
+fn unsuccessful(status: u16) -> Error {
+    let kind = if matches!(status, 408 | 429 | 500..) { Kind::PageUnavailable } else { Kind::PageFailed };
+    Error::new(kind, format!("the site answered with status {status}"))
+}
+
 /// Silence.
 pub(crate) fn late() -> Error {
-    Error::new(Kind::PageFailed, "the site did not answer in time")
+    Error::new(Kind::PageUnavailable, "the site did not answer in time")
 }
 
 /// A body that cannot be read.
@@ -248,7 +255,7 @@ pub(crate) fn broke_off(source: io::Error) -> Error {
     if source.kind() == io::ErrorKind::TimedOut {
         return late().caused_by(source);
     }
-    Error::new(Kind::PageFailed, "the site broke off its answer").caused_by(source)
+    Error::new(Kind::PageUnavailable, "the site broke off its answer").caused_by(source)
 }
 
 /// A hop that did not succeed. Whether a name leads to a forbidden address or nowhere is none of the client's business.
@@ -259,13 +266,16 @@ fn failed(host: &str, error: OutboundError) -> Error {
         }
         OutboundError::Denied(Denied::Resolved) => {
             tracing::info!(host, "a preview of a host with a forbidden address was asked for");
-            Error::new(Kind::PageFailed, "the host cannot be found").caused_by(error)
+            Error::new(Kind::PageUnavailable, "the host cannot be found").caused_by(error)
         }
         OutboundError::Unresolved => {
-            Error::new(Kind::PageFailed, "the host cannot be found").caused_by(error)
+            Error::new(Kind::PageUnavailable, "the host cannot be found").caused_by(error)
         }
         OutboundError::Timeout => late().caused_by(error),
-        OutboundError::Tls(_) | OutboundError::Redirect(_) | OutboundError::Failed(_) => {
+        OutboundError::Failed(_) => {
+            Error::new(Kind::PageUnavailable, "the site cannot be reached").caused_by(error)
+        }
+        OutboundError::Tls(_) | OutboundError::Redirect(_) => {
             Error::new(Kind::PageFailed, "the site cannot be reached").caused_by(error)
         }
     }

@@ -3,53 +3,90 @@
 //! Owns profiles and inks. Colours are converted, on the few pixels of the result, and the profile is dropped: a
 //! profile can be larger than the thumbnail, says what made the original, and CMYK ones mean nothing to a browser.
 
-use moxcms::{ColorProfile, DataColorSpace, Layout as IccLayout, TransformOptions};
+use std::sync::Arc;
+
+use moxcms::{ColorProfile, DataColorSpace, Layout as IccLayout, Transform8BitExecutor, TransformOptions};
 
 use super::pixels::{Layout, Pixels, from_unit};
 
 /// Converts by the profile; without one, or with a broken or unfitting one, colours count as sRGB already.
 pub(super) fn to_srgb(pixels: Pixels, icc: Option<&[u8]>) -> Pixels {
-    match icc.and_then(|icc| by_profile(&pixels, icc)) {
-        Some(converted) => converted,
-        None if pixels.layout == Layout::Cmyk => without_profile(&pixels),
-        None => pixels,
+    Conversion::new(pixels.layout, icc).apply(pixels)
+}
+
+/// The way from a profile's colours to sRGB for pixels of one layout, to be made once for many pictures.
+pub(super) struct Conversion(Option<Transform>);
+
+/// A profile that fits.
+struct Transform {
+    /// Of the pixels.
+    layout: Layout,
+    /// Of what comes out.
+    to: IccLayout,
+    /// What the profile comes to.
+    executor: Arc<Transform8BitExecutor>,
+}
+
+impl Conversion {
+    /// By a profile, if there is one that makes sense and is for such pixels.
+    pub(super) fn new(layout: Layout, icc: Option<&[u8]>) -> Self {
+        Self(icc.and_then(|icc| Transform::new(layout, icc)))
+    }
+
+    /// Converts pixels.
+    pub(super) fn apply(&self, pixels: Pixels) -> Pixels {
+        match self.0.as_ref().and_then(|transform| transform.apply(&pixels)) {
+            Some(converted) => converted,
+            None if pixels.layout == Layout::Cmyk => without_profile(&pixels),
+            None => pixels,
+        }
     }
 }
 
-/// The pixels through a profile; nothing if it is for other pixels or makes no sense.
-fn by_profile(pixels: &Pixels, icc: &[u8]) -> Option<Pixels> {
-    let profile = ColorProfile::new_from_slice(icc).ok()?;
-    let (space, from, to) = match pixels.layout {
-        Layout::Grey => (DataColorSpace::Gray, IccLayout::Gray, IccLayout::Rgb),
-        Layout::GreyAlpha => (DataColorSpace::Gray, IccLayout::GrayAlpha, IccLayout::Rgba),
-        Layout::Rgb => (DataColorSpace::Rgb, IccLayout::Rgb, IccLayout::Rgb),
-        Layout::Rgba => (DataColorSpace::Rgb, IccLayout::Rgba, IccLayout::Rgba),
-        Layout::Cmyk => (DataColorSpace::Cmyk, IccLayout::Rgba, IccLayout::Rgb),
-    };
-    if profile.color_space != space {
-        return None;
-    }
-    let srgb = ColorProfile::new_srgb();
-    let transform = profile.create_transform_8bit(from, &srgb, to, TransformOptions::default()).ok()?;
-    let count = pixels.data.len().checked_div(pixels.layout.channels())?;
-    let mut data = vec![0; count.saturating_mul(to.channels())];
-    transform.transform(&pixels.data, &mut data).ok()?;
-    if pixels.layout == Layout::Cmyk {
-        let mut black = [0; 3];
-        transform.transform(&[u8::MAX; 4], &mut black).ok()?;
-        deepen(&mut data, black);
-    }
-    // Grey stays grey: its three channels are equal.
-    let (layout, data) = match pixels.layout {
-        Layout::Grey => (Layout::Grey, data.as_chunks::<3>().0.iter().map(|[r, ..]| *r).collect()),
-        Layout::GreyAlpha => {
-            let pairs = data.as_chunks::<4>().0.iter().flat_map(|[r, .., alpha]| [*r, *alpha]);
-            (Layout::GreyAlpha, pairs.collect())
+impl Transform {
+    /// By a profile; nothing if it is for other pixels or makes no sense.
+    fn new(layout: Layout, icc: &[u8]) -> Option<Self> {
+        let profile = ColorProfile::new_from_slice(icc).ok()?;
+        let (space, from, to) = match layout {
+            Layout::Grey => (DataColorSpace::Gray, IccLayout::Gray, IccLayout::Rgb),
+            Layout::GreyAlpha => (DataColorSpace::Gray, IccLayout::GrayAlpha, IccLayout::Rgba),
+            Layout::Rgb => (DataColorSpace::Rgb, IccLayout::Rgb, IccLayout::Rgb),
+            Layout::Rgba => (DataColorSpace::Rgb, IccLayout::Rgba, IccLayout::Rgba),
+            Layout::Cmyk => (DataColorSpace::Cmyk, IccLayout::Rgba, IccLayout::Rgb),
+        };
+        if profile.color_space != space {
+            return None;
         }
-        Layout::Rgb | Layout::Cmyk => (Layout::Rgb, data),
-        Layout::Rgba => (Layout::Rgba, data),
-    };
-    Some(Pixels { layout, data, ..*pixels })
+        let srgb = ColorProfile::new_srgb();
+        let executor = profile.create_transform_8bit(from, &srgb, to, TransformOptions::default()).ok()?;
+        Some(Self { layout, to, executor })
+    }
+
+    /// The pixels through the profile; nothing for those of another layout.
+    fn apply(&self, pixels: &Pixels) -> Option<Pixels> {
+        if pixels.layout != self.layout {
+            return None;
+        }
+        let count = pixels.data.len().checked_div(pixels.layout.channels())?;
+        let mut data = vec![0; count.saturating_mul(self.to.channels())];
+        self.executor.transform(&pixels.data, &mut data).ok()?;
+        if pixels.layout == Layout::Cmyk {
+            let mut black = [0; 3];
+            self.executor.transform(&[u8::MAX; 4], &mut black).ok()?;
+            deepen(&mut data, black);
+        }
+        // Grey stays grey: its three channels are equal.
+        let (layout, data) = match pixels.layout {
+            Layout::Grey => (Layout::Grey, data.as_chunks::<3>().0.iter().map(|[r, ..]| *r).collect()),
+            Layout::GreyAlpha => {
+                let pairs = data.as_chunks::<4>().0.iter().flat_map(|[r, .., alpha]| [*r, *alpha]);
+                (Layout::GreyAlpha, pairs.collect())
+            }
+            Layout::Rgb | Layout::Cmyk => (Layout::Rgb, data),
+            Layout::Rgba => (Layout::Rgba, data),
+        };
+        Some(Pixels { layout, data, ..*pixels })
+    }
 }
 
 /// Bytes of a colour profile; those of printing presses have 2 to 3 MB. A picture with a larger one is refused.

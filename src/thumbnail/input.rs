@@ -35,6 +35,16 @@ impl<R: Seek> Seek for Timed<'_, R> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.inner.seek(to)
     }
+
+    // Passed on: by way of `seek`, each would throw away what the inner buffer has read ahead.
+
+    fn stream_position(&mut self) -> io::Result<u64> {
+        self.inner.stream_position()
+    }
+
+    fn seek_relative(&mut self, by: i64) -> io::Result<()> {
+        self.inner.seek_relative(by)
+    }
 }
 
 #[cfg(test)]

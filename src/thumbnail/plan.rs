@@ -107,6 +107,18 @@ impl Plan {
     }
 }
 
+impl Wanted {
+    /// Whether a box is to be covered that no configured size covers.
+    pub(crate) fn is_beyond(&self, sizes: &[ThumbnailSize]) -> bool {
+        self.method == ThumbnailMethod::Scale && !sizes.iter().any(|size| self.fits(size))
+    }
+
+    /// Whether a size is of the same method and at least as large.
+    fn fits(&self, size: &ThumbnailSize) -> bool {
+        size.method == self.method && size.width >= self.width && size.height >= self.height
+    }
+}
+
 impl Job {
     /// The largest whole factor by which the part may be reduced before the final filter such that a margin of
     /// `numerator / denominator` is left for it.
@@ -122,8 +134,7 @@ impl Job {
 /// The box that a request is rounded up to.
 fn round_up(wanted: Wanted, sizes: &[ThumbnailSize]) -> (u32, u32) {
     let (width, height) = (wanted.width.max(1), wanted.height.max(1));
-    let fits =
-        |size: &&ThumbnailSize| size.method == wanted.method && size.width >= width && size.height >= height;
+    let fits = |size: &&ThumbnailSize| wanted.fits(size);
     let area = |size: &&ThumbnailSize| (product(size.width, size.height), size.width);
     match (sizes.iter().filter(fits).min_by_key(area), wanted.method) {
         (None, _) => (width, height),
@@ -233,6 +244,21 @@ mod tests {
                 Plan::Render(job) => Some((job.width, job.height)),
             };
             assert_eq!(got, expected, "{source:?} {wanted:?} {method:?}");
+        }
+    }
+
+    #[test]
+    fn only_boxes_to_cover_lie_beyond_the_sizes() {
+        use ThumbnailMethod::{Crop, Scale};
+        for (width, height, method, expected) in [
+            (800, 600, Scale, false),
+            (801, 600, Scale, true),
+            (10, 601, Scale, true),
+            (0, 0, Scale, false),
+            (801, 600, Crop, false),
+        ] {
+            let wanted = Wanted { width, height, method, motion: Motion::Still };
+            assert_eq!(wanted.is_beyond(&sizes()), expected, "{wanted:?}");
         }
     }
 

@@ -422,6 +422,61 @@ fn an_image_that_is_late_is_left_out_and_tried_again_after_a_minute() {
     image_of(&keys(&preview(&sidecar, "http://site.test/page")));
 }
 
+/// Parts that failed for a passing reason were believed to be missing for the whole hour.
+#[test]
+fn a_part_that_its_site_failed_to_give_is_tried_again_after_a_minute() {
+    let is_well = Arc::new(AtomicUsize::new(0));
+    let well = Arc::clone(&is_well);
+    let cut = || Reply::new(200).header("Content-Length", "9999").header("Content-Type", "image/png");
+    let site = Peer::plain(move |request| match (request.path(), well.load(Ordering::SeqCst)) {
+        ("/discovered", _) => html(
+            "<link rel=alternate type=application/json+oembed href='/oembed'><meta property=og:title content=Page>",
+        ),
+        ("/known", _) => html("<meta property=og:title content=Page>"),
+        ("/shows-busy", _) => gallery(&["/busy.png"]),
+        ("/shows-cut", _) => gallery(&["/cut.png"]),
+        ("/oembed" | "/busy.png", 0) => Reply::new(503),
+        ("/cut.png", 0) => cut().body(&png(40, 30, 1)[..60]),
+        ("/oembed", _) => {
+            Reply::json(200, &json!({"type": "photo", "title": "E", "thumbnail_url": "/i.png"}))
+        }
+        ("/busy.png" | "/cut.png", _) => picture(png(40, 30, 1)),
+        _ => usual(request),
+    });
+    let known = OembedProvider {
+        endpoint: "http://site.test/oembed".to_owned(),
+        urls: vec!["http://site.test/known*".to_owned()],
+    };
+    let sidecar = beside(&site).with(|config| config.previews.oembed = vec![known]).start();
+    let pages = ["/discovered", "/known", "/shows-busy", "/shows-cut", "/cut.png"];
+    let of = |page: &str| keys(&preview(&sidecar, &format!("http://site.test{page}")));
+    for page in pages {
+        let without = of(page);
+        assert!(without["og:title"].is_string() && without.get("og:image").is_none(), "{page}: {without}");
+    }
+    is_well.store(1, Ordering::SeqCst);
+    sidecar.advance(Duration::from_secs(61));
+    for page in pages {
+        image_of(&of(page));
+    }
+}
+
+#[test]
+fn a_part_that_is_not_there_is_believed_to_be_missing() {
+    let site = Peer::plain(|request| match request.path() {
+        "/page" => html(
+            "<link rel=alternate type=application/json+oembed href='/oembed'><meta property=og:image content=/i.png>",
+        ),
+        _ => Reply::new(404),
+    });
+    let sidecar = beside(&site).start();
+    let found = keys(&preview(&sidecar, "http://site.test/page"));
+    let asked = site.requests().len();
+    sidecar.advance(Duration::from_mins(59));
+    assert_eq!(keys(&preview(&sidecar, "http://site.test/page")), found);
+    assert_eq!(site.requests().len(), asked);
+}
+
 /// Little time for a preview, though enough for a site that answers.
 fn impatient(config: &mut Config) {
     config.previews.timeout.0 = Duration::from_secs(3);

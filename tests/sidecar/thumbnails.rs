@@ -129,6 +129,21 @@ fn senseless_requests_are_400() {
     assert_eq!(without_token.failure(), (401, "M_MISSING_TOKEN".to_owned()), "the token comes first");
 }
 
+/// A photograph asked for nearly as it is took more memory to make smaller than there was, and was refused.
+#[test]
+fn a_size_beyond_all_that_takes_too_much_memory_is_the_original() {
+    let sidecar = Setup::new().with(|config| config.thumbnails.memory.0 = 16_000_000).start();
+    let photo = jpeg(3000, 2400);
+    let mxc = sidecar.upload("image/jpeg", &photo);
+    let ask = |query: &str| sidecar.alice().get(&thumbnail(&mxc, query));
+    let beyond = ask("width=2800&height=2000&method=scale");
+    assert_eq!((beyond.status, beyond.header("content-type")), (200, Some("image/jpeg")));
+    assert!(beyond.body == photo);
+    assert_eq!(size(&ask("width=320&height=240&method=scale")), (320, 256));
+    let crop = ask("width=2800&height=2000&method=crop");
+    assert_eq!(crop.failure(), (413, "M_TOO_LARGE".to_owned()));
+}
+
 #[test]
 fn what_is_no_picture_is_400_and_a_huge_one_413() {
     let sidecar = Setup::new().with(|config| config.thumbnails.max_pixels.0 = 10_000).start();

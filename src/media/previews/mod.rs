@@ -92,7 +92,7 @@ impl Library {
     /// Notes that there is no preview of `link`, so that its site is not asked again at once.
     pub(crate) fn remember_failure(&self, link: &Link, error: &Error) {
         // Other failures are ours and may be over at any moment.
-        if matches!(error.kind(), Kind::PageFailed | Kind::Forbidden) {
+        if matches!(error.kind(), Kind::PageFailed | Kind::PageUnavailable | Kind::Forbidden) {
             let until = (self.clock)().after(FAILURE_KEPT);
             let outcome = Err(error.clone());
             self.desk.remembered.insert(link.clone(), Remembered { outcome, until });

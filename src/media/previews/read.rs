@@ -90,7 +90,10 @@ impl Library {
                     (describe(content_type, Some(ingest.size())), Some(candidate))
                 }
                 // Still a file with a name.
-                Err(error) if error.kind() == Kind::PageFailed => (describe(&kind, size), None),
+                Err(error) if matches!(error.kind(), Kind::PageFailed | Kind::PageUnavailable) => {
+                    broke_off = error.kind() == Kind::PageUnavailable;
+                    (describe(&kind, size), None)
+                }
                 Err(error) => return Err(error),
             },
             Format::Json | Format::File => (describe(&kind, size), None),

@@ -9,9 +9,6 @@ use super::read::{Picture, Reading};
 use crate::error::Result;
 use crate::preview::{Embed, Image, Link, Page};
 
-/// Longest time that a site's oEmbed answer can have its preview kept.
-const MAX_CACHE_AGE: Duration = Duration::from_hours(24);
-
 /// What is known of a link so far.
 #[derive(Debug)]
 pub(crate) struct Summary {
@@ -83,11 +80,7 @@ impl Summary {
     /// How long to keep it: as long as configured, longer if the site wants it, and not for long when a part is missing that
     /// may be there the next time.
     pub(super) fn lifetime(&self, configured: Duration) -> Duration {
-        if self.is_incomplete {
-            configured.min(FAILURE_KEPT)
-        } else {
-            configured.max(self.cache_age.min(MAX_CACHE_AGE))
-        }
+        if self.is_incomplete { configured.min(FAILURE_KEPT) } else { configured.max(self.cache_age) }
     }
 
     /// The answer's keys without an image.
@@ -153,12 +146,11 @@ mod tests {
     }
 
     #[test]
-    fn a_site_can_lengthen_what_is_configured_to_a_day_and_what_is_incomplete_is_not_kept_for_long() {
+    fn a_site_can_lengthen_what_is_configured_and_what_is_incomplete_is_not_kept_for_long() {
         let hour = Duration::from_hours(1);
         let keep = |hours| Summary::new(Ok(reading("about", true)), Some(embed(hours))).unwrap();
         assert_eq!(keep(0).lifetime(hour), hour);
         assert_eq!(keep(3).lifetime(hour), Duration::from_hours(3));
-        assert_eq!(keep(300).lifetime(hour), Duration::from_hours(24));
         let mut late = keep(3);
         late.is_late();
         assert_eq!(late.lifetime(hour), FAILURE_KEPT);

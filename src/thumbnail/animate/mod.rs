@@ -15,10 +15,11 @@ use std::time::Instant;
 use self::canvas::Canvas;
 use self::writer::Writer;
 use super::ThumbnailError;
-use super::color;
+use super::color::Conversion;
 use super::decode;
 use super::encode::Rendered;
 use super::input::Timed;
+use super::pixels::Layout;
 use super::plan::Job;
 use super::probe::{Format, Header};
 use super::resize;
@@ -70,6 +71,7 @@ pub(super) fn animate<R: BufRead + Seek>(
     let size = header.orientation.turn((job.width, job.height));
     let divisor = decode::divisor(header, job);
     let mut canvas = Canvas::new(header.width, header.height);
+    let conversion = Conversion::new(Layout::Rgba, icc.as_deref());
     let mut writer = Writer::new((job.width, job.height))?;
     for _ in 0..count {
         let next = frames.next(&mut canvas);
@@ -83,8 +85,7 @@ pub(super) fn animate<R: BufRead + Seek>(
             Err(error) => return Err(error),
         };
         let small = resize::resize(&canvas.reduced(divisor), divisor, part, size)?;
-        let small = color::to_srgb(small, icc.as_deref());
-        writer.add(header.orientation.apply(small), seen_for(duration))?;
+        writer.add(header.orientation.apply(conversion.apply(small)), seen_for(duration))?;
     }
     writer.finish(plays)
 }
@@ -99,7 +100,10 @@ pub(super) fn estimate(header: &Header, job: &Job) -> u64 {
     };
     let reduced = decode::reduced(header, decode::divisor(header, job), 4).saturating_mul(3);
     let file = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_mul(2);
-    header.pixels().saturating_mul(per_pixel).saturating_add(reduced).saturating_add(file)
+    let conversion = decode::conversion(header);
+    [header.pixels().saturating_mul(per_pixel), reduced, file, conversion]
+        .into_iter()
+        .fold(0, u64::saturating_add)
 }
 
 /// How long a frame is seen. Browsers take 10 ms and less for no duration at all, and show the frame for 100 ms.

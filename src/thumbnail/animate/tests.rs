@@ -217,6 +217,27 @@ fn webp_frames_are_cleared_and_blended() {
     assert_story(&small(&webp(64, &blocks, 0), &LIMITS).unwrap(), &seen, "webp");
 }
 
+/// Animations dropped profiles of more than 1 MiB, of which stills take up to 4 MiB.
+#[test]
+fn a_large_profile_counts_for_animations_as_for_stills() {
+    let color = [200, 100, 50, 255];
+    let blocks =
+        [block(WHOLE, color, canvas::Dispose::Keep, 100), block(WHOLE, BLUE, canvas::Dispose::Keep, 100)];
+    let mut bytes = webp(64, &blocks, 0);
+    let mut profile = moxcms::ColorProfile::new_display_p3().encode().unwrap();
+    profile.resize(2 << 20, 0);
+    let chunk = [b"ICCP".as_slice(), &(profile.len() as u32).to_le_bytes(), &profile].concat();
+    bytes.splice(30..30, chunk);
+    let size = bytes.len() as u32 - 8;
+    bytes[4..8].copy_from_slice(&size.to_le_bytes());
+    let (got, _) = frames(&small(&bytes, &LIMITS).unwrap());
+    assert_eq!(got.len(), 2);
+    // Display P3 (200, 100, 50) is sRGB (214, 95, 32).
+    assert_seen(&got[0].0, &[[214, 95, 32, 255]; 4], "converted");
+    let got = got[0].0.get_pixel(8, 8).0;
+    assert!(got[0].abs_diff(214) < 7 && got[2].abs_diff(32) < 9, "{got:?}");
+}
+
 #[test]
 fn our_own_lossy_frames_are_read_again() {
     let once = small(&gif(&story(), None), &LIMITS).unwrap();

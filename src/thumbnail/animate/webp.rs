@@ -8,7 +8,7 @@ use image_webp::WebPDecoder;
 
 use super::super::ThumbnailError;
 use super::super::plan::Rect;
-use super::super::probe::{Header, from_webp};
+use super::super::probe::{Header, from_webp, webp_profile};
 use super::canvas::{Blend, Canvas, Dispose, Frame};
 use super::{Film, Frames, MAX_FRAMES};
 
@@ -31,12 +31,12 @@ pub(super) struct WebP<R> {
 impl<R: BufRead + Seek> WebP<R> {
     /// Reads up to the first frame.
     pub(super) fn open(mut input: R, header: &Header) -> Result<Self, ThumbnailError> {
+        let icc = Some(webp_profile(&mut input, header)?).filter(|icc| !icc.is_empty());
         input.seek(SeekFrom::Start(RIFF_HEADER))?;
-        let mut film = Film { plays: 1, icc: None, frames: 0 };
+        let mut film = Film { plays: 1, icc, frames: 0 };
         loop {
             let (name, length) = chunk(&mut input)?;
             match &name {
-                b"ICCP" if length <= MAX_PROFILE => film.icc = Some(payload(&mut input, length)?),
                 b"ANIM" if length >= 6 => {
                     let mut control = [0; 6];
                     input.read_exact(&mut control)?;
@@ -166,7 +166,5 @@ fn skip(input: &mut impl Seek, length: u32, read: u32) -> Result<(), ThumbnailEr
 const RIFF_HEADER: u64 = 12;
 /// The flag of `VP8X` that says that pictures have alpha.
 const ALPHA: u8 = 0x10;
-/// Bytes of a colour profile; those of screens and cameras have a few thousand.
-const MAX_PROFILE: u32 = 1 << 20;
 /// Bytes that a frame of few pixels may have beyond them: headers and code tables.
 const SMALL: u64 = 16 << 10;

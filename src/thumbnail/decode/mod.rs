@@ -87,9 +87,17 @@ pub(super) fn estimate(header: &Header, jobs: &[Job]) -> u64 {
     match u64::from(header.profile_bytes) {
         0 => reading,
         // A profile is held in pieces and whole; what is made of it comes when the filter is done.
-        profile => reading
-            .saturating_add(profile.saturating_mul(3))
-            .max(small.saturating_add(profile.saturating_mul(8)).saturating_add(PROFILE_TABLES)),
+        profile => {
+            reading.saturating_add(profile.saturating_mul(3)).max(small.saturating_add(conversion(header)))
+        }
+    }
+}
+
+/// Bytes held while a colour profile is made into a way to sRGB.
+pub(super) fn conversion(header: &Header) -> u64 {
+    match u64::from(header.profile_bytes) {
+        0 => 0,
+        profile => profile.saturating_mul(8).saturating_add(PROFILE_TABLES),
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) fn decode(
         ColorType::CMYK(_) => Layout::Cmyk,
         _ => return Err(ThumbnailError::broken("a rare kind of TIFF")),
     };
+    let extra: Vec<u16> =
+        decoder.find_tag_unsigned_vec(Tag::ExtraSamples).map_err(from_tiff)?.unwrap_or_default();
     let mut icc = vec![0; usize::try_from(header.profile_bytes).unwrap_or(0)];
     let found = decoder.image_ifd().find_tag_bytes(Tag::IccProfile, &mut icc, 0).map_err(from_tiff)?;
     icc.truncate(found.unwrap_or(0));
@@ -47,6 +49,9 @@ pub(super) fn decode(
     let expected = header.pixels().saturating_mul(u64::try_from(layout.channels()).unwrap_or(u64::MAX));
     if u64::try_from(data.len()).ok() != Some(expected) {
         return Err(ThumbnailError::broken("not as many samples as pixels"));
+    }
+    if layout == Layout::Rgba && extra.first() == Some(&ASSOCIATED_ALPHA) {
+        straighten(&mut data);
     }
     Ok(reduce(Pixels { width, height, layout, data }, divisors, Some(&icc)))
 }
@@ -97,6 +102,17 @@ fn unpack(data: &[u8], depth: u8, row: usize) -> Vec<u8> {
     data.chunks_exact(packed.max(1)).flat_map(|bytes| bytes.iter().flat_map(spread).take(row)).collect()
 }
 
+/// Colours that have been multiplied with their alpha, as they were before.
+fn straighten(data: &mut [u8]) {
+    for [red, green, blue, alpha] in data.as_chunks_mut::<4>().0 {
+        let alpha = u32::from(*alpha);
+        for channel in [red, green, blue] {
+            let rounded = u32::from(*channel).saturating_mul(255).saturating_add(alpha.div_euclid(2));
+            *channel = u8::try_from(rounded.checked_div(alpha).unwrap_or(0)).unwrap_or(u8::MAX);
+        }
+    }
+}
+
 /// One plane after the other as pixels.
 fn interleave(planes: &[u8], channels: usize) -> Vec<u8> {
     let size = planes.len().checked_div(channels).unwrap_or(0);
@@ -104,6 +120,9 @@ fn interleave(planes: &[u8], channels: usize) -> Vec<u8> {
         |index: usize| planes.chunks_exact(size.max(1)).filter_map(move |plane| plane.get(index).copied());
     (0..size).flat_map(at).collect()
 }
+
+/// What `ExtraSamples` says of an alpha that colours have been multiplied with (TIFF 6.0, section 18).
+const ASSOCIATED_ALPHA: u16 = 1;
 
 #[cfg(test)]
 mod tests {
@@ -119,6 +138,13 @@ mod tests {
     #[test]
     fn planes_become_pixels() {
         assert_eq!(interleave(b"adbecf", 3), b"abcdef");
+    }
+
+    #[test]
+    fn colours_are_divided_by_their_alpha() {
+        let mut data = [100, 50, 25, 128, 9, 8, 7, 255, 9, 8, 7, 0, 200, 2, 0, 100];
+        straighten(&mut data);
+        assert_eq!(data, [199, 100, 50, 128, 9, 8, 7, 255, 0, 0, 0, 0, 255, 5, 0, 100]);
     }
 
     #[test]

@@ -9,7 +9,8 @@ mod png;
 mod tiff;
 mod webp;
 
-use std::io::{BufRead, Read, Seek, SeekFrom};
+use std::io::{BufRead, Read, Seek};
+use std::time::{Duration, Instant};
 
 use image::ImageDecoder as _;
 use image::codecs::bmp::BmpDecoder;
@@ -20,6 +21,7 @@ pub(super) use self::tiff::from_tiff;
 pub(super) use self::webp::{from_webp, profile as webp_profile};
 use super::Limits;
 use super::ThumbnailError;
+use super::input::Timed;
 use super::jpeg::Summary;
 use super::orient::Orientation;
 use super::plan::{Motion, Source};
@@ -118,21 +120,30 @@ impl Header {
     }
 }
 
-/// Reads a picture's header.
+/// Reads a picture's header, in bounded time: a file can hold millions of small blocks where the header is looked for.
 pub(crate) fn probe<R: BufRead + Seek>(input: &mut R) -> Result<Header, ThumbnailError> {
+    probe_until(input, Instant::now().checked_add(PROBE_TIMEOUT))
+}
+
+/// Reads a picture's header, until the deadline at most.
+fn probe_until<R: BufRead + Seek>(
+    input: &mut R,
+    deadline: Option<Instant>,
+) -> Result<Header, ThumbnailError> {
     input.rewind().map_err(ThumbnailError::Io)?;
     let mut magic = Vec::with_capacity(MAGIC_BYTES);
     let most = u64::try_from(MAGIC_BYTES).unwrap_or(0);
     input.by_ref().take(most).read_to_end(&mut magic).map_err(ThumbnailError::Io)?;
     let format = recognise(&magic).ok_or(ThumbnailError::NotAnImage)?;
     input.rewind().map_err(ThumbnailError::Io)?;
+    let mut input = Timed::buffered(input, deadline);
     match format {
-        Format::Jpeg => jpeg::probe(input),
-        Format::Png => png::probe(input),
-        Format::Gif => gif::probe(input),
-        Format::WebP => webp::probe(input),
-        Format::Bmp => bmp(input),
-        Format::Tiff => tiff::probe(input),
+        Format::Jpeg => jpeg::probe(&mut input),
+        Format::Png => png::probe(&mut input),
+        Format::Gif => gif::probe(&mut input),
+        Format::WebP => webp::probe(&mut input),
+        Format::Bmp => bmp(&mut input),
+        Format::Tiff => tiff::probe(&mut input),
     }
 }
 
@@ -185,10 +196,13 @@ fn bytes<const N: usize>(input: &mut impl Read) -> Result<[u8; N], ThumbnailErro
     Ok(bytes)
 }
 
-/// Passes over bytes.
+/// Passes over bytes. What has been read ahead stays good: a file can have millions of small blocks to pass over.
 fn skip(input: &mut impl Seek, count: u32) -> Result<(), ThumbnailError> {
-    Ok(input.seek(SeekFrom::Current(i64::from(count))).map(drop)?)
+    Ok(input.seek_relative(i64::from(count))?)
 }
+
+/// Longest reading of a header: it takes milliseconds, whatever the picture's size.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Enough for every format.
 const MAGIC_BYTES: usize = 16;
@@ -197,6 +211,10 @@ const MAX_EXIF: u32 = 1 << 16;
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::arithmetic_side_effects, reason = "tests")]
+
+    use std::io::{self, BufReader, Cursor};
+
     use super::*;
 
     #[test]
@@ -212,9 +230,54 @@ mod tests {
             b"\x93\x1c\x07\xd5\xee\x10\x84\xaa\x01",
         ];
         for bytes in pages {
-            let got = probe(&mut std::io::Cursor::new(bytes));
+            let got = probe(&mut Cursor::new(bytes));
             assert!(matches!(got, Err(ThumbnailError::NotAnImage)), "{bytes:?}: {got:?}");
         }
+    }
+
+    /// Counts the bytes that are read.
+    struct Counted {
+        inner: Cursor<Vec<u8>>,
+        read: usize,
+    }
+
+    impl Read for Counted {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let count = self.inner.read(into)?;
+            self.read += count;
+            Ok(count)
+        }
+    }
+
+    impl Seek for Counted {
+        fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+            self.inner.seek(to)
+        }
+    }
+
+    /// A GIF of 100 000 empty extensions before its frame.
+    fn wordy_gif() -> Vec<u8> {
+        let mut gif = b"GIF89a\x01\0\x01\0\0\0\0".to_vec();
+        gif.extend(b"\x21\xfe\0".repeat(100_000));
+        gif.extend(b"\x2c\0\0\0\0\x01\0\x01\0\0\x02\x01\0\0\x3b");
+        gif
+    }
+
+    /// A seek for each block threw away what had been read ahead, so that 50 MiB of them were read thousands of times.
+    #[test]
+    fn a_file_of_small_blocks_is_read_once() {
+        let gif = wordy_gif();
+        let size = gif.len();
+        let mut input = BufReader::new(Counted { inner: Cursor::new(gif), read: 0 });
+        probe(&mut input).unwrap();
+        // The first bytes are read twice, to tell the format.
+        assert!(input.get_ref().read <= size + 20_000, "{} of {size}", input.get_ref().read);
+    }
+
+    #[test]
+    fn reading_a_header_ends_at_its_deadline() {
+        let got = probe_until(&mut Cursor::new(wordy_gif()), Some(Instant::now()));
+        assert!(matches!(got, Err(ThumbnailError::OutOfTime)), "{got:?}");
     }
 
     #[test]
@@ -228,7 +291,7 @@ mod tests {
             b"II*\0\x08\0\0\0",
         ];
         for bytes in starts {
-            let got = probe(&mut std::io::Cursor::new(bytes));
+            let got = probe(&mut Cursor::new(bytes));
             assert!(matches!(got, Err(ThumbnailError::Broken(_))), "{bytes:?}: {got:?}");
         }
     }

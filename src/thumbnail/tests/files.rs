@@ -145,6 +145,8 @@ pub(super) struct Ink {
     /// 0: white is 0; 1: black is 0; 2: RGB; 5: inks.
     pub(super) kind: u16,
     pub(super) planar: bool,
+    /// What `ExtraSamples` says of the alpha beside RGB. 1: multiplied in; 2: apart.
+    pub(super) alpha: u16,
     pub(super) orientation: u8,
     /// A colour profile, or nothing.
     pub(super) profile: Vec<u8>,
@@ -152,7 +154,7 @@ pub(super) struct Ink {
 
 /// The common kind.
 pub(super) const RGB: Ink =
-    Ink { depth: 8, samples: 3, kind: 2, planar: false, orientation: 1, profile: Vec::new() };
+    Ink { depth: 8, samples: 3, kind: 2, planar: false, alpha: 2, orientation: 1, profile: Vec::new() };
 
 /// A little-endian TIFF in one strip, or one for each plane.
 pub(super) fn tiff(picture: &RgbaImage, ink: &Ink, rows: &[Vec<u8>]) -> Vec<u8> {
@@ -197,7 +199,7 @@ pub(super) fn tiff(picture: &RgbaImage, ink: &Ink, rows: &[Vec<u8>]) -> Vec<u8> 
         (284, 3, 1, if ink.planar { 2 } else { 1 }),
     ];
     if ink.samples == 4 && ink.kind == 2 {
-        entries.push((338, 3, 1, 2));
+        entries.push((338, 3, 1, u32::from(ink.alpha)));
     }
     entries.push((339, 3, samples, format));
     if !ink.profile.is_empty() {

@@ -265,6 +265,11 @@ fn tiffs() -> Vec<Source> {
     let inverted =
         packed(rows(&bits, 1), 1).into_iter().map(|row| row.into_iter().map(|byte| !byte).collect());
     let inverted: Vec<Vec<u8>> = inverted.collect();
+    let translucent = COLOR.map(|[r, g, b, _]| [r, g, b, 128]);
+    let multiplied = picture(COLOR.map(|color| {
+        let [r, g, b, _] = color.map(|channel| ((u16::from(channel) * 128 + 127) / 255) as u8);
+        [r, g, b, 128]
+    }));
     let of = |picture: &RgbaImage, ink: Ink, rows: &[Vec<u8>]| tiff(picture, &ink, rows);
     [
         ("TIFF", of(&color, RGB, &rows(&color, 3)), COLOR),
@@ -272,6 +277,11 @@ fn tiffs() -> Vec<Source> {
         ("TIFF of floats", of(&color, Ink { depth: 32, ..RGB }, &floats), COLOR),
         ("TIFF of planes", of(&color, Ink { planar: true, ..RGB }, &planes), COLOR),
         ("TIFF with alpha", of(&hole, Ink { samples: 4, ..RGB }, &rows(&hole, 4)), with_hole(COLOR)),
+        (
+            "TIFF with alpha multiplied in",
+            of(&color, Ink { samples: 4, alpha: 1, ..RGB }, &rows(&multiplied, 4)),
+            translucent,
+        ),
         ("grey TIFF", of(&grey, Ink { samples: 1, kind: 1, ..RGB }, &rows(&grey, 1)), GREY),
         (
             "1-bit TIFF",

@@ -10,21 +10,21 @@ use crate::matrix::len_u64;
 
 /// Reads a file from a position of its own.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct SharedReader<'a> {
     /// The file.
     file: &'a File,
     /// Next byte.
     at: u64,
 }
 
-impl<'a> Place<'a> {
+impl<'a> SharedReader<'a> {
     /// The beginning of `file`.
     pub(super) fn new(file: &'a File) -> Self {
         Self { file, at: 0 }
     }
 }
 
-impl Read for Place<'_> {
+impl Read for SharedReader<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read_at(into, self.at)?;
         self.at = self.at.saturating_add(len_u64(count));
@@ -32,7 +32,7 @@ impl Read for Place<'_> {
     }
 }
 
-impl Seek for Place<'_> {
+impl Seek for SharedReader<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let at = match to {
             SeekFrom::Start(at) => Some(at),
@@ -53,7 +53,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("x"), b"0123456789").unwrap();
         let file = File::open(folder.path().join("x")).unwrap();
-        let (mut one, mut two) = (Place::new(&file), Place::new(&file));
+        let (mut one, mut two) = (SharedReader::new(&file), SharedReader::new(&file));
         let mut bytes = [0; 4];
         one.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"0123");
