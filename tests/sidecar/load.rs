@@ -175,12 +175,12 @@ fn stopped_readers(size: Size) -> (World, Vec<TcpStream>) {
     let mut world = World::new();
     let sha256 = "ab".repeat(32);
     let blob = world.folder.path(&format!("data/blobs/ab/{sha256}"));
-    // Sparse: it takes no room.
-    File::create(blob).unwrap().set_len(1 << 30).unwrap();
     let catalog = rusqlite::Connection::open(world.folder.path("data/catalog.db")).unwrap();
     let row = "INSERT INTO media (server_name, media_id, sha256, size, content_type, user_id, created_ms, last_access_ms, open)
                VALUES ('sidecar.test', 'large', unhex(?1), 1 << 30, 'video/mp4', '@a:sidecar.test', 0, 0, 1)";
     catalog.execute(row, [&sha256]).unwrap();
+    // After the row: blobs without one are removed after the start. Sparse: it takes no room.
+    File::create(blob).unwrap().set_len(1 << 30).unwrap();
     let small = std::mem::replace(&mut world.mxc, "sidecar.test/large".to_owned());
     let request = world.service.alice().request("GET", &world.download(), b"");
     let mut connections = world.connect(size.readers, &request);
