@@ -5,7 +5,8 @@
 //! [Spec, whoami](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3accountwhoami).
 
 use std::fmt;
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -17,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Kind, Result};
 use crate::homeserver::Homeserver;
 use crate::matrix::{Clock, Timestamp, UserId};
-use crate::outbound::Answer;
+use crate::outbound::{Answer, OutboundError};
 
 /// Tokens remembered; about 200 bytes each.
 const CACHED_TOKENS: usize = 4096;
@@ -25,8 +26,14 @@ const CACHED_TOKENS: usize = 4096;
 /// How long a bad token stays bad without asking again: long enough for a burst, short enough for a token just issued.
 const BAD_TOKEN_CACHE: Duration = Duration::from_secs(5);
 
+/// How long a homeserver that did not answer in time is not asked again: callers would queue for the next time-out.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// Largest `whoami` answer read, bytes.
 const MAX_ANSWER: u64 = 64 * 1024;
+
+/// Where the homeserver says what it can.
+const VERSIONS: &str = "/_matrix/client/versions";
 
 /// The homeserver's view of tokens.
 pub(crate) struct Accounts {
@@ -36,6 +43,8 @@ pub(crate) struct Accounts {
     good_for: Duration,
     /// Answers by credential.
     cache: Cache<CredentialHash, Verdict>,
+    /// Whether the homeserver leaves questions without an answer.
+    silence: Silence,
     /// For expiry.
     clock: Clock,
 }
@@ -83,7 +92,8 @@ struct WhoAmI {
 impl Accounts {
     /// Asks `homeserver` and believes good answers for `good_for`.
     pub(crate) fn new(homeserver: Arc<Homeserver>, good_for: Duration, clock: Clock) -> Self {
-        Self { homeserver, good_for, cache: Cache::new(CACHED_TOKENS), clock }
+        let cache = Cache::new(CACHED_TOKENS);
+        Self { homeserver, good_for, cache, silence: Silence::default(), clock }
     }
 
     /// The remembered answer, if there is one. Never blocks.
@@ -98,7 +108,8 @@ impl Accounts {
     ///
     /// # Errors
     /// `UnknownToken` with the homeserver's own body (it may carry `soft_logout`); `Forbidden` for an application service
-    /// outside its namespace; `LimitExceeded`; `HomeserverFailed` when it does not answer, which is not remembered.
+    /// outside its namespace; `LimitExceeded`; `HomeserverFailed` when it does not answer. That is remembered for
+    /// no token, but one that is silent is left alone for a moment.
     pub(crate) fn ask(&self, credential: &Credential) -> Result<Account> {
         let result = self.whoami(credential);
         let good_for = match &result {
@@ -113,23 +124,13 @@ impl Accounts {
 
     /// The homeserver's `/_matrix/client/versions`, which may depend on who asks. Blocks.
     pub(crate) fn versions(&self, credential: Option<&Credential>) -> Result<serde_json::Map<String, Value>> {
-        let failed = |why: String| {
-            Error::new(Kind::HomeserverFailed, "the homeserver cannot be reached")
-                .caused_by(HomeserverFailed(why))
-        };
         let token = credential.map(|credential| credential.token.as_str());
-        let answer = self
-            .homeserver
-            .get("/_matrix/client/versions", token)
-            .map_err(|error| failed(error.to_string()))?;
-        let (status, retry_after) = (answer.status(), retry_after(&answer));
-        let body = answer.read_at_most(MAX_ANSWER).map_err(|error| failed(error.to_string()))?;
-        let body = body.and_then(|body| String::from_utf8(body).ok()).unwrap_or_default();
-        match (status, serde_json::from_str(&body)) {
-            (200, Ok(versions)) => Ok(versions),
-            (status, Ok(_)) if let Some(refusal) = refusal(status, body, retry_after) => Err(refusal),
-            (status, _) => Err(failed(format!("status {status} for /_matrix/client/versions"))),
-        }
+        read_versions(self.ask_unless_silent(VERSIONS, token))
+    }
+
+    /// Whether the homeserver answers now, for the health check. Blocks.
+    pub(crate) fn check(&self) -> Result<()> {
+        read_versions(self.exchange(VERSIONS, None)).map(drop)
     }
 
     /// One question to the homeserver.
@@ -139,9 +140,9 @@ impl Accounts {
             path.push_str("?user_id=");
             path.extend(utf8_percent_encode(user_id, NON_ALPHANUMERIC));
         }
-        let answer = self.homeserver.get(&path, Some(&credential.token)).map_err(homeserver_failed)?;
-        let (status, retry_after) = (answer.status(), retry_after(&answer));
-        let body = read_json(answer)?;
+        let said = self.ask_unless_silent(&path, Some(&credential.token)).map_err(homeserver_failed)?;
+        let Said { status, retry_after, .. } = said;
+        let body = said.into_json()?;
         match status {
             200 => {
                 let whoami: WhoAmI = serde_json::from_str(&body).map_err(homeserver_failed)?;
@@ -152,6 +153,94 @@ impl Accounts {
                 Err(refusal(status, body, retry_after).unwrap_or_else(|| homeserver_failed(why)))
             }
         }
+    }
+
+    /// Asks the homeserver, unless it was silent a moment ago. The error says why there is no answer.
+    fn ask_unless_silent(&self, path: &str, token: Option<&str>) -> std::result::Result<Said, String> {
+        if self.silence.lasts((self.clock)()) {
+            return Err("it did not answer in time a moment ago".to_owned());
+        }
+        self.exchange(path, token)
+    }
+
+    /// Asks the homeserver in any case, and notes whether it answers in time.
+    fn exchange(&self, path: &str, token: Option<&str>) -> std::result::Result<Said, String> {
+        let answer = match self.homeserver.get(path, token) {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.silence.note(matches!(error, OutboundError::Timeout), (self.clock)());
+                return Err(error.to_string());
+            }
+        };
+        let (status, retry_after) = (answer.status(), retry_after(&answer));
+        let body = answer.read_at_most(MAX_ANSWER);
+        let is_late = body.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
+        self.silence.note(is_late, (self.clock)());
+        let body = body.map_err(|error| error.to_string())?;
+        Ok(Said { status, retry_after, body: body.and_then(|body| String::from_utf8(body).ok()) })
+    }
+}
+
+/// Whether the homeserver is silent. One that refuses or breaks off costs nobody time and is asked again at once: else
+/// whoever sends a token that makes it do so would lock out all others.
+#[derive(Default)]
+struct Silence(Mutex<Option<Timestamp>>);
+
+impl Silence {
+    /// Whether others need not ask now. Once it is over, the first who hears so finds out for all of them.
+    fn lasts(&self, now: Timestamp) -> bool {
+        let mut since = self.since();
+        // A clock that was set back does not prolong it.
+        let lasts = since.is_some_and(|since| since <= now && now < since.after(SILENCE));
+        if since.is_some() && !lasts {
+            *since = Some(now);
+        }
+        lasts
+    }
+
+    /// Notes how a question ended.
+    fn note(&self, is_late: bool, now: Timestamp) {
+        *self.since() = is_late.then_some(now);
+    }
+
+    /// When the homeserver was last late, or asked again. A panic elsewhere cannot leave it half-changed.
+    fn since(&self) -> MutexGuard<'_, Option<Timestamp>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An answer of the homeserver.
+struct Said {
+    /// HTTP status.
+    status: u16,
+    /// When to come back.
+    retry_after: Duration,
+    /// The body, if it is text and not too long.
+    body: Option<String>,
+}
+
+impl Said {
+    /// The body as JSON text, or a failure of the homeserver: a proxy's error page is not its word.
+    fn into_json(self) -> Result<String> {
+        let is_object = |text: &String| serde_json::from_str::<serde_json::Map<_, _>>(text).is_ok();
+        let status = self.status;
+        let text = self.body.filter(is_object);
+        text.ok_or_else(|| homeserver_failed(format!("status {status} without JSON")))
+    }
+}
+
+/// What came of the question for the homeserver's versions.
+fn read_versions(said: std::result::Result<Said, String>) -> Result<serde_json::Map<String, Value>> {
+    let failed = |why: String| {
+        Error::new(Kind::HomeserverFailed, "the homeserver cannot be reached")
+            .caused_by(HomeserverFailed(why))
+    };
+    let Said { status, retry_after, body } = said.map_err(failed)?;
+    let body = body.unwrap_or_default();
+    match (status, serde_json::from_str(&body)) {
+        (200, Ok(versions)) => Ok(versions),
+        (status, Ok(_)) if let Some(refusal) = refusal(status, body, retry_after) => Err(refusal),
+        (status, _) => Err(failed(format!("status {status} for /_matrix/client/versions"))),
     }
 }
 
@@ -196,15 +285,6 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// The body as JSON text, or a failure of the homeserver: a proxy's error page is not its word.
-fn read_json(answer: Answer) -> Result<String> {
-    let status = answer.status();
-    let bytes = answer.read_at_most(MAX_ANSWER).map_err(homeserver_failed)?;
-    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-    let is_object = |text: &String| serde_json::from_str::<serde_json::Map<_, _>>(text).is_ok();
-    text.filter(is_object).ok_or_else(|| homeserver_failed(format!("status {status} without JSON")))
-}
-
 /// What a client reads while the homeserver is down: never that its token is bad.
 fn homeserver_failed(why: impl fmt::Display) -> Error {
     let message = "the homeserver cannot be asked about the access token; try again later";
@@ -215,3 +295,68 @@ fn homeserver_failed(why: impl fmt::Display) -> Error {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct HomeserverFailed(String);
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener};
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+    use crate::names::{Names, Service};
+
+    /// Literal addresses only.
+    #[derive(Debug)]
+    struct Literals;
+
+    impl Names for Literals {
+        fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+            Ok(vec![SocketAddr::new(host.parse().unwrap(), port)])
+        }
+
+        fn services(&self, _name: &str) -> Vec<Service> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn a_silent_homeserver_is_asked_once_every_few_seconds_and_the_health_check_asks_always() {
+        // Connections are made by the kernel and never answered.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        silent.set_nonblocking(true).unwrap();
+        let asked = || std::iter::from_fn(|| silent.accept().ok()).count();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let timeout = Duration::from_millis(50);
+        let homeserver = Homeserver::with_timeout(&url, Arc::new(Literals), timeout).unwrap();
+        let time = Arc::new(AtomicI64::new(1_000_000));
+        let clock = Arc::clone(&time);
+        let clock: Clock = Arc::new(move || Timestamp(clock.load(Ordering::SeqCst)));
+        let accounts = Accounts::new(Arc::new(homeserver), Duration::from_mins(2), clock);
+        let ask = |token: &str| {
+            let error = accounts.ask(&Credential::new(token.to_owned(), None)).unwrap_err();
+            assert_eq!(error.kind(), Kind::HomeserverFailed);
+            asked()
+        };
+        assert_eq!((ask("a"), ask("b"), ask("a")), (1, 0, 0));
+        assert!(accounts.versions(None).is_err());
+        assert_eq!(asked(), 0);
+        assert!(accounts.check().is_err());
+        assert_eq!(asked(), 1, "the health check asks");
+        time.fetch_add(5000, Ordering::SeqCst);
+        assert_eq!((ask("c"), ask("d")), (1, 0));
+        time.fetch_sub(1, Ordering::SeqCst);
+        assert_eq!(ask("e"), 1, "the clock was set back");
+    }
+
+    #[test]
+    fn one_question_ends_a_silence_for_all() {
+        let silence = Silence::default();
+        let at = |seconds: i64| Timestamp(seconds * 1000);
+        assert!(!silence.lasts(at(0)));
+        silence.note(true, at(10));
+        assert!(silence.lasts(at(14)));
+        assert!(!silence.lasts(at(15)), "this one asks");
+        assert!(silence.lasts(at(16)), "others do not wait for it");
+        silence.note(false, at(16));
+        assert!(!silence.lasts(at(16)));
+    }
+}

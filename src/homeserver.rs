@@ -24,7 +24,16 @@ pub(crate) struct Homeserver {
 impl Homeserver {
     /// The homeserver at `base_url`.
     pub(crate) fn new(base_url: &str, names: Arc<dyn Names>) -> Result<Self, OutboundError> {
-        let limits = Limits { stall: TIMEOUT, total: Some(TIMEOUT) };
+        Self::with_timeout(base_url, names, TIMEOUT)
+    }
+
+    /// The same, with another longest wait for a whole exchange.
+    pub(crate) fn with_timeout(
+        base_url: &str,
+        names: Arc<dyn Names>,
+        timeout: Duration,
+    ) -> Result<Self, OutboundError> {
+        let limits = Limits { stall: timeout, total: Some(timeout) };
         let outbound = Outbound::new(Guard::permit_all(), None, limits, names)?;
         Ok(Self { outbound, base_url: base_url.trim_end_matches('/').to_owned() })
     }
