@@ -123,10 +123,12 @@ pub(crate) fn preflight() -> Response {
 /// An error, told to the client; the journal hears of it as loudly as its kind deserves.
 pub(crate) fn error(error: &Error, route: &str) -> Response {
     let row = error.kind().row();
+    // Others have a say in it: a string is written quoted and escaped, so that it stays in its line.
+    let told = format!("{error:?}");
     match row.loudness {
-        Loudness::Quiet => tracing::debug!(route, ?error, "refused"),
-        Loudness::Warn => tracing::warn!(route, "{error:?}"),
-        Loudness::Error => tracing::error!(route, "{error:?}"),
+        Loudness::Quiet => tracing::debug!(route, error = told, "refused"),
+        Loudness::Warn => tracing::warn!(route, error = told, "failed"),
+        Loudness::Error => tracing::error!(route, error = told, "failed"),
     }
     let mut body = json!({"errcode": row.errcode, "error": error.message()});
     if let (Kind::LimitExceeded, Some(wait)) = (error.kind(), error.wait())
@@ -444,6 +446,7 @@ impl hyper::body::Body for Body {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::time::Duration;
 
     use super::*;
@@ -454,6 +457,42 @@ mod tests {
             assert!(any_tag_matches(tags, "\"a\""), "{tags}");
         }
         assert!(!any_tag_matches("\"b\"", "\"a\"") && !any_tag_matches("a", "\"a\""));
+    }
+
+    /// Keeps what is logged.
+    #[derive(Clone, Default)]
+    struct Journal(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Journal {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_error_is_one_quoted_line_of_the_journal_whatever_others_put_into_it() {
+        let forged = "status\n2026-01-01 ERROR forged \u{1b}[31m\" route=\"x";
+        for kind in [Kind::RemoteFailed, Kind::Internal, Kind::NotFound] {
+            let journal = Journal::default();
+            let writer = journal.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::DEBUG)
+                .with_ansi(false)
+                .with_writer(move || writer.clone())
+                .finish();
+            tracing::subscriber::with_default(subscriber, || {
+                error(&Error::new(kind, forged).caused_by(io::Error::other(forged)), "/route");
+            });
+            let text = String::from_utf8(journal.0.lock().unwrap().clone()).unwrap();
+            let line = text.strip_suffix('\n').unwrap();
+            assert!(!line.contains(char::is_control), "{line:?}");
+            assert!(line.contains(r#"forged \u{1b}[31m\" route=\"x"#), "{line}");
+        }
     }
 
     #[test]
