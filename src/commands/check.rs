@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{Failure, load_config, load_signing_key, runtime};
 use crate::app::Surroundings;
-use crate::config::{Config, Size};
+use crate::config::{Config, Size, redacted};
 use crate::federation::{Discovery, Endpoint, SigningKey, Standing, compare_published_key};
 use crate::homeserver::Homeserver;
 use crate::matrix::Timestamp;
@@ -122,8 +122,8 @@ fn check_homeserver(
     key: Option<&SigningKey>,
     report: &mut Report<'_, impl Write>,
 ) -> Result<(), Failure> {
-    let url = &config.homeserver.url;
-    let homeserver = Homeserver::new(url, Surroundings::system().names)?;
+    let homeserver = Homeserver::new(&config.homeserver.url, Surroundings::system().names)?;
+    let url = redacted(&config.homeserver.url);
     let answer = match homeserver.get("/_matrix/client/versions", None) {
         Ok(answer) if answer.status() == 200 => answer,
         Ok(answer) => {
@@ -269,10 +269,16 @@ fn check_proxy(
             report.say(Level::Fail, "versions", finding)?;
         }
     }
-    let health = ask(&outbound, &for_clients, "/_sidecar/health").ok().and_then(read_json);
-    match health.filter(|health| health.get("database").is_some()) {
-        Some(_) => {
-            report.say(Level::Fail, "/_sidecar/", "everybody can see it; do not let the proxy route it")
+    let mut sides = vec![&for_clients];
+    sides.extend(Some(&for_servers).filter(|side| side.base_url != for_clients.base_url));
+    let is_shown = |side: &&&Endpoint| {
+        let health = ask(&outbound, side, "/_sidecar/health").ok().and_then(read_json);
+        health.is_some_and(|health| health.get("database").is_some())
+    };
+    match sides.iter().find(is_shown) {
+        Some(side) => {
+            let finding = format!("everybody can see it at {}; do not let the proxy route it", side.base_url);
+            report.say(Level::Fail, "/_sidecar/", finding)
         }
         None => report.say(Level::Ok, "/_sidecar/", "not routed"),
     }

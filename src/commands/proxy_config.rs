@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::{Failure, load_config_quietly};
-use crate::config::{Config, ListenAddr};
+use crate::config::{Config, ListenAddr, redacted};
 use crate::server::PROXY_PREFIXES;
 
 /// Ports of a server whose name carries none: what clients try, what other servers try (spec, Resolving server names).
@@ -126,8 +126,8 @@ struct Homeserver {
 impl Homeserver {
     /// As `homeserver.url` says.
     fn of(config: &Config) -> Result<Self, Failure> {
-        let url = &config.homeserver.url;
-        let uri: hyper::Uri = url.parse()?;
+        let uri: hyper::Uri = config.homeserver.url.parse()?;
+        let url = redacted(&config.homeserver.url);
         let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) else {
             return Err(format!("`homeserver.url: {url}` is not a URL (like http://127.0.0.1:6167)").into());
         };

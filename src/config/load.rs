@@ -103,11 +103,7 @@ impl Config {
     /// The configuration as YAML, credentials in URLs redacted.
     pub fn to_yaml(&self) -> String {
         let mut shown = self.clone();
-        if let Some((scheme, rest)) = shown.homeserver.url.split_once("://")
-            && let Some((_credentials, host)) = rest.rsplit_once('@')
-        {
-            shown.homeserver.url = format!("{scheme}://[redacted]@{host}");
-        }
+        shown.homeserver.url = redacted(&shown.homeserver.url);
         let mut text = String::new();
         let tree = serde_json::to_value(&shown).unwrap_or_default();
         if YamlEmitter::new(&mut text).dump(&to_saphyr(&tree)).is_err() {
@@ -115,6 +111,12 @@ impl Config {
         }
         format!("{}\n", text.trim_start_matches("---\n"))
     }
+}
+
+/// A URL, or what was meant for one, as it may be shown: without its credentials.
+pub(crate) fn redacted(url: &str) -> String {
+    let (scheme, rest) = url.find("://").map_or(("", url), |at| url.split_at(at.saturating_add(3)));
+    rest.rsplit_once('@').map_or_else(|| url.to_owned(), |(_, host)| format!("{scheme}[redacted]@{host}"))
 }
 
 /// Where values come from, and what was wrong with them so far.
@@ -194,7 +196,8 @@ impl Sources<'_> {
         let uri = url.parse::<hyper::Uri>().ok();
         let scheme = uri.as_ref().and_then(hyper::Uri::scheme_str);
         if !matches!(scheme, Some("http" | "https")) {
-            self.complain("homeserver.url", format!("`{url}` is not a URL (like http://127.0.0.1:6167)"));
+            let shown = redacted(url);
+            self.complain("homeserver.url", format!("`{shown}` is not a URL (like http://127.0.0.1:6167)"));
         }
         if config.listen.is_empty() {
             self.complain("listen", "give at least one address (like 127.0.0.1:8090)");
@@ -515,6 +518,18 @@ mod tests {
         assert_eq!(loaded.config.federation.allow, ["*.example", "b.org"]);
         assert_eq!(loaded.warnings.len(), 1);
         assert!(loaded.warnings[0].contains("SIDECAR_COLOUR"));
+    }
+
+    #[test]
+    fn no_complaint_about_a_url_shows_its_password() {
+        for url in
+            ["ftp://user:secret@host", "user:secret@host", "http://user:secret@ho st", "htp://a:secret@b@c"]
+        {
+            let problems = load_file(&format!("server_name: a.example\nhomeserver: {{url: '{url}'}}\n"), &[])
+                .unwrap_err();
+            assert!(problems[0].contains("[redacted]@") && !problems[0].contains("secret"), "{problems:?}");
+        }
+        assert_eq!(redacted("http://127.0.0.1:6167"), "http://127.0.0.1:6167");
     }
 
     #[test]

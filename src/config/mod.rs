@@ -14,10 +14,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::load::is_log_directives;
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::load::load_text;
 pub use self::load::{Loaded, Problem, Problems, find, load};
+pub(crate) use self::load::{is_log_directives, redacted};
 pub use self::units::{ListenAddr, Size, Span, ThumbnailMethod, ThumbnailSize};
 
 use crate::matrix::ServerName;

@@ -267,14 +267,40 @@ fn proxy(sidecar: &Arc<OnceLock<SocketAddr>>, pass: fn(&str) -> Option<String>) 
 fn check(pass: fn(&str) -> Option<String>, more: &str) -> (Option<i32>, String) {
     let address = Arc::new(OnceLock::new());
     let front = proxy(&address, pass);
+    check_behind(&front, &address, more)
+}
+
+/// Checks a sidecar that gets its `address` behind `front`.
+fn check_behind(front: &Peer, address: &OnceLock<SocketAddr>, more: &str) -> (Option<i32>, String) {
     let folder = Folder::new(&format!("federation: {{ca_file: ca.pem}}\n{more}"));
     std::fs::write(folder.path("ca.pem"), Authority::get().ca_pem()).unwrap();
     let yaml = std::fs::read_to_string(folder.path("sidecar.yaml")).unwrap();
-    std::fs::write(folder.path("sidecar.yaml"), yaml.replace("sidecar.test", &front.name())).unwrap();
+    let yaml = yaml.replace("sidecar.test", &front.name()).replace("http://", "http://user:secret@");
+    std::fs::write(folder.path("sidecar.yaml"), yaml).unwrap();
     let service = folder.serve();
     address.set(service.address).unwrap();
     let output = folder.run(&["check"]);
-    (output.status.code(), text(&output.stdout))
+    let report = text(&output.stdout);
+    assert!(report.contains("http://[redacted]@") && !report.contains("secret"), "{report}");
+    (output.status.code(), report)
+}
+
+#[test]
+fn check_looks_for_our_own_paths_at_the_door_for_servers_too() {
+    let address = Arc::new(OnceLock::new());
+    let for_clients =
+        proxy(&address, |target| (!target.starts_with("/_sidecar/")).then(|| target.to_owned()));
+    let (sidecar, base_url) = (Arc::clone(&address), for_clients.url());
+    let for_servers = Peer::tls(move |request| {
+        if request.target == "/.well-known/matrix/client" {
+            return Reply::json(200, &serde_json::json!({"m.homeserver": {"base_url": base_url}}));
+        }
+        let response = Client::new(*sidecar.get().unwrap()).get(&request.target);
+        Reply::new(response.status).body(&response.body)
+    });
+    let (status, report) = check_behind(&for_servers, &address, "");
+    let words = format!("FAIL  /_sidecar/: everybody can see it at {}", for_servers.url());
+    assert!(status == Some(1) && report.contains(&words), "{words} is not in\n{report}");
 }
 
 #[test]
