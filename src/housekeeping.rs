@@ -15,7 +15,7 @@ use crate::handlers;
 use crate::media::Library;
 
 /// Between two writes of last-access times.
-const FLUSH_EVERY: Duration = Duration::from_mins(1);
+const FLUSH_EVERY: Duration = Duration::from_hours(1);
 
 /// Between two removals of what has expired.
 const EXPIRE_EVERY: Duration = Duration::from_hours(1);

@@ -12,7 +12,7 @@ CREATE TABLE media (
     user_id        TEXT,             -- uploader, for local media; NULL for remote media
     created_ms     INTEGER NOT NULL, -- when the ID was made here, or the remote file fetched
     expires_ms     INTEGER,          -- when a pending ID ends (MSC2246 unused_expires_at); NULL once filled
-    last_access_ms INTEGER NOT NULL, -- when it was last served; written in batches, so up to a minute old
+    last_access_ms INTEGER NOT NULL, -- when it was last served, up to 25 h ago: written by the hour, if a day later than before
     open           INTEGER NOT NULL, -- 1: may be served without a token (stored while unauthenticated_media was open)
     PRIMARY KEY (server_name, media_id),
     CHECK (sha256 IS NULL OR length(sha256) = 32),

@@ -1,5 +1,7 @@
 //! Questions about media IDs.
 
+use std::time::Duration;
+
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
@@ -7,6 +9,9 @@ use super::Catalog;
 use crate::error::Result;
 use crate::matrix::{Mxc, Timestamp, UserId};
 use crate::sha256::Sha256;
+
+/// How much later an access must be than the one written, to be written.
+const ACCESS_GRAIN: Duration = Duration::from_hours(24);
 
 /// What the catalog knows about a media ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,14 +219,17 @@ impl Catalog {
         })
     }
 
-    /// Notes when media was last served, many at once.
+    /// Notes when media was last served, many at once; only where what is written is more than [`ACCESS_GRAIN`] older, as
+    /// `relatime` has it: a card wears with each write.
     pub(crate) fn touch(&self, accesses: Vec<(Mxc, Timestamp)>) -> Result<()> {
         self.writer.write(move |connection| {
             let mut statement = connection.prepare_cached(
-                "UPDATE media SET last_access_ms = max(last_access_ms, ?3) WHERE server_name = ?1 AND media_id = ?2",
+                "UPDATE media SET last_access_ms = ?3
+                 WHERE server_name = ?1 AND media_id = ?2 AND last_access_ms < ?4",
             )?;
             for (mxc, at) in &accesses {
-                statement.execute((mxc.server_name.as_str(), mxc.media_id.as_str(), at.0))?;
+                let stale = at.before(ACCESS_GRAIN).0;
+                statement.execute((mxc.server_name.as_str(), mxc.media_id.as_str(), at.0, stale))?;
             }
             Ok(())
         })
@@ -346,7 +354,7 @@ mod tests {
             mxc: mxc(media_id),
             user_id: UserId::new("@a:example.org"),
             created: Timestamp(created),
-            expires: Timestamp(created).after(std::time::Duration::from_millis(100)),
+            expires: Timestamp(created).after(Duration::from_millis(100)),
             limit: 2,
         }
     }
@@ -419,12 +427,14 @@ mod tests {
     }
 
     #[test]
-    fn last_access_only_moves_forward_and_unknown_ids_do_not_matter() {
+    fn last_access_moves_forward_by_days_and_unknown_ids_do_not_matter() {
         let (_folder, catalog) = catalog();
+        let created = Timestamp(1000);
         catalog.add(new_media("a", 1)).unwrap();
-        catalog
-            .touch(vec![(mxc("a"), Timestamp(5000)), (mxc("a"), Timestamp(2000)), (mxc("z"), Timestamp(1))])
-            .unwrap();
-        assert_eq!(catalog.last_access(&mxc("a")).unwrap(), Some(Timestamp(5000)));
+        let (day, later) = (created.after(ACCESS_GRAIN), created.after(ACCESS_GRAIN * 2));
+        for (at, written) in [(day, created), (later, later), (day, later), (created, later)] {
+            catalog.touch(vec![(mxc("a"), at), (mxc("z"), at)]).unwrap();
+            assert_eq!(catalog.last_access(&mxc("a")).unwrap(), Some(written));
+        }
     }
 }

@@ -24,16 +24,18 @@ fn blobs_without_a_row_go_after_the_start_and_others_stay() {
 }
 
 #[test]
-fn last_access_is_written_when_the_service_stops() {
-    let sidecar = Sidecar::start();
-    let mxc = sidecar.upload("text/plain", b"x");
-    sidecar.advance(std::time::Duration::from_hours(5));
-    assert_eq!(sidecar.alice().get(&format!("/_matrix/client/v1/media/download/{mxc}")).status, 200);
-    let folder = sidecar.stop();
-    let catalog = rusqlite::Connection::open(folder.path().join("data/catalog.db")).unwrap();
-    let later: i64 =
-        catalog.query_row("SELECT last_access_ms - created_ms FROM media", [], |row| row.get(0)).unwrap();
-    assert_eq!(later, 5 * 3_600_000);
+fn last_access_is_written_when_the_service_stops_if_it_is_a_day_later() {
+    for (hours, written) in [(25, 25), (23, 0)] {
+        let sidecar = Sidecar::start();
+        let mxc = sidecar.upload("text/plain", b"x");
+        sidecar.advance(std::time::Duration::from_hours(hours));
+        assert_eq!(sidecar.alice().get(&format!("/_matrix/client/v1/media/download/{mxc}")).status, 200);
+        let folder = sidecar.stop();
+        let catalog = rusqlite::Connection::open(folder.path().join("data/catalog.db")).unwrap();
+        let later: i64 =
+            catalog.query_row("SELECT last_access_ms - created_ms FROM media", [], |row| row.get(0)).unwrap();
+        assert_eq!(later, written * 3_600_000);
+    }
 }
 
 #[test]
