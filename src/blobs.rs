@@ -21,6 +21,9 @@ use crate::error::{self, Error};
 use crate::matrix::len_u64;
 use crate::sha256::Sha256;
 
+/// Room that is left alone on the disk, bytes: the catalog needs some for its log even to forget things.
+const RESERVE: u64 = 64 << 20;
+
 /// The store.
 #[derive(Debug)]
 pub(crate) struct Blobs {
@@ -81,7 +84,7 @@ pub(crate) struct Unfinished {
     /// The blob's name.
     pub(crate) sha256: Sha256,
     /// What the file system said.
-    source: io::Error,
+    pub(crate) source: io::Error,
 }
 
 /// Why bytes did not get in.
@@ -113,7 +116,11 @@ impl Blobs {
     }
 
     /// Starts taking in at most `limit` bytes.
+    ///
+    /// # Errors
+    /// `StorageFull` when there is less room than [`RESERVE`].
     pub(crate) fn ingest(self: &Arc<Self>, limit: u64) -> io::Result<Ingest> {
+        self.check_room()?;
         let path = self.tmp.join(self.next_temp.fetch_add(1, Ordering::Relaxed).to_string());
         let temp =
             TempFile { disk: Arc::clone(&self.disk), file: self.disk.create(&path)?, path: Some(path) };
@@ -161,9 +168,20 @@ impl Blobs {
         Ok(())
     }
 
-    /// Whether a file can be written here now, for the health check. An empty one would fit on a full disk.
+    /// Whether new blobs would be taken in now, for the health check. An empty file would fit on a full disk.
     pub(crate) fn check(&self) -> io::Result<()> {
+        self.check_room()?;
         tempfile::tempfile_in(&self.tmp)?.write_all(&[1; 4096])
+    }
+
+    /// Whether there is room for more than what is left alone.
+    fn check_room(&self) -> io::Result<()> {
+        let free = self.disk.free(&self.tmp)?;
+        if free < RESERVE {
+            let why = format!("only {free} bytes are free, and {RESERVE} are left alone");
+            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+        }
+        Ok(())
     }
 
     /// `ab`

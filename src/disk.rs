@@ -32,6 +32,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Puts the names in a folder on the medium.
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
+
+    /// How much room is left where `path` lies, bytes; [`u64::MAX`] when the file system does not say.
+    fn free(&self, path: &Path) -> io::Result<u64>;
 }
 
 /// The system's.
@@ -65,5 +68,12 @@ impl Disk for SystemDisk {
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
+    }
+
+    fn free(&self, path: &Path) -> io::Result<u64> {
+        let space = rustix::fs::statvfs(path)?;
+        // Some file systems, of FUSE above all, have no notion of it.
+        let is_known = space.f_blocks > 0;
+        Ok(if is_known { space.f_bavail.saturating_mul(space.f_frsize) } else { u64::MAX })
     }
 }

@@ -74,6 +74,8 @@ pub(crate) enum Kind {
     PageUnavailable,
     /// Our own homeserver cannot be asked.
     HomeserverFailed,
+    /// Our disk is full, or nearly so.
+    NoRoom,
     /// Our own fault.
     Internal,
 }
@@ -109,6 +111,17 @@ impl Error {
     /// Our own fault: the client always hears the same words, the journal hears `what` and why.
     pub(crate) fn internal(what: &'static str, source: impl StdError + Send + Sync + 'static) -> Self {
         Self::new(Kind::Internal, "internal error").caused_by(Inside { what, source: Box::new(source) })
+    }
+
+    /// Our own fault while something was stored, unless the disk has no room left for it: that the client may know.
+    pub(crate) fn storing(what: &'static str, source: std::io::Error) -> Self {
+        let is_full = source.kind() == std::io::ErrorKind::StorageFull;
+        let inside = Self::internal(what, source);
+        if is_full {
+            Self { kind: Kind::NoRoom, message: "no room left on the server".into(), ..inside }
+        } else {
+            inside
+        }
     }
 
     /// Media that is not there, in the words used everywhere.
@@ -200,6 +213,7 @@ impl Kind {
             // Users link to what they like: no news for the journal.
             Self::PageFailed | Self::PageUnavailable => (502, "M_UNKNOWN", Quiet),
             Self::HomeserverFailed => (502, "M_UNKNOWN", Error),
+            Self::NoRoom => (507, "M_UNKNOWN", Error),
             Self::Internal => (500, "M_UNKNOWN", Error),
         };
         Row { status, errcode, loudness }
@@ -251,6 +265,14 @@ mod tests {
         let error = Error::internal("writing a blob", io);
         assert_eq!(error.message(), "internal error");
         assert_eq!(error.causes(), "writing a blob: No space left on device /var/lib/x");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_other_failures_of_storing() {
+        let full = Error::storing("storing", std::io::ErrorKind::StorageFull.into());
+        assert_eq!((full.kind(), full.message()), (Kind::NoRoom, "no room left on the server"));
+        assert!(full.causes().starts_with("storing: "), "{full:?}");
+        assert_eq!(Error::storing("storing", std::io::Error::other("x")).kind(), Kind::Internal);
     }
 
     #[test]

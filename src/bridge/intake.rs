@@ -172,7 +172,7 @@ where
 fn refused(error: IngestError) -> Error {
     match error {
         IngestError::TooLarge(limit) => too_large(limit),
-        IngestError::Io(error) => Error::internal("storing an upload", error),
+        IngestError::Io(error) => Error::storing("storing an upload", error),
     }
 }
 

@@ -53,8 +53,8 @@ impl Library {
         let mut ingest = self
             .blobs
             .ingest(self.max_remote_size)
-            .map_err(|error| Error::internal("storing remote media", error))?;
-        let file = ingest.reader().map_err(|error| Error::internal("storing remote media", error))?;
+            .map_err(|error| Error::storing("storing remote media", error))?;
+        let file = ingest.reader().map_err(|error| Error::storing("storing remote media", error))?;
         let RemoteMedia { content_type, upload_name, size, body } = remote;
         listener.started(
             RemoteHead { content_type: content_type.clone(), upload_name: upload_name.clone(), size },
@@ -103,7 +103,7 @@ fn pour(mut body: impl io::Read, ingest: &mut Ingest, listener: &impl FetchListe
         };
         ingest.write(chunk.get(..count).unwrap_or_default()).map_err(|error| match error {
             IngestError::TooLarge(_) => federation::too_large(),
-            IngestError::Io(error) => Error::internal("storing remote media", error),
+            IngestError::Io(error) => Error::storing("storing remote media", error),
         })?;
         listener.advanced(ingest.size());
     }

@@ -3,6 +3,7 @@
 //! [Spec, content repository](https://spec.matrix.org/v1.19/client-server-api/#content-repository), MSC2246.
 
 use std::collections::HashSet;
+use std::io;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -87,7 +88,7 @@ impl Library {
 
     /// Starts taking in an upload.
     pub(crate) fn begin_upload(&self) -> Result<Ingest> {
-        self.blobs.ingest(self.max_upload_size()).map_err(|error| Error::internal("storing an upload", error))
+        self.blobs.ingest(self.max_upload_size()).map_err(|error| Error::storing("storing an upload", error))
     }
 
     /// Makes media of what was taken in. Identical bytes get an ID of their own and share the blob (MSC2704).
@@ -116,7 +117,10 @@ impl Library {
                 let (sha256, size) = (claim.sha256(), claim.size());
                 (sha256, commit(Filled { sha256, size, content_type, upload_name }))
             }
-            Err(error) => (error.sha256, Err(Error::internal("storing media", error))),
+            Err(error) => {
+                let (sha256, kind) = (error.sha256, error.source.kind());
+                (sha256, Err(Error::storing("storing media", io::Error::new(kind, error))))
+            }
         };
         if !matches!(outcome, Ok(true))
             && let Err(error) = self.remove_blob(&sha256)

@@ -85,6 +85,7 @@ impl Task {
             (200, Work::Thumbnail) => drop(image::load_from_memory(&response.body).unwrap()),
             (200, _) => {}
             (500, _) => assert_eq!(response.errcode(), "M_UNKNOWN"),
+            (507, _) => assert!(response.text().contains("no room left"), "{}", response.text()),
             (status, work) => panic!("{work:?}: {status} {}", response.text()),
         }
         response.status == 200
@@ -176,6 +177,38 @@ fn a_disk_that_fails_at_any_step_fails_the_request_and_the_next_succeeds() {
         let sidecar = Setup::in_folder(folder).start();
         check_store(&sidecar.data_dir());
     }
+}
+
+#[test]
+fn a_disk_with_too_little_room_takes_in_nothing_says_so_and_serves_what_it_has() {
+    const RESERVE: u64 = 64 << 20;
+    let (disk, remote) = (Arc::new(ScriptedDisk::default()), remote());
+    let sidecar = setup().on(Arc::clone(&disk) as _).start();
+    let alice = sidecar.alice();
+    let mxc = sidecar.upload("text/plain", b"x");
+    disk.set_free(RESERVE - 1);
+    let full = (507, "M_UNKNOWN".to_owned());
+    for size in [1, SIZE] {
+        let refused = alice.post("/_matrix/media/v3/upload", &unique(1, size));
+        assert_eq!(refused.failure(), full);
+        assert!(refused.text().contains("no room left on the server"), "{}", refused.text());
+    }
+    let fetch = format!("/_matrix/client/v1/media/download/{}/2", remote.name());
+    assert_eq!(alice.get(&fetch).failure(), full);
+    assert_eq!(alice.get(&format!("/_matrix/client/v1/media/download/{mxc}")).status, 200);
+    let health = sidecar.anonymous().get("/_sidecar/health");
+    assert_eq!(health.status, 503);
+    assert!(
+        health.json()["blobs"].as_str().unwrap().contains("67108863 bytes are free"),
+        "{}",
+        health.text()
+    );
+    assert_eq!((sidecar.blobs().len(), sidecar.leftovers()), (1, 0));
+
+    disk.set_free(RESERVE);
+    assert_eq!(alice.post("/_matrix/media/v3/upload", b"y").status, 200);
+    assert_eq!(alice.get(&fetch).status, 200);
+    assert_eq!(sidecar.anonymous().get("/_sidecar/health").status, 200);
 }
 
 #[test]

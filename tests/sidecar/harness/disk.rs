@@ -54,6 +54,8 @@ struct State {
     /// Operations since the plan was made.
     steps: Vec<Step>,
     fault: Option<Fault>,
+    /// What it says is free; `None`: what is.
+    free: Option<u64>,
     /// Faults that came to pass.
     failures: usize,
     /// The file behind an inode number, which the system gives again.
@@ -90,6 +92,11 @@ impl ScriptedDisk {
     pub fn plan(&self, fault: Option<Fault>) {
         let mut state = self.state();
         (state.fault, state.failures, state.steps) = (fault, 0, Vec::new());
+    }
+
+    /// From now on it says that so many bytes are free.
+    pub fn set_free(&self, free: u64) {
+        self.state().free = Some(free);
     }
 
     /// Operations since the last plan.
@@ -209,5 +216,9 @@ impl Disk for ScriptedDisk {
         let folders: Vec<_> = state.folders.iter().filter(|name| is_in(name)).cloned().collect();
         state.synced_folders.extend(folders);
         Ok(())
+    }
+
+    fn free(&self, path: &Path) -> io::Result<u64> {
+        self.state().free.map_or_else(|| SystemDisk.free(path), Ok)
     }
 }
