@@ -11,6 +11,7 @@ use quick_cache::sync::Cache;
 
 use super::shared_reader::SharedReader;
 use super::{Library, Stored};
+use crate::blobs::IngestError;
 use crate::catalog::{Filled, ThumbnailKey};
 use crate::config::ThumbnailSize;
 use crate::error::{Error, Kind, Result};
@@ -299,9 +300,12 @@ impl Library {
 
     /// Keeps a picture.
     fn keep(&self, key: ThumbnailKey, Rendered { content_type, bytes, .. }: Rendered) -> Result<()> {
-        let failed = |error| Error::internal("storing a thumbnail", error);
+        let failed = |error| Error::storing("storing a thumbnail", error);
         let mut ingest = self.blobs.ingest(u64::MAX).map_err(failed)?;
-        ingest.write(&bytes).map_err(|error| Error::internal("storing a thumbnail", error))?;
+        ingest.write(&bytes).map_err(|error| match error {
+            IngestError::Io(error) => failed(error),
+            error @ IngestError::TooLarge(_) => Error::internal("storing a thumbnail", error),
+        })?;
         let now = (self.clock)();
         let kept = self.store(ingest, content_type.to_owned(), None, |filled| {
             self.catalog.add_thumbnail(key, filled, now)

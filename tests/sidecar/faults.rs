@@ -186,6 +186,8 @@ fn a_disk_with_too_little_room_takes_in_nothing_says_so_and_serves_what_it_has()
     let sidecar = setup().on(Arc::clone(&disk) as _).start();
     let alice = sidecar.alice();
     let mxc = sidecar.upload("text/plain", b"x");
+    let picture = sidecar.upload("image/png", &picture(1));
+    let thumbnail = format!("/_matrix/client/v1/media/thumbnail/{picture}?width=32&height=32&method=crop");
     disk.set_free(RESERVE - 1);
     let full = (507, "M_UNKNOWN".to_owned());
     for size in [1, SIZE] {
@@ -195,6 +197,7 @@ fn a_disk_with_too_little_room_takes_in_nothing_says_so_and_serves_what_it_has()
     }
     let fetch = format!("/_matrix/client/v1/media/download/{}/2", remote.name());
     assert_eq!(alice.get(&fetch).failure(), full);
+    assert_eq!(alice.get(&thumbnail).failure(), full);
     assert_eq!(alice.get(&format!("/_matrix/client/v1/media/download/{mxc}")).status, 200);
     let health = sidecar.anonymous().get("/_sidecar/health");
     assert_eq!(health.status, 503);
@@ -203,11 +206,12 @@ fn a_disk_with_too_little_room_takes_in_nothing_says_so_and_serves_what_it_has()
         "{}",
         health.text()
     );
-    assert_eq!((sidecar.blobs().len(), sidecar.leftovers()), (1, 0));
+    assert_eq!((sidecar.blobs().len(), sidecar.leftovers()), (2, 0));
 
     disk.set_free(RESERVE);
     assert_eq!(alice.post("/_matrix/media/v3/upload", b"y").status, 200);
     assert_eq!(alice.get(&fetch).status, 200);
+    assert_eq!(alice.get(&thumbnail).status, 200);
     assert_eq!(sidecar.anonymous().get("/_sidecar/health").status, 200);
 }
 
