@@ -5,7 +5,8 @@
   tests/bench/pictures.py compare [--size WxH] [--runs N] [FILE...]
                                                      what a thumbnail costs here, with vipsthumbnail and with Pillow
 
-Needs Python's venv and Debian's libvips-tools; the default FILEs are those of its lomiri-wallpapers-20.04.
+Needs Python's venv and Debian's libvips-tools; the default FILEs are those of its lomiri-wallpapers-20.04, and 14 megapixels
+of one of them as PNG.
 Pillow comes from PyPI into target/bench-venv. Our side is the program of tests/bench/thumbnails.rs, a process for each
 picture, as the others are.
 
@@ -53,7 +54,7 @@ def renderer():
     command = ["cargo", "bench", "--locked", "--bench", "thumbnails", "--no-run", "--message-format", "json"]
     lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     built = [json.loads(line) for line in lines]
-    return next(line["executable"] for line in built if line.get("executable"))
+    return next(line["executable"] for line in built if line.get("target", {}).get("kind") == ["bench"])
 
 
 def measured(command):
@@ -129,7 +130,6 @@ def compare(arguments):
         else:
             runs = int(arguments[1])
         arguments = arguments[2:]
-    files = arguments or sorted(glob.glob("/usr/share/backgrounds/*.jpg"))
     ours = renderer()
     idle = {
         "vips": measured(["vipsthumbnail", "--version"])[2],
@@ -138,8 +138,17 @@ def compare(arguments):
     columns = ("file", "by", "CPU ms", "of vips", "wall ms", "MiB above idle", "KB", "PSNR dB")
     print("{:44} {:8} {:>7} {:>8} {:>8} {:>15} {:>6} {:>8}".format(*columns))
     with tempfile.TemporaryDirectory() as folder:
-        for file in files:
+        for file in arguments or photographs(folder):
             compare_one(file, size, runs, ours, idle, folder)
+
+
+def photographs(folder):
+    """The photographs to compare with when none are named."""
+    files = sorted(glob.glob("/usr/share/backgrounds/*.jpg"))
+    as_png = os.path.join(folder, "14-megapixels.png")
+    largest = max((Image.open(file) for file in files), key=lambda picture: picture.width * picture.height)
+    largest.convert("RGB").crop((0, 0, 4600, 3050)).save(as_png)
+    return [*files, as_png]
 
 
 def compare_one(file, size, runs, ours, idle, folder):
