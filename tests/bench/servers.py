@@ -1,5 +1,6 @@
 """The sidecar and its peers as processes on loopback, each in a folder of its own."""
 
+import hashlib
 import http.client
 import http.server
 import json
@@ -7,6 +8,7 @@ import os
 import pathlib
 import re
 import resource
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -146,17 +148,26 @@ class Sidecar(Process):
 
     @classmethod
     def fill(cls, folder, homeserver, rows):
-        """A folder whose catalog has so many rows: made once, kept in `target/`. Gives targets of some of them."""
-        catalog = folder / "data/catalog.db"
-        cls.configure(folder, homeserver)
-        if not (folder / "filled").exists():
+        """A folder whose catalog has so many rows: kept in `target/` while rows and blobs are made in the same way. Gives
+        targets of some of them."""
+        catalog, filled = folder / "data/catalog.db", folder / "filled"
+        if not filled.exists() or filled.read_text() != cls.way_of_filling():
+            shutil.rmtree(folder, ignore_errors=True)
+            cls.configure(folder, homeserver)
             subprocess.run([cls.program, "bench-fill", str(rows)], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-            (folder / "filled").touch()
+            filled.write_text(cls.way_of_filling())
+        cls.configure(folder, homeserver)
         with sqlite3.connect(catalog) as connection:
             sample = connection.execute(
                 "SELECT server_name, media_id FROM media WHERE random() % ? = 0", [max(rows // 50_000, 1)]
             ).fetchall()
         return [f"/_matrix/client/v1/media/download/{server_name}/{media_id}" for server_name, media_id in sample]
+
+    @staticmethod
+    def way_of_filling():
+        """Changes with the code that decides where rows and blobs lie."""
+        sources = (ROOT / "src" / source for source in ("blobs.rs", "catalog/media.rs", "commands/bench_fill.rs"))
+        return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
     def upload(self, data):
         """Uploads bytes; gives the target to download them at."""
