@@ -24,6 +24,9 @@ use crate::sha256::Sha256;
 /// Room that is left alone on the disk, bytes: the catalog needs some for its log even to forget things.
 const RESERVE: u64 = 64 << 20;
 
+/// How much of a file is gathered before its bytes begin their way to the medium.
+const SYNC_STEP: u64 = 4 << 20;
+
 /// The store.
 #[derive(Debug)]
 pub(crate) struct Blobs {
@@ -51,6 +54,8 @@ pub(crate) struct Ingest {
     hasher: Hasher,
     /// Bytes so far.
     size: u64,
+    /// Those that are on their way to the medium.
+    syncing: u64,
     /// Most bytes allowed.
     limit: u64,
 }
@@ -124,7 +129,7 @@ impl Blobs {
         let path = self.tmp.join(self.next_temp.fetch_add(1, Ordering::Relaxed).to_string());
         let temp =
             TempFile { disk: Arc::clone(&self.disk), file: self.disk.create(&path)?, path: Some(path) };
-        Ok(Ingest { blobs: Arc::clone(self), temp, hasher: Hasher::new(), size: 0, limit })
+        Ok(Ingest { blobs: Arc::clone(self), temp, hasher: Hasher::new(), size: 0, syncing: 0, limit })
     }
 
     /// Opens a blob for reading; `None` when it is not there.
@@ -209,8 +214,13 @@ impl Ingest {
             return Err(IngestError::TooLarge(self.limit));
         }
         self.temp.disk.write(&self.temp.file, bytes)?;
-        self.hasher.update(bytes);
         self.size = size;
+        let waiting = size.saturating_sub(self.syncing);
+        if waiting >= SYNC_STEP {
+            self.temp.disk.begin_sync(&self.temp.file, self.syncing, waiting);
+            self.syncing = size;
+        }
+        self.hasher.update(bytes);
         Ok(())
     }
 
@@ -230,7 +240,7 @@ impl Ingest {
         let sha256 = Sha256::from_bytes(hasher.finalize().into());
         // Claimed first: from here on nobody removes a file of that name.
         let claim = Claim::new(Arc::clone(&blobs), sha256, size);
-        match temp.become_blob(&blobs, &sha256) {
+        match temp.become_blob(&blobs, &sha256, size) {
             Ok(()) => Ok(claim),
             Err(source) => Err(Unfinished { sha256, source }),
         }
@@ -238,11 +248,12 @@ impl Ingest {
 }
 
 impl TempFile {
-    /// Takes the place of a blob in `blobs`, unless one is there, and makes its name durable.
-    fn become_blob(mut self, blobs: &Blobs, sha256: &Sha256) -> io::Result<()> {
+    /// Takes the place of a blob of `size` bytes in `blobs`, unless one is there, and makes its name durable. A file of that name
+    /// with another length was damaged from outside, and is replaced.
+    fn become_blob(mut self, blobs: &Blobs, sha256: &Sha256, size: u64) -> io::Result<()> {
         let path = blobs.path(sha256);
         let folder = path.parent().unwrap_or(&blobs.root);
-        if !path.exists() {
+        if !fs::metadata(&path).is_ok_and(|there| there.len() == size) {
             self.disk.sync(&self.file)?;
             if let Some(temp) = &self.path {
                 // Two comers at once: the second rename puts identical bytes over the first's.
@@ -361,6 +372,19 @@ mod tests {
             .unwrap();
         assert_eq!(names, [one.sha256()]);
         assert_eq!(leftovers(&folder), 0);
+    }
+
+    #[test]
+    fn a_blob_cut_short_from_outside_is_whole_after_the_next_upload() {
+        let (folder, blobs) = store();
+        let sha256 = put(&blobs, b"hello").sha256();
+        let path = folder.path().join("blobs/2c").join(HELLO);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, b"he").unwrap();
+        put(&blobs, b"hello");
+        let mut text = String::new();
+        blobs.get(&sha256).unwrap().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -17,6 +18,10 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Appends all of `bytes`.
     fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()>;
+
+    /// Has a part of a file's bytes begin their way to the medium, so that less is left to wait for in
+    /// [`sync`](Self::sync). Promises nothing.
+    fn begin_sync(&self, file: &File, offset: u64, len: u64);
 
     /// Puts a file's bytes on the medium.
     fn sync(&self, file: &File) -> io::Result<()>;
@@ -48,6 +53,13 @@ impl Disk for SystemDisk {
 
     fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
         file.write_all(bytes)
+    }
+
+    fn begin_sync(&self, file: &File, offset: u64, len: u64) {
+        // Linux starts to write dirty pages back when it is told so, and keeps those on their way: fadvise(2), mm/fadvise.c.
+        // A file system that knows no such advice syncs everything at the end.
+        rustix::fs::fadvise(file, offset, NonZeroU64::new(len), rustix::fs::Advice::DontNeed)
+            .unwrap_or_default();
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {
