@@ -117,6 +117,12 @@ pub(crate) fn essence(content_type: &str) -> String {
     bare.trim().to_ascii_lowercase()
 }
 
+/// Whether a text is a type and a subtype without parameters, each of them a token (RFC 9110, 8.3.1).
+pub(crate) fn is_media_type(text: &str) -> bool {
+    let is_token = |part: &str| !part.is_empty() && part.bytes().all(is_token_byte);
+    text.split_once('/').is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype))
+}
+
 /// Visible ASCII without RFC 2616's separators, as Synapse has it, and without `%`, which some browsers decode even here
 /// (RFC 6266 appendix D).
 fn is_token_byte(byte: u8) -> bool {

@@ -38,7 +38,7 @@ pub(crate) fn sniff(head: &[u8], content_type: Option<&str>) -> Format {
 pub(crate) fn media_type(head: &[u8], content_type: Option<&str>) -> String {
     let declared = content_type.unwrap_or_default().split(';').next().unwrap_or_default();
     let declared = declared.trim().to_ascii_lowercase();
-    let is_type = declared.len() <= MAX_TYPE && declared.contains('/');
+    let is_type = declared.len() <= MAX_TYPE && disposition::is_media_type(&declared);
     let is_vague = matches!(declared.as_str(), disposition::UNKNOWN_TYPE | "text/xml" | "application/xml");
     let said = match declared.as_str() {
         "application/xhtml+xml" => HTML,
@@ -276,6 +276,16 @@ mod tests {
             (page.title.as_deref(), page.more["og:audio"].as_str()),
             (Some("x.example"), "https://x.example/")
         );
+    }
+
+    #[test]
+    fn only_media_types_are_passed_on_as_such() {
+        let url = Url::parse("https://x.example/a.mp4").unwrap();
+        for declared in ["video/x\u{1}y", "video/x\ty", "video/", "/mp4", "video/é", "video/mp4/x"] {
+            assert_eq!(media_type(&[], Some(declared)), disposition::UNKNOWN_TYPE, "{declared:?}");
+            assert!(describe_file(&url, None, Some(declared), None).more.is_empty(), "{declared:?}");
+        }
+        assert_eq!(media_type(&[], Some("Video/X-Y.z+w ;a=b")), "video/x-y.z+w");
     }
 
     #[test]
