@@ -1,0 +1,238 @@
+//! Remote files that are arriving: fetched once, given to all who want them as they come.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use hyper::body::Bytes;
+use tokio::sync::{mpsc, watch};
+
+use super::{Entry, RETRY, lock};
+use crate::bridge::{FileStream, Readers};
+use crate::error::{Error, Kind, Result};
+use crate::matrix::Mxc;
+use crate::media::{FetchListener, RemoteHead};
+
+/// Chunks read ahead for a client that receives an arriving file.
+const READ_AHEAD: usize = 2;
+
+/// Remote files on their way in at the same time, fetched or waiting to be; who asks for a further one is told to come back.
+const MAX_ARRIVALS: usize = 256;
+
+/// The same from one server, so that a slow one does not take all the places.
+const MAX_ARRIVALS_OF_SERVER: usize = 32;
+
+/// Remote files on their way in.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals(Arc<Mutex<HashMap<Mxc, watch::Receiver<Progress>>>>);
+
+/// One remote file on its way in, as one of those sees it who asked for it.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    /// How far it is.
+    progress: watch::Receiver<Progress>,
+    /// Whether this one caused the fetch.
+    is_first: bool,
+}
+
+/// How far a fetch has come.
+#[derive(Clone, Debug)]
+enum Progress {
+    /// The remote has not answered.
+    Asked,
+    /// Bytes are coming.
+    Coming {
+        /// What is known of the file.
+        head: RemoteHead,
+        /// Where the bytes appear.
+        file: Arc<File>,
+        /// How many there are.
+        size: u64,
+        /// Whether these are all.
+        complete: bool,
+    },
+    /// The row is committed.
+    Stored,
+    /// It came to nothing.
+    Failed(Error),
+}
+
+/// Chunks of a remote file as they arrive. An error means that the connection to the client must break too.
+pub(crate) type Chunks = mpsc::Receiver<io::Result<Bytes>>;
+
+/// What there is to serve of an arrival.
+#[derive(Debug)]
+pub(crate) enum Served {
+    /// The file while it comes.
+    Coming(RemoteHead, Chunks),
+    /// It is in the library by now.
+    Stored,
+}
+
+impl Arrivals {
+    /// Joins the fetch of `mxc`, or starts one: `fetch` reports to the listener it is given and ends when the row is
+    /// committed. It runs to its end even if all who asked go away.
+    ///
+    /// # Errors
+    /// `LimitExceeded` when too many are on their way.
+    pub(crate) fn join<F>(&self, mxc: &Mxc, fetch: impl FnOnce(Reporter) -> F) -> Result<Arrival>
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let mut arrivals = lock(&self.0);
+        if let Some(progress) = arrivals.get(mxc) {
+            return Ok(Arrival { progress: progress.clone(), is_first: false });
+        }
+        let of_server = arrivals.keys().filter(|other| other.server_name == mxc.server_name).count();
+        if arrivals.len() >= MAX_ARRIVALS || of_server >= MAX_ARRIVALS_OF_SERVER {
+            let message = "too many remote files are being fetched";
+            return Err(Error::new(Kind::LimitExceeded, message).retry_after(RETRY));
+        }
+        let (sender, progress) = watch::channel(Progress::Asked);
+        arrivals.insert(mxc.clone(), progress.clone());
+        let sender = Arc::new(sender);
+        let fetch = fetch(Reporter(Arc::clone(&sender)));
+        let entry = Entry::new(&self.0, mxc.clone());
+        tokio::spawn(async move {
+            let outcome = fetch.await;
+            // From here on, who asks asks anew.
+            drop(entry);
+            sender.send_replace(match outcome {
+                Ok(()) => Progress::Stored,
+                Err(error) => Progress::Failed(error),
+            });
+        });
+        Ok(Arrival { progress, is_first: true })
+    }
+}
+
+impl Arrival {
+    /// Waits until the file is in the library.
+    pub(crate) async fn stored(mut self) -> Result<()> {
+        let is_over = |progress: &Progress| matches!(progress, Progress::Stored | Progress::Failed(_));
+        match self.progress.wait_for(is_over).await.as_deref() {
+            Ok(Progress::Failed(error)) => Err(error.clone()),
+            Ok(_) => Ok(()),
+            Err(_) => Err(lost()),
+        }
+    }
+
+    /// Waits for the remote's answer. Who joins after its last byte waits until it is stored: then there is more to give.
+    pub(crate) async fn served(mut self, readers: &Readers) -> Result<Served> {
+        let is_first = self.is_first;
+        let to_be_told = |progress: &Progress| match progress {
+            Progress::Asked => false,
+            Progress::Coming { complete, .. } => is_first || !complete,
+            Progress::Stored | Progress::Failed(_) => true,
+        };
+        let progress = match self.progress.wait_for(to_be_told).await {
+            Ok(progress) => progress.clone(),
+            Err(_) => return Err(lost()),
+        };
+        match progress {
+            Progress::Coming { head, file, .. } => {
+                let (sender, receiver) = mpsc::channel(READ_AHEAD);
+                tokio::spawn(relay(self.progress, file, sender, readers.clone()));
+                Ok(Served::Coming(head, receiver))
+            }
+            Progress::Stored | Progress::Asked => Ok(Served::Stored),
+            Progress::Failed(error) => Err(error),
+        }
+    }
+}
+
+/// Reads an arriving file to one client, as fast as it comes and as the client takes it.
+async fn relay(
+    mut progress: watch::Receiver<Progress>,
+    file: Arc<File>,
+    client: mpsc::Sender<io::Result<Bytes>>,
+    readers: Readers,
+) {
+    let mut sent = 0;
+    loop {
+        let reached = progress.wait_for(|progress| match progress {
+            Progress::Asked => false,
+            Progress::Coming { size, complete, .. } => *complete || *size > sent,
+            Progress::Stored | Progress::Failed(_) => true,
+        });
+        let reached =
+            reached.await.map_or_else(|_lost| Progress::Failed(lost()), |progress| progress.clone());
+        let (until, complete) = match reached {
+            Progress::Coming { size, complete, .. } => (size, complete),
+            // Everything came before it was stored.
+            Progress::Stored | Progress::Asked => match file.metadata() {
+                Ok(metadata) => (metadata.len(), true),
+                Err(error) => return give_up(&client, error).await,
+            },
+            Progress::Failed(error) => return give_up(&client, io::Error::other(error)).await,
+        };
+        let mut stream = FileStream::new(Arc::clone(&file), sent, until.saturating_sub(sent), &readers);
+        while let Some(chunk) = std::future::poll_fn(|context| stream.poll_chunk(context)).await {
+            // A client that is gone ends this relay and nothing else.
+            if client.send(chunk).await.is_err() {
+                return;
+            }
+        }
+        sent = until;
+        if complete {
+            return;
+        }
+    }
+}
+
+/// Breaks the client's connection off, so that a short file does not look whole.
+async fn give_up(client: &mpsc::Sender<io::Result<Bytes>>, error: io::Error) {
+    // A client that is gone needs no telling.
+    drop(client.send(Err(error)).await);
+}
+
+/// The fetch's task ended without a word.
+fn lost() -> Error {
+    Error::internal("fetching remote media", io::Error::other("its task ended"))
+}
+
+/// Tells a fetch's progress to those who wait.
+#[derive(Debug)]
+pub(crate) struct Reporter(Arc<watch::Sender<Progress>>);
+
+impl FetchListener for Reporter {
+    fn started(&self, head: RemoteHead, file: File) {
+        self.0.send_replace(Progress::Coming { head, file: Arc::new(file), size: 0, complete: false });
+    }
+
+    fn advanced(&self, to: u64) {
+        self.0.send_modify(|progress| {
+            if let Progress::Coming { size, .. } = progress {
+                *size = to;
+            }
+        });
+    }
+
+    fn complete(&self) {
+        self.0.send_modify(|progress| {
+            if let Progress::Coming { complete, .. } = progress {
+                *complete = true;
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::{MediaId, ServerName};
+
+    #[tokio::test]
+    async fn a_fetch_that_panics_is_an_error_and_leaves_its_place() {
+        let server_name = ServerName::parse("remote.example").unwrap();
+        let mxc = Mxc { server_name, media_id: MediaId::parse("abc").unwrap() };
+        let arrivals = Arrivals::default();
+        for _ in 0..2 {
+            let arrival = arrivals.join(&mxc, |_reporter| async { panic!("on purpose") }).unwrap();
+            assert!(arrival.is_first);
+            arrival.stored().await.unwrap_err();
+        }
+    }
+}
