@@ -11,8 +11,8 @@ use crate::app::App;
 use crate::bridge::Pool;
 use crate::error::Result;
 use crate::federation::Standing;
-use crate::handlers;
 use crate::media::Library;
+use crate::service;
 
 /// Between two writes of last-access times.
 const FLUSH_EVERY: Duration = Duration::from_hours(1);
@@ -30,7 +30,7 @@ const COMPARE_AGAIN_EVERY: Duration = Duration::from_hours(1);
 pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
     tasks.spawn(sweep(Arc::clone(app)));
     tasks.spawn(compare_keys(Arc::clone(app)));
-    tasks.spawn(handlers::pregenerate(Arc::clone(app)));
+    tasks.spawn(service::pregenerate(Arc::clone(app)));
     tasks.spawn(repeat(
         Arc::clone(app),
         EXPIRE_EVERY,

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | L7 | [`commands`], [`demo`], `fuzzing` | what the command line does; the two-server tour; the fuzz targets' door |
 //! | L6 | `listeners`, [`server`] | the sockets; the hyper server: route table, dispatch, access line, drain |
-//! | L5 | `handlers`, `housekeeping` | one short async function for each endpoint; background jobs |
+//! | L5 | `handlers`, `housekeeping`, `service` | one short async function for each endpoint; background jobs; what requests share: waiting, fetching, making once for all |
 //! | L4 | [`app`], `request`, `shelf`, `response`, `waiting`, `bridge`, `patience` | wiring; what is read and written; what was served lately; who waits for what; the async/sync seam; clients that stop reading |
 //! | L3 | `media` | use-cases: create, upload, download, fetch, preview, sweep; the ordering rules |
 //! | L2 | `homeserver`, `accounts`, [`federation`], `thumbnail`, `preview` | the neighbour; access token → user; signatures, keys, discovery, the outbound ladder; small pictures of large ones; what a page says of itself |
@@ -45,6 +45,7 @@ mod range;
 mod request;
 mod response;
 pub mod server;
+mod service;
 mod sha256;
 mod shelf;
 mod thumbnail;

@@ -28,7 +28,6 @@ use crate::error::{Error, Kind, Result};
 use crate::handlers::client::{self, Door};
 use crate::handlers::federation::{self, Wrapping};
 use crate::handlers::ops;
-use crate::handlers::previews;
 use crate::housekeeping;
 pub use crate::listeners::{Listener, bind};
 use crate::patience::Patient;
@@ -389,7 +388,7 @@ async fn dispatch(app: &Arc<App>, route: &Route, call: &mut Call) -> Result<Resp
         (Endpoint::Thumbnail, Column::FederationMsc3916) => {
             federation::get_content_thumbnail(app, call, Wrapping::Multipart).await
         }
-        (Endpoint::PreviewUrl, _) => previews::get_url_preview(app, call).await,
+        (Endpoint::PreviewUrl, _) => client::get_url_preview(app, call).await,
         (Endpoint::Upload, _) => client::create_content(app, call).await,
         (Endpoint::Create, _) => client::create_mxc_uri(app, call).await,
         (Endpoint::UploadInto, _) => client::create_content_async(app, call).await,

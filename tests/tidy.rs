@@ -18,7 +18,7 @@ const LEVELS: [&[&str]; 8] = [
     &["homeserver", "accounts", "federation", "thumbnail", "preview"],
     &["media"],
     &["patience", "bridge", "waiting", "response", "shelf", "app", "request"],
-    &["handlers", "housekeeping"],
+    &["service", "handlers", "housekeeping"],
     &["listeners", "server"],
     &["commands", "demo", "fuzzing"],
 ];

@@ -9,15 +9,16 @@ use hyper::Version;
 use hyper::body::{Body as _, Incoming};
 use serde_json::{Map, Value, json};
 
-use super::{Obtained, Until, authorise, authorise_user, authorise_viewer, obtain, thumbnails};
+use super::{authorise, authorise_user, authorise_viewer};
 use crate::accounts::Account;
 use crate::app::App;
 use crate::bridge::{self, Pool};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::matrix::Mxc;
 use crate::media::{RemoteFetch, Upload, Viewer};
 use crate::request::Call;
 use crate::response::{self, Caching, Response};
+use crate::service::{self, Obtained, Terms, Until};
 use crate::waiting::UnderWay;
 
 /// Who may download.
@@ -34,15 +35,15 @@ const DISCARD_TIME: Duration = Duration::from_secs(10);
 
 /// `GET download/{o}/{m}[/{name}]`
 pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Door) -> Result<Response> {
-    let (viewer, fetch) = admit(app, call, door).await?;
+    let terms = admit(app, call, door).await?;
     let mxc = call.mxc(&app.server_name)?;
     let file_name = call.file_name()?;
     let readers = app.bridge.readers();
     // An HTTP/1.0 body of no known length ends like one that broke off: half a file would pass for a whole one.
     let until = if call.version < Version::HTTP_11 { Until::Stored } else { Until::FirstByte };
-    Ok(match obtain(app, call, &mxc, (viewer, fetch), until).await? {
+    Ok(match service::obtain(app, &mxc, terms, until).await? {
         Obtained::Stored(ready) => {
-            response::media(&ready, file_name.as_deref(), caching(viewer), call.conditions(), readers)
+            response::media(&ready, file_name.as_deref(), caching(terms.viewer), call.conditions(), readers)
         }
         Obtained::Arriving(head, chunks) => response::arriving(&head, chunks, file_name.as_deref()),
     })
@@ -50,14 +51,14 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Door) -> 
 
 /// `GET thumbnail/{o}/{m}`
 pub(crate) async fn get_content_thumbnail(app: &Arc<App>, call: &mut Call, door: Door) -> Result<Response> {
-    let (viewer, fetch) = admit(app, call, door).await?;
+    let terms = admit(app, call, door).await?;
     let mxc = call.mxc(&app.server_name)?;
-    let picture = thumbnails::thumbnail(app, call, &mxc, (viewer, fetch)).await?;
-    Ok(response::media(&picture, None, caching(viewer), call.conditions(), app.bridge.readers()))
+    let picture = service::thumbnail(app, &mxc, call.wanted_thumbnail()?, terms).await?;
+    Ok(response::media(&picture, None, caching(terms.viewer), call.conditions(), app.bridge.readers()))
 }
 
-/// Who asks for media, and whether that may cause a fetch.
-async fn admit(app: &Arc<App>, call: &mut Call, door: Door) -> Result<(Viewer, RemoteFetch)> {
+/// Who asks for media, and on what terms.
+async fn admit(app: &Arc<App>, call: &mut Call, door: Door) -> Result<Terms> {
     let viewer = match door {
         Door::Open => authorise_viewer(app, call).await?,
         Door::Token => authorise(app, call).await.map(|_| Viewer::Known)?,
@@ -66,7 +67,7 @@ async fn admit(app: &Arc<App>, call: &mut Call, door: Door) -> Result<(Viewer, R
         Door::Open if call.refuses_remote() => RemoteFetch::Refused,
         Door::Open | Door::Token => RemoteFetch::Allowed,
     };
-    Ok((viewer, fetch))
+    Ok(Terms { viewer, fetch, timeout: call.timeout() })
 }
 
 /// Who may keep what a viewer is given.
@@ -144,10 +145,19 @@ pub(crate) async fn get_media_config(app: &Arc<App>, call: &mut Call) -> Result<
     Ok(response::json(&json!({"m.upload.size": app.library.max_upload_size()})))
 }
 
+/// `GET preview_url`
+pub(crate) async fn get_url_preview(app: &Arc<App>, call: &mut Call) -> Result<Response> {
+    authorise_user(app, call).await?;
+    let disabled = || Error::new(Kind::Unrecognized, "this server does not preview links");
+    let timeout = app.library.preview_timeout().ok_or_else(disabled)?;
+    let preview = service::preview(app, call.preview_link()?, timeout).await?;
+    Ok(response::json_text(&preview))
+}
+
 /// Adds the blurhash of what was uploaded, if that is wanted and can be had (MSC2448, under its unstable name).
 async fn add_blurhash(app: &Arc<App>, call: &Call, mxc: &Mxc, answer: &mut Map<String, Value>) {
     if call.wants_blurhash()
-        && let Some(blurhash) = thumbnails::blurhash(app, mxc).await
+        && let Some(blurhash) = service::blurhash(app, mxc).await
     {
         answer.insert("xyz.amorgan.blurhash".to_owned(), blurhash.into());
     }

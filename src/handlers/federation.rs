@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 
-use super::{Obtained, Until, authorise_server, obtain, thumbnails};
+use super::authorise_server;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::matrix::Mxc;
 use crate::media::{RemoteFetch, Viewer};
 use crate::request::Call;
 use crate::response::{self, Caching, Ready, Response};
+use crate::service::{self, Obtained, Terms, Until};
 
 /// How media is wrapped for a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub(crate) enum Wrapping {
 /// target is not expected to hold it, and MSC3916 forbids handing on what is somebody else's.
 pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, wrapping: Wrapping) -> Result<Response> {
     let mxc = admit(app, call).await?;
-    match obtain(app, call, &mxc, (Viewer::Known, RemoteFetch::Refused), Until::Stored).await? {
+    match service::obtain(app, &mxc, terms(call), Until::Stored).await? {
         Obtained::Stored(ready) => Ok(wrap(app, call, &ready, wrapping)),
         Obtained::Arriving(..) => Err(Error::not_found()),
     }
@@ -39,7 +40,7 @@ pub(crate) async fn get_content_thumbnail(
     wrapping: Wrapping,
 ) -> Result<Response> {
     let mxc = admit(app, call).await?;
-    let picture = thumbnails::thumbnail(app, call, &mxc, (Viewer::Known, RemoteFetch::Refused)).await?;
+    let picture = service::thumbnail(app, &mxc, call.wanted_thumbnail()?, terms(call)).await?;
     Ok(wrap(app, call, &picture, wrapping))
 }
 
@@ -48,6 +49,11 @@ async fn admit(app: &Arc<App>, call: &mut Call) -> Result<Mxc> {
     authorise_server(app, call).await?;
     let mxc = call.mxc(&app.server_name)?;
     if mxc.server_name == app.server_name { Ok(mxc) } else { Err(Error::not_found()) }
+}
+
+/// A server may see what is ours, and causes no fetch.
+fn terms(call: &Call) -> Terms {
+    Terms { viewer: Viewer::Known, fetch: RemoteFetch::Refused, timeout: call.timeout() }
 }
 
 /// An answer in the asked family's form.

@@ -1,12 +1,10 @@
-//! One short async function for each endpoint: parse → authorise → call the library → respond.
+//! One short async function for each endpoint: parse → authorise → call the service → respond.
 //!
 //! Owns the order of those steps: authentication is decided before any other check of the request.
 
 pub(crate) mod client;
 pub(crate) mod federation;
 pub(crate) mod ops;
-pub(crate) mod previews;
-mod thumbnails;
 
 use std::sync::Arc;
 
@@ -15,31 +13,9 @@ use crate::app::App;
 use crate::bridge::Pool;
 use crate::error::{Error, Kind, Result};
 use crate::federation::{Claim, Verdict};
-use crate::matrix::{Mxc, ServerName};
-use crate::media::{Found, RemoteFetch, RemoteHead, Stored, Viewer};
+use crate::matrix::ServerName;
+use crate::media::Viewer;
 use crate::request::Call;
-use crate::response::Ready;
-use crate::shelf::Title;
-use crate::waiting::{Chunks, Served};
-
-pub(crate) use self::thumbnails::pregenerate;
-
-/// Media as it is to be served.
-pub(crate) enum Obtained {
-    /// From the store.
-    Stored(Arc<Ready>),
-    /// While it arrives.
-    Arriving(RemoteHead, Chunks),
-}
-
-/// What a remote file is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Until {
-    /// It can be passed on from there.
-    FirstByte,
-    /// All of it is needed.
-    Stored,
-}
 
 /// Whose request it is; a token is required.
 async fn authorise(app: &Arc<App>, call: &mut Call) -> Result<Account> {
@@ -126,69 +102,4 @@ async fn who_is(app: &Arc<App>, credential: Credential) -> Result<Account> {
         asking.bridge.run(Pool::Homeserver, move || accounts.ask(&credential)).await
     };
     app.asking.run(hash, ask).await
-}
-
-/// Finds media, waiting for a pending upload and fetching from another server as allowed.
-async fn obtain(
-    app: &Arc<App>,
-    call: &Call,
-    mxc: &Mxc,
-    (viewer, fetch): (Viewer, RemoteFetch),
-    until: Until,
-) -> Result<Obtained> {
-    let title = Title { mxc: mxc.clone(), wanted: None };
-    if let Some(ready) = serve_again(app, &title, viewer)? {
-        return Ok(Obtained::Stored(ready));
-    }
-    let serve = |stored: Stored| Ok(Obtained::Stored(app.shelf.put(title, stored)));
-    let timeout = call.timeout();
-    match find(app, mxc, viewer, fetch).await? {
-        Found::Stored(stored) => return serve(stored),
-        Found::Pending => {
-            let not_yet = || Error::new(Kind::NotYetUploaded, "the media is not yet uploaded");
-            let mut waiter = app.pending.waiter(mxc).ok_or_else(not_yet)?;
-            // The upload may have ended before the waiter was in place.
-            match find(app, mxc, viewer, fetch).await? {
-                Found::Pending if !waiter.filled_within(timeout).await => return Err(not_yet()),
-                Found::Stored(stored) => return serve(stored),
-                Found::Pending | Found::Elsewhere => {}
-            }
-        }
-        Found::Elsewhere => {
-            let fetching = Arc::clone(app);
-            let remote = mxc.clone();
-            let arrival = app.arrivals.join(mxc, |listener| async move {
-                let _lane = fetching.lanes.enter(&remote.server_name).await?;
-                let library = Arc::clone(&fetching.library);
-                fetching
-                    .bridge
-                    .run(Pool::Federation, move || library.fetch(&remote, timeout, &listener))
-                    .await
-            })?;
-            match until {
-                Until::Stored => arrival.stored().await?,
-                Until::FirstByte => match arrival.served(app.bridge.readers()).await? {
-                    Served::Stored => {}
-                    Served::Coming(head, chunks) => return Ok(Obtained::Arriving(head, chunks)),
-                },
-            }
-        }
-    }
-    match find(app, mxc, viewer, RemoteFetch::Refused).await? {
-        Found::Stored(stored) => serve(stored),
-        Found::Pending | Found::Elsewhere => Err(Error::not_found()),
-    }
-}
-
-/// What was served lately, if this viewer may see it.
-fn serve_again(app: &Arc<App>, title: &Title, viewer: Viewer) -> Result<Option<Arc<Ready>>> {
-    let Some(ready) = app.shelf.get(title, &app.library) else { return Ok(None) };
-    app.library.serve_again(&title.mxc, viewer, ready.stored())?;
-    Ok(Some(ready))
-}
-
-/// Asks the library.
-async fn find(app: &Arc<App>, mxc: &Mxc, viewer: Viewer, fetch: RemoteFetch) -> Result<Found> {
-    let (library, mxc) = (Arc::clone(&app.library), mxc.clone());
-    app.bridge.run(Pool::Lookup, move || library.find(&mxc, viewer, fetch)).await
 }

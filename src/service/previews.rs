@@ -3,31 +3,23 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::authorise_user;
 use crate::app::App;
 use crate::bridge::Pool;
 use crate::error::{Error, Kind, Result};
 use crate::media::{Candidate, Library, Picture, Reading, Summary};
 use crate::preview::{Embed, Landing, Link, Step, Wants, late};
-use crate::request::Call;
-use crate::response::{self, Response};
 
 /// Pictures tried for one preview.
 const MAX_TRIED: usize = 3;
 
-/// `GET preview_url`
-pub(crate) async fn get_url_preview(app: &Arc<App>, call: &mut Call) -> Result<Response> {
-    authorise_user(app, call).await?;
-    let disabled = || Error::new(Kind::Unrecognized, "this server does not preview links");
-    let timeout = app.library.preview_timeout().ok_or_else(disabled)?;
-    let link = call.preview_link()?;
-    let answer = if let Some(remembered) = app.library.remembered_preview(&link) {
-        remembered?
-    } else {
-        let (making, of) = (Arc::clone(app), link.clone());
-        app.previewing.run(link, || async move { preview(&making, of, timeout).await }).await?
-    };
-    Ok(response::json_text(&answer))
+/// The preview of a link, as the JSON of its answer: what is remembered, kept, or made within `timeout` and once for all who
+/// ask.
+pub(crate) async fn preview(app: &Arc<App>, link: Link, timeout: Duration) -> Result<Arc<str>> {
+    if let Some(remembered) = app.library.remembered_preview(&link) {
+        return remembered;
+    }
+    let (making, of) = (Arc::clone(app), link.clone());
+    app.previewing.run(link, || async move { make(&making, of, timeout).await }).await
 }
 
 /// When a step of a preview must end.
@@ -61,7 +53,7 @@ impl Deadlines {
 }
 
 /// The preview that is kept, or a new one.
-async fn preview(app: &Arc<App>, link: Link, timeout: Duration) -> Result<Arc<str>> {
+async fn make(app: &Arc<App>, link: Link, timeout: Duration) -> Result<Arc<str>> {
     let deadlines = Deadlines::within(timeout);
     let (library, of) = (Arc::clone(&app.library), link.clone());
     if let Some(kept) = app.bridge.run(Pool::Disk, move || library.kept_preview(&of)).await? {

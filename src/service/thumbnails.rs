@@ -2,36 +2,29 @@
 
 use std::sync::Arc;
 
-use super::{Obtained, Until, find, obtain, serve_again};
+use super::content::{Obtained, Terms, Until, find, obtain, serve_again};
 use crate::app::App;
 use crate::bridge::{Place, Pool};
 use crate::error::{Error, Result};
 use crate::matrix::Mxc;
 use crate::media::{self, BLURHASH_TIMEOUT, Found, Making, RemoteFetch, Stored, Thumbnail, Viewer};
-use crate::request::Call;
 use crate::response::Ready;
 use crate::shelf::Title;
 use crate::thumbnail::Wanted;
 use crate::waiting::Ticket;
 
 /// The thumbnail that a request asks for, made if need be, once for all who ask for the same picture.
-pub(super) async fn thumbnail(
-    app: &Arc<App>,
-    call: &Call,
-    mxc: &Mxc,
-    (viewer, fetch): (Viewer, RemoteFetch),
-) -> Result<Arc<Ready>> {
-    let wanted = call.wanted_thumbnail()?;
+pub(crate) async fn thumbnail(app: &Arc<App>, mxc: &Mxc, wanted: Wanted, terms: Terms) -> Result<Arc<Ready>> {
     let title = Title { mxc: mxc.clone(), wanted: Some(wanted) };
-    if let Some(ready) = serve_again(app, &title, viewer)? {
+    if let Some(ready) = serve_again(app, &title, terms.viewer)? {
         return Ok(ready);
     }
-    let making = match look(app, call, mxc, (viewer, fetch), wanted).await? {
+    let making = match look(app, mxc, terms, wanted).await? {
         Thumbnail::Ready(stored) => return Ok(app.shelf.put(title, stored)),
         Thumbnail::ToMake(making) => making,
     };
     make(app, vec![making]).await?;
-    match look(app, call, mxc, (viewer, RemoteFetch::Refused), wanted).await? {
+    match look(app, mxc, Terms { fetch: RemoteFetch::Refused, ..terms }, wanted).await? {
         Thumbnail::Ready(stored) => Ok(app.shelf.put(title, stored)),
         // Removed between the two looks.
         Thumbnail::ToMake(_) => Err(Error::not_found()),
@@ -39,14 +32,8 @@ pub(super) async fn thumbnail(
 }
 
 /// Finds the original, whole, and what is known of its thumbnail.
-async fn look(
-    app: &Arc<App>,
-    call: &Call,
-    mxc: &Mxc,
-    capacity: (Viewer, RemoteFetch),
-    wanted: Wanted,
-) -> Result<Thumbnail> {
-    let Obtained::Stored(original) = obtain(app, call, mxc, capacity, Until::Stored).await? else {
+async fn look(app: &Arc<App>, mxc: &Mxc, terms: Terms, wanted: Wanted) -> Result<Thumbnail> {
+    let Obtained::Stored(original) = obtain(app, mxc, terms, Until::Stored).await? else {
         return Err(Error::not_found());
     };
     let library = Arc::clone(&app.library);
@@ -94,7 +81,7 @@ async fn make_set(app: &Arc<App>, place: Place, set: Vec<Making>) -> Result<()> 
 
 /// The blurhash of an upload, if it is a picture and there is a worker and memory for it soon: nobody's upload fails for
 /// want of it.
-pub(super) async fn blurhash(app: &Arc<App>, mxc: &Mxc) -> Option<String> {
+pub(crate) async fn blurhash(app: &Arc<App>, mxc: &Mxc) -> Option<String> {
     let made = tokio::time::timeout(BLURHASH_TIMEOUT, make_blurhash(app, mxc)).await;
     match made {
         Ok(Ok(blurhash)) => Some(blurhash),

@@ -1,0 +1,100 @@
+//! Media for every kind of caller: from the shelf, the store, whoever is uploading it, or another server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::app::App;
+use crate::bridge::Pool;
+use crate::error::{Error, Kind, Result};
+use crate::matrix::Mxc;
+use crate::media::{Found, RemoteFetch, RemoteHead, Stored, Viewer};
+use crate::response::Ready;
+use crate::shelf::Title;
+use crate::waiting::{Chunks, Served};
+
+/// On what terms media is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// Who asks.
+    pub(crate) viewer: Viewer,
+    /// Whether that may cause a fetch.
+    pub(crate) fetch: RemoteFetch,
+    /// How long a pending upload is waited for, here or by its origin.
+    pub(crate) timeout: Duration,
+}
+
+/// Media as it is to be served.
+pub(crate) enum Obtained {
+    /// From the store.
+    Stored(Arc<Ready>),
+    /// While it arrives.
+    Arriving(RemoteHead, Chunks),
+}
+
+/// What a remote file is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// It can be passed on from there.
+    FirstByte,
+    /// All of it is needed.
+    Stored,
+}
+
+/// Finds media, waiting for a pending upload and fetching from another server as allowed.
+pub(crate) async fn obtain(app: &Arc<App>, mxc: &Mxc, terms: Terms, until: Until) -> Result<Obtained> {
+    let Terms { viewer, fetch, timeout } = terms;
+    let title = Title { mxc: mxc.clone(), wanted: None };
+    if let Some(ready) = serve_again(app, &title, viewer)? {
+        return Ok(Obtained::Stored(ready));
+    }
+    let serve = |stored: Stored| Ok(Obtained::Stored(app.shelf.put(title, stored)));
+    match find(app, mxc, viewer, fetch).await? {
+        Found::Stored(stored) => return serve(stored),
+        Found::Pending => {
+            let not_yet = || Error::new(Kind::NotYetUploaded, "the media is not yet uploaded");
+            let mut waiter = app.pending.waiter(mxc).ok_or_else(not_yet)?;
+            // The upload may have ended before the waiter was in place.
+            match find(app, mxc, viewer, fetch).await? {
+                Found::Pending if !waiter.filled_within(timeout).await => return Err(not_yet()),
+                Found::Stored(stored) => return serve(stored),
+                Found::Pending | Found::Elsewhere => {}
+            }
+        }
+        Found::Elsewhere => {
+            let fetching = Arc::clone(app);
+            let remote = mxc.clone();
+            let arrival = app.arrivals.join(mxc, |listener| async move {
+                let _lane = fetching.lanes.enter(&remote.server_name).await?;
+                let library = Arc::clone(&fetching.library);
+                fetching
+                    .bridge
+                    .run(Pool::Federation, move || library.fetch(&remote, timeout, &listener))
+                    .await
+            })?;
+            match until {
+                Until::Stored => arrival.stored().await?,
+                Until::FirstByte => match arrival.served(app.bridge.readers()).await? {
+                    Served::Stored => {}
+                    Served::Coming(head, chunks) => return Ok(Obtained::Arriving(head, chunks)),
+                },
+            }
+        }
+    }
+    match find(app, mxc, viewer, RemoteFetch::Refused).await? {
+        Found::Stored(stored) => serve(stored),
+        Found::Pending | Found::Elsewhere => Err(Error::not_found()),
+    }
+}
+
+/// What was served lately, if this viewer may see it.
+pub(super) fn serve_again(app: &Arc<App>, title: &Title, viewer: Viewer) -> Result<Option<Arc<Ready>>> {
+    let Some(ready) = app.shelf.get(title, &app.library) else { return Ok(None) };
+    app.library.serve_again(&title.mxc, viewer, ready.stored())?;
+    Ok(Some(ready))
+}
+
+/// Asks the library.
+pub(super) async fn find(app: &Arc<App>, mxc: &Mxc, viewer: Viewer, fetch: RemoteFetch) -> Result<Found> {
+    let (library, mxc) = (Arc::clone(&app.library), mxc.clone());
+    app.bridge.run(Pool::Lookup, move || library.find(&mxc, viewer, fetch)).await
+}
