@@ -34,8 +34,12 @@ const MAX_MAKING: usize = 64;
 
 /// Uploads whose thumbnails are to be made when the machine is idle; of further ones they are made when asked for.
 const MAX_BACKLOG: usize = 256;
+
 /// Fetches from one server at the same time, so that a slow one does not take all the places.
 const FETCHES_PER_SERVER: usize = 4;
+
+/// Fetches at the same time for those without a token, from all servers: half of the threads stay free for others.
+const ANONYMOUS_FETCHES: usize = 8;
 
 /// Previews being made or waiting to be; who asks for a further one is told to come back.
 const MAX_PREVIEWING: usize = 64;
@@ -83,6 +87,8 @@ pub struct App {
     pub(crate) pending: PendingUploads,
     /// Fetches from each server.
     pub(crate) lanes: Lanes<ServerName>,
+    /// Fetches for those without a token.
+    pub(crate) anonymous_lanes: Lanes<()>,
     /// Remote files on their way in.
     pub(crate) arrivals: Arrivals,
     /// Previews being made.
@@ -191,6 +197,7 @@ impl App {
             uploads: Uploads::default(),
             pending: PendingUploads::default(),
             lanes: Lanes::new(FETCHES_PER_SERVER),
+            anonymous_lanes: Lanes::new(ANONYMOUS_FETCHES),
             arrivals: Arrivals::default(),
             previewing: SingleFlight::at_most(MAX_PREVIEWING),
             preview_lanes: Lanes::new(REQUESTS_PER_HOST),

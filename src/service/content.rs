@@ -63,7 +63,11 @@ pub(crate) async fn obtain(app: &Arc<App>, mxc: &Mxc, terms: Terms, until: Until
         Found::Elsewhere => {
             let fetching = Arc::clone(app);
             let remote = mxc.clone();
-            let arrival = app.arrivals.join(mxc, |listener| async move {
+            let arrival = app.arrivals.join(mxc, viewer, |listener| async move {
+                let _turn = match viewer {
+                    Viewer::Anonymous => Some(fetching.anonymous_lanes.enter(&()).await?),
+                    Viewer::Known => None,
+                };
                 let _lane = fetching.lanes.enter(&remote.server_name).await?;
                 let library = Arc::clone(&fetching.library);
                 fetching

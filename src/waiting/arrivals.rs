@@ -13,7 +13,7 @@ use super::{Entry, RETRY, lock};
 use crate::bridge::{FileStream, Readers};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::Mxc;
-use crate::media::{FetchListener, RemoteHead};
+use crate::media::{FetchListener, RemoteHead, Viewer};
 
 /// Chunks read ahead for a client that receives an arriving file.
 const READ_AHEAD: usize = 2;
@@ -24,9 +24,21 @@ const MAX_ARRIVALS: usize = 256;
 /// The same from one server, so that a slow one does not take all the places.
 const MAX_ARRIVALS_OF_SERVER: usize = 32;
 
+/// The same that were asked for without a token, so that those who have one still find a place in a flood.
+const MAX_ANONYMOUS_ARRIVALS: usize = 128;
+
 /// Remote files on their way in.
 #[derive(Debug, Default)]
-pub(crate) struct Arrivals(Arc<Mutex<HashMap<Mxc, watch::Receiver<Progress>>>>);
+pub(crate) struct Arrivals(Arc<Mutex<HashMap<Mxc, OnItsWay>>>);
+
+/// One of them.
+#[derive(Debug)]
+struct OnItsWay {
+    /// How far it is.
+    progress: watch::Receiver<Progress>,
+    /// Who asked first.
+    viewer: Viewer,
+}
 
 /// One remote file on its way in, as one of those sees it who asked for it.
 #[derive(Debug)]
@@ -72,26 +84,35 @@ pub(crate) enum Served {
 }
 
 impl Arrivals {
-    /// Joins the fetch of `mxc`, or starts one: `fetch` reports to the listener it is given and ends when the row is
+    /// Joins the fetch of `mxc` for `viewer`, or starts one: `fetch` reports to the listener it is given and ends when the row is
     /// committed. It runs to its end even if all who asked go away.
     ///
     /// # Errors
     /// `LimitExceeded` when too many are on their way.
-    pub(crate) fn join<F>(&self, mxc: &Mxc, fetch: impl FnOnce(Reporter) -> F) -> Result<Arrival>
+    pub(crate) fn join<F>(
+        &self,
+        mxc: &Mxc,
+        viewer: Viewer,
+        fetch: impl FnOnce(Reporter) -> F,
+    ) -> Result<Arrival>
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let mut arrivals = lock(&self.0);
-        if let Some(progress) = arrivals.get(mxc) {
-            return Ok(Arrival { progress: progress.clone(), is_first: false });
+        if let Some(arrival) = arrivals.get(mxc) {
+            return Ok(Arrival { progress: arrival.progress.clone(), is_first: false });
         }
         let of_server = arrivals.keys().filter(|other| other.server_name == mxc.server_name).count();
-        if arrivals.len() >= MAX_ARRIVALS || of_server >= MAX_ARRIVALS_OF_SERVER {
+        let of_anonymous = || arrivals.values().filter(|other| other.viewer == Viewer::Anonymous).count();
+        if arrivals.len() >= MAX_ARRIVALS
+            || of_server >= MAX_ARRIVALS_OF_SERVER
+            || viewer == Viewer::Anonymous && of_anonymous() >= MAX_ANONYMOUS_ARRIVALS
+        {
             let message = "too many remote files are being fetched";
             return Err(Error::new(Kind::LimitExceeded, message).retry_after(RETRY));
         }
         let (sender, progress) = watch::channel(Progress::Asked);
-        arrivals.insert(mxc.clone(), progress.clone());
+        arrivals.insert(mxc.clone(), OnItsWay { progress: progress.clone(), viewer });
         let sender = Arc::new(sender);
         let fetch = fetch(Reporter(Arc::clone(&sender)));
         let entry = Entry::new(&self.0, mxc.clone());
@@ -224,15 +245,37 @@ mod tests {
     use super::*;
     use crate::matrix::{MediaId, ServerName};
 
+    /// File `number` of a server of its own.
+    fn file(number: usize) -> Mxc {
+        let server_name = ServerName::parse(&format!("remote{number}.example")).unwrap();
+        Mxc { server_name, media_id: MediaId::parse("abc").unwrap() }
+    }
+
     #[tokio::test]
     async fn a_fetch_that_panics_is_an_error_and_leaves_its_place() {
-        let server_name = ServerName::parse("remote.example").unwrap();
-        let mxc = Mxc { server_name, media_id: MediaId::parse("abc").unwrap() };
         let arrivals = Arrivals::default();
         for _ in 0..2 {
-            let arrival = arrivals.join(&mxc, |_reporter| async { panic!("on purpose") }).unwrap();
+            let arrival =
+                arrivals.join(&file(0), Viewer::Known, |_reporter| async { panic!("on purpose") }).unwrap();
             assert!(arrival.is_first);
             arrival.stored().await.unwrap_err();
         }
+    }
+
+    #[tokio::test]
+    async fn a_flood_without_tokens_leaves_places_to_those_who_have_one() {
+        let arrivals = Arrivals::default();
+        let join = |number, viewer| arrivals.join(&file(number), viewer, |_reporter| std::future::pending());
+        for number in 0..MAX_ANONYMOUS_ARRIVALS {
+            join(number, Viewer::Anonymous).unwrap();
+        }
+        let error = join(MAX_ANONYMOUS_ARRIVALS, Viewer::Anonymous).unwrap_err();
+        assert_eq!(error.kind(), Kind::LimitExceeded);
+        // What is under way is shared with everybody.
+        assert!(!join(0, Viewer::Anonymous).unwrap().is_first);
+        for number in MAX_ANONYMOUS_ARRIVALS..MAX_ARRIVALS {
+            assert!(join(number, Viewer::Known).unwrap().is_first);
+        }
+        join(MAX_ARRIVALS, Viewer::Known).unwrap_err();
     }
 }
