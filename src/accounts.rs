@@ -42,7 +42,7 @@ pub(crate) struct Accounts {
     /// How long a good answer is believed.
     good_for: Duration,
     /// Answers by credential.
-    cache: Cache<CredentialHash, Verdict>,
+    cache: Cache<CredentialHash, Remembered>,
     /// Whether the homeserver leaves questions without an answer.
     silence: Silence,
     /// For expiry.
@@ -72,7 +72,7 @@ pub(crate) struct Account {
 
 /// A remembered answer.
 #[derive(Clone)]
-struct Verdict {
+struct Remembered {
     /// Forget it then.
     until: Timestamp,
     /// The answer.
@@ -118,7 +118,7 @@ impl Accounts {
             Err(_) => return result,
         };
         let until = (self.clock)().after(good_for);
-        self.cache.insert(credential.hash(), Verdict { until, result: result.clone() });
+        self.cache.insert(credential.hash(), Remembered { until, result: result.clone() });
         result
     }
 

@@ -24,11 +24,16 @@ const LEVELS: [&[&str]; 8] = [
 ];
 
 /// Crates that only one module may name.
-const DOORS: [(&str, &[&str]); 25] = [
+const DOORS: [(&str, &[&str]); 30] = [
     ("hickory_resolver", &["names"]),
     ("rusqlite", &["catalog"]),
     ("r2d2", &["catalog"]),
+    ("r2d2_sqlite", &["catalog"]),
     ("ureq", &["outbound"]),
+    ("rustls", &["outbound", "demo"]),
+    ("webpki_roots", &["outbound"]),
+    ("matchit", &["server"]),
+    ("governor", &["media"]),
     ("ed25519_dalek", &["federation"]),
     ("figment", &["config"]),
     ("saphyr", &["config"]),
