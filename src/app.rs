@@ -10,9 +10,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use crate::accounts::{Account, Accounts, CredentialHash};
-use crate::blobs::Blobs;
 use crate::bridge::Bridge;
-use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::disk::{Disk, SystemDisk};
 use crate::error::{Error, Result};
@@ -24,6 +22,7 @@ use crate::names::{Names, SystemNames};
 use crate::preview::{Fetcher, Link};
 use crate::sha256::Sha256;
 use crate::shelf::Shelf;
+use crate::store::Store;
 use crate::thumbnail::Job;
 use crate::waiting::{
     Activity, Arrivals, Backlog, Gathering, Lanes, Memory, PendingUploads, SingleFlight, Uploads,
@@ -57,10 +56,8 @@ pub struct App {
     pub(crate) federation: Arc<Federation>,
     /// What can be done with media.
     pub(crate) library: Arc<Library>,
-    /// For the health check.
-    pub(crate) catalog: Arc<Catalog>,
-    /// For the health check.
-    pub(crate) blobs: Arc<Blobs>,
+    /// Where all of it is kept.
+    pub(crate) store: Arc<Store>,
     /// Held while this runs: two processes over one store would remove each other's files.
     _lock: File,
     /// Blocking work.
@@ -151,9 +148,8 @@ impl App {
     pub fn open(config: &Config, signing_key: SigningKey, surroundings: Surroundings) -> Result<Arc<Self>> {
         let Surroundings { clock, random, names, load, animation_time, disk } = surroundings;
         let lock = lock_data_dir(&config.data_dir)?;
-        let catalog = Arc::new(Catalog::open(&config.data_dir)?);
-        let blobs = Blobs::open(&config.data_dir, disk)
-            .map_err(|error| Error::internal("opening the blob store", error))?;
+        let store = Store::open(&config.data_dir, disk)?;
+        let (catalog, blobs) = (Arc::clone(&store.catalog), Arc::clone(&store.blobs));
 
         let homeserver = Homeserver::new(&config.homeserver.url, Arc::clone(&names))
             .map_err(|error| Error::internal("preparing requests to the homeserver", error))?;
@@ -182,8 +178,7 @@ impl App {
             accounts: Arc::new(accounts),
             federation,
             library: Arc::new(library),
-            catalog,
-            blobs,
+            store: Arc::new(store),
             _lock: lock,
             bridge: Bridge::new(config.thumbnails.workers),
             asking: SingleFlight::default(),

@@ -88,7 +88,8 @@ pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call) -> Result<Re
     };
     refuse_announced(app, call)?;
     let (library, store) = (Arc::clone(&app.library), Arc::clone(&app.library));
-    let begin = move || library.begin_upload();
+    let announced = call.content_length();
+    let begin = move || library.begin_upload(announced);
     let finish = move |ingest| store.finish_upload(ingest, upload);
     let mxc = app.bridge.absorb(&mut call.body, begin, finish).await?;
     app.backlog.add(mxc.clone());
@@ -118,7 +119,8 @@ pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Res
     let upload = Upload { user_id, content_type: call.content_type(), file_name: call.upload_name()? };
     refuse_announced(app, call)?;
     let (library, filled) = (Arc::clone(&app.library), Arc::clone(app));
-    let begin = move || library.begin_upload();
+    let announced = call.content_length();
+    let begin = move || library.begin_upload(announced);
     // Told from the same thread: those who wait hear of it even if this client is gone by then.
     let finish = move |ingest| {
         filled.library.finish_filling(&filling, ingest, upload)?;

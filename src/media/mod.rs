@@ -181,10 +181,8 @@ impl Library {
                         Ok(Found::Stored(Stored { filled, created, open, removals, is_stopgap, file }))
                     }
                     None if is_ours => Err(Error::not_found()),
-                    None => {
-                        self.catalog.forget(mxc)?;
-                        self.elsewhere(viewer, fetch)
-                    }
+                    // The row stays: the blob may come back, its origin may be gone.
+                    None => self.elsewhere(viewer, fetch),
                 }
             }
             Some(_) => Err(Error::not_found()),

@@ -15,7 +15,7 @@ use crate::blobs::IngestError;
 use crate::catalog::{Filled, ThumbnailKey};
 use crate::config::ThumbnailSize;
 use crate::error::{Error, Kind, Result};
-use crate::matrix::Timestamp;
+use crate::matrix::{Timestamp, len_u64};
 use crate::sha256::Sha256;
 use crate::thumbnail::{
     self, Header, Job, Limits, Motion, Plan, Rect, Rendered, Source, ThumbnailError, Wanted,
@@ -301,7 +301,8 @@ impl Library {
     /// Keeps a picture.
     fn keep(&self, key: ThumbnailKey, Rendered { content_type, bytes, .. }: Rendered) -> Result<()> {
         let failed = |error| Error::storing("storing a thumbnail", error);
-        let mut ingest = self.blobs.ingest(u64::MAX).map_err(failed)?;
+        let size = len_u64(bytes.len());
+        let mut ingest = self.blobs.ingest(size, Some(size)).map_err(failed)?;
         ingest.write(&bytes).map_err(|error| match error {
             IngestError::Io(error) => failed(error),
             error @ IngestError::TooLarge(_) => Error::internal("storing a thumbnail", error),

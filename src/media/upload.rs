@@ -86,9 +86,11 @@ impl Library {
         }
     }
 
-    /// Starts taking in an upload.
-    pub(crate) fn begin_upload(&self) -> Result<Ingest> {
-        self.blobs.ingest(self.max_upload_size()).map_err(|error| Error::storing("storing an upload", error))
+    /// Starts taking in an upload of `announced` bytes, if it says so (`Content-Length`).
+    pub(crate) fn begin_upload(&self, announced: Option<u64>) -> Result<Ingest> {
+        self.blobs
+            .ingest(self.max_upload_size(), announced)
+            .map_err(|error| Error::storing("storing an upload", error))
     }
 
     /// Makes media of what was taken in. Identical bytes get an ID of their own and share the blob (MSC2704).
