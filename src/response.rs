@@ -18,6 +18,7 @@ use serde_json::json;
 
 use crate::bridge::{self, FileStream, Readers};
 use crate::disposition;
+use crate::drain::InFlight;
 use crate::error::{Error, Kind, Loudness};
 use crate::matrix::{Timestamp, len_u64};
 use crate::media::{RemoteHead, Stored};
@@ -359,13 +360,24 @@ pub(crate) struct Access {
     pub(crate) bytes: u64,
     /// While this lives, the machine is not idle.
     _busy: Option<Busy>,
+    /// While this lives, the connection stays open though the service stops.
+    pub(crate) in_flight: Option<InFlight>,
 }
 
 impl Access {
     /// The line of a request that has just begun.
     pub(crate) fn begin(method: hyper::Method, route: &'static str, busy: Option<Busy>) -> Self {
         let caller = "-".to_owned();
-        Self { method, route, status: 499, started: Instant::now(), caller, bytes: 0, _busy: busy }
+        Self {
+            method,
+            route,
+            status: 499,
+            started: Instant::now(),
+            caller,
+            bytes: 0,
+            _busy: busy,
+            in_flight: None,
+        }
     }
 }
 

@@ -17,7 +17,7 @@ const LEVELS: [&[&str]; 8] = [
     &["range", "disposition", "multipart", "globs", "names", "outbound", "disk", "blobs", "catalog", "store"],
     &["homeserver", "accounts", "federation", "thumbnail", "preview"],
     &["media"],
-    &["patience", "bridge", "waiting", "response", "shelf", "app", "request"],
+    &["patience", "drain", "bridge", "waiting", "response", "shelf", "app", "request"],
     &["service", "handlers", "housekeeping"],
     &["listeners", "server"],
     &["commands", "demo", "fuzzing"],
