@@ -18,9 +18,10 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use crate::blobs::Blobs;
 use crate::catalog::{Catalog, Place, StoreId};
@@ -54,7 +55,9 @@ pub(crate) struct Store {
     id: StoreId,
     /// How often they were opened, this time included.
     openings: i64,
-    /// Whether the catalog is older than the directory, so that blobs without a row may be newer than it.
+    /// Which file the catalog is.
+    file: String,
+    /// Whether the catalog may be older than the directory: blobs without a row may have come after it.
     is_older: bool,
 }
 
@@ -115,15 +118,17 @@ impl Store {
 
         let blobs =
             Blobs::open(data_dir, disk).map_err(|error| Error::internal("opening the blob store", error))?;
-        let theirs = directory.marker.map_or(0, |marker| marker.openings);
-        let is_older = theirs > openings;
+        let file = file_identity(&data_dir.join("catalog.db"));
+        let (theirs, known) = directory.marker.map_or((0, None), |marker| (marker.openings, marker.catalog));
+        let is_older = theirs > openings || known.is_some_and(|known| known != file);
         if is_older {
             tracing::warn!(
-                "catalog.db is older than blobs/: a backup was restored. Files that came after it have no row and cannot be \
-                 served; they are kept"
+                "catalog.db was put in the place of another: a backup was restored. Files in blobs/ that came after it have no \
+                 row and cannot be served; they are kept"
             );
         }
-        let store = Self { catalog, blobs, id, openings: openings.max(theirs).saturating_add(1), is_older };
+        let openings = openings.max(theirs).saturating_add(1);
+        let store = Self { catalog, blobs, id, openings, file, is_older };
         if !is_older {
             store.note_opening()?;
         }
@@ -135,7 +140,8 @@ impl Store {
     fn note_opening(&self) -> Result<()> {
         self.catalog.set_openings(self.openings)?;
         let failed = |error| Error::internal("writing store-id", error);
-        self.blobs.write_beside(MARKER, &format!("{} {}\n", self.id, self.openings)).map_err(failed)
+        let text = format!("{} {} {}\n", self.id, self.openings, self.file);
+        self.blobs.write_beside(MARKER, &text).map_err(failed)
     }
 
     /// Takes back from `orphans/` what a row refers to, for example since the right catalog was restored.
@@ -276,6 +282,8 @@ struct Marker {
     id: Option<StoreId>,
     /// How often it was opened.
     openings: i64,
+    /// Which file the catalog was then.
+    catalog: Option<String>,
 }
 
 impl Directory {
@@ -314,17 +322,26 @@ impl Directory {
 }
 
 impl Marker {
-    /// `<id> <openings>`; without a number it was written by hand. Nothing for an empty file.
+    /// `<id> <openings> <catalog>`; an ID alone was written by hand. Nothing for an empty file.
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.split_ascii_whitespace();
         let id = StoreId::from_hex(words.next()?);
-        Some(Self { id, openings: words.next().and_then(|number| number.parse().ok()).unwrap_or(0) })
+        let openings = words.next().and_then(|number| number.parse().ok()).unwrap_or(0);
+        Some(Self { id, openings, catalog: words.next().map(str::to_owned) })
     }
 }
 
 /// Whether a file is not there, or holds nothing.
 fn is_empty(path: &Path) -> bool {
     fs::metadata(path).map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |file| file.len() == 0)
+}
+
+/// What tells a file from another that is put in its place: its inode number and, where the file system knows it, when it was
+/// made.
+fn file_identity(path: &Path) -> String {
+    let Ok(file) = fs::metadata(path) else { return String::new() };
+    let made = file.created().ok().and_then(|made| made.duration_since(UNIX_EPOCH).ok());
+    format!("{}.{}", file.ino(), made.map_or(0, |made| made.as_nanos()))
 }
 
 /// Whole days.
@@ -534,6 +551,28 @@ mod tests {
         store.find_orphans().unwrap();
         store.tend_orphans(ORPHAN_IN_PLACE.saturating_mul(100)).unwrap();
         assert!(store.blobs.size(&newer).is_some());
+    }
+
+    #[test]
+    fn a_backup_of_the_same_run_is_known_by_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let backup = folder.path().join("backup.db");
+        let store = open(folder.path()).unwrap();
+        add(&store, "a");
+        let backed_up = rusqlite::Connection::open(folder.path().join("catalog.db")).unwrap();
+        backed_up.execute("VACUUM INTO ?1", [backup.to_str().unwrap()]).unwrap();
+        drop(backed_up);
+        let newer = add(&store, "newer");
+        drop(store);
+        remove_catalog(folder.path());
+        fs::copy(&backup, folder.path().join("catalog.db")).unwrap();
+        let store = open(folder.path()).unwrap();
+        assert!(store.is_older);
+        store.find_orphans().unwrap();
+        store.tend_orphans(ORPHAN_IN_PLACE.saturating_mul(100)).unwrap();
+        assert!(store.blobs.size(&newer).is_some());
+        drop(store);
+        assert!(!open(folder.path()).unwrap().is_older);
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod thumbnails;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use self::connection::{Readers, Writer};
 use crate::error::{Error, Result};
@@ -51,9 +51,8 @@ impl Catalog {
     /// Opens `catalog.db` in `data_dir`, creates or migrates it.
     pub(crate) fn open(data_dir: &Path) -> Result<Self> {
         let path = data_dir.join("catalog.db");
-        let mut connection =
-            connection::open_writer(&path).map_err(|error| Error::internal("opening the catalog", error))?;
-        migrate(&mut connection).map_err(|error| Error::internal("migrating the catalog", error))?;
+        let mut connection = connection::open_writer(&path).map_err(|error| unopened(error.into()))?;
+        migrate(&mut connection).map_err(unopened)?;
         Ok(Self {
             readers: Readers::new(&path)?,
             writer: Writer::start(connection)?,
@@ -103,12 +102,30 @@ fn migrate(connection: &mut Connection) -> std::result::Result<(), MigrationErro
     Ok(())
 }
 
+/// Why the catalog is not opened.
+fn unopened(error: MigrationError) -> Error {
+    let is_damaged = matches!(
+        &error,
+        MigrationError::Sqlite(error)
+            if matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+            )
+    );
+    Error::internal("opening the catalog", if is_damaged { MigrationError::Damaged } else { error })
+}
+
 /// Why a database could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
 enum MigrationError {
     /// Written by a version with more migrations.
     #[error("catalog.db was written by a newer version of media-sidecar; run that one")]
     Newer,
+    /// No database, or half of one: a copy that was interrupted.
+    #[error(
+        "catalog.db is damaged; nothing was changed. Restore it from a backup (README, \"Backup and restore\")"
+    )]
+    Damaged,
     /// `SQLite` refused.
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
