@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::accounts::{Account, Accounts, CredentialHash};
 use crate::bridge::Bridge;
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::disk::{Disk, SystemDisk};
 use crate::error::{Error, Result};
 use crate::federation::{Federation, Parts, SigningKey};
@@ -50,6 +50,8 @@ const REQUESTS_PER_HOST: usize = 2;
 pub struct App {
     /// Our own name.
     pub(crate) server_name: ServerName,
+    /// What is in force.
+    config: Live<Config>,
     /// Who a client is.
     pub(crate) accounts: Arc<Accounts>,
     /// Who a server is.
@@ -175,6 +177,7 @@ impl App {
         let backlog = if config.thumbnails.pregenerate { MAX_BACKLOG } else { 0 };
         Ok(Arc::new(Self {
             server_name: config.server_name.clone(),
+            config: Live::new(config.clone()),
             accounts: Arc::new(accounts),
             federation,
             library: Arc::new(library),
@@ -198,6 +201,20 @@ impl App {
             preview_lanes: Lanes::new(REQUESTS_PER_HOST),
             random,
         }))
+    }
+}
+
+impl App {
+    /// Goes by `config` from now on, as far as that can be done without a restart. Names the keys that need one.
+    ///
+    /// # Errors
+    /// When something that it names cannot be used; everything stays as it is then.
+    pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>> {
+        let mut config = config.clone();
+        let fixed = config.keep_fixed(&self.config.get());
+        self.library.reload(&config);
+        self.config.set(config);
+        Ok(fixed)
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) use self::upload::Upload;
 
 use crate::blobs::Blobs;
 use crate::catalog::{Catalog, Content, Filled, Media};
-use crate::config::{Config, Thumbnails, UnauthenticatedMedia, Uploads};
+use crate::config::{Config, Live, UnauthenticatedMedia};
 use crate::error::{Error, Result};
 use crate::federation::Federation;
 use crate::matrix::{Clock, MediaId, Mxc, Random, ServerName, Timestamp};
@@ -38,14 +38,8 @@ pub(crate) type AnimationTime = Arc<dyn Fn() -> Duration + Send + Sync>;
 pub(crate) struct Library {
     /// Our own name.
     server_name: ServerName,
-    /// Bounds of uploads.
-    uploads: Uploads,
-    /// Largest remote file, bytes.
-    max_remote_size: u64,
-    /// What callers without a token get.
-    unauthenticated_media: UnauthenticatedMedia,
-    /// Bounds of thumbnails.
-    thumbnails: Thumbnails,
+    /// The operator's wishes.
+    config: Live<Config>,
     /// What requests for thumbnails came to.
     thumbnail_requests: Cache<thumbnails::Request, thumbnails::Outcome>,
     /// Until when a still stands in for an animation that there was no time for.
@@ -134,10 +128,7 @@ impl Library {
     ) -> Self {
         Self {
             server_name: config.server_name.clone(),
-            uploads: config.uploads.clone(),
-            max_remote_size: config.federation.max_size.0,
-            unauthenticated_media: config.unauthenticated_media,
-            thumbnails: config.thumbnails.clone(),
+            config: Live::new(config.clone()),
             thumbnail_requests: Cache::new(thumbnails::REMEMBERED),
             unanimated: Cache::new(thumbnails::UNANIMATED),
             refusals: Cache::new(thumbnails::REFUSED),
@@ -152,6 +143,11 @@ impl Library {
             clock,
             random,
         }
+    }
+
+    /// Goes by `config` from now on.
+    pub(crate) fn reload(&self, config: &Config) {
+        self.config.set(config.clone());
     }
 
     /// Looks for media on behalf of `viewer`.
@@ -220,12 +216,12 @@ impl Library {
 
     /// Whether new media will be visible to callers without a token.
     fn is_open(&self) -> bool {
-        self.unauthenticated_media == UnauthenticatedMedia::Open
+        self.config.get().unauthenticated_media == UnauthenticatedMedia::Open
     }
 
     /// Whether `viewer` may see a row, given whether it was stored open.
     fn may_see(&self, viewer: Viewer, stored_open: bool) -> bool {
-        match (viewer, self.unauthenticated_media) {
+        match (viewer, self.config.get().unauthenticated_media) {
             (Viewer::Known, _) | (Viewer::Anonymous, UnauthenticatedMedia::Open) => true,
             (Viewer::Anonymous, UnauthenticatedMedia::Frozen) => stored_open,
             (Viewer::Anonymous, UnauthenticatedMedia::Closed) => false,

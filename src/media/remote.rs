@@ -48,11 +48,11 @@ impl Library {
                 self.federation.too_large(mxc);
             }
         };
-        let remote =
-            self.federation.fetch(mxc, timeout)?.at_most(self.max_remote_size).inspect_err(too_large)?;
+        let max_size = self.config.get().federation.max_size.0;
+        let remote = self.federation.fetch(mxc, timeout)?.at_most(max_size).inspect_err(too_large)?;
         let mut ingest = self
             .blobs
-            .ingest(self.max_remote_size, remote.size)
+            .ingest(max_size, remote.size)
             .map_err(|error| Error::storing("storing remote media", error))?;
         let file = ingest.reader().map_err(|error| Error::storing("storing remote media", error))?;
         let RemoteMedia { content_type, upload_name, size, body } = remote;

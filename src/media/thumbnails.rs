@@ -115,7 +115,7 @@ impl Library {
         }
         let header = thumbnail::probe(&mut reader(&stored.file)).map_err(refused)?;
         header.admit(&self.thumbnail_limits()).map_err(refused)?;
-        let planned = match Plan::new(header.source(), wanted, &self.thumbnails.sizes) {
+        let planned = match Plan::new(header.source(), wanted, &self.config.get().thumbnails.sizes) {
             Plan::Original if !WEB.contains(&header.content_type()) => {
                 let Source { width, height, .. } = header.source();
                 Job { crop: Rect { x: 0, y: 0, width, height }, width, height, animated: false }
@@ -153,8 +153,8 @@ impl Library {
         let is_still = header.source().motion == Motion::Still;
         is_still
             && WEB.contains(&header.content_type())
-            && wanted.is_beyond(&self.thumbnails.sizes)
-            && thumbnail::estimate(header, &[job]) > self.thumbnails.memory.0
+            && wanted.is_beyond(&self.config.get().thumbnails.sizes)
+            && thumbnail::estimate(header, &[job]) > self.config.get().thumbnails.memory.0
     }
 
     /// What is to be made of `stored` so that every configured size is there.
@@ -163,7 +163,7 @@ impl Library {
     /// Those of [`Self::find_thumbnail`].
     pub(crate) fn missing_thumbnails(&self, stored: &Stored) -> Result<Vec<Making>> {
         let mut missing: Vec<Making> = Vec::new();
-        for ThumbnailSize { width, height, method } in &self.thumbnails.sizes {
+        for ThumbnailSize { width, height, method } in &self.config.get().thumbnails.sizes {
             let wanted = Wanted { width: *width, height: *height, method: *method, motion: Motion::Still };
             match self.find_thumbnail(stored.clone(), wanted)? {
                 Thumbnail::ToMake(making) if missing.iter().all(|other| other.job != making.job) => {
@@ -184,7 +184,8 @@ impl Library {
                     || thumbnail::share_a_decode(&making.header, &making.job, &further.job))
         };
         let jobs: Vec<Job> = set.iter().chain([further]).map(|making| making.job).collect();
-        set.iter().all(shares) && thumbnail::estimate(&further.header, &jobs) <= self.thumbnails.memory.0
+        set.iter().all(shares)
+            && thumbnail::estimate(&further.header, &jobs) <= self.config.get().thumbnails.memory.0
     }
 
     /// Makes pictures out of one decode and keeps them, but for those that have been made meanwhile; in place of an
@@ -278,7 +279,7 @@ impl Library {
             return Err(error);
         }
         let making = Making { source, header, job };
-        if memory(std::slice::from_ref(&making)) > self.thumbnails.memory.0 {
+        if memory(std::slice::from_ref(&making)) > self.config.get().thumbnails.memory.0 {
             return Err(Error::new(Kind::UploadTooLarge, "the image takes too much memory to decode"));
         }
         Ok(making)
@@ -332,8 +333,8 @@ impl Library {
     /// The configured limits.
     pub(super) fn thumbnail_limits(&self) -> Limits {
         Limits {
-            max_pixels: self.thumbnails.max_pixels.0,
-            memory: self.thumbnails.memory.0,
+            max_pixels: self.config.get().thumbnails.max_pixels.0,
+            memory: self.config.get().thumbnails.memory.0,
             deadline: None,
             animation_deadline: None,
         }

@@ -58,7 +58,7 @@ pub(crate) struct Filling {
 impl Library {
     /// Largest upload, bytes.
     pub(crate) fn max_upload_size(&self) -> u64 {
-        self.uploads.max_size.0
+        self.config.get().uploads.max_size.0
     }
 
     /// Creates a media ID to be filled later.
@@ -73,10 +73,11 @@ impl Library {
             );
         }
         let created = (self.clock)();
-        let expires = created.after(self.uploads.pending_lifetime.0);
+        let uploads = &self.config.get().uploads;
+        let expires = created.after(uploads.pending_lifetime.0);
         let mxc = self.new_mxc();
         let reservation =
-            Reservation { mxc: mxc.clone(), user_id, created, expires, limit: self.uploads.pending_per_user };
+            Reservation { mxc: mxc.clone(), user_id, created, expires, limit: uploads.pending_per_user };
         match self.catalog.reserve(reservation)? {
             Reserved::Done => Ok(Created { mxc, expires }),
             Reserved::TooMany { next_free } => {

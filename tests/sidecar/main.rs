@@ -42,6 +42,7 @@ mod load;
 mod previews;
 mod previews_guard;
 mod previews_pictures;
+mod reload;
 mod remotes;
 mod routes;
 mod slow_remotes;
