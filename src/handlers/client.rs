@@ -141,7 +141,7 @@ pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Res
 /// Whose upload it is, and its place among the user's others, to be kept until the request ends.
 async fn authorise_upload(app: &Arc<App>, call: &mut Call) -> Result<(Account, UnderWay)> {
     let account = authorise_user(app, call).await?;
-    let under_way = app.uploads.begin(&account.user_id)?;
+    let under_way = app.uploads.begin(&account.user_id).await?;
     Ok((account, under_way))
 }
 
