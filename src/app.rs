@@ -160,6 +160,7 @@ impl App {
         let homeserver = Arc::new(homeserver);
         let accounts =
             Accounts::new(Arc::clone(&homeserver), config.homeserver.token_cache.0, Arc::clone(&clock));
+        let accounts = accounts.with_guests(config.homeserver.guests);
         let parts = Parts {
             signing_key,
             homeserver,

@@ -25,6 +25,8 @@ pub struct Error {
     retry_after: Option<Duration>,
     /// A whole JSON object of the homeserver's to hand on as it is (it may carry `soft_logout`).
     passthrough: Option<Arc<str>>,
+    /// The status it came with, where the kind's own is not to be answered.
+    status: Option<u16>,
 }
 
 /// A situation. One row of [`Kind::row`] each.
@@ -107,7 +109,14 @@ pub(crate) struct Row {
 impl Error {
     /// An error of `kind` with a message for the client.
     pub(crate) fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), source: None, retry_after: None, passthrough: None }
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+            retry_after: None,
+            passthrough: None,
+            status: None,
+        }
     }
 
     /// Our own fault: the client always hears the same words, the journal hears `what` and why.
@@ -147,6 +156,17 @@ impl Error {
     pub(crate) fn passing_through(mut self, json: impl Into<Arc<str>>) -> Self {
         self.passthrough = Some(json.into());
         self
+    }
+
+    /// The same error with another status than its kind's.
+    pub(crate) fn with_status(mut self, status: u16) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// The HTTP status to answer with.
+    pub(crate) fn status(&self) -> u16 {
+        self.status.unwrap_or_else(|| self.kind.row().status)
     }
 
     /// The situation.

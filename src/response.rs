@@ -135,7 +135,7 @@ pub(crate) fn error(error: &Error, route: &str) -> Response {
     }
     let text = error.passthrough().map_or_else(|| body.to_string(), ToString::to_string);
     let mut response =
-        json_with(StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), text);
+        json_with(StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), text);
     if let Some(wait) = error.wait() {
         let seconds = wait.as_millis().div_ceil(1000).max(1).to_string();
         response
