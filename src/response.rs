@@ -186,6 +186,12 @@ impl Ready {
         &self.stored
     }
 
+    /// Whether all of it is still there: the file may have been cut off since it was opened.
+    pub(crate) fn is_whole(&self) -> bool {
+        let Stored { filled, file, .. } = &self.stored;
+        self.bytes.get().is_some() || file.metadata().is_ok_and(|there| there.len() == filled.size)
+    }
+
     /// A stretch of it.
     fn segment(&self, start: u64, length: u64, readers: &Readers) -> Segment {
         let range = usize::try_from(start).ok().zip(usize::try_from(start.saturating_add(length)).ok());

@@ -111,7 +111,7 @@ impl Service {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 }
