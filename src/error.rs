@@ -89,6 +89,8 @@ pub(crate) enum Kind {
 pub(crate) enum Loudness {
     /// The client's own doing: the access line says enough.
     Quiet,
+    /// The same, and of interest to the operator: of other servers' requests that are not believed.
+    Info,
     /// Somebody else's machine.
     Warn,
     /// This machine.
@@ -211,7 +213,7 @@ impl Kind {
     /// The table. Keyed by situation, not by errcode: `M_TOO_LARGE` is 413 for our own limits and
     /// 502 for a remote file (spec, Content Repository, security considerations).
     pub(crate) const fn row(self) -> Row {
-        use Loudness::{Error, Quiet, Warn};
+        use Loudness::{Error, Info, Quiet, Warn};
         let (status, errcode, loudness) = match self {
             Self::NotFound => (404, "M_NOT_FOUND", Quiet),
             Self::Unrecognized => (404, "M_UNRECOGNIZED", Quiet),
@@ -223,7 +225,7 @@ impl Kind {
             Self::MissingToken => (401, "M_MISSING_TOKEN", Quiet),
             Self::UnknownToken => (401, "M_UNKNOWN_TOKEN", Quiet),
             Self::GuestForbidden => (403, "M_GUEST_ACCESS_FORBIDDEN", Quiet),
-            Self::BadSignature => (401, "M_UNAUTHORIZED", Warn),
+            Self::BadSignature => (401, "M_UNAUTHORIZED", Info),
             Self::Forbidden => (403, "M_FORBIDDEN", Quiet),
             Self::LimitExceeded => (429, "M_LIMIT_EXCEEDED", Quiet),
             Self::BadRequest => (400, "M_UNKNOWN", Quiet),

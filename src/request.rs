@@ -10,6 +10,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Uri, Version};
 use percent_encoding::percent_decode_str;
 
+use crate::access::Access;
 use crate::accounts::Credential;
 use crate::conditions::Conditions;
 use crate::config::ThumbnailMethod;
@@ -18,7 +19,6 @@ use crate::error::{Error, Kind, Result};
 use crate::federation::InboundRequest;
 use crate::matrix::{MediaId, Mxc, ServerName};
 use crate::preview::Link;
-use crate::response::Access;
 use crate::thumbnail::{Motion, Wanted};
 
 /// How long a download waits for a pending upload unless the client says otherwise (spec, `timeout_ms`).
@@ -93,9 +93,11 @@ impl Call {
         }
     }
 
-    /// [`PathParams::mxc`]
-    pub(crate) fn mxc(&self, own: &ServerName) -> Result<Mxc> {
-        self.path.mxc(own)
+    /// [`PathParams::mxc`], which the access line names from here on.
+    pub(crate) fn mxc(&mut self, own: &ServerName) -> Result<Mxc> {
+        let mxc = self.path.mxc(own)?;
+        self.access.mxc = Some(mxc.clone());
+        Ok(mxc)
     }
 
     /// [`PathParams::file_name`]

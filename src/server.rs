@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::access::{Access, Occasion, client_address};
 use crate::app::App;
 use crate::bridge::Pool;
 use crate::error::{Error, Kind, Result};
@@ -32,7 +34,7 @@ use crate::housekeeping;
 pub use crate::listeners::{Listener, bind};
 use crate::patience::Patient;
 use crate::request::{self, Call, PathParams};
-use crate::response::{self, Access, Response};
+use crate::response::{self, Response};
 
 /// Connections at the same time; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4096;
@@ -240,14 +242,14 @@ async fn accept(server: Arc<Server>, listener: Listener) {
     loop {
         let Ok(place) = Arc::clone(&server.places).acquire_owned().await else { return };
         let accepted = match &listener {
-            Listener::Tcp(listener) => listener.accept().await.and_then(|(stream, _)| {
+            Listener::Tcp(listener) => listener.accept().await.and_then(|(stream, peer)| {
                 // Answers are written whole: waiting for more to send only delays them.
                 stream.set_nodelay(true)?;
-                serve_connection(&server, stream, place);
+                serve_connection(&server, stream, Some(peer.ip()), place);
                 Ok(())
             }),
             Listener::Unix(listener) => {
-                listener.accept().await.map(|(stream, _)| serve_connection(&server, stream, place))
+                listener.accept().await.map(|(stream, _)| serve_connection(&server, stream, None, place))
             }
         };
         if let Err(error) = accepted {
@@ -257,8 +259,8 @@ async fn accept(server: Arc<Server>, listener: Listener) {
     }
 }
 
-/// Serves one connection in a task of its own; `place` is free again when it ends.
-fn serve_connection<S>(server: &Arc<Server>, stream: S, place: OwnedSemaphorePermit)
+/// Serves one connection, of `peer` or through a Unix socket, in a task of its own; `place` is free again when it ends.
+fn serve_connection<S>(server: &Arc<Server>, stream: S, peer: Option<IpAddr>, place: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -266,7 +268,7 @@ where
     let server = Arc::clone(server);
     let service = service_fn(move |request| {
         let server = Arc::clone(&server);
-        async move { Ok::<_, Infallible>(server.answer(request).await) }
+        async move { Ok::<_, Infallible>(server.answer(request, peer).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -305,14 +307,18 @@ struct Server {
 
 impl Server {
     /// Answers one request, whatever it is, and sees to its access line.
-    async fn answer(&self, request: Request<Incoming>) -> Response {
+    async fn answer(&self, request: Request<Incoming>, peer: Option<IpAddr>) -> Response {
         let method = request.method().clone();
         let uri = request.uri().clone();
         let found = self.routes.at(uri.path());
         let (name, route) = found.as_ref().map_or(("-", None), |found| (found.value.name, Some(found.value)));
         // Who asks how we are is not to keep us busy.
         let busy = route.filter(|route| route.column != Column::Own).map(|_| self.app.activity.begin());
-        let access = Access::begin(method.clone(), name, busy);
+        let mut access = Access::begin(method.clone(), name, busy);
+        access.client = client_address(peer, request.headers());
+        if route.is_some_and(|route| route.endpoint == Endpoint::Health) {
+            access.occasion = Occasion::Probe;
+        }
         let (outcome, mut access) = match route {
             _ if method == Method::OPTIONS => (Ok(response::preflight()), access),
             None => {

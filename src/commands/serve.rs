@@ -12,13 +12,14 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::{Failure, load_config, load_signing_key};
 use crate::app::{App, Surroundings};
 use crate::bridge::MAX_BLOCKING_THREADS;
 use crate::config::{Config, is_log_directives};
+use crate::journal::{Bounded, WINDOW};
 use crate::server::{self, Listener};
 
 /// How long an idle blocking thread is kept.
@@ -37,7 +38,7 @@ pub enum LogFormat {
 pub fn serve(config: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
     let loaded = load_config(config)?;
     let config = loaded.config;
-    start_logging(&config, format)?;
+    let bounded = start_logging(&config, format)?;
     for warning in loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -58,6 +59,7 @@ pub fn serve(config: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
         // Before anybody hears that we run: a signal that comes then must not just kill.
         let stop = stop_signal()?;
         notify(&[NotifyState::Ready]);
+        tokio::spawn(tell_left_out(bounded.clone()));
         let watchdog = sd_notify::watchdog_enabled().map(|period| tokio::spawn(feed_watchdog(period)));
         server::run(Arc::clone(&app), listeners, stop).await;
         if let Some(watchdog) = watchdog {
@@ -65,6 +67,7 @@ pub fn serve(config: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
         }
         Ok::<_, Failure>(())
     })?;
+    bounded.tell();
     // The catalog closes, checkpointed, when the last part is gone.
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(app);
@@ -80,8 +83,8 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// Sends log lines to standard error. `RUST_LOG` wins over `log:`.
-fn start_logging(config: &Config, format: LogFormat) -> Result<(), Failure> {
+/// Sends log lines to standard error, so many of a kind. `RUST_LOG` wins over `log:`.
+fn start_logging(config: &Config, format: LogFormat) -> Result<Bounded, Failure> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_unset| config.log.clone());
     if !is_log_directives(&directives) {
         return Err(
@@ -90,14 +93,28 @@ fn start_logging(config: &Config, format: LogFormat) -> Result<(), Failure> {
     }
     let registry = tracing_subscriber::registry().with(directives.parse::<Targets>()?);
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let bounded = Bounded::default();
     match format {
         LogFormat::Text => {
             use std::io::IsTerminal as _;
-            registry.with(lines.with_ansi(io::stderr().is_terminal())).try_init()?;
+            let lines = lines.with_ansi(io::stderr().is_terminal());
+            registry.with(lines.with_filter(bounded.clone())).try_init()?;
         }
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init()?,
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true);
+            registry.with(lines.with_filter(bounded.clone())).try_init()?;
+        }
     }
-    Ok(())
+    Ok(bounded)
+}
+
+/// Tells each minute which log lines were left out.
+async fn tell_left_out(bounded: Bounded) {
+    let mut ticks = tokio::time::interval(WINDOW);
+    loop {
+        ticks.tick().await;
+        bounded.tell();
+    }
 }
 
 /// The sockets systemd handed over; without any, those of `listen`.

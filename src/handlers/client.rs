@@ -98,6 +98,7 @@ pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call) -> Result<Re
     let finish = move |ingest| store.finish_upload(ingest, upload);
     let mxc = app.bridge.absorb(&mut call.body, begin, finish).await?;
     app.backlog.add(mxc.clone());
+    call.access.mxc = Some(mxc.clone());
     let mut answer = Map::from_iter([("content_uri".to_owned(), mxc.to_string().into())]);
     add_blurhash(app, call, &mxc, &mut answer).await;
     Ok(response::json(&answer.into()))
@@ -108,6 +109,7 @@ pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call) -> Result<Re
     let account = authorise_user(app, call).await?;
     let library = Arc::clone(&app.library);
     let created = app.bridge.run(Pool::Disk, move || library.create(account.user_id)).await?;
+    call.access.mxc = Some(created.mxc.clone());
     Ok(response::json(
         &json!({"content_uri": created.mxc.to_string(), "unused_expires_at": created.expires.0}),
     ))
