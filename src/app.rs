@@ -6,6 +6,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -94,6 +95,8 @@ pub struct App {
     pub(crate) previewing: SingleFlight<Link, Arc<str>>,
     /// Requests to each host for them.
     pub(crate) preview_lanes: Lanes<String>,
+    /// Whether the last health check found something.
+    pub(crate) is_failing: AtomicBool,
     /// For multipart boundaries.
     pub(crate) random: Random,
 }
@@ -158,6 +161,7 @@ impl App {
         let homeserver = Arc::new(homeserver);
         let accounts =
             Accounts::new(Arc::clone(&homeserver), config.homeserver.token_cache.0, Arc::clone(&clock));
+        let accounts = accounts.with_guests(config.homeserver.guests);
         let parts = Parts {
             signing_key,
             homeserver,
@@ -199,6 +203,7 @@ impl App {
             arrivals: Arrivals::default(),
             previewing: SingleFlight::at_most(MAX_PREVIEWING),
             preview_lanes: Lanes::new(REQUESTS_PER_HOST),
+            is_failing: AtomicBool::new(false),
             random,
         }))
     }

@@ -14,13 +14,15 @@ mod orphans;
 mod room;
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quick_cache::sync::Cache;
+use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256 as Hasher};
 
 use self::room::{Promised, Reservation, STEP};
@@ -108,6 +110,25 @@ pub(crate) struct Unfinished {
     pub(crate) source: io::Error,
 }
 
+/// Why a blob that there ought to be is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Lost {
+    /// Nothing stands under its name.
+    #[error("it is missing")]
+    Missing,
+    /// A folder or the like does.
+    #[error("something that is no file stands in its place")]
+    NoFile,
+    /// It was cut off, or something was appended.
+    #[error("it has {there} bytes, not {size}")]
+    Length {
+        /// Its bytes.
+        there: u64,
+        /// Those it ought to have.
+        size: u64,
+    },
+}
+
 /// Why bytes did not get in.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IngestError {
@@ -166,13 +187,32 @@ impl Blobs {
         Ok(Ingest { blobs, temp, reservation, hasher, size: 0, syncing: 0, limit })
     }
 
-    /// Opens a blob for reading; `None` when it is not there.
-    pub(crate) fn get(&self, sha256: &Sha256) -> io::Result<Option<File>> {
-        match File::open(self.path(sha256)) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+    /// Opens a blob of `size` bytes for reading. What else stands under its name is not the blob.
+    pub(crate) fn get(&self, sha256: &Sha256, size: u64) -> io::Result<Result<File, Lost>> {
+        let path = self.path(sha256);
+        // Not to wait: a pipe has no bytes for as long as nobody writes into it.
+        let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+        let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+            Ok(file) => file,
+            Err(error) => {
+                use io::ErrorKind::{NotADirectory, NotFound};
+                let is_missing = matches!(error.kind(), NotFound | NotADirectory);
+                let is_other = || fs::symlink_metadata(&path).is_ok_and(|there| !there.is_file());
+                return match error {
+                    _ if is_missing => Ok(Err(Lost::Missing)),
+                    _ if is_other() => Ok(Err(Lost::NoFile)),
+                    error => Err(error),
+                };
+            }
+        };
+        let there = file.metadata()?;
+        Ok(if !there.is_file() {
+            Err(Lost::NoFile)
+        } else if there.len() != size {
+            Err(Lost::Length { there: there.len(), size })
+        } else {
+            Ok(file)
+        })
     }
 
     /// Removes a blob unless it is claimed or `is_wanted` says that a row refers to it. Says whether nothing refers to
@@ -334,6 +374,10 @@ impl TempFile {
         let folder = path.parent().unwrap_or(&blobs.root);
         if !blobs.holds(&path, sha256, size) {
             self.disk.sync(&self.file)?;
+            if fs::symlink_metadata(&path).is_ok_and(|there| there.is_dir()) {
+                // No file can be renamed over a folder. Whoever made it may miss it.
+                self.disk.rename(&path, &path.with_extension("aside"))?;
+            }
             if let Some(temp) = &self.path {
                 // Two comers at once: the second rename puts identical bytes over the first's.
                 self.disk.rename(temp, &path)?;
@@ -454,7 +498,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"hello");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
         let mut text = String::new();
-        blobs.get(&claim.sha256()).unwrap().unwrap().read_to_string(&mut text).unwrap();
+        blobs.get(&claim.sha256(), 5).unwrap().unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello");
         assert_eq!(leftovers(&folder), 0);
     }
@@ -484,8 +528,41 @@ mod tests {
         fs::write(&path, b"he").unwrap();
         put(&blobs, b"hello");
         let mut text = String::new();
-        blobs.get(&sha256).unwrap().unwrap().read_to_string(&mut text).unwrap();
+        blobs.get(&sha256, 5).unwrap().unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello");
+    }
+
+    #[test]
+    fn what_else_stands_under_a_blobs_name_is_not_given_out_and_makes_way_for_its_bytes() {
+        use std::os::unix::net::UnixListener;
+        type Damage<'a> = &'a dyn Fn(&Path);
+
+        let (folder, blobs) = store();
+        let sha256 = put(&blobs, b"hello").sha256();
+        let path = folder.path().join("blobs/2c").join(HELLO);
+        let length = |there| Lost::Length { there, size: 5 };
+        let table: [(Damage<'_>, Lost); 8] = [
+            (&|_| {}, Lost::Missing),
+            (&|path| fs::write(path, b"he").unwrap(), length(2)),
+            (&|path| fs::write(path, b"").unwrap(), length(0)),
+            (&|path| fs::write(path, b"hello!").unwrap(), length(6)),
+            (&|path| fs::create_dir(path).unwrap(), Lost::NoFile),
+            (&|path| fs::create_dir_all(path.join("with/more")).unwrap(), Lost::NoFile),
+            (&|path| drop(UnixListener::bind(path).unwrap()), Lost::NoFile),
+            (&|path| std::os::unix::fs::symlink(path, path).unwrap(), Lost::NoFile),
+        ];
+        for (damage, expected) in table {
+            fs::remove_file(&path).unwrap();
+            damage(&path);
+            assert_eq!(blobs.get(&sha256, 5).unwrap().unwrap_err(), expected);
+            put(&blobs, b"hello");
+            assert!(blobs.get(&sha256, 5).unwrap().is_ok(), "after {expected}");
+            fs::remove_dir_all(path.with_extension("aside")).ok();
+        }
+        let mkfifo = std::process::Command::new("mkfifo").arg(path.with_extension("pipe")).status().unwrap();
+        assert!(mkfifo.success());
+        fs::rename(path.with_extension("pipe"), &path).unwrap();
+        assert_eq!(blobs.get(&sha256, 5).unwrap().unwrap_err(), Lost::NoFile, "without waiting");
     }
 
     #[test]
@@ -503,7 +580,7 @@ mod tests {
         let (_folder, blobs) = store();
         let claim = put(&blobs, b"");
         assert_eq!(claim.size(), 0);
-        assert!(blobs.get(&claim.sha256()).unwrap().is_some());
+        assert!(blobs.get(&claim.sha256(), 0).unwrap().is_ok());
     }
 
     #[test]
@@ -515,7 +592,7 @@ mod tests {
         drop(claim);
         assert!(!blobs.remove_unless(&sha256, || Ok(true)).unwrap());
         assert!(remove(&blobs, &sha256));
-        assert!(blobs.get(&sha256).unwrap().is_none());
+        assert_eq!(blobs.get(&sha256, 5).unwrap().unwrap_err(), Lost::Missing);
         assert!(remove(&blobs, &sha256));
     }
 
@@ -525,7 +602,7 @@ mod tests {
         let sha256 = put(&blobs, b"hello").sha256();
         remove(&blobs, &sha256);
         assert_eq!(put(&blobs, b"hello").sha256(), sha256);
-        assert!(blobs.get(&sha256).unwrap().is_some());
+        assert!(blobs.get(&sha256, 5).unwrap().is_ok());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Owns their making. Accepting is `server.rs`'s.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::pin::Pin;
@@ -25,10 +26,20 @@ pub enum Listener {
 /// A connection.
 #[derive(Debug)]
 pub(crate) enum Stream {
-    /// TCP.
-    Tcp(TcpStream),
+    /// TCP, and whose it is.
+    Tcp(TcpStream, IpAddr),
     /// Through a Unix socket.
     Unix(UnixStream),
+}
+
+impl Stream {
+    /// The address at the other end; none through a Unix socket.
+    pub(crate) fn peer(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(_, peer) => Some(*peer),
+            Self::Unix(_) => None,
+        }
+    }
 }
 
 impl Listener {
@@ -49,10 +60,10 @@ impl Listener {
     /// The next connection, if there is one.
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Stream>> {
         match self {
-            Self::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, _)| {
+            Self::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, peer)| {
                 // Answers are written whole: waiting for more to send only delays them. What is closed by now shows later.
                 drop(stream.set_nodelay(true));
-                Stream::Tcp(stream)
+                Stream::Tcp(stream, peer.ip())
             }),
             Self::Unix(listener) => listener.poll_accept(context).map_ok(|(stream, _)| Stream::Unix(stream)),
         }
@@ -96,7 +107,7 @@ impl AsyncRead for Stream {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(context, into),
+            Self::Tcp(stream, _) => Pin::new(stream).poll_read(context, into),
             Self::Unix(stream) => Pin::new(stream).poll_read(context, into),
         }
     }
@@ -105,21 +116,21 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tcp(stream, _) => Pin::new(stream).poll_write(context, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tcp(stream, _) => Pin::new(stream).poll_flush(context),
             Self::Unix(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tcp(stream, _) => Pin::new(stream).poll_shutdown(context),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
@@ -130,14 +141,14 @@ impl AsyncWrite for Stream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Tcp(stream, _) => Pin::new(stream).poll_write_vectored(context, slices),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tcp(stream, _) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
         }
     }

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::access::{Access, Occasion, client_address};
 use crate::app::App;
 use crate::bridge::Pool;
 use crate::drain::{self, Draining, InFlight};
@@ -33,7 +35,7 @@ use crate::listeners::Stream;
 pub use crate::listeners::{Listener, bind};
 use crate::patience::Patient;
 use crate::request::{self, Call, PathParams};
-use crate::response::{self, Access, Response};
+use crate::response::{self, Response};
 
 /// Connections at the same time; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4096;
@@ -272,6 +274,7 @@ async fn accept(server: Arc<Server>, listener: Listener) {
 
 /// Serves one connection in a task of its own; `place` is free again when it ends.
 fn serve_connection(server: &Arc<Server>, stream: Stream, place: OwnedSemaphorePermit) {
+    let peer = stream.peer();
     let mut stopped = server.stopped.clone();
     let server = Arc::clone(server);
     let state = drain::Connection::new();
@@ -279,7 +282,7 @@ fn serve_connection(server: &Arc<Server>, stream: Stream, place: OwnedSemaphoreP
     let requests = Arc::clone(&state);
     let service = service_fn(move |request| {
         let (server, in_flight) = (Arc::clone(&server), requests.begin());
-        async move { Ok::<_, Infallible>(server.answer(request, in_flight).await) }
+        async move { Ok::<_, Infallible>(server.answer(request, peer, in_flight).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -323,7 +326,12 @@ struct Server {
 
 impl Server {
     /// Answers one request, whatever it is, and sees to its access line.
-    async fn answer(&self, request: Request<Incoming>, in_flight: InFlight) -> Response {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: Option<IpAddr>,
+        in_flight: InFlight,
+    ) -> Response {
         let method = request.method().clone();
         let uri = request.uri().clone();
         let found = self.routes.at(uri.path());
@@ -332,6 +340,10 @@ impl Server {
         let busy = route.filter(|route| route.column != Column::Own).map(|_| self.app.activity.begin());
         let mut access = Access::begin(method.clone(), name, busy);
         access.in_flight = Some(in_flight);
+        access.client = client_address(peer, request.headers());
+        if route.is_some_and(|route| route.endpoint == Endpoint::Health) {
+            access.occasion = Occasion::Probe;
+        }
         let (outcome, mut access) = match route {
             _ if method == Method::OPTIONS => (Ok(response::preflight()), access),
             None => {

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, reload};
 
@@ -20,6 +20,7 @@ use super::{Failure, load_config, load_signing_key};
 use crate::app::{App, Surroundings};
 use crate::bridge::MAX_BLOCKING_THREADS;
 use crate::config::{Config, is_log_directives};
+use crate::journal::{Bounded, WINDOW};
 use crate::server::{self, Listener};
 
 /// How long an idle blocking thread is kept.
@@ -41,7 +42,7 @@ type LogHandle = reload::Handle<Targets, Registry>;
 pub fn serve(path: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
     let loaded = load_config(path)?;
     let config = loaded.config;
-    let log = start_logging(&config, format)?;
+    let (log, bounded) = start_logging(&config, format)?;
     for warning in loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -63,6 +64,7 @@ pub fn serve(path: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
             tracing::info!(server_name = %config.server_name, "listening on {}", address(listener));
         }
         notify(&[NotifyState::Ready]);
+        tokio::spawn(tell_left_out(bounded.clone()));
         let watchdog = sd_notify::watchdog_enabled().map(|period| tokio::spawn(feed_watchdog(period)));
         server::run(Arc::clone(&app), listeners, stop).await;
         reloading.abort();
@@ -71,6 +73,7 @@ pub fn serve(path: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
         }
         Ok::<_, Failure>(())
     })?;
+    bounded.tell();
     // The catalog closes, checkpointed, when the last part is gone.
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(app);
@@ -86,19 +89,24 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// Sends log lines to standard error.
-fn start_logging(config: &Config, format: LogFormat) -> Result<LogHandle, Failure> {
+/// Sends log lines to standard error, so many of a kind.
+fn start_logging(config: &Config, format: LogFormat) -> Result<(LogHandle, Bounded), Failure> {
     let (targets, handle) = reload::Layer::new(targets(config)?);
     let registry = tracing_subscriber::registry().with(targets);
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let bounded = Bounded::default();
     match format {
         LogFormat::Text => {
             use std::io::IsTerminal as _;
-            registry.with(lines.with_ansi(io::stderr().is_terminal())).try_init()?;
+            let lines = lines.with_ansi(io::stderr().is_terminal());
+            registry.with(lines.with_filter(bounded.clone())).try_init()?;
         }
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init()?,
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true);
+            registry.with(lines.with_filter(bounded.clone())).try_init()?;
+        }
     }
-    Ok(handle)
+    Ok((handle, bounded))
 }
 
 /// What is logged. `RUST_LOG` wins over `log:`.
@@ -153,6 +161,15 @@ fn reload(app: &App, path: Option<&Path>, log: &LogHandle) -> Result<(), Failure
         tracing::warn!("changed, but in force only after a restart: {}", fixed.join(", "));
     }
     Ok(())
+}
+
+/// Tells each minute which log lines were left out.
+async fn tell_left_out(bounded: Bounded) {
+    let mut ticks = tokio::time::interval(WINDOW);
+    loop {
+        ticks.tick().await;
+        bounded.tell();
+    }
 }
 
 /// The sockets systemd handed over; without any, those of `listen`.

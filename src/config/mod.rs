@@ -59,6 +59,18 @@ pub struct Homeserver {
     pub signing_key: PathBuf,
     /// How long a good `whoami` answer is believed.
     pub token_cache: Span,
+    /// What guests may do; `None`: by what the homeserver is.
+    pub guests: Option<Guests>,
+}
+
+/// What accounts may do of which the homeserver says that they are guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Guests {
+    /// Download, as the specification has it.
+    Spec,
+    /// What other accounts may.
+    Allow,
 }
 
 /// Bounds of local uploads.
@@ -222,6 +234,7 @@ impl Config {
                 url: "http://127.0.0.1:6167".to_owned(),
                 signing_key: "signing.key".into(),
                 token_cache: minutes(2),
+                guests: None,
             },
             uploads: Uploads {
                 max_size: Size(50 << 20),

@@ -1,6 +1,7 @@
 //! Endpoints for those who run the server.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -29,6 +30,14 @@ pub(crate) async fn health(app: &Arc<App>) -> Result<Response> {
         "blobs": told(store),
         "homeserver": told(homeserver),
     });
+    // Monitors ask every few seconds: what they are told is news when it changes.
+    if app.is_failing.swap(failing, Ordering::Relaxed) != failing {
+        if failing {
+            tracing::warn!(health = %body, "health: failing");
+        } else {
+            tracing::info!("health: all is well again");
+        }
+    }
     let status = if failing { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     Ok(response::json_with(status, body.to_string()))
 }

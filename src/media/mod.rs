@@ -13,7 +13,7 @@ mod upload;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
@@ -23,13 +23,14 @@ pub(crate) use self::thumbnails::{ANIMATION_TIMEOUT, BLURHASH_TIMEOUT, Making, T
 use self::upload::CreateLimiter;
 pub(crate) use self::upload::Upload;
 
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, Lost};
 use crate::catalog::{Catalog, Content, Filled, Media};
 use crate::config::{Config, Live, UnauthenticatedMedia};
 use crate::error::{Error, Result};
 use crate::federation::Federation;
 use crate::matrix::{Clock, MediaId, Mxc, Random, ServerName, Timestamp};
 use crate::preview::Fetcher;
+use crate::sha256::Sha256;
 
 /// Says how long an animation may take to be made.
 pub(crate) type AnimationTime = Arc<dyn Fn() -> Duration + Send + Sync>;
@@ -56,6 +57,8 @@ pub(crate) struct Library {
     blobs: Arc<Blobs>,
     /// The way to other servers.
     federation: Arc<Federation>,
+    /// Lost blobs that were reported, and when.
+    reported: Cache<(Option<Mxc>, Sha256), Instant>,
     /// IDs being filled at this moment.
     filling: Arc<Mutex<HashSet<MediaId>>>,
     /// When media was last served, not yet in the catalog.
@@ -70,6 +73,12 @@ pub(crate) struct Library {
 
 /// Access times kept in memory between two writes; about 100 bytes each.
 const MAX_ACCESSES: usize = 8192;
+
+/// How long a lost blob is not reported again.
+const REPORT_AGAIN: Duration = Duration::from_hours(1);
+
+/// Lost blobs of which it is remembered that they were reported; about 300 bytes each.
+const REPORTED: usize = 1024;
 
 /// In what capacity somebody asks for media.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +146,7 @@ impl Library {
             catalog,
             blobs,
             federation,
+            reported: Cache::new(REPORTED),
             filling: Arc::default(),
             accesses: Mutex::default(),
             create_limiter: upload::create_limiter(),
@@ -169,7 +179,7 @@ impl Library {
                 if !self.may_see(viewer, open) {
                     return Err(Error::not_found());
                 }
-                match self.open_blob(mxc, &filled)? {
+                match self.open_blob(Some(mxc), &filled)? {
                     Some(file) => {
                         self.note_access(mxc);
                         let file = Arc::new(file);
@@ -237,14 +247,28 @@ impl Library {
         }
     }
 
-    /// Opens the blob of a row. A blob that somebody removed behind our back is reported.
-    fn open_blob(&self, mxc: &Mxc, filled: &Filled) -> Result<Option<File>> {
-        let file =
-            self.blobs.get(&filled.sha256).map_err(|error| Error::internal("opening a blob", error))?;
-        if file.is_none() {
-            tracing::error!(%mxc, sha256 = %filled.sha256, "the catalog knows media whose blob is missing");
+    /// Opens the blob of a row, of `mxc` or of a picture that was made; `None` when somebody damaged or removed it behind our back,
+    /// which is reported.
+    fn open_blob(&self, mxc: Option<&Mxc>, filled: &Filled) -> Result<Option<File>> {
+        let opened = self.blobs.get(&filled.sha256, filled.size);
+        match opened.map_err(|error| Error::internal("opening a blob", error))? {
+            Ok(file) => Ok(Some(file)),
+            Err(lost) => {
+                self.report(mxc, &filled.sha256, lost);
+                Ok(None)
+            }
         }
-        Ok(file)
+    }
+
+    /// Reports a lost blob, now and then: whoever asks for it causes the line.
+    fn report(&self, mxc: Option<&Mxc>, sha256: &Sha256, lost: Lost) {
+        let (key, now) = ((mxc.cloned(), *sha256), Instant::now());
+        if self.reported.get(&key).is_some_and(|last| now.saturating_duration_since(last) < REPORT_AGAIN) {
+            return;
+        }
+        self.reported.insert(key, now);
+        let mxc = mxc.map(tracing::field::display);
+        tracing::error!(mxc, %sha256, why = lost.to_string(), "the catalog knows a blob that is lost");
     }
 
     /// Notes that media is being served now; dropped when too many wait to be written.

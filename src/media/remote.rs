@@ -91,7 +91,8 @@ impl Library {
     fn is_here(&self, mxc: &Mxc) -> Result<bool> {
         match self.catalog.media(mxc)? {
             Some(Media { content: Content::Stored(filled), .. }) => {
-                self.open_blob(mxc, &filled).map(|file| file.is_some())
+                let blob = self.blobs.get(&filled.sha256, filled.size);
+                Ok(blob.map_err(|error| Error::internal("opening a blob", error))?.is_ok())
             }
             _ => Ok(false),
         }

@@ -87,6 +87,8 @@ pub(crate) enum Thumbnail {
 pub(crate) struct Making {
     /// Of these bytes.
     pub(crate) source: Sha256,
+    /// How many they are.
+    size: u64,
     /// What they are.
     header: Header,
     /// What to make of them. Equal jobs of one source are the same picture.
@@ -137,7 +139,7 @@ impl Library {
             self.thumbnail_requests.insert((source, wanted), Outcome::Made(filled));
             return Ok(Thumbnail::Ready(ready));
         }
-        self.making(source, header, job).map(Thumbnail::ToMake)
+        self.making(&stored.filled, header, job).map(Thumbnail::ToMake)
     }
 
     /// The source itself as its thumbnail, which is remembered.
@@ -203,7 +205,7 @@ impl Library {
 
     /// Makes pictures within limits.
     fn make_within(&self, set: &[Making], limits: &Limits) -> Result<usize> {
-        let Some(Making { source, header, .. }) = set.first() else { return Ok(0) };
+        let Some(first @ Making { source, header, .. }) = set.first() else { return Ok(0) };
         let mut jobs: Vec<Job> = Vec::new();
         for Making { job, .. } in set {
             if !jobs.contains(job) && !self.is_made(*source, job)? {
@@ -213,7 +215,7 @@ impl Library {
         if jobs.is_empty() {
             return Ok(0);
         }
-        let file = self.open_source(source)?;
+        let file = self.open_source(first)?;
         let made = match thumbnail::render(&mut reader(&file), header, &jobs, limits) {
             Err(ThumbnailError::NoTimeToAnimate) => return self.make_stopgaps(set, limits),
             made => made.map_err(|error| self.note_refusal(*source, &jobs, error))?,
@@ -261,24 +263,25 @@ impl Library {
     pub(crate) fn plan_blurhash(&self, stored: &Stored) -> Result<Making> {
         let header = thumbnail::probe(&mut reader(&stored.file)).map_err(refused)?;
         header.admit(&self.thumbnail_limits()).map_err(refused)?;
-        self.making(stored.filled.sha256, header, thumbnail::sketch_job(&header))
+        self.making(&stored.filled, header, thumbnail::sketch_job(&header))
     }
 
     /// Makes a blurhash. Blocks for as long as decoding takes.
-    pub(crate) fn blurhash(&self, Making { source, header, .. }: &Making) -> Result<String> {
-        let file = self.open_source(source)?;
-        thumbnail::blurhash(&mut reader(&file), header, &self.limits_within(BLURHASH_TIMEOUT))
+    pub(crate) fn blurhash(&self, making: &Making) -> Result<String> {
+        let file = self.open_source(making)?;
+        thumbnail::blurhash(&mut reader(&file), &making.header, &self.limits_within(BLURHASH_TIMEOUT))
             .map_err(refused)
     }
 
     /// A picture to make, unless it takes too much memory or failed lately.
-    fn making(&self, source: Sha256, header: Header, job: Job) -> Result<Making> {
+    fn making(&self, of: &Filled, header: Header, job: Job) -> Result<Making> {
+        let (source, size) = (of.sha256, of.size);
         if let Some((error, until)) = self.refusals.get(&(source, job.animated))
             && (self.clock)() < until
         {
             return Err(error);
         }
-        let making = Making { source, header, job };
+        let making = Making { source, size, header, job };
         if memory(std::slice::from_ref(&making)) > self.config.get().thumbnails.memory.0 {
             return Err(Error::new(Kind::UploadTooLarge, "the image takes too much memory to decode"));
         }
@@ -288,15 +291,16 @@ impl Library {
     /// Whether a picture is there.
     fn is_made(&self, source: Sha256, job: &Job) -> Result<bool> {
         let Some(filled) = self.catalog.thumbnail(&key(source, job))? else { return Ok(false) };
-        let file =
-            self.blobs.get(&filled.sha256).map_err(|error| Error::internal("opening a blob", error))?;
-        Ok(file.is_some())
+        Ok(self.open_blob(None, &filled)?.is_some())
     }
 
     /// Opens the source of a picture that is to be made.
-    fn open_source(&self, source: &Sha256) -> Result<File> {
-        let file = self.blobs.get(source).map_err(|error| Error::internal("opening a blob", error))?;
-        file.ok_or_else(Error::not_found)
+    fn open_source(&self, Making { source, size, .. }: &Making) -> Result<File> {
+        let opened = self.blobs.get(source, *size);
+        opened.map_err(|error| Error::internal("opening a blob", error))?.map_err(|lost| {
+            self.report(None, source, lost);
+            Error::not_found()
+        })
     }
 
     /// Keeps a picture.
@@ -323,8 +327,7 @@ impl Library {
 
     /// Opens a picture that was made; `None` when its blob is lost, so that it is made again.
     fn open_made(&self, of: &Stored, filled: Filled) -> Result<Option<Stored>> {
-        let file =
-            self.blobs.get(&filled.sha256).map_err(|error| Error::internal("opening a blob", error))?;
+        let file = self.open_blob(None, &filled)?;
         let content_type = filled.content_type.clone();
         let made = |file| Stored { filled, file: Arc::new(file), ..of.clone() };
         Ok(file.map(|file| as_picture(made(file), &content_type)))

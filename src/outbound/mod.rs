@@ -34,8 +34,9 @@ const MAX_HEADERS: usize = 32 * 1024;
 /// Read buffer of a connection, bytes. Larger ones do not fetch faster and multiply by the fetches under way.
 const INPUT_BUFFER: usize = 32 * 1024;
 
-/// Write buffer of a connection, bytes: a request fits.
-const OUTPUT_BUFFER: usize = 4 * 1024;
+/// Write buffer of a connection, bytes. A line of a request that does not fit fails: the longest are the target of a linked page, 4096
+/// bytes of which each may be written as three, and an access token.
+const OUTPUT_BUFFER: usize = 16 * 1024;
 
 /// Redirects followed for one answer.
 const MAX_REDIRECTS: usize = 5;

@@ -389,6 +389,96 @@ fn access_lines_say_who_did_what_in_text_and_json() {
     assert!(line["timestamp"].is_string());
 }
 
+/// The lines of the log that have `part` in them.
+fn lines_with(service: &Service, part: &str) -> Vec<String> {
+    service.log().lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
+}
+
+#[test]
+fn access_lines_name_the_media_and_the_client_that_the_proxy_speaks_for() {
+    let folder = Folder::new("");
+    let service = folder.serve();
+    let uploaded = service.alice().post(UPLOAD, b"hello").json();
+    let uri = uploaded["content_uri"].as_str().unwrap().to_owned();
+    let mxc = uri.strip_prefix("mxc://").unwrap();
+    let thumbnail = format!("/_matrix/client/v1/media/thumbnail/{mxc}?width=1&height=1");
+    for (number, (forwarded, client)) in
+        [("", "127.0.0.1"), ("203.0.113.7", "203.0.113.7"), ("10.0.0.1, 2001:db8::1", "2001:db8::1")]
+            .into_iter()
+            .enumerate()
+    {
+        service.alice().with_header("X-Forwarded-For", forwarded).get(&thumbnail);
+        let part = "/thumbnail/";
+        eventually("a line", || lines_with(&service, part).len() > number);
+        let line = lines_with(&service, part).remove(number);
+        for part in [format!("mxc={uri}"), format!("client={client}"), "status=400".to_owned()] {
+            assert!(line.contains(&part), "{part} is not in {line}");
+        }
+    }
+    let line = lines_with(&service, "POST").remove(0);
+    assert!(line.contains(&format!("mxc={uri}")), "of an upload too: {line}");
+    // What is no media ID stands in no line.
+    service.alice().get("/_matrix/client/v1/media/download/sidecar.test/no%20media");
+    eventually("a line", || service.log().contains("/media/download/"));
+    let line = lines_with(&service, "/media/download/").remove(0);
+    assert!(line.contains("status=404") && !line.contains("mxc="), "{line}");
+}
+
+#[test]
+fn health_probes_leave_no_line_until_something_changes() {
+    let folder = Folder::new("");
+    let service = folder.serve();
+    let probe = || Client::new(service.address).get("/_sidecar/health").status;
+    let last = || {
+        let asked = lines_with(&service, "/media/config").len();
+        service.alice().get("/_matrix/client/v1/media/config");
+        eventually("a line", || lines_with(&service, "/media/config").len() > asked);
+        lines_with(&service, "health").len()
+    };
+    for _ in 0..50 {
+        assert_eq!(probe(), 200);
+    }
+    assert_eq!(last(), 0);
+    let (tmp, aside) = (folder.path("data/tmp"), folder.path("data/aside"));
+    std::fs::rename(&tmp, &aside).unwrap();
+    for _ in 0..50 {
+        assert_eq!(probe(), 503);
+    }
+    assert_eq!(last(), 1, "{}", service.log());
+    assert!(lines_with(&service, "health: failing")[0].contains("No such file"));
+    std::fs::rename(&aside, &tmp).unwrap();
+    for _ in 0..50 {
+        assert_eq!(probe(), 200);
+    }
+    assert_eq!(last(), 2);
+    assert_eq!(lines_with(&service, "health: all is well again").len(), 1);
+}
+
+#[test]
+fn what_strangers_cause_fills_no_log() {
+    let folder = Folder::new("");
+    let service = folder.serve();
+    let target = "/_matrix/federation/v1/media/download/x";
+    let unsigned = Client::new(service.address);
+    let forged = unsigned.clone().with_header(
+        "Authorization",
+        r#"X-Matrix origin="127.0.0.1:1",destination="sidecar.test",key="ed25519:a",sig="AAAA""#,
+    );
+    for _ in 0..100 {
+        assert_eq!(unsigned.get(target).status, 401);
+        forged.get(target);
+        // A server that is not there.
+        unsigned.get("/_matrix/media/v3/download/127.0.0.1:1/x");
+    }
+    eventually("the last line", || lines_with(&service, "media_sidecar::access").len() == 300);
+    for (level, most) in [(" WARN ", 40), ("ERROR ", 0), ("refused", 20)] {
+        let lines = lines_with(&service, level);
+        assert!(lines.len() <= most, "{level}: {lines:#?}");
+    }
+    assert!(!lines_with(&service, "refused").is_empty());
+    assert!(lines_with(&service, " WARN ").iter().all(|line| !line.contains("X-Matrix")));
+}
+
 #[test]
 fn a_unix_socket_is_served_and_a_stale_one_replaced() {
     let folder = Folder::new("");

@@ -30,6 +30,7 @@ mod bad_pictures;
 mod bench_fill;
 mod binary;
 mod crash;
+mod damaged_blobs;
 mod discovery;
 mod downloads;
 mod faults;
