@@ -1,4 +1,4 @@
-//! The vocabulary of Matrix: server names, media IDs, MXC URIs, user IDs; and the clock.
+//! The vocabulary of Matrix: server names, media IDs, MXC URIs, user IDs; and the two kinds of time.
 //!
 //! Owns the grammars. Parsed once at the edge, never re-validated.
 //! [Appendices, identifier grammar](https://spec.matrix.org/v1.19/appendices/#identifier-grammar).
@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 /// A text that does not follow its grammar.
@@ -53,15 +54,29 @@ pub enum Host<'a> {
     Name(&'a str),
 }
 
-/// Where time comes from: the system's, or a test's.
+/// Where the time of day comes from: the system's, or a test's. For what is stored and shown.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Where moments come from: the system's, or a test's. For whatever lasts a while inside the process.
+pub type Monotonic = Arc<dyn Fn() -> Moment + Send + Sync>;
 
 /// Where unpredictable bytes come from: the system's, or a test's.
 pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
 
-/// Milliseconds since 1970-01-01T00:00:00Z, as everywhere in Matrix.
+/// Milliseconds since 1970-01-01T00:00:00Z, as everywhere in Matrix. Somebody may set the clock it comes from, forwards and
+/// backwards: a machine without a clock of its own starts with a wrong time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
+
+/// A moment by a clock that nobody sets: the time since the machine started. What is to last a while inside the process is counted
+/// in these. It says nothing after a restart, so it is never stored, and it cannot be compared with a [`Timestamp`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(Duration);
+
+/// A stored time at which something ends. It was written by a clock that may have been wrong: it has no order, and whether it
+/// still lies ahead can only be asked together with the longest that can lie between its writing and it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry(Timestamp);
 
 impl ServerName {
     /// Parses `host[:port]`: a DNS name, an IPv4 address or a bracketed IPv6 address, and a port of 1 to 5 digits.
@@ -242,6 +257,55 @@ impl Timestamp {
     }
 }
 
+impl Moment {
+    /// The system's. Time that the machine sleeps counts.
+    pub fn now() -> Self {
+        let since = clock_gettime(ClockId::Boottime);
+        let nanos = u32::try_from(since.tv_nsec).unwrap_or(0);
+        Self(Duration::new(u64::try_from(since.tv_sec).unwrap_or(0), nanos))
+    }
+
+    /// The moment so long after the machine started.
+    pub fn since_start(span: Duration) -> Self {
+        Self(span)
+    }
+
+    /// This moment plus `span`, at most the end of time.
+    #[must_use]
+    pub fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(span))
+    }
+
+    /// How long until `later`; zero when it has passed.
+    pub fn until(self, later: Self) -> Duration {
+        later.0.saturating_sub(self.0)
+    }
+}
+
+impl Expiry {
+    /// An end to be stored, or one that was.
+    pub fn at(time: Timestamp) -> Self {
+        Self(time)
+    }
+
+    /// The time itself, to be written or shown.
+    pub fn time(self) -> Timestamp {
+        self.0
+    }
+
+    /// How long it is until then; zero when that has passed, and also when it is longer than `longest`: then the clock was wrong
+    /// when it was written, or is now.
+    pub fn left(self, now: Timestamp, longest: Duration) -> Duration {
+        let left = now.until(self.0);
+        if left <= longest { left } else { Duration::ZERO }
+    }
+
+    /// Whether it lies ahead, and no further than `longest`.
+    pub fn lies_ahead(self, now: Timestamp, longest: Duration) -> bool {
+        !self.left(now, longest).is_zero()
+    }
+}
+
 /// A length as 64 bits: on every platform Rust serves a `usize` fits.
 pub(crate) fn len_u64(len: usize) -> u64 {
     u64::try_from(len).unwrap_or(u64::MAX)
@@ -308,6 +372,32 @@ mod tests {
         assert_eq!(one.as_str().len(), 24);
         assert_eq!(MediaId::parse(one.as_str()), Ok(one.clone()));
         assert_ne!(one, two);
+    }
+
+    #[test]
+    fn a_stored_end_further_ahead_than_it_can_be_has_passed() {
+        let (now, hour) = (Timestamp(1_000_000_000), Duration::from_hours(1));
+        for (end, left) in [
+            (now.before(hour), Duration::ZERO),
+            (now, Duration::ZERO),
+            (now.after(Duration::from_millis(1)), Duration::from_millis(1)),
+            (now.after(hour), hour),
+            (now.after(hour + Duration::from_millis(1)), Duration::ZERO),
+            (now.after(hour * 24 * 30), Duration::ZERO),
+            (Timestamp(i64::MAX), Duration::ZERO),
+        ] {
+            assert_eq!(Expiry::at(end).left(now, hour), left, "{end:?}");
+            assert_eq!(Expiry::at(end).lies_ahead(now, hour), !left.is_zero(), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn moments_only_go_forward() {
+        let (one, two) = (Moment::now(), Moment::now());
+        assert!(one <= two);
+        let later = one.after(Duration::from_secs(3));
+        assert_eq!((one.until(later), later.until(one)), (Duration::from_secs(3), Duration::ZERO));
+        assert_eq!(one.after(Duration::MAX).after(Duration::MAX), Moment::since_start(Duration::MAX));
     }
 
     proptest! {

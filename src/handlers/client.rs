@@ -103,7 +103,7 @@ pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call) -> Result<Re
     let library = Arc::clone(&app.library);
     let created = app.bridge.run(Pool::Disk, move || library.create(account.user_id)).await?;
     Ok(response::json(
-        &json!({"content_uri": created.mxc.to_string(), "unused_expires_at": created.expires.0}),
+        &json!({"content_uri": created.mxc.to_string(), "unused_expires_at": created.expires.time().0}),
     ))
 }
 

@@ -28,7 +28,7 @@ use crate::catalog::{Catalog, Content, Filled, Media};
 use crate::config::{Config, Thumbnails, UnauthenticatedMedia, Uploads};
 use crate::error::{Error, Result};
 use crate::federation::Federation;
-use crate::matrix::{Clock, MediaId, Mxc, Random, ServerName, Timestamp};
+use crate::matrix::{Clock, MediaId, Moment, Monotonic, Mxc, Random, ServerName, Timestamp};
 use crate::preview::Fetcher;
 
 /// Says how long an animation may take to be made.
@@ -49,7 +49,7 @@ pub(crate) struct Library {
     /// What requests for thumbnails came to.
     thumbnail_requests: Cache<thumbnails::Request, thumbnails::Outcome>,
     /// Until when a still stands in for an animation that there was no time for.
-    unanimated: Cache<thumbnails::Animation, Timestamp>,
+    unanimated: Cache<thumbnails::Animation, Moment>,
     /// Pictures that failed.
     refusals: thumbnails::Refusals,
     /// How long an animation may take to be made.
@@ -70,6 +70,8 @@ pub(crate) struct Library {
     create_limiter: CreateLimiter,
     /// For times in rows.
     clock: Clock,
+    /// For what is remembered a while.
+    monotonic: Monotonic,
     /// For media IDs.
     random: Random,
 }
@@ -128,7 +130,7 @@ impl Library {
     pub(crate) fn new(
         config: &Config,
         (catalog, blobs, federation, fetcher): (Arc<Catalog>, Arc<Blobs>, Arc<Federation>, Fetcher),
-        clock: Clock,
+        (clock, monotonic): (Clock, Monotonic),
         animation_time: AnimationTime,
         random: Random,
     ) -> Self {
@@ -150,6 +152,7 @@ impl Library {
             accesses: Mutex::default(),
             create_limiter: upload::create_limiter(),
             clock,
+            monotonic,
             random,
         }
     }
@@ -165,7 +168,7 @@ impl Library {
         match self.catalog.media(mxc)? {
             // A pending ID is pending on frozen routes too: its flag is decided when it is filled.
             Some(Media { content: Content::Pending { expires }, .. })
-                if (self.clock)() < expires && self.may_see(viewer, true) =>
+                if self.is_pending(expires) && self.may_see(viewer, true) =>
             {
                 Ok(Found::Pending)
             }

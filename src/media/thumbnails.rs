@@ -15,7 +15,7 @@ use crate::blobs::IngestError;
 use crate::catalog::{Filled, ThumbnailKey};
 use crate::config::ThumbnailSize;
 use crate::error::{Error, Kind, Result};
-use crate::matrix::Timestamp;
+use crate::matrix::Moment;
 use crate::sha256::Sha256;
 use crate::thumbnail::{
     self, Header, Job, Limits, Motion, Plan, Rect, Rendered, Source, ThumbnailError, Wanted,
@@ -62,7 +62,7 @@ pub(super) type Request = (Sha256, Wanted);
 pub(super) type Animation = (Sha256, Job);
 
 /// Why pictures of certain bytes, moving ones or still ones, are not made, and until when.
-pub(super) type Refusals = Cache<(Sha256, bool), (Error, Timestamp)>;
+pub(super) type Refusals = Cache<(Sha256, bool), (Error, Moment)>;
 
 /// What a request comes to.
 #[derive(Clone, Debug)]
@@ -225,7 +225,7 @@ impl Library {
 
     /// Makes stills in the place of animations, which are left alone for a while.
     fn make_stopgaps(&self, set: &[Making], limits: &Limits) -> Result<usize> {
-        let until = (self.clock)().after(ANIMATION_RETRY);
+        let until = (self.monotonic)().after(ANIMATION_RETRY);
         for Making { source, job, .. } in set {
             tracing::debug!(%source, "no time to animate a picture");
             self.unanimated.insert((*source, *job), until);
@@ -240,7 +240,7 @@ impl Library {
         let is_disk = matches!(error, ThumbnailError::Io(_));
         let error = refused(error);
         if !is_disk {
-            let until = (self.clock)().after(REFUSAL);
+            let until = (self.monotonic)().after(REFUSAL);
             for job in jobs {
                 self.refusals.insert((source, job.animated), (error.clone(), until));
             }
@@ -250,7 +250,7 @@ impl Library {
 
     /// Whether there was no time for an animation lately.
     fn had_no_time(&self, source: Sha256, job: &Job) -> bool {
-        self.unanimated.get(&(source, *job)).is_some_and(|until| (self.clock)() < until)
+        self.unanimated.get(&(source, *job)).is_some_and(|until| (self.monotonic)() < until)
     }
 
     /// What is to be made for the blurhash of `stored`.
@@ -273,7 +273,7 @@ impl Library {
     /// A picture to make, unless it takes too much memory or failed lately.
     fn making(&self, source: Sha256, header: Header, job: Job) -> Result<Making> {
         if let Some((error, until)) = self.refusals.get(&(source, job.animated))
-            && (self.clock)() < until
+            && (self.monotonic)() < until
         {
             return Err(error);
         }

@@ -29,6 +29,7 @@ mod async_uploads;
 mod bad_pictures;
 mod bench_fill;
 mod binary;
+mod clock;
 mod crash;
 mod discovery;
 mod downloads;
