@@ -187,7 +187,7 @@ impl PathParams {
 }
 
 impl<'a> Query<'a> {
-    /// `filename` of an upload; an empty one is none. Kept as sent: some clients encode it twice.
+    /// `filename` of an upload; an empty one is none.
     pub(crate) fn upload_name(&self) -> Result<Option<String>> {
         let name = match self.raw("filename") {
             Some(raw) => decode(&raw.replace('+', " "))
@@ -195,7 +195,8 @@ impl<'a> Query<'a> {
                 .into_owned(),
             None => return Ok(None),
         };
-        Ok(Some(disposition::short_name(name)).filter(|name| !name.is_empty()))
+        let name = disposition::short_name(disposition::decode_twice_encoded(name));
+        Ok(Some(name).filter(|name| !name.is_empty()))
     }
 
     /// `timeout_ms`, capped.

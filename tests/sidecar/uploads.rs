@@ -54,6 +54,33 @@ fn without_a_type_or_name_there_is_none() {
 }
 
 #[test]
+fn a_name_that_a_browser_encoded_twice_comes_out_as_its_user_wrote_it() {
+    let sidecar = Sidecar::start();
+    for (query, disposition) in [
+        (
+            "Bericht%2520f%25C3%25BCr%2520%25C3%2584.zip",
+            "attachment; filename*=utf-8''Bericht%20f%C3%BCr%20%C3%84.zip",
+        ),
+        ("Bericht%20f%C3%BCr%20%C3%84.zip", "attachment; filename*=utf-8''Bericht%20f%C3%BCr%20%C3%84.zip"),
+        ("a%2520b.png", "attachment; filename*=utf-8''a%20b.png"),
+        ("plain.png", "attachment; filename=plain.png"),
+        ("100%25.txt", "attachment; filename*=utf-8''100%25.txt"),
+        ("50%25ab.txt", "attachment; filename*=utf-8''50%25ab.txt"),
+        ("a%250D%250Ab", "attachment; filename*=utf-8''a%250D%250Ab"),
+    ] {
+        let mxc = mxc(&sidecar.alice().post(&format!("{UPLOAD}?filename={query}"), b"x"));
+        let response = sidecar.alice().get(&download(&mxc));
+        assert_eq!(response.header("content-disposition"), Some(disposition), "{query}");
+    }
+    // The longest name is cut after it is decoded, not in the middle of an escape.
+    let long = "%25C3%25BC".repeat(200);
+    let mxc = mxc(&sidecar.alice().post(&format!("{UPLOAD}?filename={long}"), b"x"));
+    let response = sidecar.alice().get(&download(&mxc));
+    let expected = format!("attachment; filename*=utf-8''{}", "%C3%BC".repeat(127));
+    assert_eq!(response.header("content-disposition"), Some(expected.as_str()));
+}
+
+#[test]
 fn identical_bytes_are_stored_once_and_keep_their_ids() {
     let sidecar = Sidecar::start();
     let one = sidecar.upload("text/plain", b"same");
