@@ -62,6 +62,8 @@ pub(crate) enum Kind {
     MissingParam,
     /// A parameter that does not parse.
     InvalidParam,
+    /// The media is not what the request takes it for (RFC 9110 §15.5.13).
+    PreconditionFailed,
     /// The byte range lies outside the media (RFC 9110 §15.5.17).
     RangeNotSatisfiable,
     /// The body stopped arriving.
@@ -207,6 +209,7 @@ impl Kind {
             Self::BadRequest => (400, "M_UNKNOWN", Quiet),
             Self::MissingParam => (400, "M_MISSING_PARAM", Quiet),
             Self::InvalidParam => (400, "M_INVALID_PARAM", Quiet),
+            Self::PreconditionFailed => (412, "M_UNKNOWN", Quiet),
             Self::RangeNotSatisfiable => (416, "M_UNKNOWN", Quiet),
             Self::RequestTimeout => (408, "M_UNKNOWN", Quiet),
             Self::RemoteFailed => (502, "M_UNKNOWN", Warn),

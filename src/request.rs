@@ -6,18 +6,19 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderMap};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Uri, Version};
 use percent_encoding::percent_decode_str;
 
 use crate::accounts::Credential;
+use crate::conditions::Conditions;
 use crate::config::ThumbnailMethod;
 use crate::disposition;
 use crate::error::{Error, Kind, Result};
 use crate::federation::InboundRequest;
 use crate::matrix::{MediaId, Mxc, ServerName};
 use crate::preview::Link;
-use crate::response::{Access, Conditions};
+use crate::response::Access;
 use crate::thumbnail::{Motion, Wanted};
 
 /// How long a download waits for a pending upload unless the client says otherwise (spec, `timeout_ms`).
@@ -146,12 +147,17 @@ impl Call {
         self.query().get("allow_remote").as_deref() == Some("false")
     }
 
-    /// What decides how much is sent.
+    /// What decides whether and how much is sent.
     pub(crate) fn conditions(&self) -> Conditions<'_> {
+        let lines = |name| self.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+        let range = if self.method == Method::GET { lines(header::RANGE) } else { Vec::new() };
         Conditions {
-            if_none_match: self.header(&header::IF_NONE_MATCH),
-            range: self.header(&header::RANGE),
-            if_range: self.header(&header::IF_RANGE),
+            if_match: lines(header::IF_MATCH),
+            if_unmodified_since: lines(header::IF_UNMODIFIED_SINCE),
+            if_none_match: lines(header::IF_NONE_MATCH),
+            if_modified_since: lines(header::IF_MODIFIED_SINCE),
+            range,
+            if_range: lines(header::IF_RANGE),
         }
     }
 

@@ -17,12 +17,13 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
 
 use crate::bridge::{self, FileStream, Readers};
+use crate::conditions::{Conditions, HttpDate, Judgement, Validators};
 use crate::disposition;
 use crate::error::{Error, Kind, Loudness};
-use crate::matrix::{Timestamp, len_u64};
+use crate::matrix::len_u64;
 use crate::media::{RemoteHead, Stored};
 use crate::multipart;
-use crate::range::{self, Extent};
+use crate::range::Extent;
 use crate::waiting::{Busy, Chunks};
 
 /// What every handler gives back.
@@ -35,12 +36,18 @@ const CORS: [(HeaderName, HeaderValue); 4] = [
     (
         header::ACCESS_CONTROL_ALLOW_HEADERS,
         HeaderValue::from_static(
-            "X-Requested-With, Content-Type, Authorization, Date, Range, If-None-Match, If-Range",
+            "X-Requested-With, Content-Type, Authorization, Date, Range, If-Range, If-Match, If-None-Match, \
+             If-Modified-Since, If-Unmodified-Since",
         ),
     ),
+    // What a page may read besides Cache-Control, Content-Language, Content-Type, Expires and Pragma, which it always may. Media
+    // players look for all but the first and the last.
     (
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        HeaderValue::from_static("Content-Disposition, Content-Length, Content-Range, ETag, Retry-After"),
+        HeaderValue::from_static(
+            "Content-Disposition, Content-Length, Content-Range, Accept-Ranges, ETag, Last-Modified, Date, \
+             Content-Encoding, Age, Retry-After",
+        ),
     ),
 ];
 
@@ -82,17 +89,6 @@ impl Caching {
             Self::Never => "no-store",
         })
     }
-}
-
-/// The parts of a request that decide how much of stored media is sent.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Conditions<'a> {
-    /// `If-None-Match`
-    pub(crate) if_none_match: Option<&'a str>,
-    /// `Range`
-    pub(crate) range: Option<&'a str>,
-    /// `If-Range`
-    pub(crate) if_range: Option<&'a str>,
 }
 
 /// 200 with a JSON body.
@@ -156,6 +152,8 @@ pub(crate) struct Ready {
     stored: Stored,
     /// Its entity tag: the content's name, quoted.
     etag: String,
+    /// When it came here; not for what stands in for something else, which has no age of its own.
+    modified: Option<HttpDate>,
     /// Headers of an answer with all of it, under its own name, but for who may keep it.
     headers: HeaderMap,
     /// All of it, if it is small and was in the page cache.
@@ -168,16 +166,19 @@ pub(crate) const MAX_SMALL: u64 = 64 << 10;
 impl Ready {
     /// Writes the headers.
     pub(crate) fn new(stored: Stored) -> Self {
-        let Stored { filled, created, .. } = &stored;
+        let Stored { filled, created, is_stopgap, .. } = &stored;
         let etag = format!("\"{}\"", filled.sha256);
+        let modified = (!is_stopgap).then(|| HttpDate::of(*created));
         let mut headers = HeaderMap::with_capacity(24);
         headers.extend(CORS);
         insert_media_headers(&mut headers, &filled.content_type, filled.upload_name.as_deref());
         insert(&mut headers, header::ETAG, etag.clone());
-        insert(&mut headers, header::LAST_MODIFIED, http_date(*created));
+        if let Some(modified) = modified {
+            insert(&mut headers, header::LAST_MODIFIED, modified.text());
+        }
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         headers.insert(header::CONTENT_LENGTH, filled.size.into());
-        Self { stored, etag, headers, bytes: OnceLock::new() }
+        Self { stored, etag, modified, headers, bytes: OnceLock::new() }
     }
 
     /// What it is.
@@ -207,24 +208,29 @@ impl Ready {
     }
 }
 
-/// Stored media to a client, or raw to a server as MSC1902 has it: whole, a range of it, or the word that its copy is good.
+/// Stored media to a client, or raw to a server as MSC1902 has it: whole, a range of it, the word that its copy is good, or that
+/// it is not what the client takes it for.
 pub(crate) fn media(
     ready: &Ready,
     file_name: Option<&str>,
     caching: Caching,
-    conditions: Conditions<'_>,
+    conditions: &Conditions<'_>,
     readers: &Readers,
 ) -> Response {
-    let Ready { stored: Stored { filled, is_stopgap, .. }, etag, .. } = ready;
+    let Ready { stored: Stored { filled, is_stopgap, .. }, etag, modified, .. } = ready;
     let caching = if *is_stopgap { Caching::Never } else { caching };
-    if conditions.if_none_match.is_some_and(|tags| any_tag_matches(tags, etag)) {
-        let mut response = bare(StatusCode::NOT_MODIFIED, caching);
-        insert(response.headers_mut(), header::ETAG, etag.clone());
-        return response;
-    }
-    let fresh = conditions.if_range.is_none_or(|tag| tag.trim() == etag);
-    let extent =
-        conditions.range.filter(|_| fresh).map_or(Extent::Whole, |header| range::judge(header, filled.size));
+    let extent = match conditions.judge(Validators { etag, modified: *modified }, filled.size) {
+        Judgement::Send(extent) => extent,
+        Judgement::NotModified => {
+            let mut response = bare(StatusCode::NOT_MODIFIED, caching);
+            insert(response.headers_mut(), header::ETAG, etag.clone());
+            return response;
+        }
+        Judgement::Failed => {
+            let failed = Error::new(Kind::PreconditionFailed, "the media is another than the request names");
+            return error(&failed, "precondition");
+        }
+    };
     let mut response = Response::new(Body::default());
     *response.headers_mut() = ready.headers.clone();
     let headers = response.headers_mut();
@@ -309,16 +315,6 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
     if let Ok(value) = HeaderValue::try_from(value) {
         headers.insert(name, value);
     }
-}
-
-/// Whether one of the entity tags of `If-None-Match` is `etag`, compared weakly (RFC 9110 §13.1.2).
-fn any_tag_matches(tags: &str, etag: &str) -> bool {
-    tags.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
-}
-
-/// A date for `Last-Modified`.
-fn http_date(at: Timestamp) -> String {
-    httpdate::fmt_http_date(at.system_time())
 }
 
 /// A response body: segments sent one after the other.
@@ -450,14 +446,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-
-    #[test]
-    fn entity_tags_are_compared_weakly_and_in_lists() {
-        for tags in ["\"a\"", "W/\"a\"", "\"b\", \"a\"", "*"] {
-            assert!(any_tag_matches(tags, "\"a\""), "{tags}");
-        }
-        assert!(!any_tag_matches("\"b\"", "\"a\"") && !any_tag_matches("a", "\"a\""));
-    }
 
     /// Keeps what is logged.
     #[derive(Clone, Default)]

@@ -39,11 +39,17 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Door) -> 
     let mxc = call.mxc(&app.server_name)?;
     let file_name = call.file_name()?;
     let readers = app.bridge.readers();
-    // An HTTP/1.0 body of no known length ends like one that broke off: half a file would pass for a whole one.
-    let until = if call.version < Version::HTTP_11 { Until::Stored } else { Until::FirstByte };
+    let conditions = call.conditions();
+    // An HTTP/1.0 body of no known length ends like one that broke off: half a file would pass for a whole one. Conditions are
+    // about the bytes, which are known when all of them are here.
+    let until = if call.version < Version::HTTP_11 || conditions.needs_validators() {
+        Until::Stored
+    } else {
+        Until::FirstByte
+    };
     Ok(match service::obtain(app, &mxc, terms, until).await? {
         Obtained::Stored(ready) => {
-            response::media(&ready, file_name.as_deref(), caching(terms.viewer), call.conditions(), readers)
+            response::media(&ready, file_name.as_deref(), caching(terms.viewer), &conditions, readers)
         }
         Obtained::Arriving(head, chunks) => response::arriving(&head, chunks, file_name.as_deref()),
     })
@@ -54,7 +60,7 @@ pub(crate) async fn get_content_thumbnail(app: &Arc<App>, call: &mut Call, door:
     let terms = admit(app, call, door).await?;
     let mxc = call.mxc(&app.server_name)?;
     let picture = service::thumbnail(app, &mxc, call.wanted_thumbnail()?, terms).await?;
-    Ok(response::media(&picture, None, caching(terms.viewer), call.conditions(), app.bridge.readers()))
+    Ok(response::media(&picture, None, caching(terms.viewer), &call.conditions(), app.bridge.readers()))
 }
 
 /// Who asks for media, and on what terms.

@@ -60,7 +60,7 @@ fn terms(call: &Call) -> Terms {
 fn wrap(app: &App, call: &Call, ready: &Ready, wrapping: Wrapping) -> Response {
     let readers = app.bridge.readers();
     match wrapping {
-        Wrapping::Raw => response::media(ready, None, Caching::Private, call.conditions(), readers),
+        Wrapping::Raw => response::media(ready, None, Caching::Private, &call.conditions(), readers),
         Wrapping::Multipart => response::multipart_federation(ready, &boundary(app), readers),
     }
 }
