@@ -79,7 +79,7 @@ pub struct Moment(Duration);
 pub struct Expiry(Timestamp);
 
 impl ServerName {
-    /// Parses `host[:port]`: a DNS name, an IPv4 address or a bracketed IPv6 address, and a port of 1 to 5 digits.
+    /// Parses `host[:port]`: a name that DNS can have, an IPv4 address or a bracketed IPv6 address, and a port of 1 to 5 digits.
     pub fn parse(text: &str) -> Result<Self, GrammarError> {
         let (host, port) = split_port(text).ok_or(GrammarError::ServerName)?;
         let port_fits = port.is_none_or(|p| (1..=5).contains(&p.len()) && p.parse::<u16>().is_ok());
@@ -131,8 +131,16 @@ fn is_host(host: &str) -> bool {
     if let Some(v6) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         return v6.parse::<Ipv6Addr>().is_ok();
     }
-    host.parse::<Ipv4Addr>().is_ok()
-        || (!host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.'))
+    host.parse::<Ipv4Addr>().is_ok() || is_dns_name(host)
+}
+
+/// Whether DNS can know `host`. The appendices' grammar says only which characters there are, so that `.` and `..` follow it. DNS
+/// has labels of 1 to 63 characters (RFC 1035 §2.3.4); one dot may stand at the end.
+fn is_dns_name(host: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    host.strip_suffix('.').unwrap_or(host).split('.').all(is_label)
 }
 
 impl TryFrom<String> for ServerName {
@@ -319,6 +327,7 @@ mod tests {
 
     #[test]
     fn server_names_of_the_appendices_parse() {
+        let longest = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(60));
         for (text, host, port) in [
             ("matrix.org", Host::Name("matrix.org"), None),
             ("matrix.org:8888", Host::Name("matrix.org"), Some(8888)),
@@ -327,6 +336,9 @@ mod tests {
             ("[1234:5678::abcd]", Host::Ip("1234:5678::abcd".parse().unwrap()), None),
             ("[1234:5678::abcd]:5678", Host::Ip("1234:5678::abcd".parse().unwrap()), Some(5678)),
             ("localhost", Host::Name("localhost"), None),
+            ("matrix.org.", Host::Name("matrix.org."), None),
+            ("a-.-b.1", Host::Name("a-.-b.1"), None),
+            (longest.as_str(), Host::Name(&longest), None),
         ] {
             let name = ServerName::parse(text).unwrap();
             assert_eq!((name.host(), name.port()), (host, port), "{text}");
@@ -352,6 +364,20 @@ mod tests {
             "a\0b",
             "ex\u{e4}mple.org",
             "a:1:2",
+            ".",
+            "..",
+            "...",
+            "..:8448",
+            ".a",
+            ".a.b",
+            "a..",
+            "a..b",
+            "a..b:8448",
+            "a.b..",
+            "[]",
+            &"a".repeat(64),
+            &format!("{}.org", "a".repeat(64)),
+            &"a.".repeat(128),
         ] {
             assert_eq!(ServerName::parse(text), Err(GrammarError::ServerName), "{text:?}");
         }
@@ -406,6 +432,7 @@ mod tests {
             if let Ok(name) = ServerName::parse(&text) {
                 prop_assert_eq!(name.as_str(), &text);
                 prop_assert!(!text.contains(['/', '%', '?', '#', '@', ' ']));
+                prop_assert!(!text.contains("..") && !text.starts_with('.'));
             }
         }
     }
