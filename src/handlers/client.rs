@@ -51,7 +51,7 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Door) -> 
         Obtained::Stored(ready) => {
             response::media(&ready, file_name.as_deref(), caching(terms.viewer), &conditions, readers)
         }
-        Obtained::Arriving(head, chunks) => response::arriving(&head, chunks, file_name.as_deref()),
+        Obtained::Arriving(coming) => response::arriving(coming, file_name.as_deref(), &conditions).await?,
     })
 }
 

@@ -25,6 +25,7 @@
 
 mod accounts;
 mod animated;
+mod arriving;
 mod async_uploads;
 mod bad_pictures;
 mod bench_fill;
