@@ -17,7 +17,7 @@ use crate::disk::{Disk, SystemDisk};
 use crate::error::{Error, Result};
 use crate::federation::{Federation, Parts, SigningKey};
 use crate::homeserver::Homeserver;
-use crate::matrix::{Clock, Mxc, Random, ServerName, Timestamp};
+use crate::matrix::{Clock, Moment, Monotonic, Mxc, Random, ServerName, Timestamp};
 use crate::media::{ANIMATION_TIMEOUT, Library, Making};
 use crate::names::{Names, SystemNames};
 use crate::preview::{Fetcher, Link};
@@ -104,8 +104,10 @@ pub struct App {
 /// What an [`App`] is given by its surroundings, so that tests can give something else.
 #[derive(Clone)]
 pub struct Surroundings {
-    /// Time.
+    /// The time of day.
     pub clock: Clock,
+    /// Time that nobody sets.
+    pub monotonic: Monotonic,
     /// Unpredictable bytes.
     pub random: Random,
     /// DNS.
@@ -126,6 +128,7 @@ impl Surroundings {
     pub fn system() -> Self {
         Self {
             clock: Arc::new(Timestamp::now),
+            monotonic: Arc::new(Moment::now),
             #[expect(
                 clippy::expect_used,
                 reason = "a system without randomness must not hand out predictable media IDs"
@@ -151,7 +154,7 @@ fn system_load() -> u32 {
 impl App {
     /// Opens the store below `config.data_dir` and wires the parts. `signing_key` is the homeserver's.
     pub fn open(config: &Config, signing_key: SigningKey, surroundings: Surroundings) -> Result<Arc<Self>> {
-        let Surroundings { clock, random, names, load, animation_time, disk } = surroundings;
+        let Surroundings { clock, monotonic, random, names, load, animation_time, disk } = surroundings;
         let lock = lock_data_dir(&config.data_dir)?;
         let store = Store::open(&config.data_dir, disk)?;
         let (catalog, blobs) = (Arc::clone(&store.catalog), Arc::clone(&store.blobs));
@@ -160,7 +163,7 @@ impl App {
             .map_err(|error| Error::internal("preparing requests to the homeserver", error))?;
         let homeserver = Arc::new(homeserver);
         let accounts =
-            Accounts::new(Arc::clone(&homeserver), config.homeserver.token_cache.0, Arc::clone(&clock));
+            Accounts::new(Arc::clone(&homeserver), config.homeserver.token_cache.0, Arc::clone(&monotonic));
         let accounts = accounts.with_guests(config.homeserver.guests);
         let parts = Parts {
             signing_key,
@@ -168,6 +171,7 @@ impl App {
             catalog: Arc::clone(&catalog),
             names: Arc::clone(&names),
             clock: Arc::clone(&clock),
+            monotonic: Arc::clone(&monotonic),
             random: Arc::clone(&random),
         };
         let federation = Federation::new(config.server_name.clone(), &config.federation, parts)
@@ -177,7 +181,8 @@ impl App {
             .map_err(|error| Error::internal("preparing requests to linked pages", error))?;
 
         let parts = (Arc::clone(&catalog), Arc::clone(&blobs), Arc::clone(&federation), fetcher);
-        let library = Library::new(config, parts, Arc::clone(&clock), animation_time, Arc::clone(&random));
+        let times = (clock, Arc::clone(&monotonic));
+        let library = Library::new(config, parts, times, animation_time, Arc::clone(&random));
         let backlog = if config.thumbnails.pregenerate { MAX_BACKLOG } else { 0 };
         Ok(Arc::new(Self {
             server_name: config.server_name.clone(),
@@ -193,7 +198,7 @@ impl App {
             making: SingleFlight::at_most(MAX_MAKING),
             gathering: Gathering::default(),
             backlog: Backlog::at_most(backlog),
-            activity: Arc::new(Activity::new(clock, load)),
+            activity: Arc::new(Activity::new(monotonic, load)),
             picture_memory: Memory::new(config.thumbnails.memory.0),
             shelf: Shelf::new(),
             uploads: Uploads::default(),

@@ -51,7 +51,7 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Door) -> 
         Obtained::Stored(ready) => {
             response::media(&ready, file_name.as_deref(), caching(terms.viewer), &conditions, readers)
         }
-        Obtained::Arriving(head, chunks) => response::arriving(&head, chunks, file_name.as_deref()),
+        Obtained::Arriving(coming) => response::arriving(coming, file_name.as_deref(), &conditions).await?,
     })
 }
 
@@ -112,7 +112,7 @@ pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call) -> Result<Re
     let created = app.bridge.run(Pool::Disk, move || library.create(account.user_id)).await?;
     call.access.mxc = Some(created.mxc.clone());
     Ok(response::json(
-        &json!({"content_uri": created.mxc.to_string(), "unused_expires_at": created.expires.0}),
+        &json!({"content_uri": created.mxc.to_string(), "unused_expires_at": created.expires.time().0}),
     ))
 }
 

@@ -28,7 +28,7 @@ use crate::catalog::{Catalog, Content, Filled, Media};
 use crate::config::{Config, Live, UnauthenticatedMedia};
 use crate::error::{Error, Result};
 use crate::federation::Federation;
-use crate::matrix::{Clock, MediaId, Mxc, Random, ServerName, Timestamp};
+use crate::matrix::{Clock, MediaId, Moment, Monotonic, Mxc, Random, ServerName, Timestamp};
 use crate::preview::Fetcher;
 use crate::sha256::Sha256;
 
@@ -44,7 +44,7 @@ pub(crate) struct Library {
     /// What requests for thumbnails came to.
     thumbnail_requests: Cache<thumbnails::Request, thumbnails::Outcome>,
     /// Until when a still stands in for an animation that there was no time for.
-    unanimated: Cache<thumbnails::Animation, Timestamp>,
+    unanimated: Cache<thumbnails::Animation, Moment>,
     /// Pictures that failed.
     refusals: thumbnails::Refusals,
     /// How long an animation may take to be made.
@@ -67,6 +67,8 @@ pub(crate) struct Library {
     create_limiter: CreateLimiter,
     /// For times in rows.
     clock: Clock,
+    /// For what is remembered a while.
+    monotonic: Monotonic,
     /// For media IDs.
     random: Random,
 }
@@ -131,7 +133,7 @@ impl Library {
     pub(crate) fn new(
         config: &Config,
         (catalog, blobs, federation, fetcher): (Arc<Catalog>, Arc<Blobs>, Arc<Federation>, Fetcher),
-        clock: Clock,
+        (clock, monotonic): (Clock, Monotonic),
         animation_time: AnimationTime,
         random: Random,
     ) -> Self {
@@ -151,6 +153,7 @@ impl Library {
             accesses: Mutex::default(),
             create_limiter: upload::create_limiter(),
             clock,
+            monotonic,
             random,
         }
     }
@@ -171,7 +174,7 @@ impl Library {
         match self.catalog.media(mxc)? {
             // A pending ID is pending on frozen routes too: its flag is decided when it is filled.
             Some(Media { content: Content::Pending { expires }, .. })
-                if (self.clock)() < expires && self.may_see(viewer, true) =>
+                if self.is_pending(expires) && self.may_see(viewer, true) =>
             {
                 Ok(Found::Pending)
             }

@@ -15,7 +15,7 @@ use crate::blobs::IngestError;
 use crate::catalog::{Filled, ThumbnailKey};
 use crate::config::ThumbnailSize;
 use crate::error::{Error, Kind, Result};
-use crate::matrix::{Timestamp, len_u64};
+use crate::matrix::{Moment, len_u64};
 use crate::sha256::Sha256;
 use crate::thumbnail::{
     self, Header, Job, Limits, Motion, Plan, Rect, Rendered, Source, ThumbnailError, Wanted,
@@ -62,7 +62,7 @@ pub(super) type Request = (Sha256, Wanted);
 pub(super) type Animation = (Sha256, Job);
 
 /// Why pictures of certain bytes, moving ones or still ones, are not made, and until when.
-pub(super) type Refusals = Cache<(Sha256, bool), (Error, Timestamp)>;
+pub(super) type Refusals = Cache<(Sha256, bool), (Error, Moment)>;
 
 /// What a request comes to.
 #[derive(Clone, Debug)]
@@ -228,7 +228,7 @@ impl Library {
 
     /// Makes stills in the place of animations, which are left alone for a while.
     fn make_stopgaps(&self, set: &[Making], limits: &Limits) -> Result<usize> {
-        let until = (self.clock)().after(ANIMATION_RETRY);
+        let until = (self.monotonic)().after(ANIMATION_RETRY);
         for Making { source, job, .. } in set {
             tracing::debug!(%source, "no time to animate a picture");
             self.unanimated.insert((*source, *job), until);
@@ -243,7 +243,7 @@ impl Library {
         let is_disk = matches!(error, ThumbnailError::Io(_));
         let error = refused(error);
         if !is_disk {
-            let until = (self.clock)().after(REFUSAL);
+            let until = (self.monotonic)().after(REFUSAL);
             for job in jobs {
                 self.refusals.insert((source, job.animated), (error.clone(), until));
             }
@@ -253,7 +253,7 @@ impl Library {
 
     /// Whether there was no time for an animation lately.
     fn had_no_time(&self, source: Sha256, job: &Job) -> bool {
-        self.unanimated.get(&(source, *job)).is_some_and(|until| (self.clock)() < until)
+        self.unanimated.get(&(source, *job)).is_some_and(|until| (self.monotonic)() < until)
     }
 
     /// What is to be made for the blurhash of `stored`.
@@ -277,7 +277,7 @@ impl Library {
     fn making(&self, of: &Filled, header: Header, job: Job) -> Result<Making> {
         let (source, size) = (of.sha256, of.size);
         if let Some((error, until)) = self.refusals.get(&(source, job.animated))
-            && (self.clock)() < until
+            && (self.monotonic)() < until
         {
             return Err(error);
         }

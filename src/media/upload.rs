@@ -15,7 +15,7 @@ use super::Library;
 use crate::blobs::Ingest;
 use crate::catalog::{Content, Filled, NewMedia, Reservation, Reserved};
 use crate::error::{Error, Kind, Result};
-use crate::matrix::{MediaId, Mxc, Timestamp, UserId};
+use crate::matrix::{Expiry, MediaId, Mxc, UserId};
 
 /// `create` requests a second, per user, in the long run.
 const CREATE_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
@@ -43,7 +43,7 @@ pub(crate) struct Created {
     /// The new address.
     pub(crate) mxc: Mxc,
     /// When it ends unless it is filled.
-    pub(crate) expires: Timestamp,
+    pub(crate) expires: Expiry,
 }
 
 /// An ID that is being filled, by one request only. Dropped, another may try.
@@ -74,7 +74,7 @@ impl Library {
         }
         let created = (self.clock)();
         let uploads = &self.config.get().uploads;
-        let expires = created.after(uploads.pending_lifetime.0);
+        let expires = Expiry::at(created.after(uploads.pending_lifetime.0));
         let mxc = self.new_mxc();
         let reservation =
             Reservation { mxc: mxc.clone(), user_id, created, expires, limit: uploads.pending_per_user };
@@ -151,9 +151,14 @@ impl Library {
         }
         match media.content {
             Content::Stored(_) => Err(cannot_overwrite()),
-            Content::Pending { expires } if expires <= (self.clock)() => Err(expired()),
+            Content::Pending { expires } if !self.is_pending(expires) => Err(expired()),
             Content::Pending { .. } => place.ok_or_else(cannot_overwrite),
         }
+    }
+
+    /// Whether an ID that is to end then can still be filled.
+    pub(super) fn is_pending(&self, expires: Expiry) -> bool {
+        expires.lies_ahead((self.clock)(), self.config.get().uploads.pending_lifetime.0)
     }
 
     /// Fills an ID with what was taken in.

@@ -25,10 +25,12 @@
 
 mod accounts;
 mod animated;
+mod arriving;
 mod async_uploads;
 mod bad_pictures;
 mod bench_fill;
 mod binary;
+mod clock;
 mod crash;
 mod damaged_blobs;
 mod discovery;
