@@ -5,7 +5,10 @@
 
 mod coding;
 mod guard;
+mod head;
+mod race;
 mod tls;
+mod wire;
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -14,22 +17,19 @@ use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use ureq::http::{HeaderMap, Response as HttpResponse, StatusCode};
-use ureq::unversioned::transport::{Connector as _, TcpConnector};
 use ureq::{Agent, Body};
 use url::Url;
 
 use self::guard::CheckedResolver;
-use self::tls::TlsConnector;
+use self::race::Memory;
+use self::wire::Wires;
 
 pub(crate) use self::coding::ACCEPT_ENCODING;
 pub(crate) use self::guard::{Denied, Guard};
-use crate::names::Names;
+use crate::names::Lookups;
 
 /// Longest wait for a connection to one address list, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Largest response header block, bytes.
-const MAX_HEADERS: usize = 32 * 1024;
 
 /// Read buffer of a connection, bytes. Larger ones do not fetch faster and multiply by the fetches under way.
 const INPUT_BUFFER: usize = 32 * 1024;
@@ -65,7 +65,9 @@ struct Rules {
     /// Time limits.
     limits: Limits,
     /// Where names lead.
-    names: Arc<dyn Names>,
+    names: Lookups,
+    /// Which addresses were slow.
+    memory: Arc<Memory>,
 }
 
 /// How long a peer may take.
@@ -117,6 +119,9 @@ pub(crate) enum OutboundError {
     /// A redirect that is not followed.
     #[error("a redirect is not followed: {0}")]
     Redirect(&'static str),
+    /// An answer that is none.
+    #[error("{0}")]
+    Malformed(&'static str),
     /// Anything else on the wire.
     #[error("{0}")]
     Failed(String),
@@ -128,10 +133,11 @@ impl Outbound {
         guard: Guard,
         ca_file: Option<&Path>,
         limits: Limits,
-        names: Arc<dyn Names>,
+        names: impl Into<Lookups>,
     ) -> Result<Self, OutboundError> {
         let tls = tls::client_config(ca_file).map_err(OutboundError::Tls)?;
-        let rules = Rules { guard: Arc::new(guard), tls, limits, names };
+        let (guard, memory) = (Arc::new(guard), Arc::new(Memory::new()));
+        let rules = Rules { guard, tls, limits, names: names.into(), memory };
         Ok(Self { agent: rules.agent(Vec::new(), IDLE), rules: Arc::new(rules) })
     }
 
@@ -189,7 +195,7 @@ impl Rules {
             .max_redirects_will_error(false)
             .proxy(None)
             .user_agent(concat!("media-sidecar/", env!("CARGO_PKG_VERSION")))
-            .max_response_header_size(MAX_HEADERS)
+            .max_response_header_size(INPUT_BUFFER)
             .input_buffer_size(INPUT_BUFFER)
             .output_buffer_size(OUTPUT_BUFFER)
             .max_idle_connections(idle)
@@ -201,10 +207,11 @@ impl Rules {
             .timeout_per_write(Some(self.limits.stall))
             .timeout_global(self.limits.total)
             .build();
-        let connector = ().chain(TcpConnector::default()).chain(TlsConnector::new(Arc::clone(&self.tls)));
-        let resolver =
-            CheckedResolver { guard: Arc::clone(&self.guard), via, names: Arc::clone(&self.names) };
-        Agent::with_parts(config, connector, resolver)
+        let (guard, memory) = (Arc::clone(&self.guard), Arc::clone(&self.memory));
+        let wires = Wires { guard, tls: Arc::clone(&self.tls), memory };
+        let (guard, memory) = (Arc::clone(&self.guard), Arc::clone(&self.memory));
+        let resolver = CheckedResolver { guard, via, names: self.names.clone(), memory };
+        Agent::with_parts(config, wires, resolver)
     }
 }
 
@@ -331,7 +338,10 @@ impl From<ureq::Error> for OutboundError {
         match error {
             ureq::Error::Other(inner) => match inner.downcast::<Denied>() {
                 Ok(denied) => Self::Denied(*denied),
-                Err(other) => Self::Failed(other.to_string()),
+                Err(other) => match other.downcast::<Self>() {
+                    Ok(own) => *own,
+                    Err(other) => Self::Failed(other.to_string()),
+                },
             },
             ureq::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => Self::Timeout,
             ureq::Error::Io(error) => match tls::cause(&error) {

@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use url::Url;
@@ -13,7 +12,7 @@ use url::Url;
 use crate::config::Previews;
 use crate::error::{Error, Kind, Result};
 use crate::globs::Globs;
-use crate::names::Names;
+use crate::names::Lookups;
 use crate::outbound::{ACCEPT_ENCODING, Answer, Denied, Get, Guard, Limits, Outbound, OutboundError};
 
 /// Redirects followed on the way to one body.
@@ -141,7 +140,10 @@ impl Trip {
 
 impl Fetcher {
     /// Asks as `config` says.
-    pub(crate) fn new(config: &Previews, names: Arc<dyn Names>) -> std::result::Result<Self, OutboundError> {
+    pub(crate) fn new(
+        config: &Previews,
+        names: impl Into<Lookups>,
+    ) -> std::result::Result<Self, OutboundError> {
         let guard = Guard::new(&config.ip_deny, &config.ip_allow);
         let limits = Limits { stall: config.timeout.0, total: Some(config.timeout.0) };
         Ok(Self {
@@ -278,6 +280,9 @@ fn failed(host: &str, error: OutboundError) -> Error {
         OutboundError::Tls(_) | OutboundError::Redirect(_) => {
             Error::new(Kind::PageFailed, "the site cannot be reached").caused_by(error)
         }
+        OutboundError::Malformed(_) => {
+            Error::new(Kind::PageFailed, "the site's answer cannot be understood").caused_by(error)
+        }
     }
 }
 
@@ -298,6 +303,8 @@ impl fmt::Debug for Landing {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::config::Config;
     use crate::matrix::ServerName;
