@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use percent_encoding::{CONTROLS, utf8_percent_encode};
 use serde_json::Value;
 use url::Url;
 use wildmatch::WildMatch;
@@ -15,7 +16,7 @@ use super::declared::pixels;
 use super::html::{self, Listener, Tag, push_capped};
 use super::page::{MAX_DESCRIPTION, MAX_NAME, MAX_TITLE, absolute};
 use super::{Image, Page, text};
-use crate::config::OembedProvider;
+use crate::config::{OembedProvider, host_glob};
 
 /// What an oEmbed answer says of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +71,17 @@ impl Pattern {
     fn parse(glob: &str) -> Option<Self> {
         let (_scheme, rest) = glob.split_once("://")?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, "*"));
+        // As URLs have them: the host in its normal form, other letters than ASCII in the path encoded.
+        let is_port =
+            |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit() || byte == b'*');
+        let split = authority.rsplit_once(':').filter(|(_, port)| is_port(port));
+        let (host, port) = split.map_or((authority, ""), |(host, port)| (host, port));
+        let host = host_glob(host).ok()?;
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let colon = if port.is_empty() { "" } else { ":" };
         Some(Self {
-            authority: WildMatch::new(&authority.to_ascii_lowercase()),
-            path: WildMatch::new(&format!("/{path}")),
+            authority: WildMatch::new(&format!("{host}{colon}{port}")),
+            path: WildMatch::new(&format!("/{}", utf8_percent_encode(path, CONTROLS))),
         })
     }
 
@@ -264,7 +273,11 @@ mod tests {
     fn known_sites_are_asked_at_their_endpoints() {
         let providers = Providers::new(&[OembedProvider {
             endpoint: "https://tube.example/oembed.{format}?theme=dark".to_owned(),
-            urls: vec!["https://tube.example:8443/watch/*".to_owned(), "https://youtu.be/mine*".to_owned()],
+            urls: vec![
+                "https://tube.example:8443/watch/*".to_owned(),
+                "https://youtu.be/mine*".to_owned(),
+                "https://*.B\u{fc}hne.example./st\u{fc}ck/*".to_owned(),
+            ],
         }]);
         for (page, expected) in [
             (
@@ -295,6 +308,12 @@ mod tests {
                 "https://tube.example:8443/watch/a",
                 Some(
                     "https://tube.example/oembed.json?theme=dark&format=json&url=https%3A%2F%2Ftube.example%3A8443%2Fwatch%2Fa",
+                ),
+            ),
+            (
+                "https://die.b\u{fc}hne.example/st\u{fc}ck/1",
+                Some(
+                    "https://tube.example/oembed.json?theme=dark&format=json&url=https%3A%2F%2Fdie.xn--bhne-0ra.example%2Fst%25C3%25BCck%2F1",
                 ),
             ),
             ("https://tube.example/watch/a", None),
