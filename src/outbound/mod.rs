@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use percent_encoding::{AsciiSet, percent_encode};
 use rustls::ClientConfig;
 use ureq::http::{HeaderMap, Response as HttpResponse, StatusCode};
 use ureq::{Agent, Body};
@@ -221,9 +222,11 @@ impl Answer {
         StatusCode::as_u16(&self.response.status())
     }
 
-    /// Where a redirect leads: `Location`, relative to what was asked for.
+    /// Where a redirect leads: `Location`, relative to what was asked for. Bytes beyond ASCII mean themselves, as in browsers.
     pub(crate) fn redirect(&self) -> Option<String> {
-        Url::parse(&self.url).ok()?.join(self.header("location")?).ok().map(String::from)
+        let location = self.response.headers().get("location")?.as_bytes();
+        let location = percent_encode(location, &AsciiSet::EMPTY).to_string();
+        Url::parse(&self.url).ok()?.join(&location).ok().map(String::from)
     }
 
     /// A header's value, if it is text.
@@ -257,14 +260,24 @@ impl Answer {
         Hurried { source: self.into_reader(), until: Instant::now().checked_add(within) }
     }
 
-    /// The body as it was before `Content-Encoding`: gzip and brotli are undone, of at most `limit` bytes on the wire.
+    /// `Content-Encoding`, all its lines as one list.
+    fn codings(&self) -> String {
+        let lines = self.response.headers().get_all("content-encoding").iter();
+        lines.map(|line| String::from_utf8_lossy(line.as_bytes())).collect::<Vec<_>>().join(",")
+    }
+
+    /// Whether the body's bytes are others than those that are meant.
+    pub(crate) fn is_packed(&self) -> bool {
+        coding::is_packed(&self.codings())
+    }
+
+    /// The body as it was before `Content-Encoding`: what can be is undone, of at most `limit` bytes on the wire.
     /// Unpacked it may be of any length.
     ///
     /// # Errors
     /// One of `Unsupported` kind for an encoding that was not asked for.
     pub(crate) fn into_decoded(self, limit: u64) -> io::Result<Box<dyn Read + Send>> {
-        let codings = self.header("content-encoding").unwrap_or_default().to_ascii_lowercase();
-        coding::undo(&codings, self.into_reader().take(limit))
+        coding::undo(&self.codings(), self.into_reader().take(limit))
     }
 
     /// The body as it arrives. A body shorter than announced ends in an error.

@@ -15,8 +15,8 @@ use crate::globs::Globs;
 use crate::names::Lookups;
 use crate::outbound::{ACCEPT_ENCODING, Answer, Denied, Get, Guard, Limits, Outbound, OutboundError};
 
-/// Redirects followed on the way to one body.
-const MAX_REDIRECTS: u32 = 5;
+/// Redirects followed on the way to one body, as browsers do.
+const MAX_REDIRECTS: u32 = 20;
 
 /// Longest URL, bytes: what browsers take and a little more.
 const MAX_URL: usize = 4096;
@@ -220,7 +220,7 @@ impl Fetcher {
 
     /// What is to be read.
     fn landing(&self, link: &Link, answer: Answer, deadline: Instant) -> Result<Landing> {
-        let is_packed = answer.header("content-encoding").is_some_and(|coding| coding != "identity");
+        let is_packed = answer.is_packed();
         let content_type = answer.header_lossy("content-type");
         let disposition = answer.header_lossy("content-disposition");
         let size = answer.content_length().filter(|_| !is_packed);
@@ -254,8 +254,13 @@ pub(crate) fn late() -> Error {
 
 /// A body that cannot be read.
 pub(crate) fn broke_off(source: io::Error) -> Error {
-    if source.kind() == io::ErrorKind::TimedOut {
-        return late().caused_by(source);
+    match source.kind() {
+        io::ErrorKind::TimedOut => return late().caused_by(source),
+        io::ErrorKind::Unsupported => {
+            return Error::new(Kind::PageFailed, "the site packs its answer in a way that was not asked for")
+                .caused_by(source);
+        }
+        _ => {}
     }
     Error::new(Kind::PageUnavailable, "the site broke off its answer").caused_by(source)
 }
