@@ -254,13 +254,12 @@ pub(crate) fn late() -> Error {
 
 /// A body that cannot be read.
 pub(crate) fn broke_off(source: io::Error) -> Error {
-    match source.kind() {
-        io::ErrorKind::TimedOut => return late().caused_by(source),
-        io::ErrorKind::Unsupported => {
-            return Error::new(Kind::PageFailed, "the site packs its answer in a way that was not asked for")
-                .caused_by(source);
-        }
-        _ => {}
+    if source.kind() == io::ErrorKind::TimedOut {
+        return late().caused_by(source);
+    }
+    if source.kind() == io::ErrorKind::Unsupported {
+        let why = "the site packs its answer in a way that was not asked for";
+        return Error::new(Kind::PageFailed, why).caused_by(source);
     }
     Error::new(Kind::PageUnavailable, "the site broke off its answer").caused_by(source)
 }

@@ -38,6 +38,10 @@ struct Deadlines {
     extra: Deadline,
     /// Everything that comes over the network, and decoding pictures; the rest of the time is for storing them.
     all: Deadline,
+    /// Until when a preview that is kept is looked for.
+    looked_up: Instant,
+    /// When the answer is due.
+    due: Instant,
 }
 
 impl Deadlines {
@@ -48,6 +52,8 @@ impl Deadlines {
         Self {
             extra: Deadline { ends: after(10), given_up: after(11) },
             all: Deadline { ends: after(18), given_up: after(19) },
+            looked_up: after(2),
+            due: after(20),
         }
     }
 }
@@ -56,20 +62,44 @@ impl Deadlines {
 async fn make(app: &Arc<App>, link: Link, timeout: Duration) -> Result<Arc<str>> {
     let deadlines = Deadlines::within(timeout);
     let (library, of) = (Arc::clone(&app.library), link.clone());
-    if let Some(kept) = app.bridge.run(Pool::Disk, move || library.kept_preview(&of)).await? {
+    let looking = app.bridge.run(Pool::Disk, move || library.kept_preview(&of));
+    // A disk that is too slow to say has nothing.
+    let kept = tokio::time::timeout_at(deadlines.looked_up.into(), looking).await;
+    if let Some(kept) = kept.unwrap_or(Ok(None))? {
         return Ok(kept);
     }
     match summarise(app, &link, deadlines).await {
-        Ok(summary) => {
-            let library = Arc::clone(&app.library);
-            app.bridge.run(Pool::Disk, move || library.keep_preview(&link, summary)).await
-        }
+        Ok(summary) => Ok(keep(app, link, summary, deadlines.due).await),
         Err(error) => {
             tracing::debug!(link = link.as_str(), ?error, "no preview");
             app.library.remember_failure(&link, &error);
             Err(error)
         }
     }
+}
+
+/// Keeps a preview and gives its answer when it is due: a picture is named only once it is durable, so without one when the disk
+/// is slower, or fails. What is stored later is answered later.
+async fn keep(app: &Arc<App>, link: Link, summary: Summary, due: Instant) -> Arc<str> {
+    let bare = summary.bare_answer();
+    let (library, of) = (Arc::clone(&app.library), link.clone());
+    if let Some(place) = app.library.begin_keeping() {
+        let keeping = Arc::clone(app);
+        let work = move || {
+            let _place = place;
+            library.keep_preview(&of, summary)
+        };
+        let keeping = tokio::spawn(async move { keeping.bridge.run(Pool::Disk, work).await });
+        match tokio::time::timeout_at(due.into(), keeping).await {
+            Ok(Ok(Ok(answer))) => return answer,
+            Ok(Ok(Err(error))) => tracing::error!(?error, "a preview is answered and not kept"),
+            Ok(Err(error)) => tracing::error!(%error, "a preview is answered and not kept"),
+            Err(_elapsed) => tracing::warn!("a preview is answered before it is stored: the disk is slow"),
+        }
+    } else {
+        tracing::warn!("a preview is answered and not kept: the disk is slow");
+    }
+    app.library.answer_for_now(&link, bare)
 }
 
 /// Asks the page, oEmbed, and for a picture. Only the page's failure is one.

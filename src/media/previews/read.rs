@@ -149,6 +149,7 @@ impl Library {
             .take(len_u64(MAX_OEMBED).saturating_add(1))
             .read_to_end(&mut json)
             .map_err(preview::broke_off)?;
+        let json = preview::json_in_utf8(json, landing.content_type.as_deref());
         let none = || Error::new(Kind::PageFailed, "the site's oEmbed answer is malformed");
         preview::parse_oembed(&json, &landing.url).ok_or_else(none)
     }
