@@ -110,6 +110,9 @@ impl fmt::Debug for SystemNames {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     /// Started before the network was configured, it never asked for SRV records.
@@ -121,6 +124,16 @@ mod tests {
         assert_eq!(kept.get(1, || panic!("nothing changed")), Some("a"));
         assert_eq!(kept.get(2, || None), Some("a"), "better than nothing");
         assert_eq!(kept.get(2, || Some("b")), Some("b"));
+    }
+
+    /// The thread that asks is none of the runtime's own.
+    #[tokio::test]
+    async fn srv_records_are_asked_for_from_any_thread() {
+        let lookups = Lookups::from(Arc::new(SystemNames::default()));
+        let until = Instant::now().checked_add(Duration::from_secs(20)).unwrap();
+        let ask = move || lookups.services("_matrix-fed._tcp.nowhere.invalid", until);
+        let found = tokio::task::spawn_blocking(ask).await.unwrap();
+        assert!(found.is_ok_and(|found| found.is_empty()) || !Path::new(SYSTEM_CONFIGURATION).exists());
     }
 
     #[test]

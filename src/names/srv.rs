@@ -27,6 +27,9 @@ const QUESTION_TIME: Duration = Duration::from_secs(2);
 /// The same for all questions along a chain of aliases, as multiples of one.
 const QUESTIONS_AT_LENGTH: u32 = 2;
 
+/// Names that DNS must not be asked about (RFC 6761, RFC 7686).
+const NOT_IN_DNS: [&str; 3] = ["invalid", "localhost", "onion"];
+
 /// Aliases followed.
 const MAX_ALIASES: usize = 8;
 
@@ -71,6 +74,11 @@ impl Srv {
     /// # Errors
     /// `TimedOut` when nobody answers.
     pub(super) async fn services(&self, name: &str) -> io::Result<Vec<Service>> {
+        let is_under =
+            |top: &&str| name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case(top));
+        if NOT_IN_DNS.iter().any(|top| is_under(&top)) {
+            return Ok(Vec::new());
+        }
         let now = Instant::now();
         if let Some((services, _)) = self.answers.get(name).filter(|(_, until)| now < *until) {
             return Ok(services);
@@ -274,6 +282,17 @@ mod tests {
             assert!(ask.services("b.test").await.unwrap().is_empty());
         }
         assert_eq!(server.asked(), ["a.test.", "b.test."]);
+    }
+
+    #[tokio::test]
+    async fn names_that_are_not_in_dns_are_not_asked_about() {
+        let server = Server::start(|name| Some(vec![srv(name, 1, "m.test.")]));
+        let ask = server.ask(PATIENCE);
+        for name in ["_a._tcp.x.invalid", "_a._tcp.LOCALHOST", "_a._tcp.x.onion"] {
+            assert!(ask.services(name).await.unwrap().is_empty(), "{name}");
+        }
+        assert!(server.asked().is_empty());
+        assert_eq!(hosts(&ask.services("_a._tcp.onion.test").await.unwrap()), ["m.test"]);
     }
 
     #[tokio::test]

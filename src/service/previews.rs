@@ -7,10 +7,10 @@ use crate::app::App;
 use crate::bridge::Pool;
 use crate::error::{Error, Kind, Result};
 use crate::media::{Candidate, Library, Picture, Reading, Summary};
-use crate::preview::{Embed, Landing, Link, Step, Wants, late};
+use crate::preview::{Embed, Image, Landing, Link, Step, Wants, late};
 
 /// Pictures tried for one preview.
-const MAX_TRIED: usize = 3;
+const MAX_TRIED: usize = 6;
 
 /// The preview of a link, as the JSON of its answer: what is remembered, kept, or made within `timeout` and once for all who
 /// ask.
@@ -27,7 +27,7 @@ pub(crate) async fn preview(app: &Arc<App>, link: Link, timeout: Duration) -> Re
 struct Deadline {
     /// What has come by then counts.
     ends: Instant,
-    /// It is waited for no longer than this: the system's resolver keeps no deadline.
+    /// It is waited for no longer than this: a thread may end its step a little later.
     given_up: Instant,
 }
 
@@ -176,8 +176,7 @@ async fn read(app: &Arc<App>, link: &Link, deadline: Deadline) -> Result<Reading
 async fn illustrate(app: &Arc<App>, summary: &mut Summary, deadline: Deadline) {
     let mut best: Option<(_, Picture)> = None;
     for image in summary.candidates().into_iter().take(MAX_TRIED) {
-        let Ok(link) = Link::parse(image.url.as_str()) else { continue };
-        match picture(app, link, deadline).await {
+        match picture(app, &image, deadline).await {
             Ok(picture) if picture.shows_well() => return summary.illustrate(image, picture),
             Ok(picture) => {
                 if best.as_ref().is_none_or(|(_, best)| best.pixels() < picture.pixels()) {
@@ -207,8 +206,16 @@ fn is_passing(error: &Error, deadline: Deadline) -> bool {
 }
 
 /// A picture that a page shows, proven.
-async fn picture(app: &Arc<App>, link: Link, deadline: Deadline) -> Result<Picture> {
-    let candidate = travel(app, (link, Wants::Image), deadline, Library::read_image).await?;
+async fn picture(app: &Arc<App>, image: &Image, deadline: Deadline) -> Result<Picture> {
+    let candidate = if image.url.scheme() == "data" {
+        let (library, url) = (Arc::clone(&app.library), image.url.clone());
+        let reading = app.bridge.run(Pool::Previews, move || library.read_embedded_image(&url));
+        let given_up = deadline.given_up.into();
+        tokio::time::timeout_at(given_up, reading).await.unwrap_or_else(|_elapsed| Err(late()))?
+    } else {
+        let link = Link::parse(image.url.as_str())?;
+        travel(app, (link, Wants::Image), deadline, Library::read_image).await?
+    };
     prove(app, candidate, deadline).await
 }
 

@@ -174,12 +174,12 @@ fn oembed_in_another_character_set_and_of_any_sensible_length_is_read() {
 fn a_slow_disk_does_not_hold_the_answer_up_and_the_picture_is_named_once_it_is_durable() {
     let fetched = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&fetched);
-    let site = Peer::plain(move |request| match request.path() {
-        "/i.png" => picture(png(300, 300, 1)),
-        _ => {
-            count.fetch_add(1, Ordering::SeqCst);
-            html("<title>T</title><meta property=og:image content=/i.png>")
+    let site = Peer::plain(move |request| {
+        if request.path() == "/i.png" {
+            return picture(png(300, 300, 1));
         }
+        count.fetch_add(1, Ordering::SeqCst);
+        html("<title>T</title><meta property=og:image content=/i.png>")
     });
     let disk = Arc::new(ScriptedDisk::default());
     let setup = beside(&site).on(disk.clone());
