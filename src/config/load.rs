@@ -11,7 +11,7 @@ use figment::value::{Dict, Value};
 use saphyr::{Yaml, YamlEmitter};
 
 use super::yaml::YamlFile;
-use super::{Config, Family, OembedProvider, Previews};
+use super::{Config, Family, OembedProvider, Previews, accept_language, host_glob};
 use crate::matrix::ServerName;
 
 /// A configuration and what was odd about it.
@@ -91,7 +91,9 @@ fn judge(
     if let (Some(config), Some(folder)) = (&mut config, path.and_then(Path::parent)) {
         config.data_dir = folder.join(&config.data_dir);
         config.homeserver.signing_key = folder.join(&config.homeserver.signing_key);
-        config.federation.ca_file = config.federation.ca_file.as_ref().map(|file| folder.join(file));
+        for ca_file in [&mut config.federation.ca_file, &mut config.previews.ca_file] {
+            *ca_file = ca_file.as_ref().map(|file| folder.join(file));
+        }
     }
     match config {
         Some(config) if sources.problems.is_empty() => Ok(Loaded { config, warnings }),
@@ -232,6 +234,7 @@ impl Sources<'_> {
                 self.complain(key, "must be longer than 0");
             }
         }
+        self.validate_hosts(config);
         self.validate_previews(&config.previews);
         if config.thumbnails.workers == 0 || config.thumbnails.workers > 64 {
             self.complain("thumbnails.workers", "must be 1 to 64");
@@ -244,17 +247,33 @@ impl Sources<'_> {
         }
     }
 
+    /// Complains about entries of host lists that would never match.
+    fn validate_hosts(&mut self, config: &Config) {
+        for (key, entries) in [
+            ("federation.allow", &config.federation.allow),
+            ("federation.deny", &config.federation.deny),
+            ("previews.allow_hosts", &config.previews.allow_hosts),
+            ("previews.deny_hosts", &config.previews.deny_hosts),
+        ] {
+            for entry in entries {
+                if let Err(why) = host_glob(entry) {
+                    self.complain(key, format!("`{entry}` {why}"));
+                }
+            }
+        }
+    }
+
     /// Complains about what could never be sent or connected to.
     fn validate_previews(&mut self, previews: &Previews) {
         let is_text = |text: &str| text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
         if !is_text(&previews.user_agent) {
             self.complain("previews.user_agent", "only printable ASCII can be sent");
         }
-        if !previews.accept_language.iter().all(|language| !language.is_empty() && is_text(language)) {
-            self.complain("previews.accept_language", "only language tags can be sent (like de or pt-BR)");
+        if let Err(why) = accept_language(&previews.accept_language) {
+            self.complain("previews.accept_language", why);
         }
-        if previews.ports.is_empty() || previews.ports.contains(&0) {
-            self.complain("previews.ports", "name at least one port, 1 to 65535");
+        if previews.ports.is_senseless() {
+            self.complain("previews.ports", "name at least one port, 1 to 65535, or write any");
         }
         self.validate_oembed(&previews.oembed);
     }
@@ -490,6 +509,25 @@ mod tests {
             let found = problems.iter().any(|problem| problem.contains("oembed") && problem.contains(word));
             assert!(found, "{entry}: {problems:#?}");
         }
+    }
+
+    /// `bücher.example`, `localhost.` and the like never matched.
+    #[test]
+    fn a_list_entry_that_would_never_match_is_a_problem_that_names_it() {
+        let text = "server_name: example.org\nfederation:\n  allow: ['https://a.example']\n  deny: ['evil.example:8448']\n\
+                    previews:\n  allow_hosts: ['a b']\n  deny_hosts: ['fine.example', 'b\u{fc}*.example']\n";
+        let problems = load_file(text, &[]).unwrap_err();
+        for (line, key, entry) in [
+            (3, "federation.allow", "`https://a.example`"),
+            (4, "federation.deny", "`evil.example:8448`"),
+            (6, "previews.allow_hosts", "`a b`"),
+            (7, "previews.deny_hosts", "`b\u{fc}*.example`"),
+        ] {
+            let start = format!("sidecar.yaml:{line}: `{key}`");
+            let found = problems.iter().any(|problem| problem.starts_with(&start) && problem.contains(entry));
+            assert!(found, "{start} {entry}: {problems:#?}");
+        }
+        assert_eq!(problems.len(), 4, "{problems:#?}");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod body;
 mod charset;
+mod data_url;
 mod declared;
 mod fetch;
 mod file;
@@ -23,9 +24,12 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 use url::Url;
 
+pub(crate) use data_url::read_data_url;
 pub(crate) use fetch::{Fetcher, Landing, Link, Step, Trip, Wants, broke_off, late};
 pub(crate) use file::{Format, describe_file, media_type, sniff};
-pub(crate) use oembed::{Embed, MAX_ANSWER as MAX_OEMBED, MAX_CACHE_AGE, Providers, parse_oembed};
+pub(crate) use oembed::{
+    Embed, MAX_ANSWER as MAX_OEMBED, MAX_CACHE_AGE, Providers, json_in_utf8, parse_oembed,
+};
 pub(crate) use page::read_page;
 
 /// What a page says of itself. Every text is clean: one line, no control characters, no markup, of bounded length.

@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use encoding_rs::{Encoding, WINDOWS_1252};
+use percent_encoding::{CONTROLS, utf8_percent_encode};
 use serde_json::Value;
 use url::Url;
 use wildmatch::WildMatch;
@@ -15,7 +17,7 @@ use super::declared::pixels;
 use super::html::{self, Listener, Tag, push_capped};
 use super::page::{MAX_DESCRIPTION, MAX_NAME, MAX_TITLE, absolute};
 use super::{Image, Page, text};
-use crate::config::OembedProvider;
+use crate::config::{OembedProvider, host_glob};
 
 /// What an oEmbed answer says of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +72,17 @@ impl Pattern {
     fn parse(glob: &str) -> Option<Self> {
         let (_scheme, rest) = glob.split_once("://")?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, "*"));
+        // As URLs have them: the host in its normal form, other letters than ASCII in the path encoded.
+        let is_port =
+            |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit() || byte == b'*');
+        let split = authority.rsplit_once(':').filter(|(_, port)| is_port(port));
+        let (host, port) = split.map_or((authority, ""), |(host, port)| (host, port));
+        let host = host_glob(host).ok()?;
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let colon = if port.is_empty() { "" } else { ":" };
         Some(Self {
-            authority: WildMatch::new(&authority.to_ascii_lowercase()),
-            path: WildMatch::new(&format!("/{path}")),
+            authority: WildMatch::new(&format!("{host}{colon}{port}")),
+            path: WildMatch::new(&format!("/{}", utf8_percent_encode(path, CONTROLS))),
         })
     }
 
@@ -106,6 +116,21 @@ fn question(mut endpoint: Url, url: &Url) -> Url {
     asked.set_fragment(None);
     endpoint.query_pairs_mut().append_pair("format", "json").append_pair("url", asked.as_str());
     endpoint
+}
+
+/// An answer in UTF-8, which it should be in, whatever it came in: what is no UTF-8 is what `content_type` declares, else Latin-1.
+pub(crate) fn json_in_utf8(json: Vec<u8>, content_type: Option<&str>) -> Vec<u8> {
+    let mark = Encoding::for_bom(&json).map(|(encoding, _)| encoding);
+    if mark.is_none() && std::str::from_utf8(&json).is_ok() {
+        return json;
+    }
+    let declared = || {
+        let parameters = content_type?.to_ascii_lowercase();
+        let (_, label) = parameters.split_once("charset=")?;
+        Encoding::for_label(label.split(';').next()?.trim_matches(['"', '\'', ' ']).as_bytes())
+    };
+    let encoding = mark.or_else(declared).unwrap_or(WINDOWS_1252);
+    encoding.decode(&json).0.into_owned().into_bytes()
 }
 
 /// Reads the answer that an endpoint gave at `url`. `None` if it says nothing to show.
@@ -245,7 +270,7 @@ const KNOWN: [(&str, &[&str]); 7] = [
 pub(crate) const MAX_CACHE_AGE: Duration = Duration::from_hours(24);
 
 /// Longest answer read, bytes.
-pub(crate) const MAX_ANSWER: usize = 128 * 1024;
+pub(crate) const MAX_ANSWER: usize = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -264,7 +289,11 @@ mod tests {
     fn known_sites_are_asked_at_their_endpoints() {
         let providers = Providers::new(&[OembedProvider {
             endpoint: "https://tube.example/oembed.{format}?theme=dark".to_owned(),
-            urls: vec!["https://tube.example:8443/watch/*".to_owned(), "https://youtu.be/mine*".to_owned()],
+            urls: vec![
+                "https://tube.example:8443/watch/*".to_owned(),
+                "https://youtu.be/mine*".to_owned(),
+                "https://*.B\u{fc}hne.example./st\u{fc}ck/*".to_owned(),
+            ],
         }]);
         for (page, expected) in [
             (
@@ -295,6 +324,12 @@ mod tests {
                 "https://tube.example:8443/watch/a",
                 Some(
                     "https://tube.example/oembed.json?theme=dark&format=json&url=https%3A%2F%2Ftube.example%3A8443%2Fwatch%2Fa",
+                ),
+            ),
+            (
+                "https://die.b\u{fc}hne.example/st\u{fc}ck/1",
+                Some(
+                    "https://tube.example/oembed.json?theme=dark&format=json&url=https%3A%2F%2Fdie.xn--bhne-0ra.example%2Fst%25C3%25BCck%2F1",
                 ),
             ),
             ("https://tube.example/watch/a", None),
@@ -368,6 +403,33 @@ mod tests {
         assert_eq!(embed.page.description.as_deref(), Some("Shipping day! See notes & more"));
         assert_eq!(embed.cache_age, Some(Duration::from_hours(1)));
         assert!(embed.page.more.is_empty());
+    }
+
+    #[test]
+    fn answers_in_other_character_sets_are_read() {
+        let latin =
+            |text: &str| text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect::<Vec<_>>();
+        let (json, utf8) = (r#"{"title":"Stra\u{df}e \u{e4}"}"#, "{\"title\":\"Stra\u{df}e \u{e4}\"}");
+        let json = json.replace("\\u{df}", "\u{df}").replace("\\u{e4}", "\u{e4}");
+        let wide: Vec<u8> =
+            [0xfeff].into_iter().chain(json.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+        for (bytes, content_type) in [
+            (json.clone().into_bytes(), Some("application/json; charset=iso-8859-1")),
+            (latin(&json), Some("application/json; charset=ISO-8859-1")),
+            (latin(&json), Some("application/json; charset=\"windows-1252\"; x=y")),
+            (latin(&json), Some("application/json")),
+            (latin(&json), None),
+            (latin(&json), Some("application/json; charset=utf-8")),
+            (wide, None),
+            (format!("\u{feff}{json}").into_bytes(), None),
+        ] {
+            let read = json_in_utf8(bytes, content_type);
+            if content_type.is_none_or(|kind| !kind.ends_with("utf-8")) {
+                assert_eq!(String::from_utf8(read).unwrap(), utf8, "{content_type:?}");
+            } else {
+                assert!(String::from_utf8(read).is_ok());
+            }
+        }
     }
 
     #[test]

@@ -43,6 +43,7 @@ mod harness;
 mod housekeeping;
 mod load;
 mod previews;
+mod previews_fetch;
 mod previews_guard;
 mod previews_pictures;
 mod reload;
