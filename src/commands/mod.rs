@@ -46,7 +46,7 @@ fn load_signing_key(config: &Config) -> Result<LoadedKey, KeyError> {
     let folder = std::env::var_os("CREDENTIALS_DIRECTORY");
     let credential = folder.map(|folder| Path::new(&folder).join("signing.key")).filter(|path| path.exists());
     match credential {
-        Some(path) => Ok(LoadedKey { key: SigningKey::read(&path)?, warning: None }),
+        Some(path) => Ok(LoadedKey { key: SigningKey::read_credential(&path)?, warning: None }),
         None => SigningKey::load(&config.homeserver.signing_key),
     }
 }

@@ -38,6 +38,7 @@ mod federation_outbound;
 mod freeze;
 mod harness;
 mod housekeeping;
+mod keys;
 mod load;
 mod previews;
 mod previews_guard;
