@@ -4,7 +4,11 @@
 //! complaints about a wrong file (all at once, each with key, file and line) and the printing of what is in
 //! force. The shipped `sidecar.yaml` is the reference for people; a test keeps the two equal.
 
+mod complaints;
+mod file;
+mod homeserver_url;
 mod load;
+mod print;
 mod units;
 mod yaml;
 
@@ -14,10 +18,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use self::file::find;
+pub(crate) use self::homeserver_url::HomeserverUrl;
+pub(crate) use self::load::is_log_directives;
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::load::load_text;
-pub use self::load::{Loaded, Problem, Problems, find, load};
-pub(crate) use self::load::{is_log_directives, redacted};
+pub use self::load::{Loaded, Problem, Problems, load};
+pub(crate) use self::print::redacted;
 pub use self::units::{ListenAddr, Size, Span, ThumbnailMethod, ThumbnailSize};
 
 use crate::matrix::ServerName;

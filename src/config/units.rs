@@ -168,7 +168,12 @@ macro_rules! serde_as_text {
         }
     )+};
 }
-serde_as_text!(Size: "a size", Span: "a duration", ListenAddr: "an address", ThumbnailSize: "a thumbnail size");
+serde_as_text!(
+    Size: "a size (like 50MiB, 2GB or 1048576)",
+    Span: "a duration (like 500ms, 2m, 24h or 7days)",
+    ListenAddr: "an address (like 127.0.0.1:8090 or unix:/run/x.sock)",
+    ThumbnailSize: "a thumbnail size (like 96x96-crop or 640x480-scale)"
+);
 
 /// Takes a string, or a bare number as its text: YAML and environment variables make numbers of `1048576`.
 struct Text(&'static str);
@@ -189,6 +194,10 @@ impl de::Visitor<'_> for Text {
     }
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<String, E> {
         Ok(number.to_string())
     }
 }
@@ -224,7 +233,7 @@ pub(super) mod one_or_many {
         type Value = Vec<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a value or a list of values")
+            f.write_str("an address or a list of them (like 127.0.0.1:8090)")
         }
 
         fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {

@@ -35,6 +35,7 @@ mod downloads;
 mod faults;
 mod federation_inbound;
 mod federation_outbound;
+mod first_contact;
 mod freeze;
 mod harness;
 mod housekeeping;
