@@ -1,11 +1,12 @@
 //! The homeserver this sidecar stands beside, as an HTTP peer.
 //!
-//! Owns `homeserver.url`, the one outbound address that is exempt from the address lists: the operator wrote it. Refuses to
-//! know what is asked.
+//! Owns `homeserver.url`, the one outbound address that is exempt from the address lists: the operator wrote it. It may be a
+//! Unix socket. Refuses to know what is asked.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::HomeserverUrl;
 use crate::names::Names;
 use crate::outbound::{self, Answer, Get, Guard, Limits, Outbound, OutboundError};
 
@@ -17,25 +18,32 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Homeserver {
     /// To anywhere.
     outbound: Outbound,
-    /// Without a trailing slash.
+    /// Without a trailing slash; for a Unix socket one whose host is connected to by nobody.
     base_url: String,
 }
 
 impl Homeserver {
-    /// The homeserver at `base_url`.
-    pub(crate) fn new(base_url: &str, names: Arc<dyn Names>) -> Result<Self, OutboundError> {
-        Self::with_timeout(base_url, names, TIMEOUT)
+    /// The homeserver at `url`, as `homeserver.url` has it.
+    pub(crate) fn new(url: &str, names: Arc<dyn Names>) -> Result<Self, OutboundError> {
+        Self::with_timeout(url, names, TIMEOUT)
     }
 
     /// The same, with another longest wait for a whole exchange.
     pub(crate) fn with_timeout(
-        base_url: &str,
+        url: &str,
         names: Arc<dyn Names>,
         timeout: Duration,
     ) -> Result<Self, OutboundError> {
         let limits = Limits { stall: timeout, total: Some(timeout) };
         let outbound = Outbound::new(Guard::permit_all(), None, limits, names)?;
-        Ok(Self { outbound, base_url: base_url.trim_end_matches('/').to_owned() })
+        let url = HomeserverUrl::parse(url)
+            .map_err(|why| OutboundError::Failed(format!("homeserver.url {why}")))?;
+        Ok(match url {
+            HomeserverUrl::Web(base_url) => Self { outbound, base_url },
+            HomeserverUrl::Unix(socket) => {
+                Self { outbound: outbound.through_socket(socket), base_url: "http://localhost".to_owned() }
+            }
+        })
     }
 
     /// Asks for `path`, with an access token if there is one; once more when an idle connection was closed just as it was

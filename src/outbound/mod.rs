@@ -6,9 +6,10 @@
 mod coding;
 mod guard;
 mod tls;
+mod unix;
 
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use url::Url;
 
 use self::guard::CheckedResolver;
 use self::tls::TlsConnector;
+use self::unix::{NoLookup, UnixConnector};
 
 pub(crate) use self::coding::ACCEPT_ENCODING;
 pub(crate) use self::guard::{Denied, Guard};
@@ -66,6 +68,8 @@ struct Rules {
     limits: Limits,
     /// Where names lead.
     names: Arc<dyn Names>,
+    /// The one Unix socket to connect to instead, whatever a URL says.
+    socket: Option<PathBuf>,
 }
 
 /// How long a peer may take.
@@ -131,8 +135,16 @@ impl Outbound {
         names: Arc<dyn Names>,
     ) -> Result<Self, OutboundError> {
         let tls = tls::client_config(ca_file).map_err(OutboundError::Tls)?;
-        let rules = Rules { guard: Arc::new(guard), tls, limits, names };
+        let rules = Rules { guard: Arc::new(guard), tls, limits, names, socket: None };
         Ok(Self { agent: rules.agent(Vec::new(), IDLE), rules: Arc::new(rules) })
+    }
+
+    /// The same, with every connection to one Unix socket that the operator named; no address is looked up or judged.
+    pub(crate) fn through_socket(self, socket: PathBuf) -> Self {
+        let Rules { guard, tls, limits, names, .. } = &*self.rules;
+        let (guard, tls, names) = (Arc::clone(guard), Arc::clone(tls), Arc::clone(names));
+        let rules = Rules { guard, tls, limits: *limits, names, socket: Some(socket) };
+        Self { agent: rules.agent(Vec::new(), IDLE), rules: Arc::new(rules) }
     }
 
     /// The longest that a small part of an answer may take, such as an error's words or what comes before a file: a while, and
@@ -201,6 +213,9 @@ impl Rules {
             .timeout_per_write(Some(self.limits.stall))
             .timeout_global(self.limits.total)
             .build();
+        if let Some(socket) = &self.socket {
+            return Agent::with_parts(config, ().chain(UnixConnector(socket.clone())), NoLookup);
+        }
         let connector = ().chain(TcpConnector::default()).chain(TlsConnector::new(Arc::clone(&self.tls)));
         let resolver =
             CheckedResolver { guard: Arc::clone(&self.guard), via, names: Arc::clone(&self.names) };

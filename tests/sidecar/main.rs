@@ -49,4 +49,5 @@ mod routes;
 mod slow_remotes;
 mod systemd;
 mod thumbnails;
+mod unix_homeserver;
 mod uploads;
