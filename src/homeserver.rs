@@ -7,11 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::HomeserverUrl;
+use crate::mark;
 use crate::names::Names;
 use crate::outbound::{self, Answer, Get, Guard, Limits, Outbound, OutboundError};
 
 /// Longest wait for the homeserver, for a whole exchange.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is said of a `homeserver.url` that leads to ourselves, or to another sidecar.
+pub(crate) const IN_CIRCLES: &str = "media-sidecar itself answers there, not the homeserver";
 
 /// Asks the homeserver. Blocks.
 #[derive(Debug)]
@@ -61,13 +65,18 @@ impl Homeserver {
     fn ask(&self, path: &str, token: Option<&str>, until: Option<Instant>) -> Result<Answer, OutboundError> {
         let url = format!("{}{path}", self.base_url);
         let bearer = token.map(|token| format!("Bearer {token}"));
-        let headers: Vec<_> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
+        let mut headers = vec![(mark::ASKING, "1")];
+        headers.extend(bearer.iter().map(|bearer| ("Authorization", bearer.as_str())));
         let get = || {
             self.outbound.get(&Get { url: &url, headers: &headers, via: &[], within: outbound::left(until)? })
         };
-        match get() {
+        let answer = match get() {
             Err(OutboundError::Failed(_)) => get(),
             other => other,
+        }?;
+        match answer.header(mark::MARK) {
+            Some(_) => Err(OutboundError::Failed(IN_CIRCLES.to_owned())),
+            None => Ok(answer),
         }
     }
 }

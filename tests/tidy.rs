@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// other, lower first.
 const LEVELS: [&[&str]; 8] = [
     &["sha256", "error", "matrix", "config"],
-    &["range", "disposition", "multipart", "globs", "names", "outbound", "disk", "blobs", "catalog"],
+    &["range", "disposition", "multipart", "globs", "mark", "names", "outbound", "disk", "blobs", "catalog"],
     &["homeserver", "accounts", "federation", "thumbnail", "preview"],
     &["media"],
     &["patience", "bridge", "waiting", "response", "shelf", "app", "request"],

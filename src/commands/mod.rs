@@ -2,6 +2,7 @@
 
 mod bench_fill;
 mod check;
+mod delegation;
 mod key;
 mod proxy_config;
 mod serve;

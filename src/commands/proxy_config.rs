@@ -3,11 +3,10 @@
 //! Owns what differs between installations; the rest stands in `assets/proxy/`. Refuses to know how proxies are installed.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::{Failure, load_config_quietly};
-use crate::config::{Config, ListenAddr, redacted};
+use crate::config::{Config, ListenAddr, reachable, redacted};
 use crate::server::PROXY_PREFIXES;
 
 /// Ports of a server whose name carries none: what clients try, what other servers try (spec, Resolving server names).
@@ -144,16 +143,6 @@ impl Homeserver {
         };
         Ok(Self { scheme: scheme.to_owned(), authority: format!("{}:{port}", plain(host)?), tls_nginx })
     }
-}
-
-/// Where a local peer connects to reach a listener: the loopback address if it listens on all.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 /// `listen` lines for IPv4 and IPv6. In nginx 1.22 HTTP/2 is switched on here and nowhere else.

@@ -25,6 +25,7 @@ pub(crate) use self::load::is_log_directives;
 pub(crate) use self::load::load_text;
 pub use self::load::{Loaded, Problem, Problems, load};
 pub(crate) use self::print::redacted;
+pub(crate) use self::units::reachable;
 pub use self::units::{ListenAddr, Size, Span, ThumbnailMethod, ThumbnailSize};
 
 use crate::matrix::ServerName;

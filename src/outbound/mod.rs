@@ -176,11 +176,7 @@ impl Outbound {
 
     /// Asks. Redirects are answers like any other.
     pub(crate) fn get(&self, get: &Get<'_>) -> Result<Answer, OutboundError> {
-        let mut request = if get.via.is_empty() {
-            self.agent.get(get.url)
-        } else {
-            self.rules.agent(get.via.to_vec(), 0).get(get.url)
-        };
+        let mut request = self.agent_for(get).get(get.url);
         for (name, value) in get.headers {
             request = request.header(*name, *value);
         }
@@ -189,6 +185,33 @@ impl Outbound {
             request = request.config().timeout_global(Some(within)).build();
         }
         Ok(Answer { response: request.call()?, url: get.url.to_owned() })
+    }
+}
+
+impl Outbound {
+    /// Sends `body` with POST. Redirects are answers like any other; [`Get::within`] is not heeded.
+    pub(crate) fn post(&self, get: &Get<'_>, body: &[u8]) -> Result<Answer, OutboundError> {
+        let agent = self.agent_for(get);
+        let request = get
+            .headers
+            .iter()
+            .fold(agent.post(get.url), |request, (name, value)| request.header(*name, *value));
+        Ok(Answer { response: request.send(body)?, url: get.url.to_owned() })
+    }
+
+    /// Asks what may be done there, with OPTIONS; [`Get::within`] is not heeded.
+    pub(crate) fn options(&self, get: &Get<'_>) -> Result<Answer, OutboundError> {
+        let agent = self.agent_for(get);
+        let request = get
+            .headers
+            .iter()
+            .fold(agent.options(get.url), |request, (name, value)| request.header(*name, *value));
+        Ok(Answer { response: request.call()?, url: get.url.to_owned() })
+    }
+
+    /// What connects where a request leads.
+    fn agent_for(&self, get: &Get<'_>) -> Agent {
+        if get.via.is_empty() { self.agent.clone() } else { self.rules.agent(get.via.to_vec(), 0) }
     }
 }
 
@@ -238,6 +261,12 @@ impl Answer {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let headers: &HeaderMap = self.response.headers();
         headers.get(name)?.to_str().ok()
+    }
+
+    /// The values of a header that stands there several times, or lists several, each by itself.
+    pub(crate) fn header_list(&self, name: &str) -> Vec<&str> {
+        let values = self.response.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',').map(str::trim)).collect()
     }
 
     /// A header's value with bytes that are not UTF-8 replaced.

@@ -29,6 +29,7 @@ mod async_uploads;
 mod bad_pictures;
 mod bench_fill;
 mod binary;
+mod check;
 mod crash;
 mod discovery;
 mod downloads;
