@@ -10,6 +10,7 @@ use crate::app::Surroundings;
 use crate::config::Config;
 use crate::federation::{Discovery, Endpoint};
 use crate::matrix::{Host, ServerName};
+use crate::names::Names;
 use crate::outbound::Outbound;
 
 /// Largest document read, bytes.
@@ -33,10 +34,10 @@ pub(super) struct Delegation {
 }
 
 impl Delegation {
-    /// Looks, through `outbound`. Where nothing is found, the name itself is where they go.
-    pub(super) fn find(config: &Config, outbound: &Outbound) -> Self {
-        let Surroundings { clock, random, names, .. } = Surroundings::system();
-        let discovery = Discovery::new(outbound.clone(), Arc::clone(&names), clock, random);
+    /// Looks, through `outbound` and in DNS. Where nothing is found, the name itself is where they go.
+    pub(super) fn find(config: &Config, outbound: &Outbound, names: Arc<dyn Names>) -> Self {
+        let Surroundings { clock, random, .. } = Surroundings::system();
+        let discovery = Discovery::new(outbound.clone(), names, clock, random);
         let server_name = &config.server_name;
         let servers = discovery.resolve(server_name, None);
         let mut faults = Vec::new();
@@ -140,7 +141,112 @@ fn base_url(document: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{SocketAddr, TcpListener};
+    use std::time::Duration;
+
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
     use super::*;
+    use crate::names::Service;
+    use crate::outbound::{Guard, Limits};
+
+    /// DNS in which `example.org` on port 443 is one listener, and nothing else is anything.
+    #[derive(Debug)]
+    struct OnlyExampleOrg(SocketAddr);
+
+    impl Names for OnlyExampleOrg {
+        fn addresses(&self, host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+            let is_it = (host, port) == ("example.org", 443);
+            is_it.then(|| vec![self.0]).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+        }
+
+        fn services(&self, _: &str) -> Vec<Service> {
+            Vec::new()
+        }
+    }
+
+    /// What is found where `example.org` answers these documents; an empty one is not there.
+    fn found(server: &'static str, client: &'static str) -> Delegation {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(["example.org".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        let (tls, listener) = (Arc::new(tls), TcpListener::bind("127.0.0.1:0").unwrap());
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&tls)).unwrap(), stream);
+                let mut request = [0; 4096];
+                let length = stream.read(&mut request).unwrap();
+                let request = String::from_utf8_lossy(&request[..length]).into_owned();
+                let document = if request.starts_with(&format!("GET {SERVER} ")) { server } else { client };
+                let status = if document.is_empty() { "404 Not Found" } else { "200 OK" };
+                let length = document.len();
+                write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{document}"
+                )
+                .unwrap();
+                stream.conn.send_close_notify();
+                stream.flush().unwrap();
+            }
+        });
+        let ca_file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(ca_file.path(), cert.pem()).unwrap();
+        let names: Arc<dyn Names> = Arc::new(OnlyExampleOrg(address));
+        let limits = Limits { stall: Duration::from_secs(10), total: Some(Duration::from_secs(10)) };
+        let outbound =
+            Outbound::new(Guard::permit_all(), Some(ca_file.path()), limits, Arc::clone(&names)).unwrap();
+        Delegation::find(&Config::defaults(ServerName::parse("example.org").unwrap()), &outbound, names)
+    }
+
+    #[test]
+    fn both_documents_are_followed() {
+        let client = r#"{"m.homeserver": {"base_url": "https://matrix.example.org/"}}"#;
+        let delegation = found(r#"{"m.server": "matrix.example.org:443"}"#, client);
+        assert_eq!(delegation.servers.base_url, "https://matrix.example.org:443");
+        assert_eq!(delegation.clients.base_url, "https://matrix.example.org");
+        assert_eq!(delegation.clients.host, "matrix.example.org");
+        assert!(delegation.is_one() && delegation.faults.is_empty(), "{delegation:?}");
+        assert!(delegation.leads_elsewhere(&ServerName::parse("example.org").unwrap()));
+    }
+
+    #[test]
+    fn without_documents_the_name_itself_is_where_they_go() {
+        let delegation = found("", "");
+        assert_eq!(delegation.servers.base_url, "https://example.org:8448");
+        assert_eq!(delegation.clients.base_url, "https://example.org");
+        assert!(!delegation.is_one() && delegation.faults.is_empty(), "{delegation:?}");
+        assert!(!delegation.leads_elsewhere(&ServerName::parse("example.org").unwrap()));
+    }
+
+    #[test]
+    fn documents_of_no_use_are_faults_and_so_is_one_without_the_other() {
+        let server = r#"{"m.server": "matrix.example.org:443"}"#;
+        for (server, client, words) in [
+            ("<html>", "", "/.well-known/matrix/server does not have the form"),
+            (r#"{"m.server": "https://matrix.example.org"}"#, "", "/.well-known/matrix/server does not have"),
+            (server, "<html>", "/.well-known/matrix/client does not have the form"),
+            (
+                server,
+                r#"{"m.homeserver": {"base_url": "matrix.example.org"}}"#,
+                "client does not have the form",
+            ),
+            (server, "", "servers are sent to https://matrix.example.org:443, clients are not"),
+        ] {
+            let faults = found(server, client).faults;
+            assert!(faults.iter().any(|fault| fault.contains(words)), "{words}: {faults:?}");
+        }
+    }
 
     #[test]
     fn hosts_and_ports_of_endpoints() {

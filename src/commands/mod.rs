@@ -5,6 +5,7 @@ mod check;
 mod delegation;
 mod key;
 mod proxy_config;
+mod public;
 mod serve;
 
 use std::ffi::OsString;
@@ -17,7 +18,7 @@ use crate::federation::{KeyError, LoadedKey, SigningKey};
 pub use self::bench_fill::bench_fill;
 pub use self::check::check;
 pub use self::key::{KeySource, generate, import, show};
-pub use self::proxy_config::{Proxy, TlsFiles, proxy_config};
+pub use self::proxy_config::{Fallback, Proxy, ProxyOptions, TlsFiles, proxy_config};
 pub(crate) use self::serve::runtime;
 pub use self::serve::{LogFormat, serve};
 

@@ -116,3 +116,27 @@ fn a_homeserver_url_that_leads_to_the_sidecar_itself_is_refused() {
         assert!(output.status.code() == Some(1) && told.contains(&words), "{told}");
     }
 }
+
+#[test]
+fn a_proxys_configuration_follows_a_public_host_and_offers_a_fallback() {
+    let folder = Folder::new("");
+    let print = |options: &[&str]| {
+        let mut command = command(folder.folder.path());
+        command.args(["proxy-config", "nginx"]).args(options);
+        command.env("SIDECAR_SERVER_NAME", "example.org").env("SIDECAR_LISTEN", "127.0.0.1:8090");
+        command.output().unwrap()
+    };
+    let output = print(&["--public-host", "matrix.example.org", "--fallback"]);
+    let printed = text(&output.stdout);
+    for part in [
+        "server_name matrix.example.org;",
+        r#"return 200 '{"m.server":"matrix.example.org:443"}';"#,
+        r#"return 200 '{"m.homeserver":{"base_url":"https://matrix.example.org"}}';"#,
+        "error_page 404 = @homeserver;",
+        "client_max_body_size 0;",
+    ] {
+        assert!(printed.contains(part), "{part} is not in\n{printed}{}", text(&output.stderr));
+    }
+    let refused = print(&["--public-host", "https://matrix.example.org"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+}

@@ -1,6 +1,7 @@
 //! Whether the reverse proxy sends every path here, as it came, lets large bodies through, and keeps our own paths to itself.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -70,8 +71,8 @@ impl Outside {
         let limits = Limits { stall: TIMEOUT, total: Some(TIMEOUT) };
         let ca_file = config.federation.ca_file.as_deref();
         let names = Surroundings::system().names;
-        let outbound = Outbound::new(Guard::permit_all(), ca_file, limits, names)?;
-        let delegation = Delegation::find(config, &outbound);
+        let outbound = Outbound::new(Guard::permit_all(), ca_file, limits, Arc::clone(&names))?;
+        let delegation = Delegation::find(config, &outbound, names);
         let x_matrix = format!(
             "X-Matrix origin=\"check.invalid\",destination=\"{}\",key=\"ed25519:check\",sig=\"AA\"",
             config.server_name
@@ -445,9 +446,16 @@ impl Causes {
     fn tell(&self, report: &mut Report<'_, impl Write>) -> Result<(), Failure> {
         for (cause, places) in &self.0 {
             let Some((first, others)) = places.split_first() else { continue };
-            let finding = match others {
-                [] => cause.clone(),
-                others => format!("{cause} (the same: {})", others.join(", ")),
+            let door: String = first.split_inclusive('/').take(3).collect();
+            let others: Vec<_> = others
+                .iter()
+                .map(|place| {
+                    place.strip_prefix(&door).map_or_else(|| place.clone(), |path| format!("/{path}"))
+                })
+                .collect();
+            let finding = match others.len() {
+                0 => cause.clone(),
+                _ => format!("{cause} (the same: {})", others.join(", ")),
             };
             report.say(Level::Fail, first, finding)?;
         }
@@ -474,15 +482,18 @@ mod tests {
     #[test]
     fn a_cause_is_told_once_with_all_its_places() {
         let mut causes = Causes::default();
-        for place in ["a", "b", "b", "c"] {
+        for place in ["https://a/x/", "https://a/y/", "https://a/y/", "https://b/x/"] {
             causes.add("it rains".to_owned(), place.to_owned());
         }
-        causes.add("it snows".to_owned(), "a".to_owned());
+        causes.add("it snows".to_owned(), "https://a/x/".to_owned());
         let mut told = Vec::new();
         let mut report = Report::new(&mut told);
         causes.tell(&mut report).unwrap();
         assert!(report.has_failed());
         let told = String::from_utf8(told).unwrap();
-        assert_eq!(told, "FAIL  a: it rains (the same: b, c)\nFAIL  a: it snows\n");
+        assert_eq!(
+            told,
+            "FAIL  https://a/x/: it rains (the same: /y/, https://b/x/)\nFAIL  https://a/x/: it snows\n"
+        );
     }
 }
