@@ -110,9 +110,8 @@ fn start_logging(config: &Config, format: LogFormat) -> Result<Bounded, Failure>
 
 /// Tells each minute which log lines were left out.
 async fn tell_left_out(bounded: Bounded) {
-    let mut ticks = tokio::time::interval(WINDOW);
     loop {
-        ticks.tick().await;
+        tokio::time::sleep(WINDOW).await;
         bounded.tell();
     }
 }
