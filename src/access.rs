@@ -9,6 +9,7 @@ use std::time::Instant;
 use hyper::Method;
 use hyper::header::HeaderMap;
 
+use crate::drain::InFlight;
 use crate::journal::ACCESS;
 use crate::matrix::Mxc;
 use crate::waiting::Busy;
@@ -37,6 +38,8 @@ pub(crate) struct Access {
     pub(crate) occasion: Occasion,
     /// While this lives, the machine is not idle.
     _busy: Option<Busy>,
+    /// While this lives, the connection stays open though the service stops.
+    pub(crate) in_flight: Option<InFlight>,
 }
 
 /// What a request is for.
@@ -62,6 +65,7 @@ impl Access {
             bytes: 0,
             occasion: Occasion::Request,
             _busy: busy,
+            in_flight: None,
         }
     }
 }

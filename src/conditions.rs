@@ -119,6 +119,11 @@ impl Conditions<'_> {
         })
     }
 
+    /// How much of `size` bytes is asked for, whichever bytes they are.
+    pub(crate) fn extent(&self, size: u64) -> Extent {
+        extent(&self.range, size)
+    }
+
     /// Whether a range, if one is asked for, is one of these very bytes (RFC 9110 §13.1.5). What is neither a tag nor a date
     /// matches nothing.
     fn is_same_range(&self, Validators { etag, modified }: Validators<'_>) -> bool {

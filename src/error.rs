@@ -130,11 +130,12 @@ impl Error {
     pub(crate) fn storing(what: &'static str, source: std::io::Error) -> Self {
         let is_full = source.kind() == std::io::ErrorKind::StorageFull;
         let inside = Self::internal(what, source);
-        if is_full {
-            Self { kind: Kind::NoRoom, message: "no room left on the server".into(), ..inside }
-        } else {
-            inside
-        }
+        if is_full { inside.with_kind(Kind::NoRoom, "no room left on the server") } else { inside }
+    }
+
+    /// The same causes, told to the client as another situation.
+    pub(crate) fn with_kind(self, kind: Kind, message: &'static str) -> Self {
+        Self { kind, message: message.into(), ..self }
     }
 
     /// Media that is not there, in the words used everywhere.

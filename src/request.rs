@@ -107,7 +107,8 @@ impl Call {
 
     /// `Content-Type` of an upload.
     pub(crate) fn content_type(&self) -> String {
-        disposition::storable_type(self.header(&header::CONTENT_TYPE))
+        let lines = self.headers.get_all(header::CONTENT_TYPE).iter();
+        disposition::storable_type(lines.map(HeaderValue::as_bytes))
     }
 
     /// [`Query::upload_name`]

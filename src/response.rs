@@ -24,7 +24,7 @@ use crate::matrix::len_u64;
 use crate::media::{RemoteHead, Stored};
 use crate::multipart;
 use crate::range::Extent;
-use crate::waiting::Chunks;
+use crate::waiting::{Chunks, Coming};
 
 /// What every handler gives back.
 pub(crate) type Response = hyper::Response<Body>;
@@ -248,32 +248,60 @@ pub(crate) fn media(
     let (start, length) = match extent {
         Extent::Whole => (0, filled.size),
         Extent::Part { start, length } => {
-            let last = start.saturating_add(length).saturating_sub(1);
-            insert(headers, header::CONTENT_RANGE, format!("bytes {start}-{last}/{}", filled.size));
-            headers.insert(header::CONTENT_LENGTH, length.into());
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            make_partial(&mut response, (start, length), filled.size);
             (start, length)
         }
-        Extent::Unsatisfiable => {
-            let unsatisfiable = Error::new(Kind::RangeNotSatisfiable, "the range lies outside the media");
-            let mut response = error(&unsatisfiable, "range");
-            insert(response.headers_mut(), header::CONTENT_RANGE, format!("bytes */{}", filled.size));
-            return response;
-        }
+        Extent::Unsatisfiable => return unsatisfiable(filled.size),
     };
     *response.body_mut() = Body::new([ready.segment(start, length, readers)]);
     response
 }
 
-/// A remote file to a client while it arrives: no promise beyond its bytes.
-pub(crate) fn arriving(head: &RemoteHead, bytes: Chunks, file_name: Option<&str>) -> Response {
+/// A remote file to a client while it arrives: no promise beyond its bytes. A range of it, where the length of the whole is known, as
+/// soon as the range begins to come: some players take nothing else (Safari asks for the first two bytes).
+pub(crate) async fn arriving(
+    mut coming: Coming,
+    file_name: Option<&str>,
+    conditions: &Conditions<'_>,
+) -> Result<Response, Error> {
+    let RemoteHead { content_type, upload_name, size } = &coming.head;
     let mut response = bare(StatusCode::OK, Caching::Never);
     let headers = response.headers_mut();
-    insert_media_headers(headers, &head.content_type, file_name.or(head.upload_name.as_deref()));
-    if let Some(size) = head.size {
+    insert_media_headers(headers, content_type, file_name.or(upload_name.as_deref()));
+    let mut stretch = (0, None);
+    if let Some(size) = *size {
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         headers.insert(header::CONTENT_LENGTH, size.into());
+        stretch.1 = Some(size);
+        match conditions.extent(size) {
+            Extent::Whole => {}
+            Extent::Part { start, length } => {
+                make_partial(&mut response, (start, length), size);
+                coming.reaches(start).await?;
+                stretch = (start, Some(length));
+            }
+            Extent::Unsatisfiable => return Ok(unsatisfiable(size)),
+        }
     }
-    *response.body_mut() = Body::new([Segment::Chunks(bytes)]);
+    let (start, length) = stretch;
+    *response.body_mut() = Body::new([Segment::Chunks(coming.chunks(start, length))]);
+    Ok(response)
+}
+
+/// Makes an answer one with `length` bytes from `start` on, of `size`.
+fn make_partial(response: &mut Response, (start, length): (u64, u64), size: u64) {
+    let last = start.saturating_add(length).saturating_sub(1);
+    let headers = response.headers_mut();
+    insert(headers, header::CONTENT_RANGE, format!("bytes {start}-{last}/{size}"));
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+}
+
+/// The answer to a range that lies outside of `size` bytes.
+fn unsatisfiable(size: u64) -> Response {
+    let unsatisfiable = Error::new(Kind::RangeNotSatisfiable, "the range lies outside the media");
+    let mut response = error(&unsatisfiable, "range");
+    insert(response.headers_mut(), header::CONTENT_RANGE, format!("bytes */{size}"));
     response
 }
 

@@ -19,18 +19,19 @@ use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use matchit::Router;
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::access::{Access, Occasion, client_address};
 use crate::app::App;
 use crate::bridge::Pool;
+use crate::drain::{self, Draining, InFlight};
 use crate::error::{Error, Kind, Result};
 use crate::handlers::client::{self, Door};
 use crate::handlers::federation::{self, Wrapping};
 use crate::handlers::ops;
 use crate::housekeeping;
+use crate::listeners::Stream;
 pub use crate::listeners::{Listener, bind};
 use crate::patience::Patient;
 use crate::request::{self, Call, PathParams};
@@ -223,8 +224,10 @@ pub async fn run(app: Arc<App>, listeners: Vec<Listener>, stop: impl Future<Outp
 
     stop.await;
     tracing::info!("stopping: finishing running requests");
-    accepting.shutdown().await;
     stopping.send_replace(());
+    app.pending.stop();
+    // Whoever has connected by now is answered.
+    while accepting.join_next().await.is_some() {}
     // Every connection holds a place: when all are free again, all have ended.
     let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
     if tokio::time::timeout(DRAIN, places.acquire_many(all)).await.is_err() {
@@ -237,38 +240,49 @@ pub async fn run(app: Arc<App>, listeners: Vec<Listener>, stop: impl Future<Outp
     }
 }
 
-/// Accepts connections for ever.
+/// Accepts connections until the service stops, and then those that are in the queue already.
 async fn accept(server: Arc<Server>, listener: Listener) {
+    let mut stopped = server.stopped.clone();
     loop {
-        let Ok(place) = Arc::clone(&server.places).acquire_owned().await else { return };
-        let accepted = match &listener {
-            Listener::Tcp(listener) => listener.accept().await.and_then(|(stream, peer)| {
-                // Answers are written whole: waiting for more to send only delays them.
-                stream.set_nodelay(true)?;
-                serve_connection(&server, stream, Some(peer.ip()), place);
-                Ok(())
-            }),
-            Listener::Unix(listener) => {
-                listener.accept().await.map(|(stream, _)| serve_connection(&server, stream, None, place))
-            }
+        let place = Arc::clone(&server.places).acquire_owned();
+        let place = tokio::select! {
+            place = place => place,
+            _ = stopped.changed() => break,
         };
-        if let Err(error) = accepted {
-            tracing::warn!(%error, "cannot accept a connection");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
+        let Ok(place) = place else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopped.changed() => break,
+        };
+        match accepted {
+            Ok(stream) => serve_connection(&server, stream, place),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
+    }
+    for _ in 0..MAX_CONNECTIONS {
+        let (Ok(place), Some(Ok(stream))) =
+            (Arc::clone(&server.places).try_acquire_owned(), listener.accept_waiting().await)
+        else {
+            return;
+        };
+        serve_connection(&server, stream, place);
     }
 }
 
-/// Serves one connection, of `peer` or through a Unix socket, in a task of its own; `place` is free again when it ends.
-fn serve_connection<S>(server: &Arc<Server>, stream: S, peer: Option<IpAddr>, place: OwnedSemaphorePermit)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// Serves one connection in a task of its own; `place` is free again when it ends.
+fn serve_connection(server: &Arc<Server>, stream: Stream, place: OwnedSemaphorePermit) {
+    let peer = stream.peer();
     let mut stopped = server.stopped.clone();
     let server = Arc::clone(server);
+    let state = drain::Connection::new();
+    let stream = Draining::new(stream, Arc::clone(&state), stopped.clone());
+    let requests = Arc::clone(&state);
     let service = service_fn(move |request| {
-        let server = Arc::clone(&server);
-        async move { Ok::<_, Infallible>(server.answer(request, peer).await) }
+        let (server, in_flight) = (Arc::clone(&server), requests.begin());
+        async move { Ok::<_, Infallible>(server.answer(request, peer, in_flight).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -278,9 +292,14 @@ where
     tokio::spawn(async move {
         let _place = place;
         let mut connection = pin!(connection);
+        let last_request = async {
+            // An error means that the service is gone.
+            drop(stopped.changed().await);
+            state.request().await;
+        };
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            _ = stopped.changed() => {
+            () = last_request => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -307,7 +326,12 @@ struct Server {
 
 impl Server {
     /// Answers one request, whatever it is, and sees to its access line.
-    async fn answer(&self, request: Request<Incoming>, peer: Option<IpAddr>) -> Response {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: Option<IpAddr>,
+        in_flight: InFlight,
+    ) -> Response {
         let method = request.method().clone();
         let uri = request.uri().clone();
         let found = self.routes.at(uri.path());
@@ -315,6 +339,7 @@ impl Server {
         // Who asks how we are is not to keep us busy.
         let busy = route.filter(|route| route.column != Column::Own).map(|_| self.app.activity.begin());
         let mut access = Access::begin(method.clone(), name, busy);
+        access.in_flight = Some(in_flight);
         access.client = client_address(peer, request.headers());
         if route.is_some_and(|route| route.endpoint == Endpoint::Health) {
             access.occasion = Occasion::Probe;

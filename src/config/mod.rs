@@ -4,6 +4,7 @@
 //! complaints about a wrong file (all at once, each with key, file and line) and the printing of what is in
 //! force. The shipped `sidecar.yaml` is the reference for people; a test keeps the two equal.
 
+mod live;
 mod load;
 mod units;
 mod yaml;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::live::Live;
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::load::load_text;
 pub use self::load::{Loaded, Problem, Problems, find, load};

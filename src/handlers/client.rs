@@ -51,7 +51,7 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Door) -> 
         Obtained::Stored(ready) => {
             response::media(&ready, file_name.as_deref(), caching(terms.viewer), &conditions, readers)
         }
-        Obtained::Arriving(head, chunks) => response::arriving(&head, chunks, file_name.as_deref()),
+        Obtained::Arriving(coming) => response::arriving(coming, file_name.as_deref(), &conditions).await?,
     })
 }
 
@@ -94,7 +94,8 @@ pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call) -> Result<Re
     };
     refuse_announced(app, call)?;
     let (library, store) = (Arc::clone(&app.library), Arc::clone(&app.library));
-    let begin = move || library.begin_upload();
+    let announced = call.content_length();
+    let begin = move || library.begin_upload(announced);
     let finish = move |ingest| store.finish_upload(ingest, upload);
     let mxc = app.bridge.absorb(&mut call.body, begin, finish).await?;
     app.backlog.add(mxc.clone());
@@ -111,7 +112,7 @@ pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call) -> Result<Re
     let created = app.bridge.run(Pool::Disk, move || library.create(account.user_id)).await?;
     call.access.mxc = Some(created.mxc.clone());
     Ok(response::json(
-        &json!({"content_uri": created.mxc.to_string(), "unused_expires_at": created.expires.0}),
+        &json!({"content_uri": created.mxc.to_string(), "unused_expires_at": created.expires.time().0}),
     ))
 }
 
@@ -126,7 +127,8 @@ pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Res
     let upload = Upload { user_id, content_type: call.content_type(), file_name: call.upload_name()? };
     refuse_announced(app, call)?;
     let (library, filled) = (Arc::clone(&app.library), Arc::clone(app));
-    let begin = move || library.begin_upload();
+    let announced = call.content_length();
+    let begin = move || library.begin_upload(announced);
     // Told from the same thread: those who wait hear of it even if this client is gone by then.
     let finish = move |ingest| {
         filled.library.finish_filling(&filling, ingest, upload)?;

@@ -29,7 +29,7 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, wrapping: Wrapp
     let mxc = admit(app, call).await?;
     match service::obtain(app, &mxc, terms(call), Until::Stored).await? {
         Obtained::Stored(ready) => Ok(wrap(app, call, &ready, wrapping)),
-        Obtained::Arriving(..) => Err(Error::not_found()),
+        Obtained::Arriving(_) => Err(Error::not_found()),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::response::{self, Response};
 /// `GET /_sidecar/health`: 200 when all is well, else 503 with the reason. Never proxied to the world.
 pub(crate) async fn health(app: &Arc<App>) -> Result<Response> {
     let (catalog, blobs, accounts) =
-        (Arc::clone(&app.catalog), Arc::clone(&app.blobs), Arc::clone(&app.accounts));
+        (Arc::clone(&app.store.catalog), Arc::clone(&app.store.blobs), Arc::clone(&app.accounts));
     let database = app.bridge.run(Pool::Disk, move || Ok(catalog.check().err().map(|error| error.causes())));
     let store = app.bridge.run(Pool::Disk, move || Ok(blobs.check().err().map(|error| error.to_string())));
     let homeserver =

@@ -25,10 +25,10 @@ pub(crate) use self::upload::Upload;
 
 use crate::blobs::{Blobs, Lost};
 use crate::catalog::{Catalog, Content, Filled, Media};
-use crate::config::{Config, Thumbnails, UnauthenticatedMedia, Uploads};
+use crate::config::{Config, Live, UnauthenticatedMedia};
 use crate::error::{Error, Result};
 use crate::federation::Federation;
-use crate::matrix::{Clock, MediaId, Mxc, Random, ServerName, Timestamp};
+use crate::matrix::{Clock, MediaId, Moment, Monotonic, Mxc, Random, ServerName, Timestamp};
 use crate::preview::Fetcher;
 use crate::sha256::Sha256;
 
@@ -39,18 +39,12 @@ pub(crate) type AnimationTime = Arc<dyn Fn() -> Duration + Send + Sync>;
 pub(crate) struct Library {
     /// Our own name.
     server_name: ServerName,
-    /// Bounds of uploads.
-    uploads: Uploads,
-    /// Largest remote file, bytes.
-    max_remote_size: u64,
-    /// What callers without a token get.
-    unauthenticated_media: UnauthenticatedMedia,
-    /// Bounds of thumbnails.
-    thumbnails: Thumbnails,
+    /// The operator's wishes.
+    config: Live<Config>,
     /// What requests for thumbnails came to.
     thumbnail_requests: Cache<thumbnails::Request, thumbnails::Outcome>,
     /// Until when a still stands in for an animation that there was no time for.
-    unanimated: Cache<thumbnails::Animation, Timestamp>,
+    unanimated: Cache<thumbnails::Animation, Moment>,
     /// Pictures that failed.
     refusals: thumbnails::Refusals,
     /// How long an animation may take to be made.
@@ -73,6 +67,8 @@ pub(crate) struct Library {
     create_limiter: CreateLimiter,
     /// For times in rows.
     clock: Clock,
+    /// For what is remembered a while.
+    monotonic: Monotonic,
     /// For media IDs.
     random: Random,
 }
@@ -137,16 +133,13 @@ impl Library {
     pub(crate) fn new(
         config: &Config,
         (catalog, blobs, federation, fetcher): (Arc<Catalog>, Arc<Blobs>, Arc<Federation>, Fetcher),
-        clock: Clock,
+        (clock, monotonic): (Clock, Monotonic),
         animation_time: AnimationTime,
         random: Random,
     ) -> Self {
         Self {
             server_name: config.server_name.clone(),
-            uploads: config.uploads.clone(),
-            max_remote_size: config.federation.max_size.0,
-            unauthenticated_media: config.unauthenticated_media,
-            thumbnails: config.thumbnails.clone(),
+            config: Live::new(config.clone()),
             thumbnail_requests: Cache::new(thumbnails::REMEMBERED),
             unanimated: Cache::new(thumbnails::UNANIMATED),
             refusals: Cache::new(thumbnails::REFUSED),
@@ -160,8 +153,14 @@ impl Library {
             accesses: Mutex::default(),
             create_limiter: upload::create_limiter(),
             clock,
+            monotonic,
             random,
         }
+    }
+
+    /// Goes by `config` from now on.
+    pub(crate) fn reload(&self, config: &Config) {
+        self.config.set(config.clone());
     }
 
     /// Looks for media on behalf of `viewer`.
@@ -175,7 +174,7 @@ impl Library {
         match self.catalog.media(mxc)? {
             // A pending ID is pending on frozen routes too: its flag is decided when it is filled.
             Some(Media { content: Content::Pending { expires }, .. })
-                if (self.clock)() < expires && self.may_see(viewer, true) =>
+                if self.is_pending(expires) && self.may_see(viewer, true) =>
             {
                 Ok(Found::Pending)
             }
@@ -191,10 +190,8 @@ impl Library {
                         Ok(Found::Stored(Stored { filled, created, open, removals, is_stopgap, file }))
                     }
                     None if is_ours => Err(Error::not_found()),
-                    None => {
-                        self.catalog.forget(mxc)?;
-                        self.elsewhere(viewer, fetch)
-                    }
+                    // The row stays: the blob may come back, its origin may be gone.
+                    None => self.elsewhere(viewer, fetch),
                 }
             }
             Some(_) => Err(Error::not_found()),
@@ -232,12 +229,12 @@ impl Library {
 
     /// Whether new media will be visible to callers without a token.
     fn is_open(&self) -> bool {
-        self.unauthenticated_media == UnauthenticatedMedia::Open
+        self.config.get().unauthenticated_media == UnauthenticatedMedia::Open
     }
 
     /// Whether `viewer` may see a row, given whether it was stored open.
     fn may_see(&self, viewer: Viewer, stored_open: bool) -> bool {
-        match (viewer, self.unauthenticated_media) {
+        match (viewer, self.config.get().unauthenticated_media) {
             (Viewer::Known, _) | (Viewer::Anonymous, UnauthenticatedMedia::Open) => true,
             (Viewer::Anonymous, UnauthenticatedMedia::Frozen) => stored_open,
             (Viewer::Anonymous, UnauthenticatedMedia::Closed) => false,

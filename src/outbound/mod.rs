@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
-use ureq::http::{HeaderMap, Response as HttpResponse, StatusCode};
+use ureq::http::{HeaderMap, HeaderValue, Response as HttpResponse, StatusCode};
 use ureq::unversioned::transport::{Connector as _, TcpConnector};
 use ureq::{Agent, Body};
 use url::Url;
@@ -224,6 +224,11 @@ impl Answer {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let headers: &HeaderMap = self.response.headers();
         headers.get(name)?.to_str().ok()
+    }
+
+    /// The lines of a header, as they came.
+    pub(crate) fn header_lines(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.response.headers().get_all(name).iter().map(HeaderValue::as_bytes)
     }
 
     /// A header's value with bytes that are not UTF-8 replaced.

@@ -25,7 +25,7 @@ use url::Url;
 
 pub(crate) use fetch::{Fetcher, Landing, Link, Step, Trip, Wants, broke_off, late};
 pub(crate) use file::{Format, describe_file, media_type, sniff};
-pub(crate) use oembed::{Embed, MAX_ANSWER as MAX_OEMBED, Providers, parse_oembed};
+pub(crate) use oembed::{Embed, MAX_ANSWER as MAX_OEMBED, MAX_CACHE_AGE, Providers, parse_oembed};
 pub(crate) use page::read_page;
 
 /// What a page says of itself. Every text is clean: one line, no control characters, no markup, of bounded length.

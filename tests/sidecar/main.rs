@@ -25,10 +25,12 @@
 
 mod accounts;
 mod animated;
+mod arriving;
 mod async_uploads;
 mod bad_pictures;
 mod bench_fill;
 mod binary;
+mod clock;
 mod crash;
 mod damaged_blobs;
 mod discovery;
@@ -43,6 +45,7 @@ mod load;
 mod previews;
 mod previews_guard;
 mod previews_pictures;
+mod reload;
 mod remotes;
 mod routes;
 mod slow_remotes;
