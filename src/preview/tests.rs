@@ -224,6 +224,11 @@ fn hostile() -> Vec<(&'static str, String, Option<&'static str>)> {
         ("many attributes", format!("<p {}><title>T</title>", many("class=x y=z ", 100_000)), Some("T")),
         ("a long value", format!("<meta property=og:title content='{}'>", many("T", 1 << 20)), None),
         (
+            "a value of attributes",
+            format!("<meta name=description content='&lt;p {}&gt;&lt;/p>'>", many("a=\"b\" ", 500)),
+            None,
+        ),
+        (
             "many values",
             format!("<title>T</title>{}", each(&|n| format!("<meta property=og:x{n} content=y>"))),
             Some("T"),
@@ -287,6 +292,55 @@ fn hostile_pages_are_read_to_their_end() {
             assert_eq!(page.title.as_deref(), title, "{what}");
         }
     }
+}
+
+/// Tags with enough attributes, written in every way, to fill a small stack if each took any of it.
+fn tags_of_attributes() -> Vec<String> {
+    let mut tags = Vec::new();
+    for begins in ["<p ", "</p ", "<svg ", "<title ", "<script ", "<meta content='x' "] {
+        for attribute in [
+            "b=\"c\" ",
+            "b='c' ",
+            "b=c ",
+            "b ",
+            "b=\"c\"",
+            "b=\"c\"/",
+            "b=\"\" ",
+            "b = \"c\"\n",
+            "b=\"&amp;\" ",
+            "b=\"\0\" ",
+            "b=\"\r\" ",
+            "b=\"c\" d='e' f ",
+            "=\"c\" ",
+            "class=\"c\" ",
+            "\"c\" ",
+            "b=\"c\" / ",
+            "content=\"&#120;\" ",
+        ] {
+            tags.push(format!("{begins}{}>", attribute.repeat(5000)));
+        }
+        let distinct: String = (0..5000).map(|n| format!("data-{n}=\"v\" ")).collect();
+        tags.push(format!("{begins}{distinct}>"));
+    }
+    tags
+}
+
+#[test]
+fn no_page_deepens_the_stack() {
+    let small = std::thread::Builder::new().stack_size(128 * 1024);
+    let reader = small.spawn(|| {
+        for tag in tags_of_attributes() {
+            let page = html(&format!("<title>T</title>{tag}"));
+            assert_eq!(page.title.as_deref(), Some("T"));
+            let json = serde_json::json!({"title": "T", "html": tag}).to_string();
+            _ = parse_oembed(json.as_bytes(), &Url::parse("https://x.example/").unwrap());
+        }
+        for (what, text, _) in hostile() {
+            assert_sane(&html(&text), what);
+            assert_sane(&read(text.as_bytes(), Some("application/xhtml+xml"), "https://x.example/"), what);
+        }
+    });
+    reader.unwrap().join().unwrap();
 }
 
 #[test]

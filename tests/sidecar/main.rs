@@ -41,6 +41,7 @@ mod housekeeping;
 mod load;
 mod previews;
 mod previews_guard;
+mod previews_pages;
 mod previews_pictures;
 mod remotes;
 mod routes;
