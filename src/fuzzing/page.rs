@@ -55,7 +55,7 @@ fn embed(data: &[u8]) {
     let url = http_url("");
     if let Some(embed) = preview::parse_oembed(data, &url) {
         check(&embed.page);
-        assert!(embed.page.images.len() <= 2, "more pictures than an answer has");
+        assert!(embed.page.images.len() <= 3, "more pictures than an answer has");
         assert!(embed.cache_age.is_none_or(|age| age.as_secs() <= 86_400), "kept longer than a day");
     }
     let html = [b"<script type=application/ld+json>".as_slice(), data, b"</script>"].concat();
@@ -65,15 +65,16 @@ fn embed(data: &[u8]) {
 
 /// Checks what every description promises.
 fn check(page: &Page) {
-    let Page { title, description, site_name, kind, url, images, oembed, more } = page;
+    let Page { title, description, site_name, kind, url, images, oembed, refresh, more } = page;
     for (text, max) in [(title, 200), (description, 500), (site_name, 100), (kind, 100)] {
         check_text(text.as_deref(), max);
     }
-    for address in [url, oembed].into_iter().flatten() {
+    for address in [url, oembed, refresh].into_iter().flatten() {
         check_url(address);
     }
-    assert!(images.len() <= 8, "{} pictures", images.len());
-    for Image { url, width: _, height: _, alt } in images {
+    assert!(images.len() <= 12, "{} pictures", images.len());
+    assert!(images.is_sorted_by_key(|image| image.origin), "an icon before a picture");
+    for Image { url, width: _, height: _, alt, origin: _ } in images {
         check_url(url);
         check_text(alt.as_deref(), 200);
     }

@@ -17,8 +17,8 @@ pub(super) trait Listener {
     fn end(&mut self, name: &str);
     /// Some bytes of text, entities resolved. Pieces break anywhere, also inside a character.
     fn text(&mut self, piece: &[u8]);
-    /// Whether it has heard enough.
-    fn is_done(&self) -> bool;
+    /// Whether it has heard enough, so many bytes into the document.
+    fn is_done(&mut self, position: usize) -> bool;
 }
 
 /// How the document is written.
@@ -90,6 +90,7 @@ fn run<R: Reader, L: Listener>(reader: R, syntax: Syntax, listener: &mut L) -> R
         kept: None,
         last_start: Vec::new(),
         foreign: 0,
+        position: 0,
     };
     let mut tokenizer = Tokenizer::new_with_emitter(Paced { reader, has_paused: false }, bridge);
     loop {
@@ -174,6 +175,8 @@ struct Bridge<'a, L> {
     last_start: Vec<u8>,
     /// How many `svg` and `math` elements are open.
     foreign: usize,
+    /// How many bytes were read.
+    position: usize,
 }
 
 impl<L: Listener> Bridge<'_, L> {
@@ -195,7 +198,8 @@ impl<L: Listener> Bridge<'_, L> {
         }
     }
 
-    /// Tracks foreign content, in which neither `title` nor `style` holds raw text.
+    /// Tracks foreign content, in which neither `title` nor `style` holds raw text. `noscript` holds elements, for no script
+    /// is run here.
     fn enter(&mut self) -> Option<State> {
         let is_foreign_root = matches!(self.tag.name.as_slice(), b"svg" | b"math");
         if self.tag.is_self_closing && (is_foreign_root || self.foreign > 0 || self.syntax == Syntax::Xhtml) {
@@ -212,7 +216,7 @@ impl<L: Listener> Bridge<'_, L> {
         match self.tag.name.as_slice() {
             b"title" | b"textarea" => Some(State::RcData),
             b"script" => Some(State::ScriptData),
-            b"style" | b"iframe" | b"xmp" | b"noembed" | b"noframes" | b"noscript" => Some(State::RawText),
+            b"style" | b"iframe" | b"xmp" | b"noembed" | b"noframes" => Some(State::RawText),
             b"plaintext" => Some(State::PlainText),
             _ => None,
         }
@@ -237,7 +241,12 @@ impl<L: Listener> Emitter for Bridge<'_, L> {
 
     #[inline]
     fn pop_token(&mut self) -> Option<()> {
-        self.listener.is_done().then_some(())
+        self.listener.is_done(self.position).then_some(())
+    }
+
+    #[inline]
+    fn move_position(&mut self, offset: isize) {
+        self.position = self.position.saturating_add_signed(offset);
     }
 
     #[inline]
@@ -347,12 +356,18 @@ fn text_of(bytes: &[u8]) -> &str {
 }
 
 /// The attributes that are kept.
-const KEPT: [&str; 24] = [
+const KEPT: [&str; 31] = [
     "alt",
     "aria-hidden",
     "charset",
     "class",
     "content",
+    "data-a-dynamic-image",
+    "data-image",
+    "data-lazy-src",
+    "data-lazy-srcset",
+    "data-old-hires",
+    "data-original",
     "data-src",
     "data-srcset",
     "height",
@@ -362,6 +377,7 @@ const KEPT: [&str; 24] = [
     "id",
     "itemprop",
     "name",
+    "poster",
     "property",
     "rel",
     "role",
@@ -389,7 +405,12 @@ pub(super) const MAX_VALUE: usize = 4096;
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::arithmetic_side_effects, reason = "tests")]
+    #![allow(
+        clippy::arithmetic_side_effects,
+        clippy::format_push_string,
+        clippy::format_collect,
+        reason = "tests"
+    )]
     use super::*;
 
     /// Writes down what it hears.
@@ -410,7 +431,7 @@ mod tests {
             self.0.push_str(text_of(piece));
         }
 
-        fn is_done(&self) -> bool {
+        fn is_done(&mut self, _position: usize) -> bool {
             false
         }
     }

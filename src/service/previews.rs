@@ -7,7 +7,7 @@ use crate::app::App;
 use crate::bridge::Pool;
 use crate::error::{Error, Kind, Result};
 use crate::media::{Candidate, Library, Picture, Reading, Summary};
-use crate::preview::{Embed, Landing, Link, Step, Wants, late};
+use crate::preview::{Embed, Image, Landing, Link, Step, Wants, late};
 
 /// Pictures tried for one preview.
 const MAX_TRIED: usize = 3;
@@ -144,9 +144,12 @@ async fn read(app: &Arc<App>, link: &Link, deadline: Deadline) -> Result<Reading
 
 /// Adds the first picture that shows well, or the largest of those that can be shown at all.
 async fn illustrate(app: &Arc<App>, summary: &mut Summary, deadline: Deadline) {
-    let mut best: Option<(_, Picture)> = None;
+    let mut best: Option<(Image, Picture)> = None;
     for image in summary.candidates().into_iter().take(MAX_TRIED) {
         let Ok(link) = Link::parse(image.url.as_str()) else { continue };
+        if best.as_ref().is_some_and(|(best, _)| best.origin < image.origin) {
+            break;
+        }
         match picture(app, link, deadline).await {
             Ok(picture) if picture.shows_well() => return summary.illustrate(image, picture),
             Ok(picture) => {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::harness::{Peer, Reply};
-use crate::previews::{beside, html, keys, preview};
+use crate::previews::{beside, html, keys, picture, png, preview};
 
 /// A tag with more attributes than any stack has room for.
 fn crowded(attributes: usize, attribute: impl Fn(usize) -> String) -> String {
@@ -34,4 +34,27 @@ fn a_tag_of_fifty_thousand_attributes_costs_nothing_but_its_preview() {
         let found = keys(&preview(&sidecar, &format!("http://site.test/{path}")));
         assert_eq!(found["og:title"], title, "{path}");
     }
+}
+
+#[test]
+fn a_picture_of_the_page_stands_in_where_the_declared_one_is_not_to_be_had() {
+    let site = Peer::plain(|request| {
+        match request.path() {
+        "/page" => html(
+            "<title>T</title><meta name=description content=D><link rel=apple-touch-icon href=/icon.png>
+            <meta property=og:image content=/gone.png><body><main><img src=/b.png width=600 height=400></main>",
+        ),
+        "/small" => html(
+            "<title>T</title><meta property=og:image content=/icon.png><body><main><img src=/b.png width=600 height=400></main>",
+        ),
+        "/b.png" => picture(png(600, 400, 1)),
+        "/icon.png" => picture(png(180, 180, 2)),
+        _ => Reply::new(404),
+    }
+    });
+    let sidecar = beside(&site).start();
+    let found = keys(&preview(&sidecar, "http://site.test/page"));
+    assert_eq!(found["og:image:width"], 600, "that of the page, not the icon");
+    let found = keys(&preview(&sidecar, "http://site.test/small"));
+    assert_eq!(found["og:image:width"], 180, "small, but declared");
 }
