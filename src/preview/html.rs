@@ -356,7 +356,7 @@ fn text_of(bytes: &[u8]) -> &str {
 }
 
 /// The attributes that are kept.
-const KEPT: [&str; 31] = [
+const KEPT: [&str; 34] = [
     "alt",
     "aria-hidden",
     "charset",
@@ -364,9 +364,12 @@ const KEPT: [&str; 31] = [
     "content",
     "data-a-dynamic-image",
     "data-image",
+    "data-large_image",
+    "data-lazy",
     "data-lazy-src",
     "data-lazy-srcset",
     "data-old-hires",
+    "data-orig-file",
     "data-original",
     "data-src",
     "data-srcset",
