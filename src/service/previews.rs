@@ -174,8 +174,11 @@ async fn read(app: &Arc<App>, link: &Link, deadline: Deadline) -> Result<Reading
 
 /// Adds the first picture that shows well, or the largest of those that can be shown at all.
 async fn illustrate(app: &Arc<App>, summary: &mut Summary, deadline: Deadline) {
-    let mut best: Option<(_, Picture)> = None;
+    let mut best: Option<(Image, Picture)> = None;
     for image in summary.candidates().into_iter().take(MAX_TRIED) {
+        if best.as_ref().is_some_and(|(best, _)| best.origin < image.origin) {
+            break;
+        }
         match picture(app, &image, deadline).await {
             Ok(picture) if picture.shows_well() => return summary.illustrate(image, picture),
             Ok(picture) => {

@@ -48,6 +48,7 @@ mod load;
 mod previews;
 mod previews_fetch;
 mod previews_guard;
+mod previews_pages;
 mod previews_pictures;
 mod reload;
 mod remotes;
