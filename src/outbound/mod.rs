@@ -5,6 +5,7 @@
 
 mod coding;
 mod guard;
+mod plain;
 mod tls;
 
 use std::io::{self, Read};
@@ -189,6 +190,8 @@ impl Rules {
             .max_redirects_will_error(false)
             .proxy(None)
             .user_agent(concat!("media-sidecar/", env!("CARGO_PKG_VERSION")))
+            // Unless a request says otherwise: silence lets a server choose.
+            .accept_encoding("identity")
             .max_response_header_size(MAX_HEADERS)
             .input_buffer_size(INPUT_BUFFER)
             .output_buffer_size(OUTPUT_BUFFER)
@@ -235,24 +238,45 @@ impl Answer {
         self.response.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
     }
 
-    /// The length of the body, if announced.
+    /// The length of the body, if announced; of an encoded one it is not.
     pub(crate) fn content_length(&self) -> Option<u64> {
+        if !plain::is_none(&self.codings()) {
+            return None;
+        }
         self.header("content-length")?.parse().ok()
     }
 
-    /// The whole body if it has at most `limit` bytes; `None` if it has more.
+    /// `Content-Encoding`, all its lines as one list, in lower case.
+    fn codings(&self) -> String {
+        let lines: Vec<_> = self.header_lines("content-encoding").map(String::from_utf8_lossy).collect();
+        lines.join(",").to_ascii_lowercase()
+    }
+
+    /// The whole body, without its encoding, if it has at most `limit` bytes; `None` if it has more.
     pub(crate) fn read_at_most(self, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        read_at_most(self.into_reader(), limit)
+        read_at_most(self.into_plain(limit)?, limit)
     }
 
     /// As [`read_at_most`](Self::read_at_most), given up after `within`.
     pub(crate) fn read_at_most_within(self, limit: u64, within: Duration) -> io::Result<Option<Vec<u8>>> {
-        read_at_most(self.into_hurried(within), limit)
+        read_at_most(self.into_hurried(limit, within)?, limit)
     }
 
-    /// The body as it arrives, to be read within that time until it is [left in peace](Hurried::unhurried).
-    pub(crate) fn into_hurried(self, within: Duration) -> Hurried<impl Read + Send + 'static> {
-        Hurried { source: self.into_reader(), until: Instant::now().checked_add(within) }
+    /// [`into_plain`](Self::into_plain), to be read within that time until it is [left in peace](Hurried::unhurried).
+    pub(crate) fn into_hurried(self, limit: u64, within: Duration) -> io::Result<Hurried<impl Read + Send>> {
+        let until = Instant::now().checked_add(within);
+        Ok(Hurried { source: self.into_plain(limit)?, until })
+    }
+
+    /// The body as it arrives, without an encoding, which was not asked for and comes now and then. Only `limit` bytes of it are
+    /// wanted: whoever reads stops there, and nobody sends many more than that for it. A body shorter than announced ends in
+    /// an error. Silence is an error of `TimedOut` kind.
+    ///
+    /// # Errors
+    /// One of `Unsupported` kind for an encoding that cannot be undone.
+    pub(crate) fn into_plain(self, limit: u64) -> io::Result<Box<dyn Read + Send>> {
+        let codings = self.codings();
+        plain::plain(&codings, self.into_wire(), limit)
     }
 
     /// The body as it was before `Content-Encoding`: gzip and brotli are undone, of at most `limit` bytes on the wire.
@@ -261,13 +285,12 @@ impl Answer {
     /// # Errors
     /// One of `Unsupported` kind for an encoding that was not asked for.
     pub(crate) fn into_decoded(self, limit: u64) -> io::Result<Box<dyn Read + Send>> {
-        let codings = self.header("content-encoding").unwrap_or_default().to_ascii_lowercase();
-        coding::undo(&codings, self.into_reader().take(limit))
+        let codings = self.codings();
+        coding::undo(&codings, self.into_wire().take(limit))
     }
 
-    /// The body as it arrives. A body shorter than announced ends in an error.
-    /// Silence is an error of `TimedOut` kind.
-    pub(crate) fn into_reader(self) -> impl Read + Send + 'static {
+    /// The body's bytes as they come.
+    fn into_wire(self) -> impl Read + Send + 'static {
         Plain(self.response.into_body().into_reader())
     }
 }

@@ -44,6 +44,7 @@ mod load;
 mod previews;
 mod previews_guard;
 mod previews_pictures;
+mod remote_answers;
 mod remotes;
 mod routes;
 mod slow_remotes;
