@@ -229,12 +229,12 @@ fn check_proxy(
     key: &SigningKey,
     report: &mut Report<'_, impl Write>,
 ) -> Result<(), Failure> {
-    let Surroundings { clock, random, names, .. } = Surroundings::system();
+    let Surroundings { clock, monotonic, random, names, .. } = Surroundings::system();
     let limits = Limits { stall: TIMEOUT, total: Some(TIMEOUT) };
     // It is our own server that is asked: where it lies is the operator's affair.
     let ca_file = config.federation.ca_file.as_deref();
     let outbound = Outbound::new(Guard::permit_all(), ca_file, limits, Arc::clone(&names))?;
-    let discovery = Discovery::new(outbound.clone(), names, clock, random);
+    let discovery = Discovery::new(outbound.clone(), names, (clock, monotonic), random);
     let for_servers = discovery.resolve(&config.server_name, None);
     let for_clients = client_endpoint(config, &outbound);
 

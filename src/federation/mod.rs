@@ -167,12 +167,13 @@ impl Federation {
         };
         let small_patience = SMALL_TIMEOUT.min(config.timeout.0);
         let small = outbound(small_patience, Some(small_patience))?;
+        let clocks = (Arc::clone(&clock), Arc::clone(&monotonic));
         Ok(Self {
             server_name,
             signing_key,
             standing: RwLock::new(Standing::Unknown("not yet compared".to_owned())),
             outbound: outbound(config.timeout.0, Some(longest_fetch(config)))?,
-            discovery: Discovery::new(small.clone(), Arc::clone(&names), Arc::clone(&clock), random),
+            discovery: Discovery::new(small.clone(), Arc::clone(&names), clocks, random),
             outbound_small: small,
             policy: Policy::new(&config.allow, &config.deny),
             families: config.families.clone(),

@@ -12,7 +12,7 @@ use std::time::Instant;
 use self::well_known::WellKnown;
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::well_known::{lifetime as well_known_lifetime, read as read_well_known};
-use crate::matrix::{Clock, Host, Random, ServerName};
+use crate::matrix::{Clock, Host, Monotonic, Random, ServerName};
 use crate::names::{Names, Service};
 use crate::outbound::Outbound;
 
@@ -49,8 +49,13 @@ struct Dice(Random);
 
 impl Discovery {
     /// Asks for well-known documents through `outbound`.
-    pub(crate) fn new(outbound: Outbound, names: Arc<dyn Names>, clock: Clock, random: Random) -> Self {
-        let well_known = WellKnown::new(outbound, clock, Arc::clone(&random));
+    pub(crate) fn new(
+        outbound: Outbound,
+        names: Arc<dyn Names>,
+        clocks: (Clock, Monotonic),
+        random: Random,
+    ) -> Self {
+        let well_known = WellKnown::new(outbound, clocks, Arc::clone(&random));
         Self { well_known, names, dice: Dice(random) }
     }
 
