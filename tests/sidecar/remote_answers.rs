@@ -258,7 +258,7 @@ fn a_server_that_has_given_media_raw_is_believed_but_for_a_page() {
     catalog()
         .execute(
             "INSERT INTO server (server_name, family, proven_ms) VALUES (?1, 'msc1902', ?2)",
-            (remote.name(), Timestamp::now().0 - 1000),
+            (remote.name(), Timestamp::now().0 - 600_000),
         )
         .unwrap();
     assert_eq!(get(&sidecar, &remote).body, FILE);
