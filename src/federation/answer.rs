@@ -132,7 +132,9 @@ impl Reading<'_> {
             return self.elsewhere(location);
         }
         let announced = total.map(|total| reader.last_part(&headers, total));
-        if announced.is_some_and(|announced| announced.about > self.max_size) {
+        let by_part = headers.get("content-length").and_then(|length| length.parse().ok());
+        let by_answer = announced.map(|announced| announced.about);
+        if by_part.max(by_answer).is_some_and(|size| size > self.max_size) {
             return Attempt::Told(too_large());
         }
         let disposition = headers.get("content-disposition").map(str::to_owned).or(outer_disposition);

@@ -89,6 +89,15 @@ fn a_multipart_file_that_is_announced_as_too_large_is_502_before_its_first_byte(
 }
 
 #[test]
+fn a_part_that_says_it_is_too_large_is_502_before_its_first_byte() {
+    let remote = msc3916(|| {
+        let before = head("B", "Content-Type: image/png\r\nContent-Length: 5000");
+        multipart("B").until_close().body([before.as_bytes(), &[7; 5000], b"\r\n--B--"].concat())
+    });
+    assert_eq!(get(&limited(4000), &remote).failure(), (502, "M_TOO_LARGE".to_owned()));
+}
+
+#[test]
 fn a_multipart_file_as_large_as_allowed_is_taken_whatever_its_end() {
     for end in ENDS {
         let before = head("B", "Content-Type: image/png");
