@@ -13,10 +13,12 @@ use serde_json::Value;
 use url::Url;
 use wildmatch::WildMatch;
 
+use super::body::MIN_SIDE;
+use super::declared::RawImage;
 use super::declared::pixels;
 use super::html::{self, Listener, Tag, push_capped};
 use super::page::{MAX_DESCRIPTION, MAX_NAME, MAX_TITLE, absolute};
-use super::{Image, Page, text};
+use super::{Image, Origin, Page, text};
 use crate::config::{OembedProvider, host_glob};
 
 /// What an oEmbed answer says of a page.
@@ -140,7 +142,8 @@ pub(crate) fn parse_oembed(json: &[u8], url: &Url) -> Option<Embed> {
     }
     let answer: Value = serde_json::from_slice(json).ok()?;
     let get = |key: &str, max| text::clean_json(answer.get(key)?.as_str()?, max);
-    let said = answer.get("html").and_then(Value::as_str).and_then(text_of_embed);
+    let html = answer.get("html").and_then(Value::as_str);
+    let said = html.and_then(text_of_embed);
     let author = get("author_name", MAX_NAME);
     let title = get("title", MAX_TITLE);
     let description =
@@ -154,11 +157,18 @@ pub(crate) fn parse_oembed(json: &[u8], url: &Url) -> Option<Embed> {
     let is_photo = answer.get("type").and_then(Value::as_str) == Some("photo");
     let photo = is_photo.then(|| image(&answer, url, ["url", "width", "height"])).flatten();
     let thumbnail = image(&answer, url, ["thumbnail_url", "thumbnail_width", "thumbnail_height"]);
+    let shown = html.and_then(|html| picture_of_embed(html, url));
+    let kind = match answer.get("type").and_then(Value::as_str) {
+        Some("video") => Some("video.other"),
+        Some("link") => Some("website"),
+        _ => None,
+    };
     let page = Page {
         title,
         description,
         site_name: get("provider_name", MAX_NAME),
-        images: photo.into_iter().chain(thumbnail).collect(),
+        kind: kind.map(str::to_owned),
+        images: photo.into_iter().chain(thumbnail).chain(shown).collect(),
         more,
         ..Page::default()
     };
@@ -171,7 +181,7 @@ pub(crate) fn parse_oembed(json: &[u8], url: &Url) -> Option<Embed> {
 fn image(answer: &Value, base: &Url, [url, width, height]: [&str; 3]) -> Option<Image> {
     let url = absolute(base, answer.get(url)?.as_str()?)?;
     let side = |key: &str| answer.get(key).and_then(number).and_then(|px| pixels(&px.to_string()));
-    Some(Image { url, width: side(width), height: side(height), alt: None })
+    Some(Image { url, width: side(width), height: side(height), alt: None, origin: Origin::Declared })
 }
 
 /// A number, which some sites write as text.
@@ -185,6 +195,40 @@ fn text_of_embed(html: &str) -> Option<String> {
     html::read_bytes(html.as_bytes(), &mut listener);
     let paragraphs = text::line(&String::from_utf8_lossy(&listener.text), MAX_DESCRIPTION);
     paragraphs.or_else(|| text::line(&text::text_of_html(html), MAX_DESCRIPTION))
+}
+
+/// The first picture in the HTML to embed.
+fn picture_of_embed(html: &str, base: &Url) -> Option<Image> {
+    let mut pictures = Pictures::default();
+    html::read_bytes(html.as_bytes(), &mut pictures);
+    let RawImage { src, width, height, .. } = pictures.first?;
+    Some(Image { url: absolute(base, &src)?, width, height, alt: None, origin: Origin::Shown })
+}
+
+/// Looks for a picture that is more than an ornament.
+#[derive(Default)]
+struct Pictures {
+    /// The first.
+    first: Option<RawImage>,
+}
+
+impl Listener for Pictures {
+    fn start(&mut self, tag: &Tag) {
+        if tag.name() == "img" && self.first.is_none() {
+            let is_small = |image: &RawImage| {
+                [image.width, image.height].into_iter().flatten().any(|side| side < MIN_SIDE)
+            };
+            self.first = RawImage::of_img(tag, None).filter(|image| !is_small(image));
+        }
+    }
+
+    fn end(&mut self, _name: &str) {}
+
+    fn text(&mut self, _piece: &[u8]) {}
+
+    fn is_done(&mut self, _position: usize) -> bool {
+        self.first.is_some()
+    }
 }
 
 /// Gathers the text of paragraphs: in an embedded post they are the post, what is around them its signature.
@@ -214,7 +258,7 @@ impl Listener for Paragraphs {
         }
     }
 
-    fn is_done(&self) -> bool {
+    fn is_done(&mut self, _position: usize) -> bool {
         false
     }
 }
@@ -429,6 +473,26 @@ mod tests {
             } else {
                 assert!(String::from_utf8(read).is_ok());
             }
+        }
+    }
+
+    #[test]
+    fn the_html_to_embed_may_have_the_picture() {
+        let embed = parse(
+            r#"{"type":"rich","title":"T","html":"<img src='/dot.png' width=1 height=1><a href=x><img src=\"/p.jpg\" width=640 height=480></a>"}"#,
+        )
+        .unwrap();
+        let image = &embed.page.images[0];
+        assert_eq!((image.url.as_str(), image.width), ("https://x.example/p.jpg", Some(640)));
+    }
+
+    #[test]
+    fn what_an_answer_is_about_is_its_type() {
+        for (kind, expected) in
+            [("video", Some("video.other")), ("link", Some("website")), ("rich", None), ("photo", None)]
+        {
+            let embed = parse(&format!(r#"{{"type":"{kind}","title":"T"}}"#)).unwrap();
+            assert_eq!(embed.page.kind.as_deref(), expected, "{kind}");
         }
     }
 

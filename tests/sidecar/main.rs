@@ -42,6 +42,7 @@ mod load;
 mod previews;
 mod previews_fetch;
 mod previews_guard;
+mod previews_pages;
 mod previews_pictures;
 mod remotes;
 mod routes;

@@ -707,7 +707,7 @@ fn a_preview_whose_oembed_was_late_is_kept_for_a_minute() {
     sidecar.advance(Duration::from_secs(61));
     assert_eq!(
         keys(&preview(&sidecar, "http://site.test/watch")),
-        json!({"og:title": "Page", "og:site_name": "Site", "article:author": "Ann"})
+        json!({"og:title": "Page", "og:site_name": "Site", "og:type": "video.other", "article:author": "Ann"})
     );
 }
 
