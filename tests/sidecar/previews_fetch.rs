@@ -219,18 +219,16 @@ fn a_page_that_only_leads_elsewhere_is_followed_through_the_same_guard() {
 
 #[test]
 fn where_declared_pictures_fail_those_of_the_body_and_then_the_icon_stand_in() {
-    let gone = "<meta property=og:image content=/gone.png>";
+    let gone = |number: u32| format!("<meta property=og:image content=/gone{number}.png>");
     let site = Peer::plain(move |request| match request.path() {
-        "/body" => {
-            html(format!("<title>T</title>{gone}<main><img src='/b.png' width=600 height=400></main>"))
-        }
+        "/body" => html(format!("<title>T</title>{}<main><img src='/b.png' width=600 height=400></main>")),
         "/many" => html(format!(
             "<title>T</title>{}<main><img src='/b.png' width=600 height=400></main>",
-            (0..9)
-                .map(|number| format!("<meta property=og:image content=/gone{number}.png>"))
-                .collect::<String>()
+            (0..9).map(gone).collect::<Vec<_>>().concat()
         )),
-        "/icon" => html(format!("<title>T</title>{gone}<link rel=apple-touch-icon href=/icon.png><p>x</p>")),
+        "/icon" => {
+            html(format!("<title>T</title>{}<link rel=apple-touch-icon href=/icon.png><p>x</p>", gone(0)))
+        }
         "/b.png" => picture(png(600, 400, 1)),
         "/icon.png" => picture(png(180, 180, 2)),
         _ => Reply::new(404),
