@@ -221,7 +221,9 @@ fn a_page_that_only_leads_elsewhere_is_followed_through_the_same_guard() {
 fn where_declared_pictures_fail_those_of_the_body_and_then_the_icon_stand_in() {
     let gone = |number: u32| format!("<meta property=og:image content=/gone{number}.png>");
     let site = Peer::plain(move |request| match request.path() {
-        "/body" => html(format!("<title>T</title>{}<main><img src='/b.png' width=600 height=400></main>")),
+        "/body" => {
+            html(format!("<title>T</title>{}<main><img src='/b.png' width=600 height=400></main>", gone(0)))
+        }
         "/many" => html(format!(
             "<title>T</title>{}<main><img src='/b.png' width=600 height=400></main>",
             (0..9).map(gone).collect::<Vec<_>>().concat()
