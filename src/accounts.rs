@@ -15,13 +15,18 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::config::Guests;
 use crate::error::{Error, Kind, Result};
 use crate::homeserver::Homeserver;
-use crate::matrix::{Clock, Timestamp, UserId};
+use crate::matrix::{Moment, Monotonic, UserId};
 use crate::outbound::{Answer, OutboundError};
 
 /// Tokens remembered; about 200 bytes each.
 const CACHED_TOKENS: usize = 4096;
+
+/// Longest access token passed on, bytes. No homeserver gives out one of more than a few hundred; a JWT of a login service may have a
+/// few thousand.
+const MAX_TOKEN: usize = 4096;
 
 /// How long a bad token stays bad without asking again: long enough for a burst, short enough for a token just issued.
 const BAD_TOKEN_CACHE: Duration = Duration::from_secs(5);
@@ -31,6 +36,19 @@ const SILENCE: Duration = Duration::from_secs(5);
 
 /// Largest `whoami` answer read, bytes.
 const MAX_ANSWER: u64 = 64 * 1024;
+
+/// How long it is remembered what the homeserver is.
+const NATURE_KEPT: Duration = Duration::from_hours(1);
+
+/// How long it is remembered that it does not say so.
+const NO_NATURE_KEPT: Duration = Duration::from_mins(1);
+
+/// Homeservers that call every account without a password a guest, those of bridges and bots too, and let them upload: Conduit and
+/// what grew out of it. Their names for themselves, in lower case.
+const CALL_BOTS_GUESTS: [&str; 5] = ["conduit", "conduwuit", "continuwuity", "tuwunel", "grapevine"];
+
+/// Where the homeserver says what it is.
+const VERSION: &str = "/_matrix/federation/v1/version";
 
 /// Where the homeserver says what it can.
 const VERSIONS: &str = "/_matrix/client/versions";
@@ -42,14 +60,18 @@ pub(crate) struct Accounts {
     /// How long a good answer is believed.
     good_for: Duration,
     /// Answers by credential.
-    cache: Cache<CredentialHash, Remembered>,
+    cache: Cache<CredentialHash, Remembered<Result<Account>>>,
     /// Whether the homeserver leaves questions without an answer.
     silence: Silence,
-    /// For expiry.
-    clock: Clock,
+    /// What guests may do, by the operator's word; without one it depends on what the homeserver is.
+    guests: Option<Guests>,
+    /// What guests may do by what the homeserver is.
+    nature: Cache<(), Remembered<Guests>>,
+    /// For how long they are remembered.
+    clock: Monotonic,
 }
 
-/// What a client presents.
+/// What a client presents, in the form that a homeserver can have given out.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Credential {
     /// The access token.
@@ -72,11 +94,11 @@ pub(crate) struct Account {
 
 /// A remembered answer.
 #[derive(Clone)]
-struct Remembered {
+struct Remembered<T> {
     /// Forget it then.
-    until: Timestamp,
+    until: Moment,
     /// The answer.
-    result: Result<Account>,
+    result: T,
 }
 
 /// The body of `whoami`.
@@ -89,11 +111,32 @@ struct WhoAmI {
     is_guest: bool,
 }
 
+/// The body of `/_matrix/federation/v1/version`.
+#[derive(Deserialize)]
+struct Version {
+    /// The software.
+    server: Software,
+}
+
+/// What the homeserver is.
+#[derive(Deserialize)]
+struct Software {
+    /// Its name for itself.
+    name: String,
+}
+
 impl Accounts {
     /// Asks `homeserver` and believes good answers for `good_for`.
-    pub(crate) fn new(homeserver: Arc<Homeserver>, good_for: Duration, clock: Clock) -> Self {
-        let cache = Cache::new(CACHED_TOKENS);
-        Self { homeserver, good_for, cache, silence: Silence::default(), clock }
+    pub(crate) fn new(homeserver: Arc<Homeserver>, good_for: Duration, clock: Monotonic) -> Self {
+        let (cache, nature) = (Cache::new(CACHED_TOKENS), Cache::new(1));
+        Self { homeserver, good_for, cache, silence: Silence::default(), guests: None, nature, clock }
+    }
+
+    /// The same, with the operator's word on guests, if there is one.
+    #[must_use]
+    pub(crate) fn with_guests(mut self, guests: Option<Guests>) -> Self {
+        self.guests = guests;
+        self
     }
 
     /// The remembered answer, if there is one. Never blocks.
@@ -107,9 +150,10 @@ impl Accounts {
     /// Asks the homeserver. Blocks.
     ///
     /// # Errors
-    /// `UnknownToken` with the homeserver's own body (it may carry `soft_logout`); `Forbidden` for an application service
-    /// outside its namespace; `LimitExceeded`; `HomeserverFailed` when it does not answer. That is remembered for
-    /// no token, but one that is silent is left alone for a moment.
+    /// `UnknownToken` with the homeserver's own body (it may carry `soft_logout`); `Forbidden`, with its own status and body, for
+    /// whatever else it has against the caller, such as an application service outside its namespace; `LimitExceeded`;
+    /// `HomeserverFailed` when it does not answer. That is remembered for no token, but one that is silent is left alone
+    /// for a moment.
     pub(crate) fn ask(&self, credential: &Credential) -> Result<Account> {
         let result = self.whoami(credential);
         let good_for = match &result {
@@ -146,13 +190,35 @@ impl Accounts {
         match status {
             200 => {
                 let whoami: WhoAmI = serde_json::from_str(&body).map_err(homeserver_failed)?;
-                Ok(Account { user_id: UserId::new(&whoami.user_id), is_guest: whoami.is_guest })
+                let is_guest = whoami.is_guest && self.guests() == Guests::Spec;
+                Ok(Account { user_id: UserId::new(&whoami.user_id), is_guest })
             }
             status => {
                 let why = format!("status {status}: {body}");
                 Err(refusal(status, body, retry_after).unwrap_or_else(|| homeserver_failed(why)))
             }
         }
+    }
+
+    /// What guests may do. Asked only about a guest.
+    fn guests(&self) -> Guests {
+        if let Some(guests) = self.guests {
+            return guests;
+        }
+        let now = (self.clock)();
+        if let Some(known) = self.nature.get(&()).filter(|known| now < known.until) {
+            return known.result;
+        }
+        let (result, good_for) = match self.ask_unless_silent(VERSION, None).and_then(read_software) {
+            Ok(name) if CALL_BOTS_GUESTS.contains(&name.as_str()) => (Guests::Allow, NATURE_KEPT),
+            Ok(_) => (Guests::Spec, NATURE_KEPT),
+            Err(why) => {
+                tracing::debug!(why, "the homeserver does not say what it is; its guests may only download");
+                (Guests::Spec, NO_NATURE_KEPT)
+            }
+        };
+        self.nature.insert((), Remembered { until: now.after(good_for), result });
+        result
     }
 
     /// Asks the homeserver, unless it was silent a moment ago. The error says why there is no answer.
@@ -184,14 +250,13 @@ impl Accounts {
 /// Whether the homeserver is silent. One that refuses or breaks off costs nobody time and is asked again at once: else
 /// whoever sends a token that makes it do so would lock out all others.
 #[derive(Default)]
-struct Silence(Mutex<Option<Timestamp>>);
+struct Silence(Mutex<Option<Moment>>);
 
 impl Silence {
     /// Whether others need not ask now. Once it is over, the first who hears so finds out for all of them.
-    fn lasts(&self, now: Timestamp) -> bool {
+    fn lasts(&self, now: Moment) -> bool {
         let mut since = self.since();
-        // A clock that was set back does not prolong it.
-        let lasts = since.is_some_and(|since| since <= now && now < since.after(SILENCE));
+        let lasts = since.is_some_and(|since| now < since.after(SILENCE));
         if since.is_some() && !lasts {
             *since = Some(now);
         }
@@ -199,12 +264,12 @@ impl Silence {
     }
 
     /// Notes how a question ended.
-    fn note(&self, is_late: bool, now: Timestamp) {
+    fn note(&self, is_late: bool, now: Moment) {
         *self.since() = is_late.then_some(now);
     }
 
     /// When the homeserver was last late, or asked again. A panic elsewhere cannot leave it half-changed.
-    fn since(&self) -> MutexGuard<'_, Option<Timestamp>> {
+    fn since(&self) -> MutexGuard<'_, Option<Moment>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -244,16 +309,39 @@ fn read_versions(said: std::result::Result<Said, String>) -> Result<serde_json::
     }
 }
 
+/// What the homeserver calls itself, in lower case.
+fn read_software(said: Said) -> std::result::Result<String, String> {
+    let Said { status, body, .. } = said;
+    let version = match (status, body) {
+        (200, Some(body)) => serde_json::from_str::<Version>(&body).map_err(|error| error.to_string())?,
+        (status, _) => return Err(format!("status {status} for {VERSION}")),
+    };
+    Ok(version.server.name.to_ascii_lowercase())
+}
+
 /// What the homeserver has against a caller, in its own words.
 fn refusal(status: u16, body: String, retry_after: Duration) -> Option<Error> {
+    let forbidden = || Error::new(Kind::Forbidden, "the homeserver refuses this user");
     match status {
         401 => Some(Error::new(Kind::UnknownToken, "unknown access token").passing_through(body)),
-        403 => Some(Error::new(Kind::Forbidden, "the homeserver refuses this user").passing_through(body)),
+        403 => Some(forbidden().passing_through(body)),
         429 => {
             Some(Error::new(Kind::LimitExceeded, "the homeserver asks to slow down").retry_after(retry_after))
         }
+        // Of a user that an application service has not registered, a name that is not its own, and the like.
+        400..=499 if is_about_the_caller(&body) => {
+            Some(forbidden().with_status(status).passing_through(body))
+        }
         _ => None,
     }
+}
+
+/// Whether an error of the homeserver's is about who asks, and not about what: an endpoint that it does not have is a matter for the
+/// operator.
+fn is_about_the_caller(body: &str) -> bool {
+    let errcode = serde_json::from_str::<Value>(body).ok();
+    let errcode = errcode.as_ref().and_then(|body| body.get("errcode")?.as_str());
+    errcode.is_some_and(|errcode| !errcode.is_empty() && errcode != "M_UNRECOGNIZED")
 }
 
 /// When to come back, if the homeserver says so.
@@ -263,9 +351,21 @@ fn retry_after(answer: &Answer) -> Duration {
 }
 
 impl Credential {
-    /// A token and, from application services, the user they act for.
-    pub(crate) fn new(token: String, user_id: Option<String>) -> Self {
-        Self { token, user_id }
+    /// A token and, from application services, the user they act for. What no homeserver can have given out is not asked about.
+    ///
+    /// # Errors
+    /// `UnknownToken` for what is no token, `InvalidParam` for what is no user ID.
+    pub(crate) fn new(token: String, user_id: Option<String>) -> Result<Self> {
+        // More than the tokens of RFC 6750: those of some homeservers have other visible characters too.
+        let is_token =
+            (1..=MAX_TOKEN).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
+        if !is_token {
+            return Err(Error::new(Kind::UnknownToken, "unknown access token"));
+        }
+        if user_id.as_deref().is_some_and(|user_id| !UserId::is_well_formed(user_id)) {
+            return Err(Error::new(Kind::InvalidParam, "user_id is not a user ID"));
+        }
+        Ok(Self { token, user_id })
     }
 
     /// What the credential is remembered by.
@@ -299,7 +399,7 @@ struct HomeserverFailed(String);
 #[cfg(test)]
 mod tests {
     use std::net::{SocketAddr, TcpListener};
-    use std::sync::atomic::{AtomicI64, Ordering};
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
     use crate::names::{Names, Service};
@@ -327,12 +427,13 @@ mod tests {
         let url = format!("http://{}", silent.local_addr().unwrap());
         let timeout = Duration::from_millis(50);
         let homeserver = Homeserver::with_timeout(&url, Arc::new(Literals), timeout).unwrap();
-        let time = Arc::new(AtomicI64::new(1_000_000));
+        let time = Arc::new(AtomicU64::new(1_000_000));
         let clock = Arc::clone(&time);
-        let clock: Clock = Arc::new(move || Timestamp(clock.load(Ordering::SeqCst)));
+        let clock: Monotonic =
+            Arc::new(move || Moment::since_start(Duration::from_millis(clock.load(Ordering::SeqCst))));
         let accounts = Accounts::new(Arc::new(homeserver), Duration::from_mins(2), clock);
         let ask = |token: &str| {
-            let error = accounts.ask(&Credential::new(token.to_owned(), None)).unwrap_err();
+            let error = accounts.ask(&Credential::new(token.to_owned(), None).unwrap()).unwrap_err();
             assert_eq!(error.kind(), Kind::HomeserverFailed);
             asked()
         };
@@ -343,14 +444,12 @@ mod tests {
         assert_eq!(asked(), 1, "the health check asks");
         time.fetch_add(5000, Ordering::SeqCst);
         assert_eq!((ask("c"), ask("d")), (1, 0));
-        time.fetch_sub(1, Ordering::SeqCst);
-        assert_eq!(ask("e"), 1, "the clock was set back");
     }
 
     #[test]
     fn one_question_ends_a_silence_for_all() {
         let silence = Silence::default();
-        let at = |seconds: i64| Timestamp(seconds * 1000);
+        let at = |seconds: u64| Moment::since_start(Duration::from_secs(seconds));
         assert!(!silence.lasts(at(0)));
         silence.note(true, at(10));
         assert!(silence.lasts(at(14)));

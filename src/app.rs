@@ -6,24 +6,24 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use crate::accounts::{Account, Accounts, CredentialHash};
-use crate::blobs::Blobs;
 use crate::bridge::Bridge;
-use crate::catalog::Catalog;
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::disk::{Disk, SystemDisk};
 use crate::error::{Error, Result};
 use crate::federation::{Federation, Parts, SigningKey};
 use crate::homeserver::Homeserver;
-use crate::matrix::{Clock, Mxc, Random, ServerName, Timestamp};
+use crate::matrix::{Clock, Moment, Monotonic, Mxc, Random, ServerName, Timestamp};
 use crate::media::{ANIMATION_TIMEOUT, Library, Making};
 use crate::names::{Names, SystemNames};
 use crate::preview::{Fetcher, Link};
 use crate::sha256::Sha256;
 use crate::shelf::Shelf;
+use crate::store::Store;
 use crate::thumbnail::Job;
 use crate::waiting::{
     Activity, Arrivals, Backlog, Gathering, Lanes, Memory, PendingUploads, SingleFlight, Uploads,
@@ -51,16 +51,16 @@ const REQUESTS_PER_HOST: usize = 2;
 pub struct App {
     /// Our own name.
     pub(crate) server_name: ServerName,
+    /// What is in force.
+    config: Live<Config>,
     /// Who a client is.
     pub(crate) accounts: Arc<Accounts>,
     /// Who a server is.
     pub(crate) federation: Arc<Federation>,
     /// What can be done with media.
     pub(crate) library: Arc<Library>,
-    /// For the health check.
-    pub(crate) catalog: Arc<Catalog>,
-    /// For the health check.
-    pub(crate) blobs: Arc<Blobs>,
+    /// Where all of it is kept.
+    pub(crate) store: Arc<Store>,
     /// Held while this runs: two processes over one store would remove each other's files.
     _lock: File,
     /// Blocking work.
@@ -95,6 +95,8 @@ pub struct App {
     pub(crate) previewing: SingleFlight<Link, Arc<str>>,
     /// Requests to each host for them.
     pub(crate) preview_lanes: Lanes<String>,
+    /// Whether the last health check found something.
+    pub(crate) is_failing: AtomicBool,
     /// For multipart boundaries.
     pub(crate) random: Random,
 }
@@ -102,8 +104,10 @@ pub struct App {
 /// What an [`App`] is given by its surroundings, so that tests can give something else.
 #[derive(Clone)]
 pub struct Surroundings {
-    /// Time.
+    /// The time of day.
     pub clock: Clock,
+    /// Time that nobody sets.
+    pub monotonic: Monotonic,
     /// Unpredictable bytes.
     pub random: Random,
     /// DNS.
@@ -124,6 +128,7 @@ impl Surroundings {
     pub fn system() -> Self {
         Self {
             clock: Arc::new(Timestamp::now),
+            monotonic: Arc::new(Moment::now),
             #[expect(
                 clippy::expect_used,
                 reason = "a system without randomness must not hand out predictable media IDs"
@@ -149,23 +154,24 @@ fn system_load() -> u32 {
 impl App {
     /// Opens the store below `config.data_dir` and wires the parts. `signing_key` is the homeserver's.
     pub fn open(config: &Config, signing_key: SigningKey, surroundings: Surroundings) -> Result<Arc<Self>> {
-        let Surroundings { clock, random, names, load, animation_time, disk } = surroundings;
+        let Surroundings { clock, monotonic, random, names, load, animation_time, disk } = surroundings;
         let lock = lock_data_dir(&config.data_dir)?;
-        let catalog = Arc::new(Catalog::open(&config.data_dir)?);
-        let blobs = Blobs::open(&config.data_dir, disk)
-            .map_err(|error| Error::internal("opening the blob store", error))?;
+        let store = Store::open(&config.data_dir, disk)?;
+        let (catalog, blobs) = (Arc::clone(&store.catalog), Arc::clone(&store.blobs));
 
         let homeserver = Homeserver::new(&config.homeserver.url, Arc::clone(&names))
             .map_err(|error| Error::internal("preparing requests to the homeserver", error))?;
         let homeserver = Arc::new(homeserver);
         let accounts =
-            Accounts::new(Arc::clone(&homeserver), config.homeserver.token_cache.0, Arc::clone(&clock));
+            Accounts::new(Arc::clone(&homeserver), config.homeserver.token_cache.0, Arc::clone(&monotonic));
+        let accounts = accounts.with_guests(config.homeserver.guests);
         let parts = Parts {
             signing_key,
             homeserver,
             catalog: Arc::clone(&catalog),
             names: Arc::clone(&names),
             clock: Arc::clone(&clock),
+            monotonic: Arc::clone(&monotonic),
             random: Arc::clone(&random),
         };
         let federation = Federation::new(config.server_name.clone(), &config.federation, parts)
@@ -175,15 +181,16 @@ impl App {
             .map_err(|error| Error::internal("preparing requests to linked pages", error))?;
 
         let parts = (Arc::clone(&catalog), Arc::clone(&blobs), Arc::clone(&federation), fetcher);
-        let library = Library::new(config, parts, Arc::clone(&clock), animation_time, Arc::clone(&random));
+        let times = (clock, Arc::clone(&monotonic));
+        let library = Library::new(config, parts, times, animation_time, Arc::clone(&random));
         let backlog = if config.thumbnails.pregenerate { MAX_BACKLOG } else { 0 };
         Ok(Arc::new(Self {
             server_name: config.server_name.clone(),
+            config: Live::new(config.clone()),
             accounts: Arc::new(accounts),
             federation,
             library: Arc::new(library),
-            catalog,
-            blobs,
+            store: Arc::new(store),
             _lock: lock,
             bridge: Bridge::new(config.thumbnails.workers),
             asking: SingleFlight::default(),
@@ -191,7 +198,7 @@ impl App {
             making: SingleFlight::at_most(MAX_MAKING),
             gathering: Gathering::default(),
             backlog: Backlog::at_most(backlog),
-            activity: Arc::new(Activity::new(clock, load)),
+            activity: Arc::new(Activity::new(monotonic, load)),
             picture_memory: Memory::new(config.thumbnails.memory.0),
             shelf: Shelf::new(),
             uploads: Uploads::default(),
@@ -201,8 +208,23 @@ impl App {
             arrivals: Arrivals::default(),
             previewing: SingleFlight::at_most(MAX_PREVIEWING),
             preview_lanes: Lanes::new(REQUESTS_PER_HOST),
+            is_failing: AtomicBool::new(false),
             random,
         }))
+    }
+}
+
+impl App {
+    /// Goes by `config` from now on, as far as that can be done without a restart. Names the keys that need one.
+    ///
+    /// # Errors
+    /// When something that it names cannot be used; everything stays as it is then.
+    pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>> {
+        let mut config = config.clone();
+        let fixed = config.keep_fixed(&self.config.get());
+        self.library.reload(&config);
+        self.config.set(config);
+        Ok(fixed)
     }
 }
 

@@ -53,7 +53,7 @@ pub(crate) const UNKNOWN_TYPE: &str = "application/octet-stream";
 /// The `Content-Disposition` of media of `content_type`: `inline` only for the safe list, with `name` as a bare token
 /// or, when that cannot be, as `filename*`. The form Synapse sends and every known parser takes.
 pub(crate) fn header(content_type: &str, name: Option<&str>) -> String {
-    let safe = INLINE.contains(&essence(content_type).as_str());
+    let safe = is_one_type(content_type) && INLINE.contains(&essence(content_type).as_str());
     let mut header = String::from(if safe { "inline" } else { "attachment" });
     match name {
         None | Some("") => {}
@@ -69,20 +69,37 @@ pub(crate) fn header(content_type: &str, name: Option<&str>) -> String {
     header
 }
 
-/// The file name in a `Content-Disposition` header of another server. `filename*` wins; a plain `filename` counts only
-/// when it is ASCII, and is not percent-decoded.
+/// The file name in a `Content-Disposition` header of another server. `filename*` wins; a plain `filename` may be raw UTF-8. Other
+/// servers keep a name that was encoded twice as it is, and write it in either form.
 pub(crate) fn file_name(header: &str) -> Option<String> {
     let mut plain = None;
     for (name, value) in parameters(header) {
         if name.eq_ignore_ascii_case("filename*") {
             if let Some(decoded) = decode_extended(&value) {
-                return Some(short_name(decoded));
+                return Some(short_name(decode_twice_encoded(decoded)));
             }
-        } else if name.eq_ignore_ascii_case("filename") && value.is_ascii() && plain.is_none() {
+        } else if name.eq_ignore_ascii_case("filename") && plain.is_none() {
             plain = Some(value);
         }
     }
-    plain.filter(|name| !name.is_empty()).map(short_name)
+    // The replacement character stands for bytes of some other character set.
+    let plain = plain.filter(|name| !name.is_empty() && !name.contains(char::REPLACEMENT_CHARACTER));
+    plain.map(|name| short_name(decode_twice_encoded(name)))
+}
+
+/// A file name as its user wrote it. Some clients (matrix-js-sdk by XHR) percent-encode it once more than the query calls for, so
+/// that it is still encoded when the query has been decoded. Only a name that such a client can have made is decoded: all ASCII,
+/// every `%` begins an escape, and what comes out is UTF-8 without control characters.
+pub(crate) fn decode_twice_encoded(name: String) -> String {
+    let is_escape = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    let mut escapes = name.split('%').skip(1).peekable();
+    if !name.is_ascii() || escapes.peek().is_none() || !escapes.all(is_escape) {
+        return name;
+    }
+    match percent_decode_str(&name).decode_utf8() {
+        Ok(decoded) if !decoded.contains(char::is_control) => decoded.into_owned(),
+        Ok(_) | Err(_) => name,
+    }
 }
 
 /// A file name that fits into a header even when every byte of it is encoded: its first 255 bytes, whole characters.
@@ -92,23 +109,66 @@ pub(crate) fn short_name(mut name: String) -> String {
     name
 }
 
-/// The `Content-Type` to answer with: as stored, with a charset where text names none.
+/// The `Content-Type` to answer with: as stored, with a charset where text names none. What was stored before it was looked at
+/// as closely as now is looked at again.
 pub(crate) fn served_type(content_type: &str) -> String {
-    if TEXTUAL.contains(&content_type.to_ascii_lowercase().as_str()) {
+    if !is_one_type(content_type) {
+        UNKNOWN_TYPE.to_owned()
+    } else if TEXTUAL.contains(&content_type.to_ascii_lowercase().as_str()) {
         format!("{content_type}; charset=UTF-8")
     } else {
         content_type.to_owned()
     }
 }
 
-/// A claimed type as it is stored: itself when it can stand in a header, else [`UNKNOWN_TYPE`]. At most 255 bytes.
-pub(crate) fn storable_type(claimed: Option<&str>) -> String {
-    let fits = |text: &&str| {
-        (1..=255).contains(&text.len())
-            && text.bytes().all(|b| (b' '..=b'~').contains(&b))
-            && text.contains('/')
-    };
-    claimed.map(str::trim).filter(fits).unwrap_or(UNKNOWN_TYPE).to_owned()
+/// A claimed type as it is stored: itself when it is one, else [`UNKNOWN_TYPE`]. `lines` are the lines of `Content-Type` as they
+/// came; several that differ are as good as none, for each reader takes another.
+pub(crate) fn storable_type<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut lines = lines.into_iter().map(<[u8]>::trim_ascii);
+    let first = lines.next().filter(|first| lines.all(|other| other == *first));
+    let claimed = first.and_then(|line| str::from_utf8(line).ok());
+    claimed.filter(|text| is_one_type(text)).unwrap_or(UNKNOWN_TYPE).to_owned()
+}
+
+/// Whether a text of at most 255 bytes is one media type: `type/subtype` and parameters, no comma outside of quotes and no quote
+/// out of place. Browsers read a list and take its last type (WHATWG Fetch, extract a MIME type), so that what looks harmless up
+/// to the comma may be HTML after it.
+fn is_one_type(text: &str) -> bool {
+    if text.len() > 255 || !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return false;
+    }
+    let (essence, mut rest) = text.split_once(';').unwrap_or((text, ""));
+    if !is_media_type(essence.trim_end()) {
+        return false;
+    }
+    while !rest.is_empty() {
+        let until = rest.find(['"', ';', ',']).unwrap_or(rest.len());
+        let (before, after) = rest.split_at_checked(until).unwrap_or((rest, ""));
+        let after = match after.strip_prefix('"') {
+            Some(quoted) if before.ends_with('=') => match after_quotes(quoted) {
+                Some(after) => after.trim_start(),
+                None => return false,
+            },
+            Some(_) => return false,
+            None => after,
+        };
+        match after.strip_prefix(';') {
+            Some(next) => rest = next,
+            None => return after.is_empty(),
+        }
+    }
+    true
+}
+
+/// What follows a quoted string of which the opening quote is gone; `None` when it does not close.
+fn after_quotes(text: &str) -> Option<&str> {
+    let mut escaped = false;
+    let closing = text.find(|char| {
+        let closes = char == '"' && !escaped;
+        escaped = char == '\\' && !escaped;
+        closes
+    })?;
+    text.get(closing.saturating_add(1)..)
 }
 
 /// `type/subtype` in lower case, parameters cut.
@@ -204,7 +264,18 @@ mod tests {
         for (header, expected) in [
             ("attachment; filename=abc.txt", Some("abc.txt")),
             ("inline; filename=\"azerty\"", Some("azerty")),
-            ("inline; filename=\"aze%20rty\"", Some("aze%20rty")),
+            ("inline; filename=\"aze%20rty\"", Some("aze rty")),
+            ("inline; filename=Bericht%20f%C3%BCr%20%C3%84.zip", Some("Bericht für Ä.zip")),
+            (
+                "inline; filename*=utf-8''Bericht%2520f%25C3%25BCr%2520%25C3%2584.zip",
+                Some("Bericht für Ä.zip"),
+            ),
+            ("inline; filename*=utf-8''a%252520b", Some("a%20b")),
+            ("inline; filename=\"100%.txt\"", Some("100%.txt")),
+            ("inline; filename=%ff", Some("%ff")),
+            ("inline; filename=\"üml.png\"", Some("üml.png")),
+            ("inline; filename=\"ü%20\"", Some("ü%20")),
+            ("inline; filename=\"\u{fffd}ml.png\"", None),
             ("inline; filename=\"aze\"rty\"", Some("aze\"rty")),
             ("inline; filename=\"azer;ty\"", Some("azer;ty")),
             ("inline; filename=\"a\\\"b\"", Some("a\"b")),
@@ -212,7 +283,7 @@ mod tests {
             ("inline; FileName*=UTF-8'en'x; filename=y", Some("x")),
             ("inline; filename=y; filename*=utf-8''x", Some("x")),
             ("inline; filename*=utf-8''%ff; filename=y", Some("y")),
-            ("inline; filename=ü", None),
+            ("inline; filename=ü", Some("ü")),
             ("inline; filename=", None),
             ("inline", None),
             ("", None),
@@ -230,22 +301,125 @@ mod tests {
 
     #[test]
     fn types_are_stored_as_claimed_when_they_can_stand_in_a_header() {
-        assert_eq!(storable_type(Some(" image/PNG ")), "image/PNG");
-        for claimed in [None, Some(""), Some("image"), Some("a/b\r\nX: y"), Some("ä/b")] {
-            assert_eq!(storable_type(claimed), UNKNOWN_TYPE, "{claimed:?}");
+        for good in [
+            "image/PNG",
+            "text/plain;charset=utf-8",
+            "text/plain ; charset=UTF-8 ; format=flowed",
+            "text/plain; charset=\"utf-8\"",
+            "text/plain; x=\"a,b;c\\\"d, text/html\"; y=z",
+            "image/svg+xml",
+            "application/vnd.oasis.opendocument.text",
+            "text/x-c++; a",
+            "text/plain;",
+            "text/plain;;x=",
+            "video/mp4; codecs=\"avc1.42E01E, mp4a.40.2\"",
+        ] {
+            assert_eq!(storable_type([format!(" {good}\t").as_bytes()]), good);
+            assert_eq!(storable_type([good.as_bytes(), good.as_bytes()]), good, "twice the same");
+            assert!(served_type(good).starts_with(good), "{good}");
         }
+        for bad in POISON {
+            assert_eq!(storable_type([bad.as_bytes()]), UNKNOWN_TYPE, "{bad:?}");
+            assert_eq!(served_type(bad), UNKNOWN_TYPE, "{bad:?}");
+            assert_eq!(header(bad, None), "attachment", "{bad:?}");
+        }
+        assert_eq!(storable_type([]), UNKNOWN_TYPE);
+        assert_eq!(storable_type([b"text/\xff".as_slice()]), UNKNOWN_TYPE);
+        let two = ["text/plain", "text/html"].map(str::as_bytes);
+        assert_eq!(storable_type(two), UNKNOWN_TYPE, "each reader takes another");
         assert_eq!(served_type("text/plain"), "text/plain; charset=UTF-8");
         assert_eq!(served_type("text/plain; charset=latin1"), "text/plain; charset=latin1");
         assert_eq!(served_type("image/png"), "image/png");
     }
 
+    #[test]
+    fn a_name_that_is_still_encoded_is_decoded_once_and_any_other_is_kept() {
+        for (name, expected) in [
+            ("Bericht%20f%C3%BCr%20%C3%84.zip", "Bericht für Ä.zip"),
+            ("a%20b.png", "a b.png"),
+            ("%E6%97%A5%E6%9C%AC.txt", "日本.txt"),
+            ("%e6%97%a5.txt", "日.txt"),
+            ("100%25.txt", "100%.txt"),
+            // Once, not until nothing is left.
+            ("a%2520b", "a%20b"),
+            ("a%2Fb", "a/b"),
+            ("a+b%20c", "a+b c"),
+            // No encoding makes these.
+            ("", ""),
+            ("plain.png", "plain.png"),
+            ("für%20Ä", "für%20Ä"),
+            ("100%", "100%"),
+            ("100%2", "100%2"),
+            ("100%zz.txt", "100%zz.txt"),
+            ("100% of%20it", "100% of%20it"),
+            // Not UTF-8: a name that merely looks encoded.
+            ("50%ab.txt", "50%ab.txt"),
+            ("f%FCr.txt", "f%FCr.txt"),
+            ("%C3", "%C3"),
+            ("%ED%A0%80", "%ED%A0%80"),
+            // Control characters.
+            ("a%00b", "a%00b"),
+            ("a%0D%0Ab", "a%0D%0Ab"),
+            ("a%7Fb", "a%7Fb"),
+            ("a%C2%85b", "a%C2%85b"),
+        ] {
+            assert_eq!(decode_twice_encoded(name.to_owned()), expected, "{name}");
+        }
+    }
+
+    /// What a browser may take for another type than the first one in it.
+    const POISON: [&str; 20] = [
+        "",
+        "image",
+        "/",
+        "text/",
+        "/plain",
+        "a/b\r\nX: y",
+        "ä/b",
+        "text/plain;x=,text/html",
+        "application/json;,text/xml",
+        "text/plain, text/html",
+        "text/plain,text/html",
+        "text/plain; x=\"a\",text/html",
+        "text/plain; x=\"a\\\",text/html",
+        "text/plain; x=\"a,text/html",
+        "text/plain; x=a\"b,c\"",
+        "text/plain; \"x,text/html\"",
+        "text/plain; x=\"a\" b",
+        "text/plain; x=\"a\"\"b\"",
+        "text/plain text/html",
+        "text /plain",
+    ];
+
     proptest! {
+        /// WHATWG Fetch, "get, decode, and split": a comma splits unless it stands in a quoted string, which any quote begins.
+        #[test]
+        fn what_is_stored_is_one_type_to_a_browser(text in "text/plain[;=,\"\\\\ a/]{0,12}") {
+            let stored = storable_type([text.as_bytes()]);
+            let (mut quoted, mut escaped) = (false, false);
+            for char in stored.chars() {
+                prop_assert!(quoted || char != ',', "{text}");
+                (quoted, escaped) = match char {
+                    '"' if !escaped => (!quoted, false),
+                    '\\' if quoted && !escaped => (true, true),
+                    _ => (quoted, false),
+                };
+            }
+            prop_assert!(!quoted, "{text}");
+        }
+
+        #[test]
+        fn what_is_encoded_twice_comes_out_as_it_was(name in "[^\\p{Cc}]{1,40}") {
+            let once = utf8_percent_encode(&name, ATTR_CHAR).to_string();
+            prop_assert_eq!(decode_twice_encoded(once), name);
+        }
+
         #[test]
         fn any_name_survives_the_round_trip_and_cannot_break_the_header(name in ".{1,40}") {
             let header = header("image/png", Some(&name));
             prop_assert!(header.bytes().all(|b| (b' '..=b'~').contains(&b)));
             prop_assert!(!header.contains('"') && header.matches(';').count() == 1);
-            prop_assert_eq!(file_name(&header), Some(name));
+            prop_assert_eq!(file_name(&header), Some(decode_twice_encoded(name)));
         }
 
         #[test]

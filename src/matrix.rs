@@ -1,4 +1,4 @@
-//! The vocabulary of Matrix: server names, media IDs, MXC URIs, user IDs; and the clock.
+//! The vocabulary of Matrix: server names, media IDs, MXC URIs, user IDs; and the two kinds of time.
 //!
 //! Owns the grammars. Parsed once at the edge, never re-validated.
 //! [Appendices, identifier grammar](https://spec.matrix.org/v1.19/appendices/#identifier-grammar).
@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 /// A text that does not follow its grammar.
@@ -53,18 +54,32 @@ pub enum Host<'a> {
     Name(&'a str),
 }
 
-/// Where time comes from: the system's, or a test's.
+/// Where the time of day comes from: the system's, or a test's. For what is stored and shown.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Where moments come from: the system's, or a test's. For whatever lasts a while inside the process.
+pub type Monotonic = Arc<dyn Fn() -> Moment + Send + Sync>;
 
 /// Where unpredictable bytes come from: the system's, or a test's.
 pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
 
-/// Milliseconds since 1970-01-01T00:00:00Z, as everywhere in Matrix.
+/// Milliseconds since 1970-01-01T00:00:00Z, as everywhere in Matrix. Somebody may set the clock it comes from, forwards and
+/// backwards: a machine without a clock of its own starts with a wrong time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
+/// A moment by a clock that nobody sets: the time since the machine started. What is to last a while inside the process is counted
+/// in these. It says nothing after a restart, so it is never stored, and it cannot be compared with a [`Timestamp`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(Duration);
+
+/// A stored time at which something ends. It was written by a clock that may have been wrong: it has no order, and whether it
+/// still lies ahead can only be asked together with the longest that can lie between its writing and it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry(Timestamp);
+
 impl ServerName {
-    /// Parses `host[:port]`: a DNS name, an IPv4 address or a bracketed IPv6 address, and a port of 1 to 5 digits.
+    /// Parses `host[:port]`: a name that DNS can have, an IPv4 address or a bracketed IPv6 address, and a port of 1 to 5 digits.
     pub fn parse(text: &str) -> Result<Self, GrammarError> {
         let (host, port) = split_port(text).ok_or(GrammarError::ServerName)?;
         let port_fits = port.is_none_or(|p| (1..=5).contains(&p.len()) && p.parse::<u16>().is_ok());
@@ -116,8 +131,16 @@ fn is_host(host: &str) -> bool {
     if let Some(v6) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         return v6.parse::<Ipv6Addr>().is_ok();
     }
-    host.parse::<Ipv4Addr>().is_ok()
-        || (!host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.'))
+    host.parse::<Ipv4Addr>().is_ok() || is_dns_name(host)
+}
+
+/// Whether DNS can know `host`. The appendices' grammar says only which characters there are, so that `.` and `..` follow it. DNS
+/// has labels of 1 to 63 characters (RFC 1035 §2.3.4); one dot may stand at the end.
+fn is_dns_name(host: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    host.strip_suffix('.').unwrap_or(host).split('.').all(is_label)
 }
 
 impl TryFrom<String> for ServerName {
@@ -194,6 +217,15 @@ impl fmt::Display for Mxc {
 }
 
 impl UserId {
+    /// Whether `text` can be a user ID: `@localpart:server_name`, at most 255 bytes. Old local parts have more characters than new
+    /// ones may.
+    pub(crate) fn is_well_formed(text: &str) -> bool {
+        let parts = text.strip_prefix('@').and_then(|rest| rest.split_once(':'));
+        let is_local = |local: &str| !local.contains(|char: char| char.is_control() || char.is_whitespace());
+        text.len() <= 255
+            && parts.is_some_and(|(local, server)| is_local(local) && ServerName::parse(server).is_ok())
+    }
+
     /// A user ID as given by the homeserver.
     pub(crate) fn new(text: &str) -> Self {
         Self(text.into())
@@ -242,6 +274,55 @@ impl Timestamp {
     }
 }
 
+impl Moment {
+    /// The system's. Time that the machine sleeps counts.
+    pub fn now() -> Self {
+        let since = clock_gettime(ClockId::Boottime);
+        let nanos = u32::try_from(since.tv_nsec).unwrap_or(0);
+        Self(Duration::new(u64::try_from(since.tv_sec).unwrap_or(0), nanos))
+    }
+
+    /// The moment so long after the machine started.
+    pub fn since_start(span: Duration) -> Self {
+        Self(span)
+    }
+
+    /// This moment plus `span`, at most the end of time.
+    #[must_use]
+    pub fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(span))
+    }
+
+    /// How long until `later`; zero when it has passed.
+    pub fn until(self, later: Self) -> Duration {
+        later.0.saturating_sub(self.0)
+    }
+}
+
+impl Expiry {
+    /// An end to be stored, or one that was.
+    pub fn at(time: Timestamp) -> Self {
+        Self(time)
+    }
+
+    /// The time itself, to be written or shown.
+    pub fn time(self) -> Timestamp {
+        self.0
+    }
+
+    /// How long it is until then; zero when that has passed, and also when it is longer than `longest`: then the clock was wrong
+    /// when it was written, or is now.
+    pub fn left(self, now: Timestamp, longest: Duration) -> Duration {
+        let left = now.until(self.0);
+        if left <= longest { left } else { Duration::ZERO }
+    }
+
+    /// Whether it lies ahead, and no further than `longest`.
+    pub fn lies_ahead(self, now: Timestamp, longest: Duration) -> bool {
+        !self.left(now, longest).is_zero()
+    }
+}
+
 /// A length as 64 bits: on every platform Rust serves a `usize` fits.
 pub(crate) fn len_u64(len: usize) -> u64 {
     u64::try_from(len).unwrap_or(u64::MAX)
@@ -255,6 +336,7 @@ mod tests {
 
     #[test]
     fn server_names_of_the_appendices_parse() {
+        let longest = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(60));
         for (text, host, port) in [
             ("matrix.org", Host::Name("matrix.org"), None),
             ("matrix.org:8888", Host::Name("matrix.org"), Some(8888)),
@@ -263,6 +345,9 @@ mod tests {
             ("[1234:5678::abcd]", Host::Ip("1234:5678::abcd".parse().unwrap()), None),
             ("[1234:5678::abcd]:5678", Host::Ip("1234:5678::abcd".parse().unwrap()), Some(5678)),
             ("localhost", Host::Name("localhost"), None),
+            ("matrix.org.", Host::Name("matrix.org."), None),
+            ("a-.-b.1", Host::Name("a-.-b.1"), None),
+            (longest.as_str(), Host::Name(&longest), None),
         ] {
             let name = ServerName::parse(text).unwrap();
             assert_eq!((name.host(), name.port()), (host, port), "{text}");
@@ -288,6 +373,20 @@ mod tests {
             "a\0b",
             "ex\u{e4}mple.org",
             "a:1:2",
+            ".",
+            "..",
+            "...",
+            "..:8448",
+            ".a",
+            ".a.b",
+            "a..",
+            "a..b",
+            "a..b:8448",
+            "a.b..",
+            "[]",
+            &"a".repeat(64),
+            &format!("{}.org", "a".repeat(64)),
+            &"a.".repeat(128),
         ] {
             assert_eq!(ServerName::parse(text), Err(GrammarError::ServerName), "{text:?}");
         }
@@ -310,12 +409,39 @@ mod tests {
         assert_ne!(one, two);
     }
 
+    #[test]
+    fn a_stored_end_further_ahead_than_it_can_be_has_passed() {
+        let (now, hour) = (Timestamp(1_000_000_000), Duration::from_hours(1));
+        for (end, left) in [
+            (now.before(hour), Duration::ZERO),
+            (now, Duration::ZERO),
+            (now.after(Duration::from_millis(1)), Duration::from_millis(1)),
+            (now.after(hour), hour),
+            (now.after(hour + Duration::from_millis(1)), Duration::ZERO),
+            (now.after(hour * 24 * 30), Duration::ZERO),
+            (Timestamp(i64::MAX), Duration::ZERO),
+        ] {
+            assert_eq!(Expiry::at(end).left(now, hour), left, "{end:?}");
+            assert_eq!(Expiry::at(end).lies_ahead(now, hour), !left.is_zero(), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn moments_only_go_forward() {
+        let (one, two) = (Moment::now(), Moment::now());
+        assert!(one <= two);
+        let later = one.after(Duration::from_secs(3));
+        assert_eq!((one.until(later), later.until(one)), (Duration::from_secs(3), Duration::ZERO));
+        assert_eq!(one.after(Duration::MAX).after(Duration::MAX), Moment::since_start(Duration::MAX));
+    }
+
     proptest! {
         #[test]
         fn parsing_a_server_name_never_panics_and_keeps_the_text(text in "\\PC{0,40}") {
             if let Ok(name) = ServerName::parse(&text) {
                 prop_assert_eq!(name.as_str(), &text);
                 prop_assert!(!text.contains(['/', '%', '?', '#', '@', ' ']));
+                prop_assert!(!text.contains("..") && !text.starts_with('.'));
             }
         }
     }

@@ -72,7 +72,12 @@ pub(crate) struct PartHeaders(Vec<(String, String)>);
 impl PartHeaders {
     /// The value of the first header called `name`, whatever its case.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.all(name).next()
+    }
+
+    /// The values of all headers called `name`, whatever their case.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 }
 

@@ -24,8 +24,11 @@ pub(crate) enum Extent {
 /// Several ranges, other units and malformed headers are answered with the whole: RFC 9110 §14.2 allows a server to
 /// ignore the header.
 pub(crate) fn judge(header: &str, size: u64) -> Extent {
-    let Some((unit, spec)) = header.split_once('=') else { return Extent::Whole };
-    let Some((first, last)) = spec.trim().split_once('-') else { return Extent::Whole };
+    let Some((unit, set)) = header.split_once('=') else { return Extent::Whole };
+    // Empty members of the list do not count (RFC 9110 §5.6.1.2).
+    let mut specs = set.split(',').map(str::trim).filter(|spec| !spec.is_empty());
+    let (Some(spec), None) = (specs.next(), specs.next()) else { return Extent::Whole };
+    let Some((first, last)) = spec.split_once('-') else { return Extent::Whole };
     if !unit.trim().eq_ignore_ascii_case("bytes") {
         return Extent::Whole;
     }
@@ -38,6 +41,8 @@ pub(crate) fn judge(header: &str, size: u64) -> Extent {
             };
             part(start, end)
         }
+        // All of nothing is satisfiable (RFC 9110 §14.1.2), and no `Content-Range` can say so.
+        (Position::Absent, Position::Number(suffix)) if suffix > 0 && size == 0 => Extent::Whole,
         (Position::Absent, Position::Number(suffix)) => part(size.saturating_sub(suffix), size),
         (..) => Extent::Whole,
     }
@@ -92,6 +97,9 @@ mod tests {
             ("bytes=99999999999999999999999-", 10, Extent::Unsatisfiable),
             ("bytes=-0", 10, Extent::Unsatisfiable),
             ("bytes=0-", 0, Extent::Unsatisfiable),
+            ("bytes=-0", 0, Extent::Unsatisfiable),
+            ("bytes=-5", 0, Extent::Whole),
+            ("bytes=, 1-2,,", 10, Extent::Part { start: 1, length: 2 }),
         ] {
             assert_eq!(judge(header, size), expected, "{header}");
         }
@@ -104,6 +112,7 @@ mod tests {
             "bytes",
             "bytes=",
             "bytes=-",
+            "bytes=,",
             "bytes=a-b",
             "bytes=5-4",
             "bytes=0-1,3-4",

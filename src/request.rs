@@ -6,18 +6,19 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderMap};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Uri, Version};
 use percent_encoding::percent_decode_str;
 
+use crate::access::Access;
 use crate::accounts::Credential;
+use crate::conditions::Conditions;
 use crate::config::ThumbnailMethod;
 use crate::disposition;
 use crate::error::{Error, Kind, Result};
 use crate::federation::InboundRequest;
 use crate::matrix::{MediaId, Mxc, ServerName};
 use crate::preview::Link;
-use crate::response::{Access, Conditions};
 use crate::thumbnail::{Motion, Wanted};
 
 /// How long a download waits for a pending upload unless the client says otherwise (spec, `timeout_ms`).
@@ -65,23 +66,19 @@ impl Call {
     /// from the specification and is still sent. `None` when it presents nothing.
     ///
     /// # Errors
-    /// `UnknownToken` for a token that no homeserver hands out: it could not stand in a header.
+    /// Those of [`Credential::new`].
     pub(crate) fn credential(&self) -> Result<Option<Credential>> {
         let header = self.headers.get(header::AUTHORIZATION).and_then(|value| {
             let value = String::from_utf8_lossy(value.as_bytes());
             let (scheme, token) = value.trim().split_once(' ')?;
             scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim().to_owned())
         });
-        let query = || {
-            self.query()
-                .raw("access_token")
-                .map(|raw| percent_decode_str(raw).decode_utf8_lossy().into_owned())
-        };
-        let Some(token) = header.or_else(query) else { return Ok(None) };
-        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Error::new(Kind::UnknownToken, "unknown access token"));
-        }
-        Ok(Some(Credential::new(token, self.query().get("user_id").map(Cow::into_owned))))
+        // What is not UTF-8 is neither a token nor a user ID, and is not passed over. A `+` in a token is one.
+        let lossy = |raw: &str| percent_decode_str(raw).decode_utf8_lossy().into_owned();
+        let query = self.query();
+        let Some(token) = header.or_else(|| query.raw("access_token").map(lossy)) else { return Ok(None) };
+        let user_id = query.raw("user_id").map(|raw| lossy(&raw.replace('+', " ")));
+        Credential::new(token, user_id).map(Some)
     }
 
     /// What a server's signature covers.
@@ -96,9 +93,11 @@ impl Call {
         }
     }
 
-    /// [`PathParams::mxc`]
-    pub(crate) fn mxc(&self, own: &ServerName) -> Result<Mxc> {
-        self.path.mxc(own)
+    /// [`PathParams::mxc`], which the access line names from here on.
+    pub(crate) fn mxc(&mut self, own: &ServerName) -> Result<Mxc> {
+        let mxc = self.path.mxc(own)?;
+        self.access.mxc = Some(mxc.clone());
+        Ok(mxc)
     }
 
     /// [`PathParams::file_name`]
@@ -108,7 +107,8 @@ impl Call {
 
     /// `Content-Type` of an upload.
     pub(crate) fn content_type(&self) -> String {
-        disposition::storable_type(self.header(&header::CONTENT_TYPE))
+        let lines = self.headers.get_all(header::CONTENT_TYPE).iter();
+        disposition::storable_type(lines.map(HeaderValue::as_bytes))
     }
 
     /// [`Query::upload_name`]
@@ -146,12 +146,17 @@ impl Call {
         self.query().get("allow_remote").as_deref() == Some("false")
     }
 
-    /// What decides how much is sent.
+    /// What decides whether and how much is sent.
     pub(crate) fn conditions(&self) -> Conditions<'_> {
+        let lines = |name| self.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+        let range = if self.method == Method::GET { lines(header::RANGE) } else { Vec::new() };
         Conditions {
-            if_none_match: self.header(&header::IF_NONE_MATCH),
-            range: self.header(&header::RANGE),
-            if_range: self.header(&header::IF_RANGE),
+            if_match: lines(header::IF_MATCH),
+            if_unmodified_since: lines(header::IF_UNMODIFIED_SINCE),
+            if_none_match: lines(header::IF_NONE_MATCH),
+            if_modified_since: lines(header::IF_MODIFIED_SINCE),
+            range,
+            if_range: lines(header::IF_RANGE),
         }
     }
 
@@ -187,7 +192,7 @@ impl PathParams {
 }
 
 impl<'a> Query<'a> {
-    /// `filename` of an upload; an empty one is none. Kept as sent: some clients encode it twice.
+    /// `filename` of an upload; an empty one is none.
     pub(crate) fn upload_name(&self) -> Result<Option<String>> {
         let name = match self.raw("filename") {
             Some(raw) => decode(&raw.replace('+', " "))
@@ -195,7 +200,8 @@ impl<'a> Query<'a> {
                 .into_owned(),
             None => return Ok(None),
         };
-        Ok(Some(disposition::short_name(name)).filter(|name| !name.is_empty()))
+        let name = disposition::short_name(disposition::decode_twice_encoded(name));
+        Ok(Some(name).filter(|name| !name.is_empty()))
     }
 
     /// `timeout_ms`, capped.

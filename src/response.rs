@@ -9,21 +9,22 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use hyper::StatusCode;
 use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
 
+use crate::access::Access;
 use crate::bridge::{self, FileStream, Readers};
+use crate::conditions::{Conditions, HttpDate, Judgement, Validators};
 use crate::disposition;
 use crate::error::{Error, Kind, Loudness};
-use crate::matrix::{Timestamp, len_u64};
+use crate::matrix::len_u64;
 use crate::media::{RemoteHead, Stored};
 use crate::multipart;
-use crate::range::{self, Extent};
-use crate::waiting::{Busy, Chunks};
+use crate::range::Extent;
+use crate::waiting::{Chunks, Coming};
 
 /// What every handler gives back.
 pub(crate) type Response = hyper::Response<Body>;
@@ -35,12 +36,18 @@ const CORS: [(HeaderName, HeaderValue); 4] = [
     (
         header::ACCESS_CONTROL_ALLOW_HEADERS,
         HeaderValue::from_static(
-            "X-Requested-With, Content-Type, Authorization, Date, Range, If-None-Match, If-Range",
+            "X-Requested-With, Content-Type, Authorization, Date, Range, If-Range, If-Match, If-None-Match, \
+             If-Modified-Since, If-Unmodified-Since",
         ),
     ),
+    // What a page may read besides Cache-Control, Content-Language, Content-Type, Expires and Pragma, which it always may. Media
+    // players look for all but the first and the last.
     (
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        HeaderValue::from_static("Content-Disposition, Content-Length, Content-Range, ETag, Retry-After"),
+        HeaderValue::from_static(
+            "Content-Disposition, Content-Length, Content-Range, Accept-Ranges, ETag, Last-Modified, Date, \
+             Content-Encoding, Age, Retry-After",
+        ),
     ),
 ];
 
@@ -84,17 +91,6 @@ impl Caching {
     }
 }
 
-/// The parts of a request that decide how much of stored media is sent.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Conditions<'a> {
-    /// `If-None-Match`
-    pub(crate) if_none_match: Option<&'a str>,
-    /// `Range`
-    pub(crate) range: Option<&'a str>,
-    /// `If-Range`
-    pub(crate) if_range: Option<&'a str>,
-}
-
 /// 200 with a JSON body.
 pub(crate) fn json(value: &serde_json::Value) -> Response {
     json_with(StatusCode::OK, value.to_string())
@@ -124,11 +120,12 @@ pub(crate) fn preflight() -> Response {
 pub(crate) fn error(error: &Error, route: &str) -> Response {
     let row = error.kind().row();
     // Others have a say in it: a string is written quoted and escaped, so that it stays in its line.
-    let told = format!("{error:?}");
+    let (kind, told) = (tracing::field::debug(error.kind()), format!("{error:?}"));
     match row.loudness {
-        Loudness::Quiet => tracing::debug!(route, error = told, "refused"),
-        Loudness::Warn => tracing::warn!(route, error = told, "failed"),
-        Loudness::Error => tracing::error!(route, error = told, "failed"),
+        Loudness::Quiet => tracing::debug!(kind, route, error = told, "refused"),
+        Loudness::Info => tracing::info!(kind, route, error = told, "refused"),
+        Loudness::Warn => tracing::warn!(kind, route, error = told, "failed"),
+        Loudness::Error => tracing::error!(kind, route, error = told, "failed"),
     }
     let mut body = json!({"errcode": row.errcode, "error": error.message()});
     if let (Kind::LimitExceeded, Some(wait)) = (error.kind(), error.wait())
@@ -139,7 +136,7 @@ pub(crate) fn error(error: &Error, route: &str) -> Response {
     }
     let text = error.passthrough().map_or_else(|| body.to_string(), ToString::to_string);
     let mut response =
-        json_with(StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), text);
+        json_with(StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), text);
     if let Some(wait) = error.wait() {
         let seconds = wait.as_millis().div_ceil(1000).max(1).to_string();
         response
@@ -156,6 +153,8 @@ pub(crate) struct Ready {
     stored: Stored,
     /// Its entity tag: the content's name, quoted.
     etag: String,
+    /// When it came here; not for what stands in for something else, which has no age of its own.
+    modified: Option<HttpDate>,
     /// Headers of an answer with all of it, under its own name, but for who may keep it.
     headers: HeaderMap,
     /// All of it, if it is small and was in the page cache.
@@ -168,21 +167,30 @@ pub(crate) const MAX_SMALL: u64 = 64 << 10;
 impl Ready {
     /// Writes the headers.
     pub(crate) fn new(stored: Stored) -> Self {
-        let Stored { filled, created, .. } = &stored;
+        let Stored { filled, created, is_stopgap, .. } = &stored;
         let etag = format!("\"{}\"", filled.sha256);
+        let modified = (!is_stopgap).then(|| HttpDate::of(*created));
         let mut headers = HeaderMap::with_capacity(24);
         headers.extend(CORS);
         insert_media_headers(&mut headers, &filled.content_type, filled.upload_name.as_deref());
         insert(&mut headers, header::ETAG, etag.clone());
-        insert(&mut headers, header::LAST_MODIFIED, http_date(*created));
+        if let Some(modified) = modified {
+            insert(&mut headers, header::LAST_MODIFIED, modified.text());
+        }
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         headers.insert(header::CONTENT_LENGTH, filled.size.into());
-        Self { stored, etag, headers, bytes: OnceLock::new() }
+        Self { stored, etag, modified, headers, bytes: OnceLock::new() }
     }
 
     /// What it is.
     pub(crate) fn stored(&self) -> &Stored {
         &self.stored
+    }
+
+    /// Whether all of it is still there: the file may have been cut off since it was opened.
+    pub(crate) fn is_whole(&self) -> bool {
+        let Stored { filled, file, .. } = &self.stored;
+        self.bytes.get().is_some() || file.metadata().is_ok_and(|there| there.len() == filled.size)
     }
 
     /// A stretch of it.
@@ -207,24 +215,29 @@ impl Ready {
     }
 }
 
-/// Stored media to a client, or raw to a server as MSC1902 has it: whole, a range of it, or the word that its copy is good.
+/// Stored media to a client, or raw to a server as MSC1902 has it: whole, a range of it, the word that its copy is good, or that
+/// it is not what the client takes it for.
 pub(crate) fn media(
     ready: &Ready,
     file_name: Option<&str>,
     caching: Caching,
-    conditions: Conditions<'_>,
+    conditions: &Conditions<'_>,
     readers: &Readers,
 ) -> Response {
-    let Ready { stored: Stored { filled, is_stopgap, .. }, etag, .. } = ready;
+    let Ready { stored: Stored { filled, is_stopgap, .. }, etag, modified, .. } = ready;
     let caching = if *is_stopgap { Caching::Never } else { caching };
-    if conditions.if_none_match.is_some_and(|tags| any_tag_matches(tags, etag)) {
-        let mut response = bare(StatusCode::NOT_MODIFIED, caching);
-        insert(response.headers_mut(), header::ETAG, etag.clone());
-        return response;
-    }
-    let fresh = conditions.if_range.is_none_or(|tag| tag.trim() == etag);
-    let extent =
-        conditions.range.filter(|_| fresh).map_or(Extent::Whole, |header| range::judge(header, filled.size));
+    let extent = match conditions.judge(Validators { etag, modified: *modified }, filled.size) {
+        Judgement::Send(extent) => extent,
+        Judgement::NotModified => {
+            let mut response = bare(StatusCode::NOT_MODIFIED, caching);
+            insert(response.headers_mut(), header::ETAG, etag.clone());
+            return response;
+        }
+        Judgement::Failed => {
+            let failed = Error::new(Kind::PreconditionFailed, "the media is another than the request names");
+            return error(&failed, "precondition");
+        }
+    };
     let mut response = Response::new(Body::default());
     *response.headers_mut() = ready.headers.clone();
     let headers = response.headers_mut();
@@ -235,32 +248,60 @@ pub(crate) fn media(
     let (start, length) = match extent {
         Extent::Whole => (0, filled.size),
         Extent::Part { start, length } => {
-            let last = start.saturating_add(length).saturating_sub(1);
-            insert(headers, header::CONTENT_RANGE, format!("bytes {start}-{last}/{}", filled.size));
-            headers.insert(header::CONTENT_LENGTH, length.into());
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            make_partial(&mut response, (start, length), filled.size);
             (start, length)
         }
-        Extent::Unsatisfiable => {
-            let unsatisfiable = Error::new(Kind::RangeNotSatisfiable, "the range lies outside the media");
-            let mut response = error(&unsatisfiable, "range");
-            insert(response.headers_mut(), header::CONTENT_RANGE, format!("bytes */{}", filled.size));
-            return response;
-        }
+        Extent::Unsatisfiable => return unsatisfiable(filled.size),
     };
     *response.body_mut() = Body::new([ready.segment(start, length, readers)]);
     response
 }
 
-/// A remote file to a client while it arrives: no promise beyond its bytes.
-pub(crate) fn arriving(head: &RemoteHead, bytes: Chunks, file_name: Option<&str>) -> Response {
+/// A remote file to a client while it arrives: no promise beyond its bytes. A range of it, where the length of the whole is known, as
+/// soon as the range begins to come: some players take nothing else (Safari asks for the first two bytes).
+pub(crate) async fn arriving(
+    mut coming: Coming,
+    file_name: Option<&str>,
+    conditions: &Conditions<'_>,
+) -> Result<Response, Error> {
+    let RemoteHead { content_type, upload_name, size } = &coming.head;
     let mut response = bare(StatusCode::OK, Caching::Never);
     let headers = response.headers_mut();
-    insert_media_headers(headers, &head.content_type, file_name.or(head.upload_name.as_deref()));
-    if let Some(size) = head.size {
+    insert_media_headers(headers, content_type, file_name.or(upload_name.as_deref()));
+    let mut stretch = (0, None);
+    if let Some(size) = *size {
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         headers.insert(header::CONTENT_LENGTH, size.into());
+        stretch.1 = Some(size);
+        match conditions.extent(size) {
+            Extent::Whole => {}
+            Extent::Part { start, length } => {
+                make_partial(&mut response, (start, length), size);
+                coming.reaches(start).await?;
+                stretch = (start, Some(length));
+            }
+            Extent::Unsatisfiable => return Ok(unsatisfiable(size)),
+        }
     }
-    *response.body_mut() = Body::new([Segment::Chunks(bytes)]);
+    let (start, length) = stretch;
+    *response.body_mut() = Body::new([Segment::Chunks(coming.chunks(start, length))]);
+    Ok(response)
+}
+
+/// Makes an answer one with `length` bytes from `start` on, of `size`.
+fn make_partial(response: &mut Response, (start, length): (u64, u64), size: u64) {
+    let last = start.saturating_add(length).saturating_sub(1);
+    let headers = response.headers_mut();
+    insert(headers, header::CONTENT_RANGE, format!("bytes {start}-{last}/{size}"));
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+}
+
+/// The answer to a range that lies outside of `size` bytes.
+fn unsatisfiable(size: u64) -> Response {
+    let unsatisfiable = Error::new(Kind::RangeNotSatisfiable, "the range lies outside the media");
+    let mut response = error(&unsatisfiable, "range");
+    insert(response.headers_mut(), header::CONTENT_RANGE, format!("bytes */{size}"));
     response
 }
 
@@ -311,16 +352,6 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
     }
 }
 
-/// Whether one of the entity tags of `If-None-Match` is `etag`, compared weakly (RFC 9110 §13.1.2).
-fn any_tag_matches(tags: &str, etag: &str) -> bool {
-    tags.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
-}
-
-/// A date for `Last-Modified`.
-fn http_date(at: Timestamp) -> String {
-    httpdate::fmt_http_date(at.system_time())
-}
-
 /// A response body: segments sent one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct Body {
@@ -339,42 +370,6 @@ enum Segment {
     File(FileStream),
     /// Bytes that arrive.
     Chunks(Chunks),
-}
-
-/// One line of the access log, written when this is dropped: with the body once there is a response, and without one when
-/// the client goes away before.
-#[derive(Debug)]
-pub(crate) struct Access {
-    /// HTTP method.
-    pub(crate) method: hyper::Method,
-    /// The route's pattern.
-    pub(crate) route: &'static str,
-    /// HTTP status; 499, as nginx has it, while there is none.
-    pub(crate) status: u16,
-    /// When the request's head had been read.
-    pub(crate) started: Instant,
-    /// User ID, server name, or `-`.
-    pub(crate) caller: String,
-    /// Body bytes sent.
-    pub(crate) bytes: u64,
-    /// While this lives, the machine is not idle.
-    _busy: Option<Busy>,
-}
-
-impl Access {
-    /// The line of a request that has just begun.
-    pub(crate) fn begin(method: hyper::Method, route: &'static str, busy: Option<Busy>) -> Self {
-        let caller = "-".to_owned();
-        Self { method, route, status: 499, started: Instant::now(), caller, bytes: 0, _busy: busy }
-    }
-}
-
-impl Drop for Access {
-    fn drop(&mut self) {
-        let Self { method, route, status, started, caller, bytes, .. } = self;
-        let ms = (started.elapsed().as_secs_f64() * 1e6).round() / 1000.0;
-        tracing::info!(target: "media_sidecar::access", %method, route, status, bytes, ms, caller);
-    }
 }
 
 impl Body {
@@ -450,14 +445,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-
-    #[test]
-    fn entity_tags_are_compared_weakly_and_in_lists() {
-        for tags in ["\"a\"", "W/\"a\"", "\"b\", \"a\"", "*"] {
-            assert!(any_tag_matches(tags, "\"a\""), "{tags}");
-        }
-        assert!(!any_tag_matches("\"b\"", "\"a\"") && !any_tag_matches("a", "\"a\""));
-    }
 
     /// Keeps what is logged.
     #[derive(Clone, Default)]

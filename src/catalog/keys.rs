@@ -2,7 +2,7 @@
 
 use super::Catalog;
 use crate::error::Result;
-use crate::matrix::{ServerName, Timestamp};
+use crate::matrix::{Expiry, ServerName, Timestamp};
 
 /// A key that verifies requests of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub(crate) struct StoredKey {
     /// Raw public key.
     pub(crate) public_key: [u8; 32],
     /// No request is accepted with it after this.
-    pub(crate) valid_until: Timestamp,
+    pub(crate) valid_until: Expiry,
     /// When it was fetched.
     pub(crate) fetched: Timestamp,
 }
@@ -32,7 +32,7 @@ impl Catalog {
                     Ok(StoredKey {
                         key_id: row.get(0)?,
                         public_key: row.get(1)?,
-                        valid_until: Timestamp(row.get(2)?),
+                        valid_until: Expiry::at(Timestamp(row.get(2)?)),
                         fetched: Timestamp(row.get(3)?),
                     })
                 })?
@@ -54,7 +54,7 @@ impl Catalog {
                     server_name.as_str(),
                     key.key_id.as_str(),
                     key.public_key,
-                    key.valid_until.0,
+                    key.valid_until.time().0,
                     key.fetched.0,
                 ))?;
             }
@@ -89,7 +89,7 @@ mod tests {
         let key = |key_id: &str| StoredKey {
             key_id: key_id.to_owned(),
             public_key: [7; 32],
-            valid_until: Timestamp(2),
+            valid_until: Expiry::at(Timestamp(2)),
             fetched: Timestamp(1),
         };
         catalog.put_server_keys(&server_name, vec![key("ed25519:a"), key("ed25519:b")]).unwrap();

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension as _, named_params};
 use super::Catalog;
 use super::media::{NewMedia, Purpose, insert_media, sql_size};
 use crate::error::Result;
-use crate::matrix::{MediaId, ServerName, Timestamp};
+use crate::matrix::{Expiry, MediaId, ServerName, Timestamp};
 use crate::sha256::Sha256;
 
 /// A preview as it is kept.
@@ -14,7 +14,7 @@ pub(crate) struct Preview {
     /// The JSON object to answer.
     pub(crate) answer: String,
     /// When it goes.
-    pub(crate) expires: Timestamp,
+    pub(crate) expires: Expiry,
 }
 
 /// A preview to be kept.
@@ -54,7 +54,9 @@ impl Catalog {
         self.readers.ask(|connection| {
             connection
                 .prepare_cached("SELECT answer, expires_ms FROM preview WHERE url = ?1")?
-                .query_row([url], |row| Ok(Preview { answer: row.get(0)?, expires: Timestamp(row.get(1)?) }))
+                .query_row([url], |row| {
+                    Ok(Preview { answer: row.get(0)?, expires: Expiry::at(Timestamp(row.get(1)?)) })
+                })
                 .optional()
         })
     }
@@ -106,7 +108,7 @@ impl Catalog {
                     ":url": url,
                     ":answer": preview.answer,
                     ":media_id": media_id,
-                    ":expires": preview.expires.0,
+                    ":expires": preview.expires.time().0,
                 })?;
             let mut dropped = Dropped::default();
             if let Some(replaced) = replaced.filter(|replaced| Some(replaced.as_str()) != media_id) {
@@ -276,7 +278,8 @@ mod tests {
     const ROOM: Room = Room { count: 9, bytes: 1000 };
 
     fn new(url: &str, expires: i64, image: Option<NewMedia>) -> NewPreview {
-        let preview = Preview { answer: format!("{{\"of\":\"{url}\"}}"), expires: Timestamp(expires) };
+        let preview =
+            Preview { answer: format!("{{\"of\":\"{url}\"}}"), expires: Expiry::at(Timestamp(expires)) };
         NewPreview { url: url.to_owned(), preview, image }
     }
 

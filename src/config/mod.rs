@@ -4,10 +4,15 @@
 //! complaints about a wrong file (all at once, each with key, file and line) and the printing of what is in
 //! force. The shipped `sidecar.yaml` is the reference for people; a test keeps the two equal.
 
+mod complaints;
+mod file;
+mod homeserver_url;
 mod hosts;
 mod languages;
+mod live;
 mod load;
 mod ports;
+mod print;
 mod units;
 mod yaml;
 
@@ -17,13 +22,18 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use self::file::find;
+pub(crate) use self::homeserver_url::HomeserverUrl;
 pub(crate) use self::hosts::{host_glob, host_name};
 pub(crate) use self::languages::accept_language;
+pub(crate) use self::live::Live;
+pub(crate) use self::load::is_log_directives;
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::load::load_text;
-pub use self::load::{Loaded, Problem, Problems, find, load};
-pub(crate) use self::load::{is_log_directives, redacted};
+pub use self::load::{Loaded, Problem, Problems, load};
 pub use self::ports::Ports;
+pub(crate) use self::print::redacted;
+pub(crate) use self::units::reachable;
 pub use self::units::{ListenAddr, Size, Span, ThumbnailMethod, ThumbnailSize};
 
 use crate::matrix::ServerName;
@@ -63,6 +73,18 @@ pub struct Homeserver {
     pub signing_key: PathBuf,
     /// How long a good `whoami` answer is believed.
     pub token_cache: Span,
+    /// What guests may do; `None`: by what the homeserver is.
+    pub guests: Option<Guests>,
+}
+
+/// What accounts may do of which the homeserver says that they are guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Guests {
+    /// Download, as the specification has it.
+    Spec,
+    /// What other accounts may.
+    Allow,
 }
 
 /// Bounds of local uploads.
@@ -229,6 +251,7 @@ impl Config {
                 url: "http://127.0.0.1:6167".to_owned(),
                 signing_key: "signing.key".into(),
                 token_cache: minutes(2),
+                guests: None,
             },
             uploads: Uploads {
                 max_size: Size(50 << 20),

@@ -102,7 +102,7 @@ pub(super) fn limited(wait: Duration) -> Error {
 /// The media of a raw answer.
 fn raw_media(answer: Answer) -> RemoteMedia {
     RemoteMedia {
-        content_type: disposition::storable_type(answer.header("content-type")),
+        content_type: disposition::storable_type(answer.header_lines("content-type")),
         upload_name: answer.header_lossy("content-disposition").as_deref().and_then(disposition::file_name),
         size: answer.content_length(),
         body: Box::new(answer.into_reader()),
@@ -139,7 +139,7 @@ fn multipart_media(answer: Answer, outbound: &Outbound) -> Attempt {
     reader.source_mut().unhurried();
     let disposition = headers.get("content-disposition").map(str::to_owned).or(outer_disposition);
     Attempt::Media(RemoteMedia {
-        content_type: disposition::storable_type(headers.get("content-type")),
+        content_type: disposition::storable_type(headers.all("content-type").map(str::as_bytes)),
         upload_name: disposition.as_deref().and_then(disposition::file_name),
         // The delimiter ends a part, whatever length it claims.
         size: None,

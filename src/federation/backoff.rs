@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quick_cache::sync::Cache;
 
-use crate::matrix::{ServerName, Timestamp};
+use crate::matrix::{Moment, ServerName};
 
 /// Servers remembered; about 150 bytes each.
 const REMEMBERED: usize = 4096;
@@ -25,7 +25,7 @@ struct Failing {
     /// Failures in a row; none when it only asked us to slow down.
     failures: u32,
     /// Try again then.
-    retry_at: Timestamp,
+    retry_at: Moment,
 }
 
 /// How long a server is still left alone, and why.
@@ -44,7 +44,7 @@ impl Backoff {
     }
 
     /// How long `server_name` is still left alone; `None` when it may be asked.
-    pub(super) fn wait(&self, server_name: &ServerName, now: Timestamp) -> Option<Wait> {
+    pub(super) fn wait(&self, server_name: &ServerName, now: Moment) -> Option<Wait> {
         let Failing { failures, retry_at } = self.0.get(server_name)?;
         match (now.until(retry_at), failures) {
             (Duration::ZERO, _) => None,
@@ -54,13 +54,13 @@ impl Backoff {
     }
 
     /// Notes that a server asks to be left alone for `wait`.
-    pub(super) fn limited(&self, server_name: &ServerName, now: Timestamp, wait: Duration) {
+    pub(super) fn limited(&self, server_name: &ServerName, now: Moment, wait: Duration) {
         self.0.insert(server_name.clone(), Failing { failures: 0, retry_at: now.after(wait) });
     }
 
     /// Notes a failure: 30 s, then twice as long each time, up to an hour. Failures of requests that ran side by side count
     /// once.
-    pub(super) fn failed(&self, server_name: &ServerName, now: Timestamp) {
+    pub(super) fn failed(&self, server_name: &ServerName, now: Moment) {
         let old = self.0.get(server_name);
         if old.is_some_and(|old| now < old.retry_at) {
             return;
@@ -84,7 +84,7 @@ mod tests {
     fn waits_double_up_to_an_hour_and_a_sign_of_life_ends_them() {
         let backoff = Backoff::new();
         let name = ServerName::parse("a.org").unwrap();
-        let mut now = Timestamp(0);
+        let mut now = Moment::since_start(Duration::ZERO);
         let mut waits = Vec::new();
         for _ in 0..9 {
             backoff.failed(&name, now);

@@ -11,7 +11,7 @@ use super::backoff::Wait;
 use super::{Federation, RemoteError, Vain, left_alone, too_large};
 use crate::config::Family;
 use crate::error::{Error, Kind, Result};
-use crate::matrix::{Mxc, ServerName};
+use crate::matrix::{Expiry, Mxc, ServerName, Timestamp};
 
 /// How much sooner than us the remote is told to give up waiting for an upload.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -32,7 +32,7 @@ impl Federation {
         let server_name = &mxc.server_name;
         self.policy.check(server_name)?;
         self.check_standing()?;
-        let now = (self.clock)();
+        let now = (self.monotonic)();
         match self.in_vain.get(mxc) {
             Some((Vain::Absent, until)) if now < until => return Err(Error::not_found()),
             Some((Vain::TooLarge, until)) if now < until => return Err(too_large()),
@@ -60,7 +60,7 @@ impl Federation {
     /// Notes that a file is larger than we take: each view would fetch as much of it as we take again.
     pub(crate) fn too_large(&self, mxc: &Mxc) {
         self.backoff.alive(&mxc.server_name);
-        self.in_vain.insert(mxc.clone(), (Vain::TooLarge, (self.clock)().after(VAIN_LIFETIME)));
+        self.in_vain.insert(mxc.clone(), (Vain::TooLarge, (self.monotonic)().after(VAIN_LIFETIME)));
     }
 
     /// Notes that a server sent a whole file.
@@ -70,12 +70,12 @@ impl Federation {
 
     /// Notes that a server broke off in the middle of a file.
     pub(crate) fn broke_off(&self, server_name: &ServerName) {
-        self.backoff.failed(server_name, (self.clock)());
+        self.backoff.failed(server_name, (self.monotonic)());
     }
 
     /// Tries the families until one gives the media or an answer that settles the matter.
     fn climb(&self, mxc: &Mxc, timeout: Duration) -> Result<RemoteMedia> {
-        let proven = self.proven_family(mxc)?;
+        let proven = self.proven_family(&mxc.server_name);
         let mut rungs: Vec<Family> = proven.into_iter().collect();
         rungs.extend(self.families.iter().filter(|family| Some(**family) != proven));
         let mut not_found = false;
@@ -92,7 +92,7 @@ impl Federation {
                 Attempt::Media(media) => {
                     // What the unsigned route gives a server whose signed one has spoken is old media, not the rule.
                     if !settled {
-                        self.remember_family(mxc, family)?;
+                        self.remember_family(&mxc.server_name, family);
                     }
                     return Ok(media);
                 }
@@ -113,7 +113,7 @@ impl Federation {
                 }
                 Attempt::Down(cause) => {
                     tracing::warn!(%mxc, ?family, cause = cause.to_string(), "the remote server fails");
-                    self.backoff.failed(&mxc.server_name, (self.clock)());
+                    self.backoff.failed(&mxc.server_name, (self.monotonic)());
                     return Err(down(mxc, cause));
                 }
             }
@@ -160,21 +160,35 @@ impl Federation {
         }
     }
 
-    /// The family that gave this server's media lately, if it is still among the configured ones.
-    fn proven_family(&self, mxc: &Mxc) -> Result<Option<Family>> {
-        let now = (self.clock)();
-        let remembered =
-            self.catalog.family(&mxc.server_name)?.filter(|(_, at)| now < at.after(FAMILY_LIFETIME));
-        Ok(remembered.map(|(family, _)| family).filter(|family| self.families.contains(family)))
+    /// The family that gave this server's media lately, if it is still among the configured ones. A catalog that does not know
+    /// costs a few questions, never the media.
+    fn proven_family(&self, server_name: &ServerName) -> Option<Family> {
+        let family = self.known_family(server_name).unwrap_or_else(|error| {
+            tracing::warn!(%server_name, ?error, "the endpoint family of a server cannot be looked up");
+            None
+        });
+        family.filter(|family| self.families.contains(family))
     }
 
-    /// Remembers that a family gave media. The day counts from the first time, so that better families get their chance.
-    fn remember_family(&self, mxc: &Mxc, family: Family) -> Result<()> {
-        let now = (self.clock)();
-        match self.catalog.family(&mxc.server_name)? {
-            Some((known, at)) if known == family && now < at.after(FAMILY_LIFETIME) => Ok(()),
-            _ => self.catalog.put_family(&mxc.server_name, family, now),
+    /// Remembers that a family gave media, if it can be. The day counts from the first time, so that better families get their
+    /// chance.
+    fn remember_family(&self, server_name: &ServerName, family: Family) {
+        let remembered = match self.known_family(server_name) {
+            Ok(Some(known)) if known == family => Ok(()),
+            Ok(_) | Err(_) => self.catalog.put_family(server_name, family, (self.clock)()),
+        };
+        if let Err(error) = remembered {
+            tracing::warn!(%server_name, ?family, ?error, "the endpoint family of a server cannot be remembered");
         }
+    }
+
+    /// What the catalog knows of a server's family and is not too old.
+    fn known_family(&self, server_name: &ServerName) -> Result<Option<Family>> {
+        let known = self.catalog.family(server_name)?;
+        let counts = |proven: Timestamp| {
+            Expiry::at(proven.after(FAMILY_LIFETIME)).lies_ahead((self.clock)(), FAMILY_LIFETIME)
+        };
+        Ok(known.filter(|(_, proven)| counts(*proven)).map(|(family, _)| family))
     }
 }
 

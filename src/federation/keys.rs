@@ -16,7 +16,7 @@ use super::signing_key::is_version;
 use super::{Federation, RemoteError};
 use crate::catalog::StoredKey;
 use crate::error::{Error, Kind, Result};
-use crate::matrix::{ServerName, Timestamp};
+use crate::matrix::{Expiry, ServerName, Timestamp};
 use crate::outbound::Answer;
 
 /// Largest key document, bytes.
@@ -76,19 +76,19 @@ struct Testimony {
 }
 
 impl Federation {
-    /// What the catalog knows of the key `key_id` of `server_name`.
+    /// What is known of the key `key_id` of `server_name`.
     ///
     /// # Errors
     /// `BadSignature` when the server was asked a moment ago and has no such key.
     pub(super) fn known_key(&self, server_name: &ServerName, key_id: &str) -> Result<KnownKey> {
         let now = (self.clock)();
-        let keys = self.catalog.server_keys(server_name)?;
-        if let Some(key) = keys.iter().find(|key| key.key_id == key_id && now < key.valid_until) {
-            let (left, lifetime) = (now.until(key.valid_until), key.fetched.until(key.valid_until));
-            let is_aging = left < lifetime.div_f32(5.0);
+        let keys = self.keys_at_hand(server_name)?;
+        if let Some(key) = keys.iter().find(|key| key.key_id == key_id && is_valid(key, now)) {
+            let lifetime = key.fetched.until(key.valid_until.time());
+            let is_aging = key.valid_until.left(now, MAX_VALIDITY) < lifetime.div_f32(5.0);
             return Ok(KnownKey::Good { public_key: key.public_key, is_aging });
         }
-        if keys.iter().any(|key| now < key.valid_until && now < key.fetched.after(REFETCH_AFTER)) {
+        if keys.iter().any(|key| is_valid(key, now) && is_fresh(key, now)) {
             return Err(Error::new(Kind::BadSignature, format!("{server_name} has no signing key {key_id}")));
         }
         Ok(KnownKey::Missing)
@@ -104,7 +104,7 @@ impl Federation {
         let now = (self.clock)();
         let unavailable =
             || Error::new(Kind::BadSignature, format!("the signing keys of {server_name} cannot be fetched"));
-        if let Some(Wait::Failing(wait)) = self.key_backoff.wait(server_name, now) {
+        if let Some(Wait::Failing(wait)) = self.key_backoff.wait(server_name, (self.monotonic)()) {
             return Err(unavailable().caused_by(RemoteError::BackingOff(wait)));
         }
         let started = Instant::now();
@@ -119,11 +119,31 @@ impl Federation {
         match found {
             Ok(keys) => {
                 self.key_backoff.alive(server_name);
-                self.catalog.put_server_keys(server_name, keys)
+                self.remember_keys(server_name, keys);
+                Ok(())
             }
             Err(error) => {
-                self.key_backoff.failed(server_name, now);
+                self.key_backoff.failed(server_name, (self.monotonic)());
                 Err(unavailable().caused_by(error))
+            }
+        }
+    }
+
+    /// The keys of a server that are remembered, valid or not.
+    fn keys_at_hand(&self, server_name: &ServerName) -> Result<Vec<StoredKey>> {
+        match self.unstored_keys.get(server_name) {
+            Some(keys) => Ok(keys),
+            None => self.catalog.server_keys(server_name),
+        }
+    }
+
+    /// Remembers the keys of a server. While the catalog cannot be written they are kept in memory: they are good all the same.
+    fn remember_keys(&self, server_name: &ServerName, keys: Vec<StoredKey>) {
+        match self.catalog.put_server_keys(server_name, keys.clone()) {
+            Ok(()) => drop(self.unstored_keys.remove(server_name)),
+            Err(error) => {
+                tracing::warn!(%server_name, ?error, "the keys of a server cannot be stored and stay in memory");
+                self.unstored_keys.insert(server_name.clone(), keys);
             }
         }
     }
@@ -165,19 +185,29 @@ impl Federation {
         until: Instant,
     ) -> Option<Vec<(String, [u8; 32])>> {
         let good = |keys: Vec<StoredKey>| {
-            let good = keys.into_iter().filter(|key| now < key.valid_until);
+            let good = keys.into_iter().filter(|key| is_valid(key, now));
             Some(good.map(|key| (key.key_id, key.public_key)).collect::<Vec<_>>())
                 .filter(|keys| !keys.is_empty())
         };
-        if let Some(keys) = self.catalog.server_keys(notary).ok().and_then(good) {
+        if let Some(keys) = self.keys_at_hand(notary).ok().and_then(good) {
             return Some(keys);
         }
         let document =
             self.ask_small(notary, "/_matrix/key/v2/server", until).and_then(read_document).ok()?;
         let keys = check(&document, notary, now).ok()?;
-        self.catalog.put_server_keys(notary, keys.clone()).ok()?;
+        self.remember_keys(notary, keys.clone());
         good(keys)
     }
+}
+
+/// Whether a remembered key may be used. One that seems to be fetched in the future was fetched by a clock that was wrong.
+fn is_valid(key: &StoredKey, now: Timestamp) -> bool {
+    key.fetched <= now && key.valid_until.lies_ahead(now, MAX_VALIDITY)
+}
+
+/// Whether its server was asked a moment ago.
+fn is_fresh(key: &StoredKey, now: Timestamp) -> bool {
+    key.fetched <= now && now < key.fetched.after(REFETCH_AFTER)
 }
 
 /// The JSON object of a good answer.
@@ -282,6 +312,7 @@ pub(crate) fn check_document(
             }
             proven = true;
         }
+        let valid_until = Expiry::at(valid_until);
         keys.push(StoredKey { key_id: key_id.clone(), public_key, valid_until, fetched: now });
     }
     if proven { Ok(keys) } else { Err("not signed with a key it lists") }
@@ -317,14 +348,17 @@ mod tests {
     fn a_good_document_gives_its_verify_keys_and_no_old_ones() {
         let keys = check(&document(|_| {})).unwrap();
         assert_eq!(keys.len(), 1);
-        assert_eq!((keys[0].key_id.as_str(), keys[0].valid_until), ("ed25519:1", Timestamp(5000)));
+        assert_eq!(
+            (keys[0].key_id.as_str(), keys[0].valid_until),
+            ("ed25519:1", Expiry::at(Timestamp(5000)))
+        );
     }
 
     #[test]
     fn validity_is_capped_at_seven_days() {
         let keys =
             check(&document(|document| document["valid_until_ts"] = json!(9_000_000_000_000_i64))).unwrap();
-        assert_eq!(keys[0].valid_until, Timestamp(1000).after(MAX_VALIDITY));
+        assert_eq!(keys[0].valid_until, Expiry::at(Timestamp(1000).after(MAX_VALIDITY)));
     }
 
     /// Synapse's notary gave an outdated document before the good one, and only the first was looked at.

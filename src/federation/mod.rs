@@ -25,11 +25,11 @@ use quick_cache::sync::Cache;
 use self::backoff::Backoff;
 use self::policy::Policy;
 use self::x_matrix::SignedRequest;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, StoredKey};
 use crate::config::{self, Family};
 use crate::error::{Error, Kind, Result};
 use crate::homeserver::Homeserver;
-use crate::matrix::{Clock, Mxc, Random, ServerName, Timestamp};
+use crate::matrix::{Clock, Moment, Monotonic, Mxc, Random, ServerName};
 use crate::names::{Lookups, Names};
 use crate::outbound::{self, Answer, Get, Guard, Limits, Outbound, OutboundError};
 
@@ -59,6 +59,9 @@ pub(crate) const MIN_RATE: u64 = 8 * 1024;
 
 /// Media IDs remembered as asked for in vain; about 150 bytes each.
 const CACHED_VAIN: usize = 4096;
+
+/// Servers whose keys are kept in memory while they cannot be stored; about 2 KiB each at most.
+const UNSTORED_KEYS: usize = 512;
 
 /// The door to other servers.
 pub(crate) struct Federation {
@@ -90,12 +93,16 @@ pub(crate) struct Federation {
     backoff: Backoff,
     /// Servers that do not give their keys.
     key_backoff: Backoff,
+    /// Keys that could not be stored.
+    unstored_keys: Cache<ServerName, Vec<StoredKey>>,
     /// Media asked for in vain, and until when it is not asked for again.
-    in_vain: Cache<Mxc, (Vain, Timestamp)>,
+    in_vain: Cache<Mxc, (Vain, Moment)>,
     /// Remembers keys and families.
     catalog: Arc<Catalog>,
     /// For validity.
     clock: Clock,
+    /// For what is remembered a while.
+    monotonic: Monotonic,
 }
 
 /// Why media was asked for in vain.
@@ -117,8 +124,10 @@ pub(crate) struct Parts {
     pub(crate) catalog: Arc<Catalog>,
     /// DNS.
     pub(crate) names: Arc<dyn Names>,
-    /// Time.
+    /// The time of day.
     pub(crate) clock: Clock,
+    /// Time that nobody sets.
+    pub(crate) monotonic: Monotonic,
     /// Unpredictable bytes.
     pub(crate) random: Random,
 }
@@ -144,7 +153,7 @@ impl Federation {
         config: &config::Federation,
         parts: Parts,
     ) -> std::result::Result<Self, OutboundError> {
-        let Parts { signing_key, homeserver, catalog, names, clock, random } = parts;
+        let Parts { signing_key, homeserver, catalog, names, clock, monotonic, random } = parts;
         let names = Lookups::from(names);
         let outbound = |stall, total| {
             let guard = Guard::new(&config.ip_deny, &config.ip_allow);
@@ -167,9 +176,11 @@ impl Federation {
             homeserver,
             backoff: Backoff::new(),
             key_backoff: Backoff::new(),
+            unstored_keys: Cache::new(UNSTORED_KEYS),
             in_vain: Cache::new(CACHED_VAIN),
             catalog,
             clock,
+            monotonic,
         })
     }
 

@@ -31,7 +31,7 @@ mod tests {
     #[test]
     fn a_dot_at_the_end_plays_no_part() {
         let policy = Policy::new(&["*".to_owned()], &["evil.org".to_owned(), "*.evil.org".to_owned()]);
-        for name in ["evil.org.", "evil.org.:8448", "a.evil.org.", "evil.org.."] {
+        for name in ["evil.org.", "evil.org.:8448", "a.evil.org."] {
             assert!(policy.check(&ServerName::parse(name).unwrap()).is_err(), "{name}");
         }
     }

@@ -91,7 +91,7 @@ fn accepted(document: &Object, name: &ServerName) -> bool {
         assert!((1..=16).contains(&keys.len()), "{} keys", keys.len());
         for key in keys {
             assert!(key.key_id.starts_with("ed25519:") && key.fetched == NOW, "{}", key.key_id);
-            assert!(NOW < key.valid_until && key.valid_until <= NOW.after(WEEK), "{:?}", key.valid_until);
+            assert!(key.valid_until.lies_ahead(NOW, WEEK), "{:?}", key.valid_until);
         }
     }
     assert!(own.is_ok() || testify(document).is_err(), "a notary's word makes a document good");

@@ -59,15 +59,17 @@ fn file_name(name: &str) {
         assert!(header.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{header:?}");
         assert!(header.matches([';', '"']).count() <= 1, "{header}");
         let read = disposition::file_name(&header);
-        assert_eq!(read.as_deref(), Some(name).filter(|name| !name.is_empty()), "{header}");
+        let expected = disposition::decode_twice_encoded(name.to_owned());
+        assert_eq!(read, Some(expected).filter(|name| !name.is_empty()), "{header}");
     }
 }
 
 /// A claimed type is stored as one that can stand in a header, and what a browser would run is never shown inline.
 fn media_type(claimed: &str) {
-    let stored = disposition::storable_type(Some(claimed));
+    let stored = disposition::storable_type([claimed.as_bytes()]);
     assert!((1..=255).contains(&stored.len()) && stored.bytes().all(|byte| matches!(byte, b' '..=b'~')));
-    assert_eq!(disposition::storable_type(Some(&stored)), stored, "stored anew");
+    assert_eq!(disposition::storable_type([stored.as_bytes()]), stored, "stored anew");
+    assert!(!stored.contains(',') || stored.contains('"'), "{stored} is a list");
     assert!(disposition::served_type(&stored).starts_with(&stored), "not as stored");
     let essence = disposition::essence(&stored);
     let is_active = ["html", "xml", "script", "pdf"].iter().any(|word| essence.contains(word));
@@ -163,7 +165,7 @@ fn written(media: &[u8], name: &str) {
     if memchr::memmem::find(media, b"--0123456789abcdef").is_some() {
         return;
     }
-    let content_type = disposition::storable_type(Some(name));
+    let content_type = disposition::storable_type([name.as_bytes()]);
     let header = disposition::header(&content_type, Some(&disposition::short_name(name.to_owned())));
     let before = multipart::prologue(boundary, &content_type, &header);
     let body = [before.as_slice(), media, &multipart::epilogue(boundary)].concat();

@@ -39,13 +39,19 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Door) -> 
     let mxc = call.mxc(&app.server_name)?;
     let file_name = call.file_name()?;
     let readers = app.bridge.readers();
-    // An HTTP/1.0 body of no known length ends like one that broke off: half a file would pass for a whole one.
-    let until = if call.version < Version::HTTP_11 { Until::Stored } else { Until::FirstByte };
+    let conditions = call.conditions();
+    // An HTTP/1.0 body of no known length ends like one that broke off: half a file would pass for a whole one. Conditions are
+    // about the bytes, which are known when all of them are here.
+    let until = if call.version < Version::HTTP_11 || conditions.needs_validators() {
+        Until::Stored
+    } else {
+        Until::FirstByte
+    };
     Ok(match service::obtain(app, &mxc, terms, until).await? {
         Obtained::Stored(ready) => {
-            response::media(&ready, file_name.as_deref(), caching(terms.viewer), call.conditions(), readers)
+            response::media(&ready, file_name.as_deref(), caching(terms.viewer), &conditions, readers)
         }
-        Obtained::Arriving(head, chunks) => response::arriving(&head, chunks, file_name.as_deref()),
+        Obtained::Arriving(coming) => response::arriving(coming, file_name.as_deref(), &conditions).await?,
     })
 }
 
@@ -54,7 +60,7 @@ pub(crate) async fn get_content_thumbnail(app: &Arc<App>, call: &mut Call, door:
     let terms = admit(app, call, door).await?;
     let mxc = call.mxc(&app.server_name)?;
     let picture = service::thumbnail(app, &mxc, call.wanted_thumbnail()?, terms).await?;
-    Ok(response::media(&picture, None, caching(terms.viewer), call.conditions(), app.bridge.readers()))
+    Ok(response::media(&picture, None, caching(terms.viewer), &call.conditions(), app.bridge.readers()))
 }
 
 /// Who asks for media, and on what terms.
@@ -88,10 +94,12 @@ pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call) -> Result<Re
     };
     refuse_announced(app, call)?;
     let (library, store) = (Arc::clone(&app.library), Arc::clone(&app.library));
-    let begin = move || library.begin_upload();
+    let announced = call.content_length();
+    let begin = move || library.begin_upload(announced);
     let finish = move |ingest| store.finish_upload(ingest, upload);
     let mxc = app.bridge.absorb(&mut call.body, begin, finish).await?;
     app.backlog.add(mxc.clone());
+    call.access.mxc = Some(mxc.clone());
     let mut answer = Map::from_iter([("content_uri".to_owned(), mxc.to_string().into())]);
     add_blurhash(app, call, &mxc, &mut answer).await;
     Ok(response::json(&answer.into()))
@@ -102,8 +110,9 @@ pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call) -> Result<Re
     let account = authorise_user(app, call).await?;
     let library = Arc::clone(&app.library);
     let created = app.bridge.run(Pool::Disk, move || library.create(account.user_id)).await?;
+    call.access.mxc = Some(created.mxc.clone());
     Ok(response::json(
-        &json!({"content_uri": created.mxc.to_string(), "unused_expires_at": created.expires.0}),
+        &json!({"content_uri": created.mxc.to_string(), "unused_expires_at": created.expires.time().0}),
     ))
 }
 
@@ -118,7 +127,8 @@ pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Res
     let upload = Upload { user_id, content_type: call.content_type(), file_name: call.upload_name()? };
     refuse_announced(app, call)?;
     let (library, filled) = (Arc::clone(&app.library), Arc::clone(app));
-    let begin = move || library.begin_upload();
+    let announced = call.content_length();
+    let begin = move || library.begin_upload(announced);
     // Told from the same thread: those who wait hear of it even if this client is gone by then.
     let finish = move |ingest| {
         filled.library.finish_filling(&filling, ingest, upload)?;
@@ -135,7 +145,7 @@ pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Res
 /// Whose upload it is, and its place among the user's others, to be kept until the request ends.
 async fn authorise_upload(app: &Arc<App>, call: &mut Call) -> Result<(Account, UnderWay)> {
     let account = authorise_user(app, call).await?;
-    let under_way = app.uploads.begin(&account.user_id)?;
+    let under_way = app.uploads.begin(&account.user_id).await?;
     Ok((account, under_way))
 }
 

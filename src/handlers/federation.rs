@@ -29,7 +29,7 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, wrapping: Wrapp
     let mxc = admit(app, call).await?;
     match service::obtain(app, &mxc, terms(call), Until::Stored).await? {
         Obtained::Stored(ready) => Ok(wrap(app, call, &ready, wrapping)),
-        Obtained::Arriving(..) => Err(Error::not_found()),
+        Obtained::Arriving(_) => Err(Error::not_found()),
     }
 }
 
@@ -60,7 +60,7 @@ fn terms(call: &Call) -> Terms {
 fn wrap(app: &App, call: &Call, ready: &Ready, wrapping: Wrapping) -> Response {
     let readers = app.bridge.readers();
     match wrapping {
-        Wrapping::Raw => response::media(ready, None, Caching::Private, call.conditions(), readers),
+        Wrapping::Raw => response::media(ready, None, Caching::Private, &call.conditions(), readers),
         Wrapping::Multipart => response::multipart_federation(ready, &boundary(app), readers),
     }
 }

@@ -1,4 +1,4 @@
-//! Housekeeping: what an interrupted run left, what has expired, what was noted and not yet written.
+//! Housekeeping: what has lost its source, what has expired, what was noted and not yet written.
 
 use std::time::Duration;
 
@@ -10,18 +10,12 @@ use crate::sha256::Sha256;
 const FAMILY_KEPT: Duration = Duration::from_hours(48);
 
 impl Library {
-    /// Removes blobs that no row refers to. Walks the whole store: for a background thread, once after the start.
-    /// Says how many it removed.
-    pub(crate) fn remove_orphans(&self) -> Result<usize> {
-        self.catalog.forget_sourceless_thumbnails()?;
-        let mut removed = 0_usize;
-        self.blobs.walk(|sha256| {
-            if !self.catalog.refers_to(&sha256)? && self.remove_blob(&sha256)? {
-                removed = removed.saturating_add(1);
-            }
-            Ok(())
-        })?;
-        Ok(removed)
+    /// Forgets thumbnails whose source is gone, row first and blob second.
+    pub(crate) fn forget_sourceless_thumbnails(&self) -> Result<()> {
+        for sha256 in self.catalog.forget_sourceless_thumbnails()? {
+            self.remove_blob(&sha256)?;
+        }
+        Ok(())
     }
 
     /// Forgets what has expired: pending IDs, keys and families of other servers, previews, the counts of users who create no more.
@@ -40,7 +34,7 @@ impl Library {
         if accesses.is_empty() { Ok(()) } else { self.catalog.touch(accesses.into_iter().collect()) }
     }
 
-    /// Removes a blob if still nothing refers to it. The question is asked again under the store's lock: an upload of the
+    /// Removes a blob that a row referred to until now, if nothing refers to it any more. The question is asked again under the store's lock: an upload of the
     /// same bytes may have come between.
     pub(super) fn remove_blob(&self, sha256: &Sha256) -> Result<bool> {
         self.blobs.remove_unless(sha256, || self.catalog.refers_to(sha256))

@@ -8,21 +8,23 @@ mod guard;
 mod head;
 mod race;
 mod tls;
+mod unix;
 mod wire;
 
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use percent_encoding::{AsciiSet, percent_encode};
 use rustls::ClientConfig;
-use ureq::http::{HeaderMap, Response as HttpResponse, StatusCode};
+use ureq::http::{HeaderMap, HeaderValue, Response as HttpResponse, StatusCode};
 use ureq::{Agent, Body};
 use url::Url;
 
 use self::guard::CheckedResolver;
 use self::race::Memory;
+use self::unix::{NoLookup, UnixConnector};
 use self::wire::Wires;
 
 pub(crate) use self::coding::ACCEPT_ENCODING;
@@ -35,8 +37,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Read buffer of a connection, bytes. Larger ones do not fetch faster and multiply by the fetches under way.
 const INPUT_BUFFER: usize = 32 * 1024;
 
-/// Write buffer of a connection, bytes: a request fits.
-const OUTPUT_BUFFER: usize = 4 * 1024;
+/// Write buffer of a connection, bytes. A line of a request that does not fit fails: the longest are the target of a linked page, 4096
+/// bytes of which each may be written as three, and an access token.
+const OUTPUT_BUFFER: usize = 16 * 1024;
 
 /// Redirects followed for one answer.
 const MAX_REDIRECTS: usize = 5;
@@ -69,6 +72,8 @@ struct Rules {
     names: Lookups,
     /// Which addresses were slow.
     memory: Arc<Memory>,
+    /// The one Unix socket to connect to instead, whatever a URL says.
+    socket: Option<PathBuf>,
 }
 
 /// How long a peer may take.
@@ -138,8 +143,17 @@ impl Outbound {
     ) -> Result<Self, OutboundError> {
         let tls = tls::client_config(ca_file).map_err(OutboundError::Tls)?;
         let (guard, memory) = (Arc::new(guard), Arc::new(Memory::new()));
-        let rules = Rules { guard, tls, limits, names: names.into(), memory };
+        let rules = Rules { guard, tls, limits, names: names.into(), memory, socket: None };
         Ok(Self { agent: rules.agent(Vec::new(), IDLE), rules: Arc::new(rules) })
+    }
+
+    /// The same, with every connection to one Unix socket that the operator named; no address is looked up or judged.
+    pub(crate) fn through_socket(self, socket: PathBuf) -> Self {
+        let Rules { guard, tls, limits, names, memory, .. } = &*self.rules;
+        let (guard, tls, memory) = (Arc::clone(guard), Arc::clone(tls), Arc::clone(memory));
+        let (limits, names) = (*limits, names.clone());
+        let rules = Rules { guard, tls, limits, names, memory, socket: Some(socket) };
+        Self { agent: rules.agent(Vec::new(), IDLE), rules: Arc::new(rules) }
     }
 
     /// The longest that a small part of an answer may take, such as an error's words or what comes before a file: a while, and
@@ -171,11 +185,7 @@ impl Outbound {
 
     /// Asks. Redirects are answers like any other.
     pub(crate) fn get(&self, get: &Get<'_>) -> Result<Answer, OutboundError> {
-        let mut request = if get.via.is_empty() {
-            self.agent.get(get.url)
-        } else {
-            self.rules.agent(get.via.to_vec(), 0).get(get.url)
-        };
+        let mut request = self.agent_for(get).get(get.url);
         for (name, value) in get.headers {
             request = request.header(*name, *value);
         }
@@ -184,6 +194,33 @@ impl Outbound {
             request = request.config().timeout_global(Some(within)).build();
         }
         Ok(Answer { response: request.call()?, url: get.url.to_owned() })
+    }
+}
+
+impl Outbound {
+    /// Sends `body` with POST. Redirects are answers like any other; [`Get::within`] is not heeded.
+    pub(crate) fn post(&self, get: &Get<'_>, body: &[u8]) -> Result<Answer, OutboundError> {
+        let agent = self.agent_for(get);
+        let request = get
+            .headers
+            .iter()
+            .fold(agent.post(get.url), |request, (name, value)| request.header(*name, *value));
+        Ok(Answer { response: request.send(body)?, url: get.url.to_owned() })
+    }
+
+    /// Asks what may be done there, with OPTIONS; [`Get::within`] is not heeded.
+    pub(crate) fn options(&self, get: &Get<'_>) -> Result<Answer, OutboundError> {
+        let agent = self.agent_for(get);
+        let request = get
+            .headers
+            .iter()
+            .fold(agent.options(get.url), |request, (name, value)| request.header(*name, *value));
+        Ok(Answer { response: request.call()?, url: get.url.to_owned() })
+    }
+
+    /// What connects where a request leads.
+    fn agent_for(&self, get: &Get<'_>) -> Agent {
+        if get.via.is_empty() { self.agent.clone() } else { self.rules.agent(get.via.to_vec(), 0) }
     }
 }
 
@@ -208,6 +245,9 @@ impl Rules {
             .timeout_per_write(Some(self.limits.stall))
             .timeout_global(self.limits.total)
             .build();
+        if let Some(socket) = &self.socket {
+            return Agent::with_parts(config, UnixConnector(socket.clone()), NoLookup);
+        }
         let (guard, memory) = (Arc::clone(&self.guard), Arc::clone(&self.memory));
         let wires = Wires { guard, tls: Arc::clone(&self.tls), memory };
         let (guard, memory) = (Arc::clone(&self.guard), Arc::clone(&self.memory));
@@ -233,6 +273,17 @@ impl Answer {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let headers: &HeaderMap = self.response.headers();
         headers.get(name)?.to_str().ok()
+    }
+
+    /// The lines of a header, as they came.
+    pub(crate) fn header_lines(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.response.headers().get_all(name).iter().map(HeaderValue::as_bytes)
+    }
+
+    /// The values of a header that stands there several times, or lists several, each by itself.
+    pub(crate) fn header_list(&self, name: &str) -> Vec<&str> {
+        let values = self.response.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',').map(str::trim)).collect()
     }
 
     /// A header's value with bytes that are not UTF-8 replaced.

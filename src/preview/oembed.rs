@@ -311,7 +311,7 @@ const KNOWN: [(&str, &[&str]); 7] = [
 ];
 
 /// Longest an answer is kept, whatever it says: as in Synapse.
-const MAX_CACHE_AGE: Duration = Duration::from_hours(24);
+pub(crate) const MAX_CACHE_AGE: Duration = Duration::from_hours(24);
 
 /// Longest answer read, bytes.
 pub(crate) const MAX_ANSWER: usize = 1024 * 1024;

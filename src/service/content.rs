@@ -7,10 +7,10 @@ use crate::app::App;
 use crate::bridge::Pool;
 use crate::error::{Error, Kind, Result};
 use crate::matrix::Mxc;
-use crate::media::{Found, RemoteFetch, RemoteHead, Stored, Viewer};
+use crate::media::{Found, RemoteFetch, Stored, Viewer};
 use crate::response::Ready;
 use crate::shelf::Title;
-use crate::waiting::{Chunks, Served};
+use crate::waiting::{Coming, Served};
 
 /// On what terms media is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,7 @@ pub(crate) enum Obtained {
     /// From the store.
     Stored(Arc<Ready>),
     /// While it arrives.
-    Arriving(RemoteHead, Chunks),
+    Arriving(Coming),
 }
 
 /// What a remote file is waited for.
@@ -79,7 +79,7 @@ pub(crate) async fn obtain(app: &Arc<App>, mxc: &Mxc, terms: Terms, until: Until
                 Until::Stored => arrival.stored().await?,
                 Until::FirstByte => match arrival.served(app.bridge.readers()).await? {
                     Served::Stored => {}
-                    Served::Coming(head, chunks) => return Ok(Obtained::Arriving(head, chunks)),
+                    Served::Coming(coming) => return Ok(Obtained::Arriving(coming)),
                 },
             }
         }

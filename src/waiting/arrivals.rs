@@ -67,8 +67,41 @@ enum Progress {
     },
     /// The row is committed.
     Stored,
+    /// All bytes came, and could not be stored: who wanted them to be read gets them.
+    Unstored {
+        /// What is known of the file.
+        head: RemoteHead,
+        /// Where the bytes are.
+        file: Arc<File>,
+        /// How many there are.
+        size: u64,
+        /// Why.
+        error: Error,
+    },
     /// It came to nothing.
     Failed(Error),
+}
+
+impl Progress {
+    /// Whether more than `size` bytes have come, or no more will.
+    fn reaches(&self, size: u64) -> bool {
+        match self {
+            Self::Asked => false,
+            Self::Coming { size: come, complete, .. } => *complete || *come > size,
+            Self::Stored | Self::Unstored { .. } | Self::Failed(_) => true,
+        }
+    }
+
+    /// How it goes on when the fetch has ended.
+    fn ended(&self, outcome: Result<()>) -> Self {
+        match (outcome, self) {
+            (Ok(()), _) => Self::Stored,
+            (Err(error), Self::Coming { head, file, size, complete: true }) => {
+                Self::Unstored { head: head.clone(), file: Arc::clone(file), size: *size, error }
+            }
+            (Err(error), _) => Self::Failed(error),
+        }
+    }
 }
 
 /// Chunks of a remote file as they arrive. An error means that the connection to the client must break too.
@@ -78,9 +111,22 @@ pub(crate) type Chunks = mpsc::Receiver<io::Result<Bytes>>;
 #[derive(Debug)]
 pub(crate) enum Served {
     /// The file while it comes.
-    Coming(RemoteHead, Chunks),
+    Coming(Coming),
     /// It is in the library by now.
     Stored,
+}
+
+/// A remote file that is coming, to be passed on.
+#[derive(Debug)]
+pub(crate) struct Coming {
+    /// What is known of it.
+    pub(crate) head: RemoteHead,
+    /// How far it is.
+    progress: watch::Receiver<Progress>,
+    /// Where the bytes appear.
+    file: Arc<File>,
+    /// For reading them.
+    readers: Readers,
 }
 
 impl Arrivals {
@@ -120,10 +166,7 @@ impl Arrivals {
             let outcome = fetch.await;
             // From here on, who asks asks anew.
             drop(entry);
-            sender.send_replace(match outcome {
-                Ok(()) => Progress::Stored,
-                Err(error) => Progress::Failed(error),
-            });
+            sender.send_modify(|progress| *progress = progress.ended(outcome));
         });
         Ok(Arrival { progress, is_first: true })
     }
@@ -132,9 +175,9 @@ impl Arrivals {
 impl Arrival {
     /// Waits until the file is in the library.
     pub(crate) async fn stored(mut self) -> Result<()> {
-        let is_over = |progress: &Progress| matches!(progress, Progress::Stored | Progress::Failed(_));
+        let is_over = |progress: &Progress| !matches!(progress, Progress::Asked | Progress::Coming { .. });
         match self.progress.wait_for(is_over).await.as_deref() {
-            Ok(Progress::Failed(error)) => Err(error.clone()),
+            Ok(Progress::Failed(error) | Progress::Unstored { error, .. }) => Err(error.clone()),
             Ok(_) => Ok(()),
             Err(_) => Err(lost()),
         }
@@ -146,17 +189,16 @@ impl Arrival {
         let to_be_told = |progress: &Progress| match progress {
             Progress::Asked => false,
             Progress::Coming { complete, .. } => is_first || !complete,
-            Progress::Stored | Progress::Failed(_) => true,
+            Progress::Stored | Progress::Unstored { .. } | Progress::Failed(_) => true,
         };
         let progress = match self.progress.wait_for(to_be_told).await {
             Ok(progress) => progress.clone(),
             Err(_) => return Err(lost()),
         };
         match progress {
-            Progress::Coming { head, file, .. } => {
-                let (sender, receiver) = mpsc::channel(READ_AHEAD);
-                tokio::spawn(relay(self.progress, file, sender, readers.clone()));
-                Ok(Served::Coming(head, receiver))
+            Progress::Coming { head, file, .. } | Progress::Unstored { head, file, .. } => {
+                let (progress, readers) = (self.progress, readers.clone());
+                Ok(Served::Coming(Coming { head, progress, file, readers }))
             }
             Progress::Stored | Progress::Asked => Ok(Served::Stored),
             Progress::Failed(error) => Err(error),
@@ -164,24 +206,40 @@ impl Arrival {
     }
 }
 
-/// Reads an arriving file to one client, as fast as it comes and as the client takes it.
+impl Coming {
+    /// Waits until more than `size` bytes have come, or all there are.
+    pub(crate) async fn reaches(&mut self, size: u64) -> Result<()> {
+        let reached = self.progress.wait_for(|progress| progress.reaches(size)).await;
+        match reached.as_deref() {
+            Ok(Progress::Failed(error)) => Err(error.clone()),
+            Ok(_) => Ok(()),
+            Err(_) => Err(lost()),
+        }
+    }
+
+    /// The bytes from `start` on as they come, all or `length` of them.
+    pub(crate) fn chunks(self, start: u64, length: Option<u64>) -> Chunks {
+        let (sender, receiver) = mpsc::channel(READ_AHEAD);
+        let end = length.map_or(u64::MAX, |length| start.saturating_add(length));
+        tokio::spawn(relay(self, (start, end), sender));
+        receiver
+    }
+}
+
+/// Reads a stretch of an arriving file to one client, as fast as it comes and as the client takes it.
 async fn relay(
-    mut progress: watch::Receiver<Progress>,
-    file: Arc<File>,
+    Coming { mut progress, file, readers, .. }: Coming,
+    (start, end): (u64, u64),
     client: mpsc::Sender<io::Result<Bytes>>,
-    readers: Readers,
 ) {
-    let mut sent = 0;
-    loop {
-        let reached = progress.wait_for(|progress| match progress {
-            Progress::Asked => false,
-            Progress::Coming { size, complete, .. } => *complete || *size > sent,
-            Progress::Stored | Progress::Failed(_) => true,
-        });
+    let mut sent = start;
+    while sent < end {
+        let reached = progress.wait_for(|progress| progress.reaches(sent));
         let reached =
             reached.await.map_or_else(|_lost| Progress::Failed(lost()), |progress| progress.clone());
         let (until, complete) = match reached {
             Progress::Coming { size, complete, .. } => (size, complete),
+            Progress::Unstored { size, .. } => (size, true),
             // Everything came before it was stored.
             Progress::Stored | Progress::Asked => match file.metadata() {
                 Ok(metadata) => (metadata.len(), true),
@@ -189,6 +247,7 @@ async fn relay(
             },
             Progress::Failed(error) => return give_up(&client, io::Error::other(error)).await,
         };
+        let until = until.min(end);
         let mut stream = FileStream::new(Arc::clone(&file), sent, until.saturating_sub(sent), &readers);
         while let Some(chunk) = std::future::poll_fn(|context| stream.poll_chunk(context)).await {
             // A client that is gone ends this relay and nothing else.

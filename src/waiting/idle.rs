@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::lock;
-use crate::matrix::{Clock, Timestamp};
+use crate::matrix::{Moment, Monotonic};
 
 /// Silence that counts as idleness.
 const QUIET: Duration = Duration::from_secs(5);
@@ -28,10 +28,10 @@ pub(crate) type Load = Arc<dyn Fn() -> u32 + Send + Sync>;
 pub(crate) struct Activity {
     /// Requests running.
     running: AtomicUsize,
-    /// When one last began or ended, ms since the epoch.
-    last: AtomicI64,
+    /// When one last began or ended.
+    last: Mutex<Moment>,
     /// For that.
-    clock: Clock,
+    clock: Monotonic,
     /// The machine's.
     load: Load,
 }
@@ -42,15 +42,15 @@ pub(crate) struct Busy(Arc<Activity>);
 
 impl Activity {
     /// Busy by now: something has just started.
-    pub(crate) fn new(clock: Clock, load: Load) -> Self {
-        let last = AtomicI64::new(clock().0);
+    pub(crate) fn new(clock: Monotonic, load: Load) -> Self {
+        let last = Mutex::new(clock());
         Self { running: AtomicUsize::new(0), last, clock, load }
     }
 
     /// Notes a request that begins.
     pub(crate) fn begin(self: &Arc<Self>) -> Busy {
         self.running.fetch_add(1, Ordering::Relaxed);
-        self.last.store((self.clock)().0, Ordering::Relaxed);
+        self.note();
         Busy(Arc::clone(self))
     }
 
@@ -61,16 +61,21 @@ impl Activity {
         }
     }
 
+    /// Notes that a request begins or ends now.
+    fn note(&self) {
+        *lock(&self.last) = (self.clock)();
+    }
+
     /// Whether it is.
     fn is_idle(&self) -> bool {
-        let quiet = Timestamp(self.last.load(Ordering::Relaxed)).until((self.clock)());
+        let quiet = lock(&self.last).until((self.clock)());
         self.running.load(Ordering::Relaxed) == 0 && quiet >= QUIET && (self.load)() <= MAX_LOAD
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.last.store((self.0.clock)().0, Ordering::Relaxed);
+        self.0.note();
         self.0.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -128,15 +133,16 @@ impl<T> Backlog<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicU32, AtomicU64};
 
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn the_machine_is_idle_when_requests_and_load_have_been_low_for_a_while() {
-        let (time, load) = (Arc::new(AtomicI64::new(1000)), Arc::new(AtomicU32::new(0)));
+        let (time, load) = (Arc::new(AtomicU64::new(1000)), Arc::new(AtomicU32::new(0)));
         let (now, share) = (Arc::clone(&time), Arc::clone(&load));
-        let clock: Clock = Arc::new(move || Timestamp(now.load(Ordering::SeqCst)));
+        let clock: Monotonic =
+            Arc::new(move || Moment::since_start(Duration::from_millis(now.load(Ordering::SeqCst))));
         let activity = Arc::new(Activity::new(clock, Arc::new(move || share.load(Ordering::SeqCst))));
         assert!(!activity.is_idle(), "it has just started");
         time.fetch_add(5000, Ordering::SeqCst);

@@ -16,7 +16,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub(crate) use self::arrivals::{Arrivals, Chunks, Served};
+pub(crate) use self::arrivals::{Arrivals, Chunks, Coming, Served};
 pub(crate) use self::gathering::{Gathering, Ticket};
 pub(crate) use self::idle::{Activity, Backlog, Busy};
 pub(crate) use self::pending::PendingUploads;

@@ -208,3 +208,164 @@ fn a_blob_that_vanished_is_404_and_the_service_goes_on() {
     let again = sidecar.upload("image/png", TEXT);
     assert_eq!(sidecar.alice().get(&paths(&again)[5]).status, 200);
 }
+
+/// Media with its tag and date, and its thumbnail's: the paths whose answers have both.
+fn with_validators(sidecar: &Sidecar) -> Vec<(String, String, String)> {
+    let video = sidecar.upload("video/mp4", TEXT);
+    let picture = sidecar.upload("image/png", &crate::harness::picture(1));
+    let paths = [
+        format!("/_matrix/media/v3/download/{video}"),
+        format!("/_matrix/client/r0/media/download/{video}"),
+        format!("/_matrix/client/v1/media/download/{video}"),
+        format!("/_matrix/client/v1/media/download/{video}/name.mp4"),
+        format!("/_matrix/media/v3/thumbnail/{picture}?width=32&height=32&method=crop"),
+        format!("/_matrix/client/v1/media/thumbnail/{picture}?width=32&height=32&method=crop"),
+    ];
+    let with = |path: String| {
+        let response = sidecar.alice().get(&path);
+        let header = |name| response.header(name).unwrap().to_owned();
+        (path, header("etag"), header("last-modified"))
+    };
+    paths.into_iter().map(with).collect()
+}
+
+/// The second before or after a date.
+fn shifted(date: &str, seconds: i64) -> String {
+    let date = httpdate::parse_http_date(date).unwrap();
+    let span = std::time::Duration::from_secs(seconds.unsigned_abs());
+    httpdate::fmt_http_date(if seconds < 0 { date - span } else { date + span })
+}
+
+#[test]
+fn conditions_count_in_the_order_of_the_rfc() {
+    let sidecar = Sidecar::start();
+    for (path, etag, date) in with_validators(&sidecar) {
+        let (before, after) = (shifted(&date, -1), shifted(&date, 1));
+        let (weak, other) = (format!("W/{etag}"), "\"other\"".to_owned());
+        let listed = format!("\"a,b\", W/\"c\" ,, {etag}");
+        let (range, outside) = ("bytes=0-3".to_owned(), "bytes=99999-".to_owned());
+        let garbage = ["tomorrow".to_owned(), "0".to_owned(), format!("{date}, {date}")];
+        let mut table: Vec<(Vec<(&str, &String)>, u16)> = vec![
+            (vec![("If-Modified-Since", &date)], 304),
+            (vec![("If-Modified-Since", &after)], 304),
+            (vec![("If-Modified-Since", &before)], 200),
+            (vec![("If-Unmodified-Since", &date)], 200),
+            (vec![("If-Unmodified-Since", &after)], 200),
+            (vec![("If-Unmodified-Since", &before)], 412),
+            (vec![("If-Match", &etag)], 200),
+            (vec![("If-Match", &listed)], 200),
+            (vec![("If-Match", &other)], 412),
+            (vec![("If-Match", &weak)], 412),
+            (vec![("If-None-Match", &etag)], 304),
+            (vec![("If-None-Match", &weak)], 304),
+            (vec![("If-None-Match", &listed)], 304),
+            (vec![("If-None-Match", &other)], 200),
+            // Lists on several lines are one list.
+            (vec![("If-None-Match", &other), ("If-None-Match", &etag)], 304),
+            (vec![("If-Match", &other), ("If-Match", &etag)], 200),
+            // The tag says more than the date.
+            (vec![("If-Match", &etag), ("If-Unmodified-Since", &before)], 200),
+            (vec![("If-Match", &other), ("If-Unmodified-Since", &after)], 412),
+            (vec![("If-None-Match", &other), ("If-Modified-Since", &after)], 200),
+            (vec![("If-None-Match", &etag), ("If-Modified-Since", &before)], 304),
+            // 412 before 304 before ranges.
+            (vec![("If-Match", &other), ("If-None-Match", &etag)], 412),
+            (vec![("If-Unmodified-Since", &before), ("If-None-Match", &etag)], 412),
+            (vec![("If-Match", &other), ("Range", &range)], 412),
+            (vec![("If-None-Match", &etag), ("Range", &range)], 304),
+            (vec![("If-Modified-Since", &date), ("Range", &outside)], 304),
+            (vec![("If-Match", &etag), ("Range", &outside)], 416),
+            (vec![("If-Match", &etag), ("If-None-Match", &other), ("Range", &range)], 206),
+            (vec![("Range", &range), ("If-Range", &etag)], 206),
+            (vec![("Range", &range), ("If-Range", &date)], 206),
+            (vec![("Range", &range), ("If-Range", &weak)], 200),
+            (vec![("Range", &range), ("If-Range", &other)], 200),
+            (vec![("Range", &range), ("If-Range", &before)], 200),
+            (vec![("Range", &range), ("If-Range", &after)], 200),
+            (vec![("Range", &outside), ("If-Range", &other)], 200),
+            (vec![("If-Range", &other)], 200),
+        ];
+        for date in &garbage {
+            table.push((vec![("If-Modified-Since", date)], 200));
+            table.push((vec![("If-Unmodified-Since", date)], 200));
+            table.push((vec![("Range", &range), ("If-Range", date)], 200));
+        }
+        for (headers, status) in table {
+            let client =
+                headers.iter().fold(sidecar.alice(), |client, (name, value)| client.with_header(name, value));
+            let get = client.get(&path);
+            assert_eq!(get.status, status, "{path} {headers:?}");
+            // Without a range HEAD is judged as GET is.
+            let head = client.head(&path);
+            let without_range = if matches!(status, 206 | 416) { 200 } else { status };
+            assert_eq!((head.status, head.body.len()), (without_range, 0), "HEAD {path} {headers:?}");
+            match status {
+                304 => assert_eq!((get.header("etag"), get.body.len()), (Some(etag.as_str()), 0), "{path}"),
+                412 => assert_eq!(get.failure(), (412, "M_UNKNOWN".to_owned()), "{path}"),
+                206 => assert_eq!(get.body.len(), 4, "{path}"),
+                _ => {}
+            }
+        }
+        let any = |name: &str| sidecar.alice().with_header(name, "*").get(&path).status;
+        assert_eq!((any("If-Match"), any("If-None-Match")), (200, 304), "{path}");
+    }
+}
+
+#[test]
+fn conditions_of_those_who_may_not_see_it_say_nothing() {
+    let sidecar = Setup::new()
+        .with(|config| config.unauthenticated_media = media_sidecar::config::UnauthenticatedMedia::Closed)
+        .start();
+    let mxc = sidecar.upload("image/png", TEXT);
+    for (name, value) in [
+        ("If-Match", "\"x\""),
+        ("If-None-Match", "*"),
+        ("If-Unmodified-Since", "Sun, 06 Nov 1994 08:49:37 GMT"),
+    ] {
+        let ask =
+            |client: crate::harness::Client, path: &str| client.with_header(name, value).get(path).status;
+        assert_eq!(ask(sidecar.anonymous(), &paths(&mxc)[2]), 404, "{name}");
+        assert_eq!(ask(sidecar.anonymous(), &paths(&mxc)[5]), 401, "{name}");
+        assert_eq!(ask(sidecar.user("nobody"), &paths(&mxc)[2]), 401, "{name}");
+        assert_eq!(
+            ask(sidecar.alice(), "/_matrix/client/v1/media/download/sidecar.test/unknown"),
+            404,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_page_may_read_what_media_players_look_for() {
+    let sidecar = Sidecar::start();
+    let mxc = sidecar.upload("video/mp4", TEXT);
+    let response = sidecar.alice().with_header("Range", "bytes=0-3").get(&paths(&mxc)[5]);
+    let exposed = response.header("access-control-expose-headers").unwrap().to_lowercase();
+    let exposed: Vec<&str> = exposed.split(',').map(str::trim).collect();
+    for name in [
+        "accept-ranges",
+        "content-range",
+        "content-length",
+        "content-disposition",
+        "etag",
+        "last-modified",
+        "date",
+        "retry-after",
+    ] {
+        assert!(exposed.contains(&name), "{name}");
+    }
+    let preflight = sidecar.anonymous().send("OPTIONS", &paths(&mxc)[5], b"");
+    let allowed = preflight.header("access-control-allow-headers").unwrap().to_lowercase();
+    let allowed: Vec<&str> = allowed.split(',').map(str::trim).collect();
+    for name in [
+        "range",
+        "if-range",
+        "if-match",
+        "if-none-match",
+        "if-modified-since",
+        "if-unmodified-since",
+        "authorization",
+    ] {
+        assert!(allowed.contains(&name), "{name}");
+    }
+}

@@ -732,3 +732,17 @@ fn oembed_is_discovered_in_the_page_and_lengthens_how_long_it_is_kept() {
     assert_eq!(keys(&preview(&sidecar, "http://site.test/watch")), found);
     assert_eq!(site.requests().len(), asked);
 }
+
+#[test]
+fn the_longest_link_is_asked_for_whole_even_when_all_of_it_has_to_be_encoded() {
+    let site = Peer::plain(|_| html("<title>Long</title>"));
+    let sidecar = beside(&site).start();
+    for letter in ["a", "ü", "日"] {
+        let room = 4096 - "http://site.test/".len();
+        let url = format!("http://site.test/{}", letter.repeat(room / letter.len()));
+        assert_eq!(keys(&preview(&sidecar, &url))["og:title"], "Long", "{letter}");
+    }
+    assert_eq!(site.requests().len(), 3);
+    let too_long = format!("http://site.test/{}", "a".repeat(4096));
+    assert_eq!(preview(&sidecar, &too_long).failure(), (400, "M_INVALID_PARAM".to_owned()));
+}

@@ -20,8 +20,8 @@ use super::Library;
 use crate::catalog::{Dropped, Filled, NewMedia, NewPreview, Preview, Room};
 use crate::config;
 use crate::error::{Error, Kind, Result};
-use crate::matrix::{Mxc, Timestamp, len_u64};
-use crate::preview::{Fetcher, Landing, Link, Providers, Step, Trip, Wants};
+use crate::matrix::{Expiry, Moment, Mxc, len_u64};
+use crate::preview::{Fetcher, Landing, Link, MAX_CACHE_AGE, Providers, Step, Trip, Wants};
 
 /// How long a failure is believed, and a preview whose site was late with a part of it.
 const FAILURE_KEPT: Duration = Duration::from_mins(1);
@@ -68,7 +68,7 @@ struct Remembered {
     /// The JSON object, or why there is none.
     outcome: Result<Arc<str>>,
     /// How long it is good.
-    until: Timestamp,
+    until: Moment,
 }
 
 /// Weighs answers by their bytes.
@@ -93,7 +93,7 @@ impl Library {
     /// The answer for `link`, if it is in memory. Does not block.
     pub(crate) fn remembered_preview(&self, link: &Link) -> Option<Result<Arc<str>>> {
         let remembered = self.desk.remembered.get(link)?;
-        ((self.clock)() < remembered.until).then_some(remembered.outcome)
+        ((self.monotonic)() < remembered.until).then_some(remembered.outcome)
     }
 
     /// The answer for `link`, if one is kept.
@@ -101,15 +101,16 @@ impl Library {
         if let Some(remembered) = self.remembered_preview(link) {
             return remembered.map(Some);
         }
-        let kept = self.catalog.preview(link.as_str())?.filter(|kept| (self.clock)() < kept.expires);
-        Ok(kept.map(|Preview { answer, expires }| self.remember(link, answer, expires)))
+        let Some(Preview { answer, expires }) = self.catalog.preview(link.as_str())? else { return Ok(None) };
+        let left = expires.left((self.clock)(), self.desk.config.cache.0.max(MAX_CACHE_AGE));
+        Ok((!left.is_zero()).then(|| self.remember(link, answer, left)))
     }
 
     /// Notes that there is no preview of `link`, so that its site is not asked again at once.
     pub(crate) fn remember_failure(&self, link: &Link, error: &Error) {
         // Other failures are ours and may be over at any moment.
         if matches!(error.kind(), Kind::PageFailed | Kind::PageUnavailable | Kind::Forbidden) {
-            let until = (self.clock)().after(FAILURE_KEPT);
+            let until = (self.monotonic)().after(FAILURE_KEPT);
             let outcome = Err(error.clone());
             self.desk.remembered.insert(link.clone(), Remembered { outcome, until });
         }
@@ -148,33 +149,33 @@ impl Library {
             return stored;
         }
         let lifetime = self.desk.config.cache.0.min(FAILURE_KEPT);
-        self.remember(link, answer, (self.clock)().after(lifetime))
+        self.remember(link, answer, lifetime)
     }
 
     /// Keeps the preview of `link`, and the image with it: blob first, then both rows at once. An image that cannot be stored
     /// is left out, for a while. Gives the answer.
     pub(crate) fn keep_preview(&self, link: &Link, summary: Summary) -> Result<Arc<str>> {
-        let mut expires = (self.clock)().after(summary.lifetime(self.desk.config.cache.0));
+        let mut lifetime = summary.lifetime(self.desk.config.cache.0);
         let without_picture = summary.keys();
         let (keys, picture) = summary.into_keys();
         let mut kept = (String::new(), Dropped::default());
         match picture {
-            None => kept = self.commit_preview(link, keys, None, expires)?,
+            None => kept = self.commit_preview(link, keys, None, lifetime)?,
             Some(Picture { ingest, content_type, .. }) => {
                 let stored = self.store(ingest, content_type.to_owned(), None, |filled| {
-                    kept = self.commit_preview(link, keys, Some(filled), expires)?;
+                    kept = self.commit_preview(link, keys, Some(filled), lifetime)?;
                     Ok(true)
                 });
                 if let Err(error) = stored {
                     tracing::error!(?error, "a preview goes without its image");
-                    expires = expires.min((self.clock)().after(FAILURE_KEPT));
-                    kept = self.commit_preview(link, without_picture, None, expires)?;
+                    lifetime = lifetime.min(FAILURE_KEPT);
+                    kept = self.commit_preview(link, without_picture, None, lifetime)?;
                 }
             }
         }
         let (answer, dropped) = kept;
         self.clear_away(&dropped);
-        Ok(self.remember(link, answer, expires))
+        Ok(self.remember(link, answer, lifetime))
     }
 
     /// Writes the rows of a preview. Gives the answer, and what went to make room.
@@ -183,7 +184,7 @@ impl Library {
         link: &Link,
         mut keys: Map<String, Value>,
         image: Option<Filled>,
-        expires: Timestamp,
+        lifetime: Duration,
     ) -> Result<(String, Dropped)> {
         let url = link.as_str().to_owned();
         let image = match image {
@@ -202,6 +203,7 @@ impl Library {
             None => None,
         };
         let answer = Value::Object(keys).to_string();
+        let expires = Expiry::at((self.clock)().after(lifetime));
         let new = NewPreview { url, preview: Preview { answer: answer.clone(), expires }, image };
         let room = Room { count: MAX_PREVIEWS, bytes: self.desk.config.max_stored.0 };
         let dropped = self.catalog.keep_preview(new, &self.server_name, room)?;
@@ -229,9 +231,10 @@ impl Library {
         }
     }
 
-    /// Keeps an answer in memory.
-    fn remember(&self, link: &Link, answer: String, until: Timestamp) -> Arc<str> {
+    /// Keeps an answer in memory for so long.
+    fn remember(&self, link: &Link, answer: String, lifetime: Duration) -> Arc<str> {
         let answer: Arc<str> = answer.into();
+        let until = (self.monotonic)().after(lifetime);
         self.desk.remembered.insert(link.clone(), Remembered { outcome: Ok(Arc::clone(&answer)), until });
         answer
     }

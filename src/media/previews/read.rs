@@ -168,7 +168,7 @@ impl Library {
     /// Moves a picture to the disk and looks at its header. One that would not fit if all others went is too large.
     pub(crate) fn take_picture(&self, body: &mut dyn Read) -> Result<Candidate> {
         let config::Previews { max_image, max_stored, .. } = &self.desk.config;
-        let mut ingest = self.blobs.ingest(max_image.0.min(max_stored.0)).map_err(storing)?;
+        let mut ingest = self.blobs.ingest(max_image.0.min(max_stored.0), None).map_err(storing)?;
         let mut chunk = vec![0; CHUNK];
         loop {
             let count = body.read(&mut chunk).map_err(preview::broke_off)?;

@@ -6,7 +6,7 @@ pub mod peer;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use media_sidecar::app::{App, Surroundings};
 use media_sidecar::config::Config;
 use media_sidecar::disk::Disk;
 use media_sidecar::federation::SigningKey;
-use media_sidecar::matrix::{ServerName, Timestamp};
+use media_sidecar::matrix::{Moment, ServerName, Timestamp};
 use media_sidecar::names::{Names, Service};
 use media_sidecar::server::{self, Listener};
 use serde_json::{Value, json};
@@ -41,7 +41,10 @@ pub struct Sidecar {
     pub homeserver: Homeserver,
     pub folder: Arc<tempfile::TempDir>,
     pub zone: Arc<Zone>,
+    /// The time of day, ms since 1970.
     time: Arc<AtomicI64>,
+    /// Time that nobody sets, ms.
+    uptime: Arc<AtomicU64>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -166,12 +169,16 @@ impl Setup {
         let mut config = self.config;
         config.homeserver.url = homeserver.peer.url();
         let time = Arc::new(AtomicI64::new(Timestamp::now().after(self.ahead).0));
-        let clock = Arc::clone(&time);
+        let uptime = Arc::new(AtomicU64::new(1_000_000));
+        let (clock, monotonic) = (Arc::clone(&time), Arc::clone(&uptime));
         let system = Surroundings::system();
         let (hurry, unhurried) = (self.hurry, Arc::clone(&system.animation_time));
         let surroundings =
             Surroundings {
                 clock: Arc::new(move || Timestamp(clock.load(Ordering::SeqCst))),
+                monotonic: Arc::new(move || {
+                    Moment::since_start(Duration::from_millis(monotonic.load(Ordering::SeqCst)))
+                }),
                 names,
                 // Tests run beside each other: the machine's own load says nothing.
                 load: Arc::new(|| 0),
@@ -201,6 +208,7 @@ impl Setup {
             folder: self.folder,
             zone,
             time,
+            uptime,
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -227,9 +235,20 @@ impl Sidecar {
         self.user("alice")
     }
 
-    /// Moves the sidecar's clock.
+    /// Lets time pass for the sidecar.
     pub fn advance(&self, span: Duration) {
+        self.uptime.fetch_add(u64::try_from(span.as_millis()).unwrap(), Ordering::SeqCst);
+        self.set_ahead(span);
+    }
+
+    /// Sets the sidecar's clock ahead, while no time passes.
+    pub fn set_ahead(&self, span: Duration) {
         self.time.fetch_add(i64::try_from(span.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    /// Sets the sidecar's clock back, while no time passes.
+    pub fn set_back(&self, span: Duration) {
+        self.time.fetch_sub(i64::try_from(span.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
     /// Stops it and gives the folder for another start.
