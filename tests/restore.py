@@ -188,7 +188,7 @@ def main(program):
         print("the directory is not mounted")
         (data_dir / "blobs").rename(folder / "elsewhere")
         (data_dir / "blobs").mkdir()
-        sidecar.refuses("Mount its disk")
+        sidecar.refuses("Mount the disk of data_dir")
         (data_dir / "blobs").rmdir()
         (folder / "elsewhere").rename(data_dir / "blobs")
 
