@@ -417,8 +417,8 @@ mod tests {
             Ok(vec![SocketAddr::new(host.parse().unwrap(), port)])
         }
 
-        fn services(&self, _name: &str) -> Vec<Service> {
-            Vec::new()
+        fn services(&self, _name: &str) -> io::Result<Vec<Service>> {
+            Ok(Vec::new())
         }
     }
 

@@ -10,7 +10,7 @@
 //! | L4 | [`app`], `request`, `shelf`, `response`, `access`, `waiting`, `bridge`, `patience`, `drain` | wiring; what is read and written; what was served lately; who waits for what; the async/sync seam; clients that stop reading; connections when the service stops |
 //! | L3 | `media` | use-cases: create, upload, download, fetch, preview, sweep; the ordering rules |
 //! | L2 | `homeserver`, `accounts`, [`federation`], `thumbnail`, `preview` | the neighbour; access token → user; signatures, keys, discovery, the outbound ladder; small pictures of large ones; what a page says of itself |
-//! | L1 | `catalog`, [`disk`], `blobs`, `store`, `outbound`, [`names`], `globs`, `multipart`, `range`, `conditions`, `disposition` | the `SQLite` catalog; the few operations that durability rests on; the content-addressed directory; both as one store, and what may be deleted; the guarded way out; DNS; lists of names; pure protocol pieces |
+//! | L1 | `catalog`, [`disk`], `blobs`, `store`, `outbound`, [`names`], `globs`, `mark`, `multipart`, `range`, `conditions`, `disposition` | the `SQLite` catalog; the few operations that durability rests on; the content-addressed directory; both as one store, and what may be deleted; the guarded way out; DNS; lists of names; how a sidecar is recognised; pure protocol pieces |
 //! | L0 | [`matrix`], `error`, [`config`], `sha256`, `journal` | vocabulary; how much is written down |
 //!
 //! Everything up to L3 is plain blocking Rust. `async` begins in L4, and `bridge` is the one place where the two meet.
@@ -38,6 +38,7 @@ mod homeserver;
 mod housekeeping;
 mod journal;
 mod listeners;
+mod mark;
 pub mod matrix;
 mod media;
 mod multipart;

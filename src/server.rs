@@ -10,7 +10,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use data_encoding::HEXLOWER;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
@@ -18,7 +17,6 @@ use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use matchit::Router;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -33,6 +31,7 @@ use crate::handlers::ops;
 use crate::housekeeping;
 use crate::listeners::Stream;
 pub use crate::listeners::{Listener, bind};
+use crate::mark::{self, Mark};
 use crate::patience::Patient;
 use crate::request::{self, Call, PathParams};
 use crate::response::{self, Response};
@@ -176,19 +175,6 @@ pub(crate) const PROXY_PREFIXES: [&str; 9] = [
     "/_matrix/federation/unstable/org.matrix.msc1902/remote_media/",
     "/_matrix/federation/unstable/org.matrix.msc3916.v2/media/",
 ];
-
-/// Stands on answers to paths that are nothing here, so that `check` can see from outside that they came here, and as they were
-/// sent.
-pub(crate) const CHECK_HEADER: &str = "x-media-sidecar";
-
-/// [`CHECK_HEADER`] as hyper has it.
-const CHECK_MARK: header::HeaderName = header::HeaderName::from_static(CHECK_HEADER);
-
-/// The value of [`CHECK_HEADER`]: whose sidecar this is, and what of the request's target arrived.
-pub(crate) fn check_value(fingerprint: &str, target: &str) -> String {
-    let digest = Sha256::digest(target);
-    format!("{fingerprint} {}", HEXLOWER.encode(digest.first_chunk::<8>().unwrap_or(&[0; 8])))
-}
 
 /// A path that leads somewhere.
 #[derive(Clone, Debug)]
@@ -334,8 +320,14 @@ impl Server {
     ) -> Response {
         let method = request.method().clone();
         let uri = request.uri().clone();
-        let found = self.routes.at(uri.path());
+        // One that asks its homeserver and finds a sidecar is told nothing but that.
+        let in_circles = request.headers().contains_key(mark::ASKING);
+        let found = self.routes.at(uri.path()).ok().filter(|_| !in_circles);
         let (name, route) = found.as_ref().map_or(("-", None), |found| (found.value.name, Some(found.value)));
+        let mark = route.is_none().then(|| {
+            let target = request::target(&uri);
+            Mark::of(&self.fingerprint, &target, request.version(), request.headers()).to_string()
+        });
         // Who asks how we are is not to keep us busy.
         let busy = route.filter(|route| route.column != Column::Own).map(|_| self.app.activity.begin());
         let mut access = Access::begin(method.clone(), name, busy);
@@ -374,9 +366,8 @@ impl Server {
             }
         };
         let mut response = outcome.unwrap_or_else(|error| response::error(&error, name));
-        if route.is_none() {
-            let mark = check_value(&self.fingerprint, &request::target(&uri));
-            response.headers_mut().extend(HeaderValue::try_from(mark).ok().map(|mark| (CHECK_MARK, mark)));
+        if let Some(mark) = mark.and_then(|mark| HeaderValue::try_from(mark).ok()) {
+            response.headers_mut().insert(header::HeaderName::from_static(mark::MARK), mark);
         }
         if let (Some(route), 405) = (route, response.status().as_u16())
             && let Ok(allow) = HeaderValue::from_str(route.allow())

@@ -20,6 +20,7 @@ const LEVELS: [&[&str]; 8] = [
         "disposition",
         "multipart",
         "globs",
+        "mark",
         "names",
         "outbound",
         "disk",

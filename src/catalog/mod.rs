@@ -20,11 +20,11 @@ use rusqlite::{Connection, ErrorCode};
 use self::connection::{Readers, Writer};
 use crate::error::{Error, Result};
 
-pub(crate) use self::conduit::read_keypair as read_conduit_keypair;
+pub(crate) use self::conduit::{ConduitError, read_keypair as read_conduit_keypair};
 pub(crate) use self::keys::StoredKey;
 pub(crate) use self::media::{Content, Filled, Media, NewMedia, Reservation, Reserved};
 pub(crate) use self::previews::{Dropped, NewPreview, Preview, Room};
-pub(crate) use self::store::{Place, StoreId};
+pub(crate) use self::store::{Place, StoreId, peek};
 pub(crate) use self::thumbnails::ThumbnailKey;
 
 /// The catalog. Reads run on pooled connections, writes on one thread that commits several at once.
