@@ -213,7 +213,10 @@ impl Accounts {
             Ok(name) if CALL_BOTS_GUESTS.contains(&name.as_str()) => (Guests::Allow, NATURE_KEPT),
             Ok(_) => (Guests::Spec, NATURE_KEPT),
             Err(why) => {
-                tracing::debug!(why, "the homeserver does not say what it is; its guests may only download");
+                tracing::info!(
+                    why,
+                    "the homeserver does not say what it is, so its guests may only download; set homeserver.guests if they are bots"
+                );
                 (Guests::Spec, NO_NATURE_KEPT)
             }
         };
@@ -309,14 +312,15 @@ fn read_versions(said: std::result::Result<Said, String>) -> Result<serde_json::
     }
 }
 
-/// What the homeserver calls itself, in lower case.
+/// What the homeserver calls itself: its first word, in lower case.
 fn read_software(said: Said) -> std::result::Result<String, String> {
     let Said { status, body, .. } = said;
     let version = match (status, body) {
         (200, Some(body)) => serde_json::from_str::<Version>(&body).map_err(|error| error.to_string())?,
         (status, _) => return Err(format!("status {status} for {VERSION}")),
     };
-    Ok(version.server.name.to_ascii_lowercase())
+    let mut words = version.server.name.split(|char: char| !char.is_alphanumeric());
+    Ok(words.next().unwrap_or_default().to_ascii_lowercase())
 }
 
 /// What the homeserver has against a caller, in its own words.
