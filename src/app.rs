@@ -29,8 +29,11 @@ use crate::waiting::{
     Activity, Arrivals, Backlog, Gathering, Lanes, Memory, PendingUploads, SingleFlight, Uploads,
 };
 
-/// Pictures being made or waiting to be; who asks for a further one is told to come back.
+/// Pictures being made or waiting for a worker; who asks for a further one waits for a place.
 const MAX_MAKING: usize = 64;
+
+/// Pictures that wait for a place; who asks for a further one is told to come back. A room full of pictures is opened at once.
+const MAX_WAITING: usize = 256;
 
 /// Uploads whose thumbnails are to be made when the machine is idle; of further ones they are made when asked for.
 const MAX_BACKLOG: usize = 256;
@@ -195,7 +198,7 @@ impl App {
             bridge: Bridge::new(config.thumbnails.workers),
             asking: SingleFlight::default(),
             fetching_keys: SingleFlight::default(),
-            making: SingleFlight::at_most(MAX_MAKING),
+            making: SingleFlight::at_most(MAX_MAKING).with_queue(MAX_WAITING),
             gathering: Gathering::default(),
             backlog: Backlog::at_most(backlog),
             activity: Arc::new(Activity::new(monotonic, load)),

@@ -9,6 +9,8 @@ use std::io::{self, Read};
 
 use memchr::memmem::Finder;
 
+use crate::matrix::len_u64;
+
 /// Longest header block of one part, in bytes.
 const MAX_HEADERS: usize = 16 * 1024;
 
@@ -65,6 +67,13 @@ pub(crate) enum MultipartError {
     TooLong,
 }
 
+impl MultipartError {
+    /// Whether it did not come in time.
+    pub(crate) fn is_late(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::TimedOut)
+    }
+}
+
 /// The headers of one part.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct PartHeaders(Vec<(String, String)>);
@@ -81,6 +90,15 @@ impl PartHeaders {
     }
 }
 
+/// What a part's length must be, going by the length of the whole body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PartLength {
+    /// Bytes, if nothing follows but the longest of the usual last delimiters; a few more if it is one of the others.
+    pub(crate) about: u64,
+    /// Bytes, if there can be no doubt. The last delimiter has several forms, and which of them it is shows at the end.
+    pub(crate) exact: Option<u64>,
+}
+
 /// A multipart body being read: [`next_part`](Self::next_part) moves on, [`Read`] gives the current part's bytes.
 #[derive(Debug)]
 pub(crate) struct MultipartReader<R> {
@@ -90,6 +108,8 @@ pub(crate) struct MultipartReader<R> {
     buffer: Vec<u8>,
     /// First unconsumed byte.
     start: usize,
+    /// Bytes the source has given.
+    given: u64,
     /// Whether the source has ended.
     ended: bool,
     /// `--boundary`
@@ -118,12 +138,49 @@ impl<R: Read> MultipartReader<R> {
     pub(crate) fn new(source: R, boundary: &str) -> Self {
         let dashes = format!("--{boundary}").into_bytes();
         let delimiter = Finder::new(&dashes).into_owned();
-        Self { source, buffer: Vec::new(), start: 0, ended: false, dashes, delimiter, state: State::Preamble }
+        let (buffer, state) = (Vec::new(), State::Preamble);
+        Self { source, buffer, start: 0, given: 0, ended: false, dashes, delimiter, state }
     }
 
     /// Where the bytes come from.
     pub(crate) fn source_mut(&mut self) -> &mut R {
         &mut self.source
+    }
+
+    /// What the length of the current part must be, whose `headers` have just been read, if it is the last one of a body of
+    /// `total` bytes.
+    ///
+    /// There is no doubt when the part says its length and what is left over is one of the last delimiters in use; and when
+    /// everything up to here is byte for byte what Synapse (and this program) writes, which ends in one way only. Ruma's last
+    /// delimiter has dashes or none, by its version.
+    pub(crate) fn last_part(&self, headers: &PartHeaders, total: u64) -> PartLength {
+        let position = self.given.saturating_sub(len_u64(self.unread().len()));
+        let left = total.saturating_sub(position);
+        let delimiter = len_u64(self.delimiter.needle().len());
+        let line_break = delimiter.saturating_sub(len_u64(self.dashes.len()));
+        // Dashes, a line break, both or neither.
+        let tails = [0, line_break, 2, line_break.saturating_add(2)];
+        let mut lengths = tails.map(|tail| left.checked_sub(delimiter.saturating_add(tail))).into_iter();
+        let about = lengths.clone().next_back().flatten().unwrap_or(0);
+        let said = headers.get("content-length").and_then(|length| length.parse().ok());
+        let exact = match said {
+            Some(said) => lengths.any(|length| length == Some(said)).then_some(said),
+            None => (self.is_synapses(headers, position) && left >= delimiter).then_some(about),
+        };
+        PartLength { about, exact }
+    }
+
+    /// Whether the first `position` bytes are as Synapse writes them: [`prologue`], with a boundary of 32 hexadecimal digits.
+    fn is_synapses(&self, headers: &PartHeaders, position: u64) -> bool {
+        let boundary = self.dashes.get(2..).and_then(|boundary| str::from_utf8(boundary).ok());
+        let [(first, content_type), (second, disposition)] = headers.0.as_slice() else { return false };
+        let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        boundary.is_some_and(|boundary| {
+            boundary.len() == 32
+                && boundary.bytes().all(is_hex)
+                && (first.as_str(), second.as_str()) == ("Content-Type", "Content-Disposition")
+                && len_u64(prologue(boundary, content_type, disposition).len()) == position
+        })
     }
 
     /// Skips what is left of the current part and reads the next one's headers; `None` after the last.
@@ -283,6 +340,7 @@ impl<R: Read> MultipartReader<R> {
         };
         let read = result.as_ref().copied().unwrap_or(0);
         self.buffer.truncate(old.saturating_add(read));
+        self.given = self.given.saturating_add(len_u64(read));
         self.ended = read == 0;
         Ok(result?)
     }
@@ -405,6 +463,56 @@ mod tests {
                 assert_eq!(parts[1].1, b"da\r\n--Bta", "{dialect} {step}");
             }
         }
+    }
+
+    /// What is said of the second part's length, by a body of so many bytes more than are read.
+    fn last_part(head: &str, boundary: &str, more: u64) -> PartLength {
+        let mut reader = MultipartReader::new(head.as_bytes(), boundary);
+        reader.next_part().unwrap();
+        let headers = reader.next_part().unwrap().unwrap();
+        reader.last_part(&headers, len_u64(head.len()).saturating_add(more))
+    }
+
+    #[test]
+    fn a_parts_length_is_certain_when_it_says_so_itself_and_the_rest_fits() {
+        let crlf = "--B\r\n\r\n{}\r\n--B\r\nContent-Length: 100\r\n\r\n";
+        let lf = crlf.replace('\r', "");
+        for (head, delimiter, certain) in [(crlf, 5, vec![5, 7, 9]), (lf.as_str(), 4, vec![4, 5, 6, 7])] {
+            for tail in 0..20 {
+                let PartLength { about, exact } = last_part(head, "B", 100 + tail);
+                assert_eq!(exact, certain.contains(&tail).then_some(100), "{head:?} {tail}");
+                let longest = if delimiter == 5 { 9 } else { 7 };
+                assert_eq!(about, 100 + tail - longest, "{head:?} {tail}");
+            }
+        }
+        for length in ["99", "101", "x", "-1", "", "18446744073709551616"] {
+            let exact = last_part(&crlf.replace("100", length), "B", 109).exact;
+            assert_eq!(exact, None, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_parts_length_is_certain_in_the_layout_that_has_one_end_only() {
+        let hex = "0123456789abcdef".repeat(2);
+        let whole = String::from_utf8(prologue(&hex, "image/png", "inline")).unwrap();
+        let end = len_u64(epilogue(&hex).len());
+        assert_eq!(last_part(&whole, &hex, 7 + end), PartLength { about: 7, exact: Some(7) });
+        assert_eq!(last_part(&whole, &hex, end).exact, Some(0));
+        for other in [
+            whole.trim_start().to_owned(),
+            whole.replace("{}", "{ }"),
+            whole.replace("Content-Type: image", "content-type: image"),
+            whole.replace("Content-Type: image", "Content-Type:  image"),
+            whole.replace("Content-Disposition: inline", "Content-Disposition: inline\r\nX-Y: z"),
+            whole.replace("\r\nContent-Disposition: inline", ""),
+        ] {
+            assert_eq!(last_part(&other, &hex, 7 + end).exact, None, "{other:?}");
+        }
+        for boundary in ["g".repeat(32), hex.to_uppercase(), "a".repeat(31)] {
+            assert_eq!(last_part(&whole.replace(&hex, &boundary), &boundary, 99).exact, None, "{boundary}");
+        }
+        // Less than any end.
+        assert_eq!(last_part(&whole, &hex, 3), PartLength { about: 0, exact: None });
     }
 
     #[test]

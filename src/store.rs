@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::blobs::Blobs;
-use crate::catalog::{Catalog, Place, StoreId};
+use crate::catalog::{self, Catalog, Place, StoreId};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::sha256::Sha256;
@@ -262,6 +262,21 @@ impl Store {
     }
 }
 
+/// Why the halves below `data_dir` would not be opened, if so. Changes nothing, and may be asked while the service runs.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub(crate) fn inspect(data_dir: &Path) -> Result<Option<StoreError>> {
+    let directory = Directory::look(data_dir)?;
+    let path = data_dir.join("catalog.db");
+    if is_empty(&path) {
+        let blobs = directory.root;
+        return Ok(directory.has_blobs.then_some(StoreError::MissingCatalog { blobs }));
+    }
+    let Some((id, has_media)) = catalog::peek(&path)? else { return Ok(None) };
+    Ok(directory.check(id, has_media).err())
+}
+
 /// The blob directory before anything is opened.
 struct Directory {
     /// `data_dir/blobs`
@@ -380,7 +395,7 @@ mod tests {
     fn add(store: &Store, text: &str) -> Sha256 {
         let sha256 = put(store, text);
         let content_type = "text/plain".to_owned();
-        let filled = crate::catalog::Filled { sha256, size: 1, content_type, upload_name: None };
+        let filled = catalog::Filled { sha256, size: 1, content_type, upload_name: None };
         let mxc = Mxc {
             server_name: ServerName::parse("example.org").unwrap(),
             media_id: MediaId::parse(text).unwrap(),
@@ -402,6 +417,27 @@ mod tests {
         found.retain(|path| path.file_name().unwrap().len() == 64);
         found.sort();
         found
+    }
+
+    #[test]
+    fn a_look_finds_what_an_opening_would_and_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let say = || inspect(folder).unwrap().map(|problem| problem.to_string()).unwrap_or_default();
+        assert_eq!(say(), "");
+        let store = open(folder).unwrap();
+        add(&store, "a");
+        assert_eq!(say(), "", "while it runs");
+        drop(store);
+        let catalog = fs::read(folder.join("catalog.db")).unwrap();
+        fs::rename(folder.join("blobs"), folder.join("elsewhere")).unwrap();
+        assert!(say().contains("Mount its disk"));
+        fs::rename(folder.join("elsewhere"), folder.join("blobs")).unwrap();
+        remove_catalog(folder);
+        assert!(say().contains("missing or empty"));
+        assert!(!folder.join("catalog.db").exists());
+        fs::write(folder.join("catalog.db"), &catalog[..catalog.len() / 2]).unwrap();
+        assert!(inspect(folder).is_err());
     }
 
     fn remove_catalog(folder: &Path) {
@@ -517,7 +553,7 @@ mod tests {
         assert_eq!(text, b"x");
         // The row comes without the upload that would bring the bytes again.
         let content_type = "text/plain".to_owned();
-        let filled = crate::catalog::Filled { sha256: orphan, size: 1, content_type, upload_name: None };
+        let filled = catalog::Filled { sha256: orphan, size: 1, content_type, upload_name: None };
         let mxc = Mxc {
             server_name: ServerName::parse("example.org").unwrap(),
             media_id: MediaId::parse("x").unwrap(),

@@ -24,7 +24,7 @@ pub(crate) use self::conduit::{ConduitError, read_keypair as read_conduit_keypai
 pub(crate) use self::keys::StoredKey;
 pub(crate) use self::media::{Content, Filled, Media, NewMedia, Reservation, Reserved};
 pub(crate) use self::previews::{Dropped, NewPreview, Preview, Room};
-pub(crate) use self::store::{Place, StoreId};
+pub(crate) use self::store::{Place, StoreId, peek};
 pub(crate) use self::thumbnails::ThumbnailKey;
 
 /// The catalog. Reads run on pooled connections, writes on one thread that commits several at once.

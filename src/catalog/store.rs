@@ -1,12 +1,14 @@
 //! Questions about the store as a whole: which blob directory belongs to this catalog, and what lies there without a row.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use rusqlite::{Connection, OpenFlags};
 
 use super::Catalog;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sha256::Sha256;
 
 /// What a catalog and its blob directory have in common.
@@ -40,6 +42,23 @@ pub(crate) enum Place {
     /// In `orphans/`, where it was moved.
     Orphans,
 }
+
+/// Which store the catalog at `path` belongs to, and whether it has media, without opening it for good; nothing for one of an
+/// older build.
+pub(crate) fn peek(path: &Path) -> Result<Option<(StoreId, bool)>> {
+    let failed = |error| Error::internal("reading catalog.db", error);
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
+    let version: u32 =
+        connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    if version < FIRST_WITH_ID {
+        return Ok(None);
+    }
+    let question = "SELECT id, EXISTS (SELECT 1 FROM media WHERE sha256 IS NOT NULL) FROM store";
+    connection.query_row(question, [], |row| Ok(Some((StoreId(row.get(0)?), row.get(1)?)))).map_err(failed)
+}
+
+/// The migration that brought the table `store`.
+const FIRST_WITH_ID: u32 = 6;
 
 impl Catalog {
     /// Which store this catalog belongs to, and how often that was opened.

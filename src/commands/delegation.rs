@@ -36,8 +36,8 @@ pub(super) struct Delegation {
 impl Delegation {
     /// Looks, through `outbound` and in DNS. Where nothing is found, the name itself is where they go.
     pub(super) fn find(config: &Config, outbound: &Outbound, names: Arc<dyn Names>) -> Self {
-        let Surroundings { clock, random, .. } = Surroundings::system();
-        let discovery = Discovery::new(outbound.clone(), names, clock, random);
+        let Surroundings { clock, monotonic, random, .. } = Surroundings::system();
+        let discovery = Discovery::new(outbound.clone(), names, (clock, monotonic), random);
         let server_name = &config.server_name;
         let servers = discovery.resolve(server_name, None);
         let mut faults = Vec::new();

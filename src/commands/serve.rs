@@ -165,9 +165,8 @@ fn reload(app: &App, path: Option<&Path>, log: &LogHandle) -> Result<(), Failure
 
 /// Tells each minute which log lines were left out.
 async fn tell_left_out(bounded: Bounded) {
-    let mut ticks = tokio::time::interval(WINDOW);
     loop {
-        ticks.tick().await;
+        tokio::time::sleep(WINDOW).await;
         bounded.tell();
     }
 }

@@ -116,6 +116,19 @@ struct Sources<'a> {
     broken: Vec<String>,
 }
 
+/// Whether a variable opens more brackets in each other than any key needs: figment's parser takes some of the stack for each.
+fn is_nested_deep(text: &str) -> bool {
+    let mut depth = 0_usize;
+    text.chars().any(|char| {
+        match char {
+            '[' | '{' => depth = depth.saturating_add(1),
+            ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > 16
+    })
+}
+
 impl Sources<'_> {
     /// Keeps the variables that name keys. Returns a warning for each that does not.
     fn take_env(&mut self, env: impl IntoIterator<Item = (String, String)>, defaults: &Dict) -> Vec<String> {
@@ -126,6 +139,12 @@ impl Sources<'_> {
             if find_key(defaults, &key).is_none() {
                 warnings
                     .push(format!("environment variable {name} names no configuration key and is ignored"));
+            } else if is_nested_deep(&text) {
+                self.problems.push(Problem {
+                    place: name,
+                    key,
+                    message: "this is nested too deep".to_owned(),
+                });
             } else {
                 let Ok(value) = text.parse::<Value>();
                 self.env.insert(key, value);

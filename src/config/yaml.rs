@@ -32,6 +32,10 @@ impl YamlFile {
     /// Reads `text`, the contents of `path`.
     pub(super) fn parse(path: &Path, text: &str) -> Result<Self, Broken> {
         let mut file = Self { path: path.to_owned(), dict: Dict::new(), lines: BTreeMap::new() };
+        if let Some(line) = line_too_deep(text) {
+            let message = "this is nested too deep; no key stands in so many others".to_owned();
+            return Err(Broken { line: Some(line), message });
+        }
         let documents = MarkedYaml::load_from_str(text).map_err(|why| in_words(&why, text))?;
         if let Some(second) = documents.get(1) {
             let message =
@@ -153,6 +157,19 @@ fn in_words(why: &ScanError, text: &str) -> Broken {
     Broken { line: Some(line), message: format!("{message} (column {})", column.saturating_add(1)) }
 }
 
+/// The first line, counted from 1, whose content begins further to the right than any key does. The parser bounds how deep `[` and
+/// `{` may be nested, but not what is nested by indentation or by `- - -`, and each level takes some of the stack.
+fn line_too_deep(text: &str) -> Option<usize> {
+    let is_deep = |line: &str| {
+        let content = line.trim_start_matches([' ', '\t', '-', '?', ':']);
+        !content.is_empty() && line.len().saturating_sub(content.len()) > DEEPEST
+    };
+    text.lines().position(is_deep).map(|index| index.saturating_add(1))
+}
+
+/// Columns to the left of a line's content.
+const DEEPEST: usize = 128;
+
 /// A scalar in figment's types.
 fn scalar_value(scalar: &Scalar<'_>) -> Value {
     match scalar {
@@ -177,6 +194,23 @@ impl Provider for &YamlFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_nested_without_end_is_refused_with_its_line() {
+        let indented: String = (0..3000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+        for (text, line) in [
+            (format!("a:\n  {}x\n", "- ".repeat(100_000)), Some(2)),
+            (format!("a:\n  {}x\n", "? ".repeat(100_000)), Some(2)),
+            (indented, Some(130)),
+            (format!("a: {}", "[".repeat(100_000)), None),
+            (format!("a: {}", "{a: ".repeat(100_000)), None),
+        ] {
+            let broken = YamlFile::parse(Path::new("x.yaml"), &text).err().unwrap();
+            assert!(line.is_none() || broken.line == line, "{broken:?}");
+        }
+        let shipped = include_str!("../../sidecar.yaml");
+        assert_eq!(line_too_deep(shipped), None);
+    }
 
     #[test]
     fn keys_keep_their_lines() {

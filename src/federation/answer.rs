@@ -3,7 +3,7 @@
 //! Owns the reading of answers in every dialect, and the difference between "there is no such media" and "there is no such
 //! endpoint", which servers and the proxies before them say in many ways.
 
-use std::io::{ErrorKind, Read};
+use std::io::{Cursor, ErrorKind, Read};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -11,8 +11,8 @@ use serde::Deserialize;
 use super::{RemoteError, too_large};
 use crate::config::Family;
 use crate::disposition;
-use crate::error::{Error, Kind, Result};
-use crate::multipart::{self, MultipartError, MultipartReader};
+use crate::error::{Error, Kind};
+use crate::multipart::{self, MultipartError, MultipartReader, PartHeaders};
 use crate::outbound::{Answer, Outbound};
 
 /// Largest error body read for its errcode, bytes.
@@ -51,6 +51,8 @@ pub(super) enum Attempt {
     UnknownEndpoint,
     /// The server says that it has no such media; or, in its way, that it has no such endpoint.
     NotFound,
+    /// It says that here it is, and then nothing that can be used.
+    Broken(MultipartError),
     /// Our signature was not accepted.
     Refused(String),
     /// The endpoint is there, and this is its answer: not yet, too large, too many requests.
@@ -66,98 +68,147 @@ struct ErrorBody {
     errcode: String,
 }
 
-impl Attempt {
-    /// Reads a server's answer under `family`. `outbound` follows what the answer points to.
-    pub(super) fn read(family: Family, answer: Answer, outbound: &Outbound) -> Self {
-        match (answer.status(), family) {
-            (200, Family::Msc3916) => multipart_media(answer, outbound),
-            // Raw answers: a catch-all page is not media. Legacy servers of old send no disposition.
-            (200, Family::Msc1902) if answer.header_lossy("content-disposition").is_none() => {
-                Self::UnknownEndpoint
-            }
-            (200, Family::Legacy) if is_page(&answer) => Self::UnknownEndpoint,
-            (200, Family::Msc1902 | Family::Legacy) => Self::Media(raw_media(answer)),
+/// What is needed to read an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading<'a> {
+    /// What was asked.
+    pub(super) family: Family,
+    /// Whether the server has given media under this family before.
+    pub(super) is_proven: bool,
+    /// Follows what the answer points to.
+    pub(super) outbound: &'a Outbound,
+    /// Largest file that is taken, bytes.
+    pub(super) max_size: u64,
+}
+
+impl Reading<'_> {
+    /// Reads a server's answer.
+    pub(super) fn read(self, answer: Answer) -> Attempt {
+        match (answer.status(), self.family) {
+            (200, Family::Msc3916) => self.multipart_media(answer),
+            // Raw answers: a catch-all page is not media.
+            (200, Family::Msc1902) if !self.is_proven && may_be_page(&answer) => Attempt::UnknownEndpoint,
+            (200, Family::Msc1902 | Family::Legacy) if is_page(&answer) => Attempt::UnknownEndpoint,
+            (200, Family::Msc1902 | Family::Legacy) => self.raw_media(answer),
             // We said `allow_redirect=true`, and legacy media is no secret. A signed request goes nowhere else.
             (301 | 302 | 303 | 307 | 308, Family::Legacy) => match answer.redirect() {
-                Some(location) => elsewhere(&location, outbound),
-                None => Self::UnknownEndpoint,
+                Some(location) => self.elsewhere(&location),
+                None => Attempt::UnknownEndpoint,
             },
-            (status, _) => judge_error(status, answer, outbound.small_part()),
+            (status, _) => judge_error(status, answer, self.outbound.small_part()),
+        }
+    }
+
+    /// The media of a raw answer.
+    fn raw_media(self, answer: Answer) -> Attempt {
+        let content_type = disposition::storable_type(answer.header_lines("content-type"));
+        let disposition = answer.header_lossy("content-disposition");
+        let upload_name = disposition.as_deref().and_then(disposition::file_name);
+        let size = answer.content_length();
+        match answer.into_plain(self.max_size) {
+            Ok(body) => Attempt::Media(RemoteMedia { content_type, upload_name, size, body }),
+            Err(error) => Attempt::Broken(error.into()),
+        }
+    }
+
+    /// The media of a multipart answer: a JSON part, then the bytes with their headers, or the place where they are. Dendrite puts
+    /// the disposition on the answer itself.
+    fn multipart_media(self, answer: Answer) -> Attempt {
+        let Some(boundary) = answer.header("content-type").and_then(multipart::boundary) else {
+            return Attempt::UnknownEndpoint;
+        };
+        let outer_disposition = answer.header_lossy("content-disposition");
+        let total = answer.content_length();
+        let body = match answer.into_hurried(self.max_size, self.outbound.small_part()) {
+            Ok(body) => body,
+            Err(error) => return Attempt::Broken(error.into()),
+        };
+        let mut reader = MultipartReader::new(body, &boundary);
+        let headers = match second_part(&mut reader) {
+            Ok(headers) => headers,
+            Err(error) => return Attempt::Broken(error),
+        };
+        if let Some(location) = headers.get("location") {
+            return self.elsewhere(location);
+        }
+        let announced = total.map(|total| reader.last_part(&headers, total));
+        let by_part = headers.get("content-length").and_then(|length| length.parse().ok());
+        let by_answer = announced.map(|announced| announced.about);
+        if by_part.max(by_answer).is_some_and(|size| size > self.max_size) {
+            return Attempt::Told(too_large());
+        }
+        let disposition = headers.get("content-disposition").map(str::to_owned).or(outer_disposition);
+        let content_type = disposition::storable_type(headers.all("content-type").map(str::as_bytes));
+        let upload_name = disposition.as_deref().and_then(disposition::file_name);
+        let mut size = announced.and_then(|announced| announced.exact);
+        let mut start = Vec::new();
+        if headers.get("content-length") == Some("0") {
+            match reader.by_ref().take(1).read_to_end(&mut start) {
+                Ok(_) if !start.is_empty() => {}
+                // Synapse ends the answer early when there is nothing to send.
+                Ok(_) => size = Some(0),
+                Err(_broken_off) => {
+                    let body = Box::new(std::io::empty());
+                    return Attempt::Media(RemoteMedia { content_type, upload_name, size: Some(0), body });
+                }
+            }
+        }
+        reader.source_mut().unhurried();
+        let body = Box::new(Cursor::new(start).chain(reader));
+        Attempt::Media(RemoteMedia { content_type, upload_name, size, body })
+    }
+
+    /// The media at the place a server points to: without our signature, over `https`, through the same address list.
+    fn elsewhere(self, location: &str) -> Attempt {
+        let failed = |why: String| {
+            let message = "the remote server keeps the file where it cannot be fetched";
+            Attempt::Told(Error::new(Kind::RemoteFailed, message).caused_by(RemoteError::Answer(why)))
+        };
+        match self.outbound.follow(location, None) {
+            Ok(answer) if answer.status() == 200 => self.raw_media(answer),
+            Ok(answer) => failed(format!("status {} from the place it points to", answer.status())),
+            Err(error) => failed(error.to_string()),
         }
     }
 }
 
-/// Whether a legacy answer is the page of a catch-all site rather than media: media servers name at least a disposition for
-/// HTML, which a browser must not run.
+/// Moves to the part with the media and reads its headers.
+fn second_part(reader: &mut MultipartReader<impl Read>) -> Result<PartHeaders, MultipartError> {
+    reader.next_part()?.ok_or(MultipartError::Malformed)?;
+    let json = std::io::copy(&mut reader.by_ref().take(MAX_JSON_PART), &mut std::io::sink())?;
+    if json >= MAX_JSON_PART {
+        return Err(MultipartError::TooLong);
+    }
+    reader.next_part()?.ok_or(MultipartError::Malformed)
+}
+
+/// Whether a raw answer is the page of a catch-all site rather than media: media servers name at least a disposition for
+/// HTML, which a browser must not run. Legacy servers of old send none.
 fn is_page(answer: &Answer) -> bool {
-    let is_html = answer.header("content-type").is_some_and(|text| disposition::essence(text) == "text/html");
-    is_html && answer.header_lossy("content-disposition").is_none()
+    has_type(answer, &["text/html"]) && !has_disposition(answer)
+}
+
+/// Whether a catch-all site could give this answer: a page, a word or an object for whatever is asked. A file without a name
+/// needs no disposition, so its type tells as well.
+fn may_be_page(answer: &Answer) -> bool {
+    !has_disposition(answer) && has_type(answer, &["text/html", "text/plain", "application/json", ""])
+}
+
+/// Whether an answer has a disposition.
+fn has_disposition(answer: &Answer) -> bool {
+    answer.header_lossy("content-disposition").is_some()
+}
+
+/// Whether the type of an answer is one of these; `""` is none, and what is no type.
+fn has_type(answer: &Answer, types: &[&str]) -> bool {
+    let claimed = answer.header_lossy("content-type").unwrap_or_default();
+    let essence = disposition::essence(&claimed);
+    types.contains(&if disposition::is_media_type(&essence) { essence.as_str() } else { "" })
 }
 
 /// A server that asks us to slow down for `wait`.
 pub(super) fn limited(wait: Duration) -> Error {
     Error::new(Kind::LimitExceeded, "the remote server asks to slow down").retry_after(wait)
-}
-
-/// The media of a raw answer.
-fn raw_media(answer: Answer) -> RemoteMedia {
-    RemoteMedia {
-        content_type: disposition::storable_type(answer.header_lines("content-type")),
-        upload_name: answer.header_lossy("content-disposition").as_deref().and_then(disposition::file_name),
-        size: answer.content_length(),
-        body: Box::new(answer.into_reader()),
-    }
-}
-
-/// The media of a multipart answer: a JSON part, then the bytes with their headers, or the place where they are. Dendrite puts
-/// the disposition on the answer itself.
-fn multipart_media(answer: Answer, outbound: &Outbound) -> Attempt {
-    let Some(boundary) = answer.header("content-type").and_then(multipart::boundary) else {
-        return Attempt::UnknownEndpoint;
-    };
-    let outer_disposition = answer.header_lossy("content-disposition");
-    let mut reader = MultipartReader::new(answer.into_hurried(outbound.small_part()), &boundary);
-    let mut second_part = || {
-        reader.next_part()?.ok_or(MultipartError::Malformed)?;
-        let json = std::io::copy(&mut reader.by_ref().take(MAX_JSON_PART), &mut std::io::sink())?;
-        if json >= MAX_JSON_PART {
-            return Err(MultipartError::TooLong);
-        }
-        reader.next_part()?.ok_or(MultipartError::Malformed)
-    };
-    let headers = match second_part() {
-        Ok(headers) => headers,
-        Err(MultipartError::Io(error)) => return Attempt::Down(RemoteError::Answer(error.to_string())),
-        Err(error @ (MultipartError::Truncated | MultipartError::Malformed | MultipartError::TooLong)) => {
-            let broken = Error::new(Kind::RemoteFailed, "the remote server sent a broken answer");
-            return Attempt::Told(broken.caused_by(error));
-        }
-    };
-    if let Some(location) = headers.get("location") {
-        return elsewhere(location, outbound);
-    }
-    reader.source_mut().unhurried();
-    let disposition = headers.get("content-disposition").map(str::to_owned).or(outer_disposition);
-    Attempt::Media(RemoteMedia {
-        content_type: disposition::storable_type(headers.all("content-type").map(str::as_bytes)),
-        upload_name: disposition.as_deref().and_then(disposition::file_name),
-        // The delimiter ends a part, whatever length it claims.
-        size: None,
-        body: Box::new(reader),
-    })
-}
-
-/// The media at the place a server points to: without our signature, over `https`, through the same address list.
-fn elsewhere(location: &str, outbound: &Outbound) -> Attempt {
-    let failed = |why: String| {
-        let message = "the remote server keeps the file where it cannot be fetched";
-        Attempt::Told(Error::new(Kind::RemoteFailed, message).caused_by(RemoteError::Answer(why)))
-    };
-    match outbound.follow(location, None) {
-        Ok(answer) if answer.status() == 200 => Attempt::Media(raw_media(answer)),
-        Ok(answer) => failed(format!("status {} from the place it points to", answer.status())),
-        Err(error) => failed(error.to_string()),
-    }
 }
 
 /// Reads an answer that is not media, whose body must come `within` that time.
@@ -199,7 +250,7 @@ fn read_errcode(body: &[u8]) -> Option<String> {
 
 impl RemoteMedia {
     /// Refuses a file that announces more than `limit` bytes.
-    pub(crate) fn at_most(self, limit: u64) -> Result<Self> {
+    pub(crate) fn at_most(self, limit: u64) -> crate::error::Result<Self> {
         match self.size {
             Some(size) if size > limit => Err(too_large()),
             _ => Ok(self),

@@ -6,18 +6,28 @@
 
 use std::time::Duration;
 
-use super::answer::{Attempt, RemoteMedia, limited};
+use super::answer::{Attempt, Reading, RemoteMedia, limited};
 use super::backoff::Wait;
 use super::{Federation, RemoteError, Vain, left_alone, too_large};
 use crate::config::Family;
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Expiry, Mxc, ServerName, Timestamp};
+use crate::multipart::MultipartError;
 
 /// How much sooner than us the remote is told to give up waiting for an upload.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// How long a family that worked is tried first; after that the order is tried from its top, for the server may have learned.
 const FAMILY_LIFETIME: Duration = Duration::from_hours(24);
+
+/// The version of MSC1902's endpoints once the proposal is released.
+const STABLE: &str = "v1";
+
+/// The same before.
+const UNSTABLE: &str = "unstable/org.matrix.msc1902";
+
+/// How long it is remembered whether a server has MSC1902's endpoints under the unstable version.
+const UNSTABLE_LIFETIME: Duration = Duration::from_hours(24);
 
 /// How long media that was asked for in vain is not asked for again.
 const VAIN_LIFETIME: Duration = Duration::from_mins(10);
@@ -80,6 +90,7 @@ impl Federation {
         rungs.extend(self.families.iter().filter(|family| Some(**family) != proven));
         let mut not_found = false;
         let mut refused = None;
+        let mut broken: Option<MultipartError> = None;
         for family in rungs {
             // After a word from an endpoint that is there, only the unsigned route can say anything new: split deployments
             // answer the signed ones from an empty store.
@@ -88,10 +99,10 @@ impl Federation {
             if settled && family != Family::Legacy {
                 continue;
             }
-            match self.attempt(family, mxc, timeout) {
+            match self.attempt(mxc, timeout, (family, proven == Some(family))) {
                 Attempt::Media(media) => {
-                    // What the unsigned route gives a server whose signed one has spoken is old media, not the rule.
-                    if !settled {
+                    // What the unsigned route gives of a server whose signed one has spoken is old media, not the rule.
+                    if !settled && broken.is_none() {
                         self.remember_family(&mxc.server_name, family);
                     }
                     return Ok(media);
@@ -100,6 +111,10 @@ impl Federation {
                     tracing::debug!(%mxc, ?family, "the remote server lacks the endpoint");
                 }
                 Attempt::NotFound => not_found = true,
+                Attempt::Broken(why) => {
+                    tracing::warn!(%mxc, ?family, why = why.to_string(), "the remote server sent a broken answer");
+                    broken = Some(why);
+                }
                 Attempt::Refused(why) => {
                     tracing::warn!(%mxc, ?family, why, "the remote server does not accept our signature");
                     refused = Some(why);
@@ -118,44 +133,82 @@ impl Federation {
                 }
             }
         }
-        // Media is a sign of life only when it was sent whole, any other answer at once.
-        self.backoff.alive(&mxc.server_name);
-        Err(match refused {
-            Some(why) => Error::new(Kind::RemoteFailed, "the remote server refused our signature")
-                .caused_by(RemoteError::Answer(why)),
-            None if not_found => Error::not_found(),
-            None => Error::new(
-                Kind::RemoteFailed,
-                "the remote server has no media endpoint that this server knows",
-            ),
+        // Media is a sign of life only when it was sent whole, any other answer at once; but not one that never ends.
+        if broken.as_ref().is_some_and(MultipartError::is_late) {
+            self.backoff.failed(&mxc.server_name, (self.monotonic)());
+        } else {
+            self.backoff.alive(&mxc.server_name);
+        }
+        let failed = |message| Error::new(Kind::RemoteFailed, message);
+        Err(match (refused, broken) {
+            (Some(why), _) => {
+                failed("the remote server refused our signature").caused_by(RemoteError::Answer(why))
+            }
+            (None, Some(why)) => failed("the remote server sent a broken answer").caused_by(why),
+            (None, None) if not_found => Error::not_found(),
+            (None, None) => failed("the remote server has no media endpoint that this server knows"),
         })
     }
 
-    /// One rung.
-    fn attempt(&self, family: Family, mxc: &Mxc, timeout: Duration) -> Attempt {
+    /// One rung: a family, and whether it has given media of this server before.
+    fn attempt(&self, mxc: &Mxc, timeout: Duration, (family, is_proven): (Family, bool)) -> Attempt {
         let Mxc { server_name, media_id } = mxc;
         // The remote's "not yet" must come before our patience ends.
         let ms = timeout.min(self.patience.saturating_sub(MARGIN)).as_millis();
-        let signed = Some(&self.signing_key);
-        let ask = |path: String, key| match self.ask(server_name, &path, key) {
-            Ok(answer) => Attempt::read(family, answer, &self.outbound),
+        let reading = Reading { family, is_proven, outbound: &self.outbound, max_size: self.max_size };
+        let ask = |path: &str, key| match self.ask(server_name, path, key) {
+            Ok(answer) => reading.read(answer),
             Err(error) => Attempt::Down(error),
         };
+        let signed = Some(&self.signing_key);
         match family {
-            Family::Msc1902 => {
-                let path = "/_matrix/federation/v1/remote_media/download";
-                ask(format!("{path}/{server_name}/{media_id}?allow_remote=false&timeout_ms={ms}"), signed)
-            }
+            Family::Msc1902 => self.either(server_name, |version| {
+                let path = format!("/_matrix/federation/{version}/remote_media/download");
+                ask(&format!("{path}/{server_name}/{media_id}?allow_remote=false&timeout_ms={ms}"), signed)
+            }),
             // Never `allow_remote` here: Dendrite answers it with an empty 404.
             Family::Msc3916 => {
-                ask(format!("/_matrix/federation/v1/media/download/{media_id}?timeout_ms={ms}"), signed)
+                ask(&format!("/_matrix/federation/v1/media/download/{media_id}?timeout_ms={ms}"), signed)
             }
             Family::Legacy => {
                 let query = format!("{server_name}/{media_id}?allow_remote=false&timeout_ms={ms}");
-                let v3 = ask(format!("/_matrix/media/v3/download/{query}&allow_redirect=true"), None);
+                let v3 = ask(&format!("/_matrix/media/v3/download/{query}&allow_redirect=true"), None);
                 // Servers from before v3.
                 let is_old = matches!(v3, Attempt::UnknownEndpoint);
-                if is_old { ask(format!("/_matrix/media/r0/download/{query}"), None) } else { v3 }
+                if is_old { ask(&format!("/_matrix/media/r0/download/{query}"), None) } else { v3 }
+            }
+        }
+    }
+
+    /// Asks under MSC1902's stable version, and once a day under its unstable one, which servers are to use before the proposal is
+    /// released. One that has the endpoint there is asked there first.
+    fn either(&self, server_name: &ServerName, ask: impl Fn(&str) -> Attempt) -> Attempt {
+        let now = (self.monotonic)();
+        let known = self.unstable.get(server_name).filter(|(_, until)| now < *until);
+        let remember =
+            |has_it| self.unstable.insert(server_name.clone(), (has_it, now.after(UNSTABLE_LIFETIME)));
+        if let Some((true, _)) = known {
+            let answer = ask(UNSTABLE);
+            if !matches!(answer, Attempt::UnknownEndpoint) {
+                return answer;
+            }
+            self.unstable.remove(server_name);
+        }
+        let stable = ask(STABLE);
+        if known.is_some() || !matches!(stable, Attempt::UnknownEndpoint | Attempt::NotFound) {
+            return stable;
+        }
+        let unstable = ask(UNSTABLE);
+        match (&stable, &unstable) {
+            // What a server says of other media than this, under a path that it may not know, is only believed when it is good.
+            (_, Attempt::Media(_) | Attempt::Told(_)) | (Attempt::UnknownEndpoint, Attempt::NotFound) => {
+                remember(true);
+                unstable
+            }
+            (_, Attempt::Down(RemoteError::Outbound(_) | RemoteError::BackingOff(_))) => unstable,
+            _ => {
+                remember(false);
+                stable
             }
         }
     }

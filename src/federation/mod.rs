@@ -63,6 +63,9 @@ const CACHED_VAIN: usize = 4096;
 /// Servers whose keys are kept in memory while they cannot be stored; about 2 KiB each at most.
 const UNSTORED_KEYS: usize = 512;
 
+/// Servers of which it is remembered whether they were asked for MSC1902's unstable endpoint; about 150 bytes each.
+const UNSTABLE_ASKED: usize = 4096;
+
 /// The door to other servers.
 pub(crate) struct Federation {
     /// Our own name.
@@ -81,6 +84,8 @@ pub(crate) struct Federation {
     policy: Policy,
     /// Order of outbound attempts.
     families: Vec<Family>,
+    /// Largest file that is taken, bytes.
+    max_size: u64,
     /// Longest silence of a remote server.
     patience: Duration,
     /// Longest wait for keys and the like.
@@ -95,6 +100,8 @@ pub(crate) struct Federation {
     key_backoff: Backoff,
     /// Keys that could not be stored.
     unstored_keys: Cache<ServerName, Vec<StoredKey>>,
+    /// Whether servers have MSC1902's endpoints under the unstable version, and until when that is believed.
+    unstable: Cache<ServerName, (bool, Moment)>,
     /// Media asked for in vain, and until when it is not asked for again.
     in_vain: Cache<Mxc, (Vain, Moment)>,
     /// Remembers keys and families.
@@ -161,15 +168,17 @@ impl Federation {
         };
         let small_patience = SMALL_TIMEOUT.min(config.timeout.0);
         let small = outbound(small_patience, Some(small_patience))?;
+        let clocks = (Arc::clone(&clock), Arc::clone(&monotonic));
         Ok(Self {
             server_name,
             signing_key,
             standing: RwLock::new(Standing::Unknown("not yet compared".to_owned())),
             outbound: outbound(config.timeout.0, Some(longest_fetch(config)))?,
-            discovery: Discovery::new(small.clone(), names.clone(), Arc::clone(&clock), random),
+            discovery: Discovery::new(small.clone(), names.clone(), clocks, random),
             outbound_small: small,
             policy: Policy::new(&config.allow, &config.deny),
             families: config.families.clone(),
+            max_size: config.max_size.0,
             patience: config.timeout.0,
             small_patience,
             notaries: config.notaries.clone(),
@@ -177,6 +186,7 @@ impl Federation {
             backoff: Backoff::new(),
             key_backoff: Backoff::new(),
             unstored_keys: Cache::new(UNSTORED_KEYS),
+            unstable: Cache::new(UNSTABLE_ASKED),
             in_vain: Cache::new(CACHED_VAIN),
             catalog,
             clock,

@@ -63,6 +63,8 @@ pub(crate) struct Library {
     filling: Arc<Mutex<HashSet<MediaId>>>,
     /// When media was last served, not yet in the catalog.
     accesses: Mutex<HashMap<Mxc, Timestamp>>,
+    /// The clocks when it was last looked for what has expired.
+    last_look: sweep::LastLook,
     /// Rate of `create`, per user.
     create_limiter: CreateLimiter,
     /// For times in rows.
@@ -151,6 +153,7 @@ impl Library {
             reported: Cache::new(REPORTED),
             filling: Arc::default(),
             accesses: Mutex::default(),
+            last_look: sweep::LastLook::default(),
             create_limiter: upload::create_limiter(),
             clock,
             monotonic,

@@ -60,13 +60,7 @@ impl Library {
             RemoteHead { content_type: content_type.clone(), upload_name: upload_name.clone(), size },
             file,
         );
-        let poured = pour(body, &mut ingest, listener).and_then(|()| match size {
-            Some(announced) if announced != ingest.size() => {
-                Err(broke_off(io::Error::other("another length than announced")))
-            }
-            _ => Ok(()),
-        });
-        match poured {
+        match pour(body, &mut ingest, size, listener) {
             Ok(()) => self.federation.sent_whole(&mxc.server_name),
             Err(error) => {
                 too_large(&error);
@@ -99,8 +93,16 @@ impl Library {
     }
 }
 
-/// Moves all of `body` through the gate.
-fn pour(mut body: impl io::Read, ingest: &mut Ingest, listener: &impl FetchListener) -> Result<()> {
+/// Moves all of `body` through the gate: as many bytes as are announced, no fewer and no more.
+fn pour(
+    mut body: impl io::Read,
+    ingest: &mut Ingest,
+    announced: Option<u64>,
+    listener: &impl FetchListener,
+) -> Result<()> {
+    let is_other = |size: u64| announced.is_some_and(|announced| announced != size);
+    let is_more = |size: u64| announced.is_some_and(|announced| announced < size);
+    let another_length = || Err(broke_off(io::Error::other("another length than announced")));
     let started = Instant::now();
     let mut chunk = vec![0; CHUNK];
     loop {
@@ -109,6 +111,7 @@ fn pour(mut body: impl io::Read, ingest: &mut Ingest, listener: &impl FetchListe
             return Err(broke_off(io::Error::other("it sends too slowly")));
         }
         let count = match body.read(&mut chunk) {
+            Ok(0) if is_other(ingest.size()) => return another_length(),
             Ok(0) => return Ok(()),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -118,6 +121,10 @@ fn pour(mut body: impl io::Read, ingest: &mut Ingest, listener: &impl FetchListe
             IngestError::TooLarge(_) => federation::too_large(),
             IngestError::Io(error) => Error::storing("storing remote media", error),
         })?;
+        // Clients were told the length.
+        if is_more(ingest.size()) {
+            return another_length();
+        }
         listener.advanced(ingest.size());
     }
 }
@@ -168,7 +175,7 @@ mod tests {
         let blobs = Blobs::open(folder.path(), Arc::new(SystemDisk)).unwrap();
         let mut ingest = blobs.ingest(100, None).unwrap();
         let ear = Ear::default();
-        let error = pour(Failing(vec![b"abc", b"de"]), &mut ingest, &ear).unwrap_err();
+        let error = pour(Failing(vec![b"abc", b"de"]), &mut ingest, None, &ear).unwrap_err();
         assert_eq!(error.kind(), Kind::RemoteFailed);
         assert_eq!(*ear.0.borrow(), [3, 5]);
         drop(ingest);
@@ -180,10 +187,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(folder.path(), Arc::new(SystemDisk)).unwrap();
         let mut ingest = blobs.ingest(4, None).unwrap();
-        pour(&b"1234"[..], &mut ingest, &Ear::default()).unwrap();
+        pour(&b"1234"[..], &mut ingest, Some(4), &Ear::default()).unwrap();
         assert_eq!(ingest.finish().unwrap().size(), 4);
         let mut ingest = blobs.ingest(4, None).unwrap();
-        let error = pour(&b"12345"[..], &mut ingest, &Ear::default()).unwrap_err();
+        let error = pour(&b"12345"[..], &mut ingest, None, &Ear::default()).unwrap_err();
         assert_eq!(error.kind(), Kind::RemoteTooLarge);
+    }
+
+    #[test]
+    fn what_is_announced_comes_or_the_remote_broke_off_and_nobody_hears_of_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(folder.path(), Arc::new(SystemDisk)).unwrap();
+        for announced in [2, 4] {
+            let (mut ingest, ear) = (blobs.ingest(10, None).unwrap(), Ear::default());
+            let error = pour(&b"123"[..], &mut ingest, Some(announced), &ear).unwrap_err();
+            assert_eq!(error.kind(), Kind::RemoteFailed);
+            assert!(ear.0.borrow().iter().all(|size| *size <= announced));
+        }
     }
 }

@@ -6,6 +6,7 @@
 mod coding;
 mod guard;
 mod head;
+mod plain;
 mod race;
 mod tls;
 mod unix;
@@ -233,6 +234,8 @@ impl Rules {
             .max_redirects_will_error(false)
             .proxy(None)
             .user_agent(concat!("media-sidecar/", env!("CARGO_PKG_VERSION")))
+            // Unless a request says otherwise: silence lets a server choose.
+            .accept_encoding("identity")
             .max_response_header_size(INPUT_BUFFER)
             .input_buffer_size(INPUT_BUFFER)
             .output_buffer_size(OUTPUT_BUFFER)
@@ -291,34 +294,49 @@ impl Answer {
         self.response.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
     }
 
-    /// The length of the body, if announced.
+    /// The length of the body, if announced; of an encoded one it is not.
     pub(crate) fn content_length(&self) -> Option<u64> {
+        if self.is_packed() {
+            return None;
+        }
         self.header("content-length")?.parse().ok()
     }
 
-    /// The whole body if it has at most `limit` bytes; `None` if it has more.
+    /// `Content-Encoding`, all its lines as one list, in lower case.
+    fn codings(&self) -> String {
+        let lines: Vec<_> = self.header_lines("content-encoding").map(String::from_utf8_lossy).collect();
+        lines.join(",").to_ascii_lowercase()
+    }
+
+    /// The whole body, without its encoding, if it has at most `limit` bytes; `None` if it has more.
     pub(crate) fn read_at_most(self, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        read_at_most(self.into_reader(), limit)
+        read_at_most(self.into_plain(limit)?, limit)
     }
 
     /// As [`read_at_most`](Self::read_at_most), given up after `within`.
     pub(crate) fn read_at_most_within(self, limit: u64, within: Duration) -> io::Result<Option<Vec<u8>>> {
-        read_at_most(self.into_hurried(within), limit)
+        read_at_most(self.into_hurried(limit, within)?, limit)
     }
 
-    /// The body as it arrives, to be read within that time until it is [left in peace](Hurried::unhurried).
-    pub(crate) fn into_hurried(self, within: Duration) -> Hurried<impl Read + Send + 'static> {
-        Hurried { source: self.into_reader(), until: Instant::now().checked_add(within) }
+    /// [`into_plain`](Self::into_plain), to be read within that time until it is [left in peace](Hurried::unhurried).
+    pub(crate) fn into_hurried(self, limit: u64, within: Duration) -> io::Result<Hurried<impl Read + Send>> {
+        let until = Instant::now().checked_add(within);
+        Ok(Hurried { source: self.into_plain(limit)?, until })
     }
 
-    /// `Content-Encoding`, all its lines as one list.
-    fn codings(&self) -> String {
-        let lines = self.response.headers().get_all("content-encoding").iter();
-        lines.map(|line| String::from_utf8_lossy(line.as_bytes())).collect::<Vec<_>>().join(",")
+    /// The body as it arrives, without an encoding, which was not asked for and comes now and then. Only `limit` bytes of it are
+    /// wanted: whoever reads stops there, and nobody sends many more than that for it. A body shorter than announced ends in
+    /// an error. Silence is an error of `TimedOut` kind.
+    ///
+    /// # Errors
+    /// One of `Unsupported` kind for an encoding that cannot be undone.
+    pub(crate) fn into_plain(self, limit: u64) -> io::Result<Box<dyn Read + Send>> {
+        let codings = self.codings();
+        plain::plain(&codings, self.into_wire(), limit)
     }
 
     /// Whether the body's bytes are others than those that are meant.
-    pub(crate) fn is_packed(&self) -> bool {
+    fn is_packed(&self) -> bool {
         coding::is_packed(&self.codings())
     }
 
@@ -328,12 +346,11 @@ impl Answer {
     /// # Errors
     /// One of `Unsupported` kind for an encoding that was not asked for.
     pub(crate) fn into_decoded(self, limit: u64) -> io::Result<Box<dyn Read + Send>> {
-        coding::undo(&self.codings(), self.into_reader().take(limit))
+        coding::undo(&self.codings(), self.into_wire().take(limit))
     }
 
-    /// The body as it arrives. A body shorter than announced ends in an error.
-    /// Silence is an error of `TimedOut` kind.
-    pub(crate) fn into_reader(self) -> impl Read + Send + 'static {
+    /// The body's bytes as they come.
+    fn into_wire(self) -> impl Read + Send + 'static {
         Plain(self.response.into_body().into_reader())
     }
 }

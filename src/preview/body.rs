@@ -17,7 +17,7 @@ pub(super) struct Body {
     left_out: Option<Part>,
     /// The main part, if one is open.
     main: Option<Part>,
-    /// The part whose class says that it is furniture, if one is open. Some of these hold the text.
+    /// The head of the page or a part whose class says that it is furniture, if one is open. Some of these hold the text.
     doubtful: Option<Part>,
     /// The text since the last boundary.
     block: Block,
@@ -150,7 +150,7 @@ impl Body {
         }
         if let Some(hold) = hold {
             let part = Part { name: name.to_owned(), depth: 1, hold };
-            if hold != Hold::Weak || !text::is_block(name) {
+            if !matches!(hold, Hold::Doubtful | Hold::Header) || !text::is_block(name) {
                 self.poster(tag);
                 self.left_out = Some(part);
                 return;
@@ -164,7 +164,7 @@ impl Body {
             }
             (None, false) => {}
         }
-        if self.doubtful.is_none() {
+        if self.doubtful.as_ref().is_none_or(|part| part.hold == Hold::Header) {
             self.start_heading(name);
         }
         match name {
@@ -177,28 +177,23 @@ impl Body {
         }
     }
 
-    /// A start tag within a part that is left out. The head of a page has its title, and without scripts the picture that one
-    /// would load is there.
+    /// A start tag within a part that is left out. Without scripts the picture that one would load is there.
     fn start_left_out(&mut self, tag: &Tag) {
-        let Some(part) = &self.left_out else { return };
-        if part.hold == Hold::Header {
-            self.start_heading(tag.name());
-        } else if part.name == "noscript" && tag.name() == "img" {
+        if tag.name() == "img" && self.left_out.as_ref().is_some_and(|part| part.name == "noscript") {
             self.image(tag);
         }
     }
 
     /// An end tag.
     pub(super) fn end(&mut self, name: &str) {
-        let is_unseen = self.left_out.as_ref().is_some_and(|part| part.hold == Hold::Strong);
-        if heading_level(name).is_some() && !is_unseen {
-            self.end_heading();
-        }
         if let Some(part) = &mut self.left_out {
             if part.end(name) {
                 self.left_out = None;
             }
             return;
+        }
+        if heading_level(name).is_some() {
+            self.end_heading();
         }
         if text::is_block(name) {
             self.end_block();
@@ -227,10 +222,12 @@ impl Body {
 
     /// Text.
     pub(super) fn text_piece(&mut self, piece: &[u8]) {
-        let is_left_out = self.left_out.as_ref().is_some_and(|part| part.hold != Hold::Header);
-        if self.heading.is_some() && !is_left_out {
+        if self.left_out.is_some() {
+            return;
+        }
+        if self.heading.is_some() {
             push_capped(&mut self.heading_text, piece, MAX_BLOCK);
-        } else if self.heading.is_none() && self.left_out.is_none() {
+        } else {
             self.is_after_break &= piece.trim_ascii().is_empty();
             self.block.push(piece, self.is_link);
         }
@@ -273,7 +270,7 @@ impl Body {
         }
         let (weight, is_sentence) = (weight(&text), text::is_sentence(&text));
         if self.doubtful.is_some() {
-            if self.place == Place::Paragraph && weight >= LEAST_PARAGRAPH {
+            if (self.place == Place::Paragraph || is_sentence) && weight >= LEAST_PARAGRAPH {
                 self.keep(6, &text);
             }
             return;
@@ -285,7 +282,8 @@ impl Body {
             (Place::Other, false) => (3, 60),
             (Place::Preformatted, _) => (4, usize::MAX),
         };
-        if weight >= least {
+        let is_label = furniture::is_label(&text);
+        if weight >= least && !is_label {
             if self.place == Place::Paragraph
                 && let Some(prelude) = prelude
             {
@@ -298,7 +296,7 @@ impl Body {
         {
             self.prelude = Some(prelude.map_or_else(|| text.clone(), |prelude| format!("{prelude} {text}")));
         }
-        if is_sentence || weight >= LEAST_PARAGRAPH || self.place == Place::Paragraph {
+        if !is_label && (is_sentence || weight >= LEAST_PARAGRAPH || self.place == Place::Paragraph) {
             self.keep(4, &text);
         } else if text.contains(char::is_alphabetic) {
             self.keep(5, &text);
@@ -419,7 +417,7 @@ impl Part {
             "body" => true,
             "main" => self.hold < Hold::Strong,
             "article" => self.hold < Hold::Medium,
-            "h1" => self.hold == Hold::Weak,
+            "h1" => self.hold <= Hold::Weak,
             _ => false,
         }
     }

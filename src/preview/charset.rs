@@ -188,7 +188,7 @@ impl Hints {
             }
         }
         // One byte that broke on its way does not make it something else, nor do bytes that no text has.
-        if evidence.is_utf8() || evidence.has_only_noise {
+        if evidence.is_utf8() || evidence.bytes == 0 {
             return UTF_8;
         }
         let top_level_domain = self.top_level_domain.as_deref();
@@ -213,12 +213,10 @@ struct Evidence {
     foreign: usize,
     /// Sequences that are no UTF-8.
     invalid: usize,
-    /// Bytes that are not ASCII.
+    /// Bytes that are not ASCII and occur in texts.
     bytes: usize,
     /// Whether there are bytes of value 0.
     has_nulls: bool,
-    /// Whether all bytes that are not ASCII are such as texts hardly have in any character set.
-    has_only_noise: bool,
 }
 
 /// What the bytes say of a declared character set.
@@ -247,9 +245,8 @@ impl Evidence {
             }
         }
         evidence.has_nulls = window.contains(&0);
-        let mut foreign = window.iter().filter(|byte| !byte.is_ascii());
-        evidence.bytes = foreign.clone().count();
-        evidence.has_only_noise = foreign.all(|byte| matches!(byte, 0xfe | 0xff));
+        // Hardly any text has the last two, and none has only them.
+        evidence.bytes = window.iter().filter(|byte| (0x80..0xfe).contains(*byte)).count();
         evidence
     }
 

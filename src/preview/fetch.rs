@@ -222,11 +222,10 @@ impl Fetcher {
 
     /// What is to be read.
     fn landing(&self, link: &Link, answer: Answer, deadline: Instant) -> Result<Landing> {
-        let is_packed = answer.is_packed();
         let content_type = answer.header_lossy("content-type");
         let disposition = answer.header_lossy("content-disposition");
         let refresh = answer.header_lossy("refresh");
-        let size = answer.content_length().filter(|_| !is_packed);
+        let size = answer.content_length();
         let body = answer.into_decoded(self.max_wire).map_err(broke_off)?;
         Ok(Landing { url: link.0.clone(), content_type, disposition, refresh, size, deadline, body })
     }

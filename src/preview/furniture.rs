@@ -8,9 +8,11 @@ use super::text;
 /// What may end a part that is left out, besides its own end: pages forget to close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Hold {
+    /// A main part or a heading of the first level. Its paragraphs count where there is no other text.
+    Doubtful,
     /// A main part or a heading of the first level.
     Weak,
-    /// A main part. Headings within count: the head of a page has its title.
+    /// A main part. Headings within count: the head of a page has its title; its paragraphs as in a doubtful part.
     Header,
     /// A main part.
     Medium,
@@ -23,8 +25,10 @@ pub(super) fn hold(tag: &Tag, is_in_main: bool) -> Option<Hold> {
     let name = tag.name();
     let by_name = match name {
         _ if text::is_unseen(name) => Some(Hold::Strong),
-        "nav" | "footer" | "aside" | "menu" | "dialog" | "button" | "label" | "legend" | "figcaption"
-        | "caption" | "title" => Some(Hold::Medium),
+        "nav" | "footer" | "aside" | "menu" | "dialog" | "button" | "label" | "legend" | "title" => {
+            Some(Hold::Medium)
+        }
+        "figcaption" | "caption" => Some(Hold::Doubtful),
         "sup" if is_citation(tag) => Some(Hold::Medium),
         "header" if !is_in_main => Some(Hold::Header),
         _ => None,
@@ -42,8 +46,13 @@ pub(super) fn hold(tag: &Tag, is_in_main: bool) -> Option<Hold> {
     if role == "banner" {
         return Some(Hold::Header);
     }
-    let is_named = [tag.get("class"), tag.get("id")].into_iter().flatten().any(is_furniture_name);
-    is_named.then_some(Hold::Weak)
+    let has = |words: &[&str]| {
+        [tag.get("class"), tag.get("id")].into_iter().flatten().any(|names| is_named(names, words))
+    };
+    if has(&FURNITURE) {
+        return Some(Hold::Weak);
+    }
+    has(&DOUBTFUL).then_some(Hold::Doubtful)
 }
 
 /// Whether an element holds what the page is about.
@@ -79,17 +88,28 @@ pub(super) fn is_boilerplate(text: &str) -> bool {
     is_consent || is_about_scripts || (is_claim && text.len() < MAX_CLAIM)
 }
 
+/// Whether a text that is no sentence stands beside the text proper: the time and authors of an article, or a call to readers
+/// in capitals.
+pub(super) fn is_label(text: &str) -> bool {
+    let count = |is: fn(char) -> bool| text.chars().filter(|c| is(*c)).count();
+    let (digits, letters) = (count(|c| c.is_ascii_digit()), count(char::is_alphabetic));
+    let is_time = digits >= 4 && digits.saturating_mul(5) > letters;
+    let is_shouted = count(char::is_uppercase) > 0 && count(char::is_lowercase) == 0;
+    !text::is_sentence(text) && (is_time || is_shouted)
+}
+
 /// Whether an element is the mark of a footnote, as wikis write it.
 fn is_citation(tag: &Tag) -> bool {
     tag.get("class").is_some_and(|names| names.split_ascii_whitespace().any(|name| name == "reference"))
 }
 
-/// Whether a class or an ID names furniture: `site-menu`, `cookieBanner`. `has-sidebar` names what is beside it.
-fn is_furniture_name(names: &str) -> bool {
+/// Whether a class or an ID has one of the words: `site-menu`, `cookieBanner`. `has-sidebar` names what is beside it.
+fn is_named(names: &str, known: &[&str]) -> bool {
     names.split_ascii_whitespace().any(|name| {
-        let words = || words_of(name);
-        let is = |word: &str, known: &[&str]| known.iter().any(|known| known.eq_ignore_ascii_case(word));
-        !words().any(|word| is(word, &BESIDE)) && words().any(|word| is(word, &FURNITURE))
+        let has = |known: &[&str]| {
+            words_of(name).any(|word| known.iter().any(|known| known.eq_ignore_ascii_case(word)))
+        };
+        !has(&BESIDE) && has(known)
     })
 }
 
@@ -125,51 +145,55 @@ const ROLES: [&str; 10] = [
 ];
 
 /// Words in names of what merely stands beside furniture, or is laid out with it.
-const BESIDE: [&str; 7] = ["has", "no", "with", "is", "wrapper", "layout", "without"];
+const BESIDE: [&str; 9] = ["has", "no", "with", "is", "wrapper", "layout", "without", "overflow", "label"];
 
 /// Words in classes and IDs of furniture.
-const FURNITURE: [&str; 41] = [
+const FURNITURE: [&str; 24] = [
     "advert",
     "advertisement",
     "breadcrumb",
     "breadcrumbs",
-    "byline",
-    "caption",
-    "comments",
     "consent",
     "cookie",
     "cookiebanner",
     "cookieconsent",
     "cookies",
-    "coordinates",
     "didomi",
     "footer",
     "gdpr",
-    "hatnote",
-    "hidden",
-    "infobox",
     "menu",
     "modal",
     "nav",
     "navbar",
     "navbox",
     "navigation",
-    "newsletter",
-    "noprint",
     "onetrust",
     "pager",
     "pagination",
     "popup",
+    "skip",
+    "usercentrics",
+];
+
+/// Words in classes and IDs of what often is furniture.
+const DOUBTFUL: [&str; 17] = [
+    "byline",
+    "caption",
+    "comments",
+    "coordinates",
+    "hatnote",
+    "hidden",
+    "infobox",
+    "newsletter",
+    "noprint",
     "related",
     "share",
     "sharing",
     "sidebar",
     "signup",
-    "skip",
     "social",
     "subscribe",
     "toc",
-    "usercentrics",
 ];
 
 /// Words of those who ask for consent to cookies, in several languages.
@@ -226,15 +250,35 @@ mod tests {
             "cookie_banner",
             "cookieBanner",
             "CookieConsent",
-            "main SideBar-toc x-nav",
+            "main SideBar-x x-nav",
             "pageFooter",
         ] {
-            assert!(is_furniture_name(name), "{name}");
+            assert!(is_named(name, &FURNITURE), "{name}");
         }
+        assert!(is_named("l-sidebar-fixed", &DOUBTFUL) && !is_named("l-sidebar-fixed", &FURNITURE));
         for name in
             ["has-sidebar", "navy", "menus", "content", "", "-", "--", "no-menu", "layoutSidebar", "Ä_ö"]
         {
-            assert!(!is_furniture_name(name), "{name}");
+            assert!(!is_named(name, &FURNITURE) && !is_named(name, &DOUBTFUL), "{name}");
+        }
+    }
+
+    #[test]
+    fn times_and_calls_are_no_text() {
+        for text in [
+            "Le Monde | 04.05.2015 à 13h36 • Mis à jour le 05.05.2015 | Par A. B",
+            "22 Dec, 2016",
+            "SIGN UP FOR OUR NEWSLETTER",
+        ] {
+            assert!(is_label(text), "{text}");
+        }
+        for text in [
+            "In 2015 it was 30 years old.",
+            "It was built between 1914 and 1918 by those who lived there",
+            "日本語の文章",
+            "NASA SAID YES.",
+        ] {
+            assert!(!is_label(text), "{text}");
         }
     }
 

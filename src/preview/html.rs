@@ -86,13 +86,14 @@ fn run<R: Reader, L: Listener>(reader: R, syntax: Syntax, listener: &mut L) -> R
         syntax,
         tag: Tag::default(),
         is_end: false,
+        is_in_tag: false,
         attribute: Vec::new(),
         kept: None,
         last_start: Vec::new(),
         foreign: 0,
         position: 0,
     };
-    let mut tokenizer = Tokenizer::new_with_emitter(Paced { reader, has_paused: false }, bridge);
+    let mut tokenizer = Tokenizer::new_with_emitter(Paced { reader, reads: 0 }, bridge);
     loop {
         match tokenizer.next() {
             Some(Err(Stop::Pause)) => {}
@@ -103,7 +104,7 @@ fn run<R: Reader, L: Listener>(reader: R, syntax: Syntax, listener: &mut L) -> R
     }
 }
 
-/// A reader that makes the tokenizer come back to [`run`] within each double-quoted value.
+/// A reader that makes the tokenizer come back to [`run`] every few double-quoted values.
 ///
 /// html5gum's states call one another where one follows another, and there is one circle of such calls: around a
 /// double-quoted value, to the next attribute and its value. The compiler does not turn them into jumps, so each attribute
@@ -112,8 +113,8 @@ fn run<R: Reader, L: Listener>(reader: R, syntax: Syntax, listener: &mut L) -> R
 struct Paced<R> {
     /// The document.
     reader: R,
-    /// Whether the last answer was a pause.
-    has_paused: bool,
+    /// How often it was read in a double-quoted value since the last pause.
+    reads: u8,
 }
 
 /// Why the tokenizer came back.
@@ -148,8 +149,8 @@ impl<R: Reader> Reader for Paced<R> {
     ) -> Result<Option<&'b [u8]>, Self::Error> {
         // Of all states only the double-quoted value looks for both of these and nothing before them.
         if ends.starts_with(b"\"&") {
-            self.has_paused = !self.has_paused;
-            if self.has_paused {
+            self.reads = self.reads.checked_add(1).filter(|reads| *reads <= MAX_READS).unwrap_or_default();
+            if self.reads == 0 {
                 return Err(Stop::Pause);
             }
         }
@@ -167,6 +168,8 @@ struct Bridge<'a, L> {
     tag: Tag,
     /// Whether it is an end tag.
     is_end: bool,
+    /// Whether it is not over yet.
+    is_in_tag: bool,
     /// The name of the attribute under way.
     attribute: Vec<u8>,
     /// The attribute under way, if it is kept, and where its value begins.
@@ -241,7 +244,8 @@ impl<L: Listener> Emitter for Bridge<'_, L> {
 
     #[inline]
     fn pop_token(&mut self) -> Option<()> {
-        self.listener.is_done(self.position).then_some(())
+        // Where it comes back within a tag depends on the pieces in which the document comes.
+        (!self.is_in_tag && self.listener.is_done(self.position)).then_some(())
     }
 
     #[inline]
@@ -256,11 +260,13 @@ impl<L: Listener> Emitter for Bridge<'_, L> {
 
     fn init_start_tag(&mut self) {
         self.tag.clear();
+        self.is_in_tag = true;
         self.is_end = false;
     }
 
     fn init_end_tag(&mut self) {
         self.tag.clear();
+        self.is_in_tag = true;
         self.is_end = true;
     }
 
@@ -268,6 +274,7 @@ impl<L: Listener> Emitter for Bridge<'_, L> {
 
     fn emit_current_tag(&mut self) -> Option<State> {
         self.end_attribute();
+        self.is_in_tag = false;
         if self.is_end {
             if matches!(self.tag.name.as_slice(), b"svg" | b"math") {
                 self.foreign = self.foreign.saturating_sub(1);
@@ -356,7 +363,7 @@ fn text_of(bytes: &[u8]) -> &str {
 }
 
 /// The attributes that are kept.
-const KEPT: [&str; 31] = [
+const KEPT: [&str; 34] = [
     "alt",
     "aria-hidden",
     "charset",
@@ -364,9 +371,12 @@ const KEPT: [&str; 31] = [
     "content",
     "data-a-dynamic-image",
     "data-image",
+    "data-large_image",
+    "data-lazy",
     "data-lazy-src",
     "data-lazy-srcset",
     "data-old-hires",
+    "data-orig-file",
     "data-original",
     "data-src",
     "data-srcset",
@@ -396,6 +406,9 @@ const BREAKS_OUT: [&str; 17] = [
     "body", "br", "center", "div", "h1", "h2", "h3", "head", "hr", "img", "li", "meta", "ol", "p", "span",
     "table", "ul",
 ];
+
+/// How often the tokenizer reads double-quoted values before it comes back. Each takes up to half a kilobyte of the stack.
+const MAX_READS: u8 = 16;
 
 /// Longest name of a tag or attribute, bytes; a longer one is unknown anyway.
 const MAX_NAME: usize = 32;

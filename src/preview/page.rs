@@ -190,7 +190,10 @@ impl PageReader {
     fn refresh(&self, base: &Url, url: &Url) -> Option<Url> {
         let target = absolute(base, self.declared.refresh.as_deref()?)?;
         let has = |key: &str| self.declared.get(key).is_some();
-        let is_title = |title: &str| !title.contains("://") && !title.to_lowercase().contains("redirect");
+        let is_title = |title: &str| {
+            let title = title.to_lowercase();
+            !title.contains("://") && !LEADING.iter().any(|word| title.contains(word))
+        };
         let is_title = self.title.as_deref().is_some_and(is_title);
         let says_something = is_title
             || has("og:title")
@@ -322,6 +325,9 @@ const DESCRIPTIONS: [&str; 6] = [
 /// Where a title is declared besides, best first.
 const TITLES: [&str; 6] =
     ["itemprop:headline", "itemprop:name", "title", "dc.title", "dcterms.title", "citation_title"];
+
+/// Words in titles of pages that only lead elsewhere.
+const LEADING: [&str; 5] = ["redirect", "loading…", "loading...", "please wait", "moved"];
 
 /// How much further a page is read for a picture that it shows, once all is declared, bytes.
 const READ_ON: usize = 64 * 1024;

@@ -125,6 +125,19 @@ fn without_anything_better_the_text_of_the_page_describes_it() {
             "<div class=l-sidebar-fixed><p>The text is in what seems to be a bar at the side.</p></div>",
             Some("The text is in what seems to be a bar at the side."),
         ),
+        (
+            "<header><h1>Tool</h1><p>Tool is made for all that there is to do.</p></header>",
+            Some("Tool is made for all that there is to do."),
+        ),
+        (
+            "<figure><img src=/a.jpg><figcaption>A view of the harbour at night.</figcaption></figure>",
+            Some("A view of the harbour at night."),
+        ),
+        ("<div class=cookie-banner><p>We value your privacy, and so do all of our partners.</p></div>", None),
+        (
+            "<p>The root <math><mi>x</mi><annotation>{x}</annotation></math> is what we look for.",
+            Some("The root x is what we look for."),
+        ),
         ("<a href=/>Home</a> <a href=/n>News</a>", None),
         ("<nav>Home, news and all the rest of it</nav>", None),
         ("", None),
@@ -238,6 +251,10 @@ fn a_page_that_only_leads_elsewhere_says_where() {
             "<base href=https://z.example/d/><meta http-equiv=refresh content='0;url=e'>",
             Some("https://z.example/d/e"),
         ),
+        (
+            "<title>Please wait</title><meta http-equiv=refresh content='0;url=/a'>",
+            Some("https://x.example/a"),
+        ),
         ("<title>News</title><meta http-equiv=refresh content='0;url=/a'>", None),
         ("<meta name=description content=D><meta http-equiv=refresh content='0;url=/a'>", None),
         ("<meta property=og:image content=/i><meta http-equiv=refresh content='0;url=/a'>", None),
@@ -285,6 +302,8 @@ fn a_character_set_counts_wherever_it_is_declared() {
     }
     let page = read(b"<title>Noise \xff\xff here</title>", Some("text/html"), url);
     assert_eq!(page.title.as_deref(), Some("Noise \u{fffd}\u{fffd} here"));
+    let page = read(b"<title>Noise \xff\xfe\xff\xfe\xff \x93q\x94</title>", Some("text/html"), url);
+    assert_eq!(page.title.as_deref(), Some("Noise ÿþÿþÿ “q”"));
     let page = read(b"<title>caf\xe9</title>", Some("text/html"), url);
     assert_eq!(page.title.as_deref(), Some("café"));
 }

@@ -298,9 +298,28 @@ const BLOCKS: [&str; 58] = [
 ];
 
 /// The elements whose text is not that of the page, in order.
-const UNSEEN: [&str; 20] = [
-    "applet", "audio", "canvas", "datalist", "iframe", "math", "meter", "noembed", "noframes", "noscript",
-    "object", "progress", "rp", "script", "select", "style", "svg", "template", "textarea", "video",
+const UNSEEN: [&str; 21] = [
+    "annotation",
+    "annotation-xml",
+    "applet",
+    "audio",
+    "canvas",
+    "datalist",
+    "iframe",
+    "meter",
+    "noembed",
+    "noframes",
+    "noscript",
+    "object",
+    "progress",
+    "rp",
+    "script",
+    "select",
+    "style",
+    "svg",
+    "template",
+    "textarea",
+    "video",
 ];
 
 /// The elements that break a text, which texts have without their ends.

@@ -84,7 +84,7 @@ fn a_range_from_the_beginning_comes_before_the_rest_does() {
     connection.read_exact(&mut rest).unwrap();
     assert_eq!(rest, FILE[8..]);
     eventually("it is stored", || sidecar.alice().get(&download(&remote)).header("etag").is_some());
-    assert_eq!(remote.requests().len(), 3, "one fetch, with what it takes to find the way");
+    assert_eq!(remote.requests().len(), 4, "one fetch, with what it takes to find the way");
 }
 
 #[test]

@@ -362,9 +362,11 @@ fn what_strangers_cause_fills_no_log() {
         unsigned.get("/_matrix/media/v3/download/127.0.0.1:1/x");
     }
     eventually("the last line", || lines_with(&service, "media_sidecar::access").len() == 300);
-    for (level, most) in [(" WARN ", 40), ("ERROR ", 0), ("refused", 20)] {
-        let lines = lines_with(&service, level);
-        assert!(lines.len() <= most, "{level}: {lines:#?}");
+    // On a slow machine it takes more than a minute, after which lines are written again.
+    let minutes = 1 + lines_with(&service, "left_out").len();
+    for (part, most) in [(" WARN ", 40), ("ERROR ", 0), ("refused", 20)] {
+        let lines = lines_with(&service, part);
+        assert!(lines.len() <= most * minutes, "{part} {}: {lines:#?}", lines.len());
     }
     assert!(!lines_with(&service, "refused").is_empty());
     assert!(lines_with(&service, " WARN ").iter().all(|line| !line.contains("X-Matrix")));

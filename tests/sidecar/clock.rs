@@ -194,3 +194,28 @@ fn a_machine_whose_clock_was_set_back_is_idle_when_nothing_happens() {
     sidecar.advance(Duration::from_secs(5));
     eventually("thumbnails are made ahead", || sidecar.blobs().len() > 1);
 }
+
+#[test]
+fn a_delegation_is_asked_for_again_after_its_time() {
+    let media =
+        Peer::tls_named(&["moved.test"], |_| Reply::new(200).header("Content-Type", "image/png").body("png"));
+    for (status, lifetime) in [(200, Duration::from_mins(50)), (503, Duration::from_mins(3))] {
+        let well_known = Peer::tls_named(&["moved.test"], move |_| {
+            let reply = Reply::json(status, &serde_json::json!({"m.server": "moved.test:8449"}));
+            reply.header("Cache-Control", "max-age=2400")
+        });
+        let sidecar = Sidecar::start();
+        sidecar.zone.host("moved.test", 443, &[well_known.address]);
+        for port in [8448, 8449] {
+            sidecar.zone.host("moved.test", port, &[media.address]);
+        }
+        let fetch = |media_id: &str| {
+            assert_eq!(sidecar.alice().get(&download("moved.test", media_id)).status, 200);
+            well_known.requests().len()
+        };
+        assert_eq!(while_ahead(&sidecar, || fetch("a")), 1);
+        assert_eq!(fetch("b"), 1);
+        sidecar.advance(lifetime);
+        assert_eq!(fetch("c"), 2, "{status}");
+    }
+}

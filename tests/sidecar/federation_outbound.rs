@@ -45,8 +45,9 @@ fn remote(family: &'static str, reply: impl Fn() -> Reply + Send + Sync + 'stati
 fn every_family_is_spoken_in_the_configured_order() {
     for (family, reply, tried) in [
         ("/federation/v1/remote_media/", raw as fn() -> Reply, 1),
-        ("/federation/v1/media/", multipart, 2),
-        ("/_matrix/media/v3/", raw, 3),
+        ("/federation/unstable/org.matrix.msc1902/remote_media/", raw, 2),
+        ("/federation/v1/media/", multipart, 3),
+        ("/_matrix/media/v3/", raw, 4),
     ] {
         let (sidecar, remote) = (Sidecar::start(), remote(family, reply));
         let response = sidecar.alice().get(&download(&remote, "x"));
@@ -121,7 +122,7 @@ fn a_catch_all_page_is_not_media() {
     });
     let response = sidecar.alice().get(&download(&signed_only, "x"));
     assert_eq!(response.failure(), (404, "M_NOT_FOUND".to_owned()));
-    assert_eq!(signed_only.requests().len(), 3);
+    assert_eq!(signed_only.requests().len(), 4);
 }
 
 #[test]

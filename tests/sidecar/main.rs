@@ -51,6 +51,7 @@ mod previews_guard;
 mod previews_pages;
 mod previews_pictures;
 mod reload;
+mod remote_answers;
 mod remotes;
 mod routes;
 mod slow_remotes;

@@ -161,11 +161,11 @@ fn what_worked_is_remembered_across_restarts_and_tried_anew_after_a_day() {
         assert_eq!(sidecar.alice().get(&download(&remote, media_id)).status, 200);
         remote.requests().len() - before
     };
-    assert_eq!((fetch(&sidecar, "a"), fetch(&sidecar, "b")), (3, 1));
+    assert_eq!((fetch(&sidecar, "a"), fetch(&sidecar, "b")), (4, 1));
     let sidecar = Setup::in_folder(sidecar.stop()).start();
     assert_eq!(fetch(&sidecar, "c"), 1);
     sidecar.advance(Duration::from_hours(25));
-    assert_eq!((fetch(&sidecar, "d"), fetch(&sidecar, "e")), (3, 1));
+    assert_eq!((fetch(&sidecar, "d"), fetch(&sidecar, "e")), (4, 1));
 }
 
 #[test]
@@ -189,12 +189,12 @@ fn media_that_does_not_exist_is_not_asked_for_again_for_a_while() {
     let sidecar = Sidecar::start();
     let path = download(&remote, "x");
     assert_eq!(sidecar.alice().get(&path).status, 404);
-    let asked = remote.requests().len();
+    assert_eq!(remote.requests().len(), 4);
     assert_eq!(sidecar.alice().get(&path).status, 404);
-    assert_eq!(remote.requests().len(), asked);
+    assert_eq!(remote.requests().len(), 4);
     sidecar.advance(Duration::from_mins(11));
     assert_eq!(sidecar.alice().get(&path).status, 404);
-    assert_eq!(remote.requests().len(), 2 * asked);
+    assert_eq!(remote.requests().len(), 7, "all but MSC1902's unstable endpoint");
 }
 
 #[test]

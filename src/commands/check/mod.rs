@@ -21,6 +21,7 @@ use crate::federation::{SigningKey, Standing, compare_published_key};
 use crate::homeserver::{Homeserver, IN_CIRCLES};
 use crate::matrix::Timestamp;
 use crate::outbound::Answer;
+use crate::store;
 
 /// Largest answer read, bytes.
 const MAX_ANSWER: u64 = 64 * 1024;
@@ -184,6 +185,14 @@ fn check_data_dir(config: &Config, report: &mut Report<'_, impl Write>) -> Resul
             "data directory",
             format!("{shown} is not there yet; serve makes it"),
         );
+    }
+    match store::inspect(path) {
+        Ok(None) => {}
+        Ok(Some(problem)) => return report.say(Level::Fail, "data directory", problem),
+        Err(error) => {
+            let finding = format!("{shown} cannot be looked into ({}); run check as root", error.causes());
+            report.say(Level::Warn, "data directory", finding)?;
+        }
     }
     if let Err(error) = tempfile::tempfile_in(path) {
         let finding = format!("{shown} cannot be written ({error}); give it to the user the service runs as");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use self::well_known::WellKnown;
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::well_known::{lifetime as well_known_lifetime, read as read_well_known};
-use crate::matrix::{Clock, Host, Random, ServerName};
+use crate::matrix::{Clock, Host, Monotonic, Random, ServerName};
 use crate::names::{Lookups, Service};
 use crate::outbound::Outbound;
 
@@ -53,8 +53,13 @@ struct Dice(Random);
 
 impl Discovery {
     /// Asks for well-known documents through `outbound`.
-    pub(crate) fn new(outbound: Outbound, names: impl Into<Lookups>, clock: Clock, random: Random) -> Self {
-        let well_known = WellKnown::new(outbound, clock, Arc::clone(&random));
+    pub(crate) fn new(
+        outbound: Outbound,
+        names: impl Into<Lookups>,
+        clocks: (Clock, Monotonic),
+        random: Random,
+    ) -> Self {
+        let well_known = WellKnown::new(outbound, clocks, Arc::clone(&random));
         Self { well_known, names: names.into(), dice: Dice(random) }
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use quick_cache::sync::Cache;
 use serde::Deserialize;
 
-use crate::matrix::{Clock, Random, ServerName, Timestamp};
+use crate::matrix::{Clock, Moment, Monotonic, Random, ServerName, Timestamp};
 use crate::outbound::{Outbound, OutboundError};
 
 /// Servers remembered; about 300 bytes each.
@@ -39,8 +39,10 @@ pub(super) struct WellKnown {
     outbound: Outbound,
     /// What was found.
     cache: Cache<ServerName, Remembered>,
-    /// For lifetimes.
+    /// For the dates that documents come with.
     clock: Clock,
+    /// For how long they are remembered.
+    monotonic: Monotonic,
     /// For jitter: servers that were all asked at once are not all asked again at once.
     random: Random,
 }
@@ -51,9 +53,9 @@ struct Remembered {
     /// The delegation, if there is one.
     delegated: Option<ServerName>,
     /// Ask again then.
-    until: Timestamp,
+    until: Moment,
     /// While asking fails for a reason that may pass, the delegation is believed until then.
-    stale_until: Timestamp,
+    stale_until: Moment,
     /// Failures in a row.
     failures: u32,
 }
@@ -77,19 +79,19 @@ enum Absence {
 
 impl WellKnown {
     /// Asks through `outbound`.
-    pub(super) fn new(outbound: Outbound, clock: Clock, random: Random) -> Self {
-        Self { outbound, cache: Cache::new(CACHED), clock, random }
+    pub(super) fn new(outbound: Outbound, (clock, monotonic): (Clock, Monotonic), random: Random) -> Self {
+        Self { outbound, cache: Cache::new(CACHED), clock, monotonic, random }
     }
 
     /// What `server_name` delegates to, remembered or asked until then.
     pub(super) fn delegated(&self, server_name: &ServerName, until: Option<Instant>) -> Option<ServerName> {
-        let now = (self.clock)();
+        let now = (self.monotonic)();
         let old = self.cache.get(server_name);
         if let Some(known) = old.as_ref().filter(|known| now < known.until) {
             return known.delegated.clone();
         }
         let failures = old.as_ref().map_or(0, |old| old.failures).saturating_add(1);
-        let new = match self.fetch(server_name, now, until) {
+        let new = match self.fetch(server_name, until) {
             Ok((delegated, lifetime)) => Remembered {
                 delegated: Some(delegated),
                 until: now.after(self.jitter(lifetime)),
@@ -116,7 +118,6 @@ impl WellKnown {
     fn fetch(
         &self,
         server_name: &ServerName,
-        now: Timestamp,
         until: Option<Instant>,
     ) -> Result<(ServerName, Duration), Absence> {
         let url = format!("https://{}/.well-known/matrix/server", server_name.host_str());
@@ -136,6 +137,7 @@ impl WellKnown {
             500..=599 | 429 => return Err(Absence::Passing),
             _ => return Err(Absence::Decided),
         }
+        let now = (self.clock)();
         let lifetime = lifetime(answer.header("cache-control"), answer.header("expires"), now);
         let body =
             answer.read_at_most(MAX_DOCUMENT).map_err(|_io| Absence::Passing)?.ok_or(Absence::Decided)?;
