@@ -463,7 +463,7 @@ impl StdError for Problems {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ListenAddr;
+    use crate::config::{ListenAddr, Ports};
 
     /// Loads `text` as a file in a folder of its own, with `env`.
     fn load_file(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
@@ -668,6 +668,31 @@ mod tests {
             assert!(found, "{start} {entry}: {problems:#?}");
         }
         assert_eq!(problems.len(), 4, "{problems:#?}");
+    }
+
+    #[test]
+    fn ports_of_links_are_any_one_or_a_list() {
+        let load = |ports: &str| {
+            let text = format!("server_name: example.org\npreviews:\n  ports: {ports}\n");
+            load_file(&text, &[]).map(|loaded| loaded.config.previews.ports)
+        };
+        assert_eq!(load("any").unwrap(), Ports::Any);
+        assert_eq!(load("443").unwrap(), Ports::Listed(vec![443]));
+        assert_eq!(load("[80, 443]").unwrap(), Ports::Listed(vec![80, 443]));
+        for (ports, word) in [("all", "`any`"), ("70000", "`any`"), ("-1", "`any`"), ("[]", "at least one")] {
+            let problems = load(ports).unwrap_err();
+            assert!(
+                problems.len() == 1 && problems[0].starts_with("sidecar.yaml:3: `previews.ports`"),
+                "{problems:?}"
+            );
+            assert!(problems[0].contains(word), "{problems:?}");
+        }
+        for (ports, expected) in
+            [("any", Ports::Any), ("443", vec![443].into()), ("[80, 443]", vec![80, 443].into())]
+        {
+            let env = [("SIDECAR_SERVER_NAME", "example.org"), ("SIDECAR_PREVIEWS__PORTS", ports)];
+            assert_eq!(load_file("", &env).unwrap().config.previews.ports, expected, "{ports}");
+        }
     }
 
     #[test]

@@ -79,6 +79,11 @@ impl<'de> de::Visitor<'de> for PortsVisitor {
         u16::try_from(port).map(|port| Ports::Listed(vec![port])).map_err(|_large| none())
     }
 
+    fn visit_i64<E: de::Error>(self, port: i64) -> Result<Ports, E> {
+        let none = || E::invalid_value(de::Unexpected::Signed(port), &self);
+        u16::try_from(port).map(|port| Ports::Listed(vec![port])).map_err(|_no_port| none())
+    }
+
     fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Ports, A::Error> {
         let mut ports = Vec::new();
         while let Some(port) = list.next_element()? {

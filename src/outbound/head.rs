@@ -5,11 +5,11 @@
 
 use super::OutboundError;
 
-/// Largest head, bytes.
-pub(super) const MAX_HEAD: usize = 256 * 1024;
+/// Largest head, with those that announce it, bytes.
+const MAX_HEAD: usize = 256 * 1024;
 
-/// Most fields of one.
-const MAX_FIELDS: usize = 1000;
+/// Most lines of one.
+const MAX_LINES: usize = 1000;
 
 /// Largest head that is handed on as it is, bytes.
 const PLAIN_HEAD: usize = 12 * 1024;
@@ -41,42 +41,80 @@ const READ: [&str; 20] = [
     "www-authenticate",
 ];
 
-/// What is known of a head so far.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Head {
-    /// More must come.
-    Unfinished,
-    /// Clean, and how many bytes it took as it was sent.
-    Whole(Vec<u8>, usize),
+/// Reads the head of an answer as it comes, over those before it that only announce it. Each byte is looked at once, however
+/// few come at a time.
+#[derive(Debug, Default)]
+pub(super) struct HeadReader {
+    /// All that came, [`MAX_HEAD`] bytes and one chunk at most.
+    raw: Vec<u8>,
+    /// Where the head begins.
+    start: usize,
+    /// Where the line begins that is not whole yet.
+    line: usize,
+    /// How much of it is known to have no end.
+    searched: usize,
+    /// Lines of it so far.
+    lines: usize,
 }
 
-/// Reads the head that `bytes` begin with, over those that only announce another. `is_all`: no more will come.
-///
-/// # Errors
-/// For what is no HTTP, or too long.
-pub(super) fn read(bytes: &[u8], is_all: bool) -> Result<Head, OutboundError> {
-    let mut taken = 0_usize;
-    loop {
-        let rest = bytes.get(taken..).unwrap_or_default();
-        let Some(length) = length(rest).or_else(|| (is_all && !rest.is_empty()).then_some(rest.len())) else {
-            if rest.len() > MAX_HEAD {
-                return Err(OutboundError::Malformed("the head of its answer is over 256 KiB"));
+impl HeadReader {
+    /// Takes what came next; nothing when no more will. Gives the head, clean, and all that came after it, once it is whole;
+    /// nothing of a connection that ended before the first byte.
+    ///
+    /// # Errors
+    /// For what is no HTTP, or too long.
+    pub(super) fn take(&mut self, chunk: &[u8]) -> Result<Option<Vec<u8>>, OutboundError> {
+        self.raw.extend_from_slice(chunk);
+        let is_all = chunk.is_empty();
+        if is_all && self.raw.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        loop {
+            let end = match self.end()? {
+                Some(end) => end,
+                // Who hangs up before the empty line has said all the same.
+                None if is_all => self.raw.len(),
+                None => return self.expect_more().map(|()| None),
+            };
+            let (status, mut clean) = clean(self.raw.get(self.start..end).unwrap_or_default())?;
+            // 100 Continue, 103 Early Hints and the like; 101 is an answer, if none that was asked for.
+            if !matches!(status, 100 | 102..=199) {
+                clean.extend_from_slice(self.raw.get(end..).unwrap_or_default());
+                return Ok(Some(clean));
             }
-            // What speaks another language is not waited for.
-            if !rest.trim_ascii_start().is_empty() && !may_be_http(rest) {
-                return Err(OutboundError::Malformed(NO_HTTP));
+            (self.start, self.line, self.searched, self.lines) = (end, end, end, 0);
+        }
+    }
+
+    /// Where the head ends, behind its empty line, if that is there. Empty lines before it belong to it.
+    fn end(&mut self) -> Result<Option<usize>, OutboundError> {
+        while let Some(at) = self.raw.get(self.searched..).and_then(|rest| memchr::memchr(b'\n', rest)) {
+            let end = self.searched.saturating_add(at);
+            let line = self.raw.get(self.line..end).unwrap_or_default();
+            let is_empty = line.is_empty() || line == b"\r";
+            self.searched = end.saturating_add(1);
+            self.line = self.searched;
+            if is_empty && self.lines > 0 {
+                return Ok(Some(self.searched));
             }
-            return Ok(Head::Unfinished);
-        };
-        if length > MAX_HEAD {
+            if !is_empty {
+                self.lines = self.lines.saturating_add(1);
+            }
+            if self.lines > MAX_LINES {
+                return Err(OutboundError::Malformed("the head of its answer has over 1000 lines"));
+            }
+        }
+        self.searched = self.raw.len();
+        Ok(None)
+    }
+
+    /// Whether waiting for more makes sense.
+    fn expect_more(&self) -> Result<(), OutboundError> {
+        if self.raw.len() > MAX_HEAD {
             return Err(OutboundError::Malformed("the head of its answer is over 256 KiB"));
         }
-        taken = taken.saturating_add(length);
-        let (status, clean) = clean(rest.get(..length).unwrap_or_default())?;
-        // 100 Continue, 103 Early Hints and the like; 101 is an answer, if none that was asked for.
-        if !matches!(status, 100 | 102..=199) {
-            return Ok(Head::Whole(clean, taken));
-        }
+        let begun = self.raw.get(self.start..).unwrap_or_default();
+        if may_be_http(begun) { Ok(()) } else { Err(OutboundError::Malformed(NO_HTTP)) }
     }
 }
 
@@ -90,31 +128,14 @@ fn may_be_http(bytes: &[u8]) -> bool {
     start.iter().zip(known).all(|(byte, expected)| byte.eq_ignore_ascii_case(expected))
 }
 
-/// The length of the head, up to and with its empty line, if that is there. Empty lines before it belong to it.
-fn length(bytes: &[u8]) -> Option<usize> {
-    let mut at = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    loop {
-        let end = memchr::memchr(b'\n', bytes.get(at..)?)?;
-        let line = bytes.get(at..at.saturating_add(end))?;
-        at = at.saturating_add(end).saturating_add(1);
-        if line.is_empty() || line == b"\r" {
-            return Some(at);
-        }
-    }
-}
-
 /// The status, and the head as the HTTP client takes it.
 fn clean(head: &[u8]) -> Result<(u16, Vec<u8>), OutboundError> {
     let lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let mut lines = lines.skip_while(|line| line.is_empty());
     let (version, status) = lines.next().and_then(status_line).ok_or(OutboundError::Malformed(NO_HTTP))?;
     let mut fields: Vec<(&[u8], Vec<u8>)> = Vec::new();
-    let (mut count, mut is_kept) = (0_usize, false);
+    let mut is_kept = false;
     for line in lines.filter(|line| !line.is_empty()) {
-        count = count.saturating_add(1);
-        if count > MAX_FIELDS {
-            return Err(OutboundError::Malformed("the head of its answer has over 1000 lines"));
-        }
         if line.starts_with(b" ") || line.starts_with(b"\t") {
             if let Some((_, value)) = fields.last_mut().filter(|_| is_kept) {
                 value.push(b' ');
@@ -182,17 +203,56 @@ fn is_read(name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    /// The clean head as text.
-    fn cleaned(head: &[u8]) -> String {
-        match read(head, false).unwrap() {
-            Head::Whole(clean, taken) => {
-                assert_eq!(taken, head.len());
-                String::from_utf8(clean).unwrap()
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn whatever_comes_the_clean_head_is_short_and_the_same_in_any_pieces(
+            lines in prop::collection::vec("[ -~\t\u{e4}]{0,40}|(Location|content-type|X-A) ?: [ -~]{0,5000}", 0..200),
+            cut in 0_usize..5000,
+        ) {
+            let head = format!("HTTP/1.1 200 OK\r\n{}\r\n\r\n", lines.join("\r\n"));
+            let whole = HeadReader::default().take(head.as_bytes());
+            let mut reader = HeadReader::default();
+            let (first, second) = head.as_bytes().split_at(cut.clamp(1, head.len().saturating_sub(1)));
+            let pieces = reader.take(first).and_then(|read| read.map_or_else(|| reader.take(second), |mut read| {
+                read.extend(second);
+                Ok(Some(read))
+            }));
+            match (whole, pieces) {
+                (Ok(Some(whole)), Ok(Some(pieces))) => {
+                    let end = memchr::memmem::find(&whole, b"\r\n\r\n").unwrap();
+                    prop_assert!(end < PLAIN_HEAD + 1024);
+                    prop_assert_eq!(whole, pieces);
+                }
+                (whole, pieces) => prop_assert_eq!(whole.is_err(), pieces.is_err()),
             }
-            Head::Unfinished => panic!("{}", String::from_utf8_lossy(head)),
         }
+
+        #[test]
+        fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 1..2000), is_http: bool) {
+            let start: &[u8] = if is_http { b"HTTP/1.1 200\n" } else { b"" };
+            let mut reader = HeadReader::default();
+            if let Ok(None) = reader.take(&[start, &bytes].concat()) {
+                drop(reader.take(b""));
+            }
+        }
+    }
+
+    /// The clean head as text, whether it comes at once or byte by byte.
+    fn cleaned(head: &[u8]) -> String {
+        let whole = HeadReader::default().take(head).unwrap().unwrap();
+        let mut reader = HeadReader::default();
+        let (last, others) = head.split_last().unwrap();
+        if head.len() < 10_000 {
+            assert!(others.iter().all(|byte| reader.take(&[*byte]).unwrap().is_none()));
+            assert_eq!(reader.take(&[*last]).unwrap().unwrap(), whole);
+        }
+        String::from_utf8(whole).unwrap()
     }
 
     #[test]
@@ -242,8 +302,10 @@ mod tests {
 
     #[test]
     fn what_is_no_head_is_an_error_and_what_is_none_yet_is_waited_for() {
-        for unfinished in [&b""[..], b"H", b"HTTP/1.1 200 OK\r\nA: b\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"] {
-            assert_eq!(read(unfinished, false).unwrap(), Head::Unfinished);
+        for unfinished in
+            [&b"H"[..], b"\r\n", b"HTTP/1.1 200 OK\r\nA: b\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"]
+        {
+            assert_eq!(HeadReader::default().take(unfinished).unwrap(), None);
         }
         let lines = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(1001));
         let long = format!("HTTP/1.1 200 OK\r\nA: {}", "b".repeat(MAX_HEAD));
@@ -256,12 +318,30 @@ mod tests {
             lines.as_bytes(),
             long.as_bytes(),
         ] {
-            assert!(matches!(read(broken, false), Err(OutboundError::Malformed(_))), "{broken:?}");
+            let read = HeadReader::default().take(broken);
+            assert!(matches!(read, Err(OutboundError::Malformed(_))), "{broken:?}");
         }
         // A server that hangs up before the empty line has said all the same.
-        let Head::Whole(clean, _) = read(b"HTTP/1.1 302 x\r\nLocation: /a\r\n", true).unwrap() else {
-            panic!()
-        };
-        assert_eq!(clean, b"HTTP/1.1 302\r\nLocation: /a\r\n\r\n");
+        let mut reader = HeadReader::default();
+        assert_eq!(reader.take(b"HTTP/1.1 302 x\r\nLocation: /a\r\n").unwrap(), None);
+        assert_eq!(reader.take(b"").unwrap().unwrap(), b"HTTP/1.1 302\r\nLocation: /a\r\n\r\n");
+        assert_eq!(HeadReader::default().take(b"").unwrap(), Some(Vec::new()), "or nothing");
+    }
+
+    /// Each was small, and all were kept.
+    #[test]
+    fn announcements_without_end_are_an_error() {
+        let mut reader = HeadReader::default();
+        let hint = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n";
+        let taken = (0..MAX_HEAD).find_map(|_| reader.take(hint).err());
+        assert!(matches!(taken, Some(OutboundError::Malformed(_))));
+        assert!(reader.raw.len() < MAX_HEAD + 100);
+    }
+
+    #[test]
+    fn what_comes_after_a_head_is_handed_on_with_it() {
+        let read =
+            HeadReader::default().take(b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 100 is the body\n\n").unwrap();
+        assert_eq!(read.unwrap(), b"HTTP/1.1 200\r\n\r\nHTTP/1.1 100 is the body\n\n");
     }
 }

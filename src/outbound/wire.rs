@@ -17,7 +17,7 @@ use ureq::unversioned::transport::{
 };
 
 use super::guard::Guard;
-use super::head::{self, Head};
+use super::head::HeadReader;
 use super::race::{Memory, connect_first};
 
 /// How much of a head is read at once, bytes. What comes after it in one read must fit beside it in the input buffer.
@@ -39,8 +39,8 @@ pub(super) struct Wire {
     buffers: LazyBuffers,
     /// Where they go.
     stream: Stream,
-    /// What has come of a head that is not whole yet; `None` once it is.
-    head: Option<Vec<u8>>,
+    /// Reads a head that is not whole yet; `None` once it is.
+    head: Option<HeadReader>,
 }
 
 /// With or without TLS.
@@ -102,7 +102,7 @@ impl Transport for Wire {
             Stream::Tls(stream) => stream.write_all(output).and_then(|()| stream.flush()),
         };
         // The answer to it begins with a head.
-        self.head = Some(Vec::new());
+        self.head = Some(HeadReader::default());
         written.map_err(|error| in_time(error, timeout))
     }
 
@@ -113,8 +113,8 @@ impl Transport for Wire {
             None => {
                 self.stream.read(self.buffers.input_append_buf()).map_err(|error| in_time(error, timeout))?
             }
-            Some(raw) => {
-                let clean = read_head(&mut self.stream, raw, timeout)?;
+            Some(reader) => {
+                let clean = read_head(&mut self.stream, reader, timeout)?;
                 self.head = None;
                 let into = self.buffers.input_append_buf().get_mut(..clean.len());
                 into.ok_or(ureq::Error::BodyStalled)?.copy_from_slice(&clean);
@@ -141,22 +141,18 @@ impl Transport for Wire {
     }
 }
 
-/// Reads a head until it is whole. Gives it clean, with what came after it; nothing when the connection ends before it begins.
-fn read_head(stream: &mut Stream, raw: &mut Vec<u8>, timeout: NextTimeout) -> Result<Vec<u8>, ureq::Error> {
+/// Reads a head until it is whole. Gives it clean, with what came after it.
+fn read_head(
+    stream: &mut Stream,
+    reader: &mut HeadReader,
+    timeout: NextTimeout,
+) -> Result<Vec<u8>, ureq::Error> {
     let mut chunk = vec![0; HEAD_CHUNK];
     loop {
         let count = stream.read(&mut chunk).map_err(|error| in_time(error, timeout))?;
-        raw.extend_from_slice(chunk.get(..count).unwrap_or_default());
-        if raw.is_empty() {
-            return Ok(Vec::new());
-        }
-        let malformed = |error| ureq::Error::Other(Box::new(error));
-        if let Head::Whole(mut clean, taken) = head::read(raw, count == 0).map_err(malformed)? {
-            clean.extend_from_slice(raw.get(taken..).unwrap_or_default());
+        let taken = reader.take(chunk.get(..count).unwrap_or_default());
+        if let Some(clean) = taken.map_err(|error| ureq::Error::Other(Box::new(error)))? {
             return Ok(clean);
-        }
-        if count == 0 {
-            return Ok(Vec::new());
         }
     }
 }
