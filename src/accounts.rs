@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::config::Guests;
 use crate::error::{Error, Kind, Result};
 use crate::homeserver::Homeserver;
 use crate::matrix::{Moment, Monotonic, UserId};
@@ -22,6 +23,10 @@ use crate::outbound::{Answer, OutboundError};
 
 /// Tokens remembered; about 200 bytes each.
 const CACHED_TOKENS: usize = 4096;
+
+/// Longest access token passed on, bytes. No homeserver gives out one of more than a few hundred; a JWT of a login service may have a
+/// few thousand.
+const MAX_TOKEN: usize = 4096;
 
 /// How long a bad token stays bad without asking again: long enough for a burst, short enough for a token just issued.
 const BAD_TOKEN_CACHE: Duration = Duration::from_secs(5);
@@ -31,6 +36,19 @@ const SILENCE: Duration = Duration::from_secs(5);
 
 /// Largest `whoami` answer read, bytes.
 const MAX_ANSWER: u64 = 64 * 1024;
+
+/// How long it is remembered what the homeserver is.
+const NATURE_KEPT: Duration = Duration::from_hours(1);
+
+/// How long it is remembered that it does not say so.
+const NO_NATURE_KEPT: Duration = Duration::from_mins(1);
+
+/// Homeservers that call every account without a password a guest, those of bridges and bots too, and let them upload: Conduit and
+/// what grew out of it. Their names for themselves, in lower case.
+const CALL_BOTS_GUESTS: [&str; 5] = ["conduit", "conduwuit", "continuwuity", "tuwunel", "grapevine"];
+
+/// Where the homeserver says what it is.
+const VERSION: &str = "/_matrix/federation/v1/version";
 
 /// Where the homeserver says what it can.
 const VERSIONS: &str = "/_matrix/client/versions";
@@ -42,14 +60,18 @@ pub(crate) struct Accounts {
     /// How long a good answer is believed.
     good_for: Duration,
     /// Answers by credential.
-    cache: Cache<CredentialHash, Remembered>,
+    cache: Cache<CredentialHash, Remembered<Result<Account>>>,
     /// Whether the homeserver leaves questions without an answer.
     silence: Silence,
+    /// What guests may do, by the operator's word; without one it depends on what the homeserver is.
+    guests: Option<Guests>,
+    /// What guests may do by what the homeserver is.
+    nature: Cache<(), Remembered<Guests>>,
     /// For how long they are remembered.
     clock: Monotonic,
 }
 
-/// What a client presents.
+/// What a client presents, in the form that a homeserver can have given out.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Credential {
     /// The access token.
@@ -72,11 +94,11 @@ pub(crate) struct Account {
 
 /// A remembered answer.
 #[derive(Clone)]
-struct Remembered {
+struct Remembered<T> {
     /// Forget it then.
     until: Moment,
     /// The answer.
-    result: Result<Account>,
+    result: T,
 }
 
 /// The body of `whoami`.
@@ -89,11 +111,32 @@ struct WhoAmI {
     is_guest: bool,
 }
 
+/// The body of `/_matrix/federation/v1/version`.
+#[derive(Deserialize)]
+struct Version {
+    /// The software.
+    server: Software,
+}
+
+/// What the homeserver is.
+#[derive(Deserialize)]
+struct Software {
+    /// Its name for itself.
+    name: String,
+}
+
 impl Accounts {
     /// Asks `homeserver` and believes good answers for `good_for`.
     pub(crate) fn new(homeserver: Arc<Homeserver>, good_for: Duration, clock: Monotonic) -> Self {
-        let cache = Cache::new(CACHED_TOKENS);
-        Self { homeserver, good_for, cache, silence: Silence::default(), clock }
+        let (cache, nature) = (Cache::new(CACHED_TOKENS), Cache::new(1));
+        Self { homeserver, good_for, cache, silence: Silence::default(), guests: None, nature, clock }
+    }
+
+    /// The same, with the operator's word on guests, if there is one.
+    #[must_use]
+    pub(crate) fn with_guests(mut self, guests: Option<Guests>) -> Self {
+        self.guests = guests;
+        self
     }
 
     /// The remembered answer, if there is one. Never blocks.
@@ -107,9 +150,10 @@ impl Accounts {
     /// Asks the homeserver. Blocks.
     ///
     /// # Errors
-    /// `UnknownToken` with the homeserver's own body (it may carry `soft_logout`); `Forbidden` for an application service
-    /// outside its namespace; `LimitExceeded`; `HomeserverFailed` when it does not answer. That is remembered for
-    /// no token, but one that is silent is left alone for a moment.
+    /// `UnknownToken` with the homeserver's own body (it may carry `soft_logout`); `Forbidden`, with its own status and body, for
+    /// whatever else it has against the caller, such as an application service outside its namespace; `LimitExceeded`;
+    /// `HomeserverFailed` when it does not answer. That is remembered for no token, but one that is silent is left alone
+    /// for a moment.
     pub(crate) fn ask(&self, credential: &Credential) -> Result<Account> {
         let result = self.whoami(credential);
         let good_for = match &result {
@@ -146,13 +190,35 @@ impl Accounts {
         match status {
             200 => {
                 let whoami: WhoAmI = serde_json::from_str(&body).map_err(homeserver_failed)?;
-                Ok(Account { user_id: UserId::new(&whoami.user_id), is_guest: whoami.is_guest })
+                let is_guest = whoami.is_guest && self.guests() == Guests::Spec;
+                Ok(Account { user_id: UserId::new(&whoami.user_id), is_guest })
             }
             status => {
                 let why = format!("status {status}: {body}");
                 Err(refusal(status, body, retry_after).unwrap_or_else(|| homeserver_failed(why)))
             }
         }
+    }
+
+    /// What guests may do. Asked only about a guest.
+    fn guests(&self) -> Guests {
+        if let Some(guests) = self.guests {
+            return guests;
+        }
+        let now = (self.clock)();
+        if let Some(known) = self.nature.get(&()).filter(|known| now < known.until) {
+            return known.result;
+        }
+        let (result, good_for) = match self.ask_unless_silent(VERSION, None).and_then(read_software) {
+            Ok(name) if CALL_BOTS_GUESTS.contains(&name.as_str()) => (Guests::Allow, NATURE_KEPT),
+            Ok(_) => (Guests::Spec, NATURE_KEPT),
+            Err(why) => {
+                tracing::debug!(why, "the homeserver does not say what it is; its guests may only download");
+                (Guests::Spec, NO_NATURE_KEPT)
+            }
+        };
+        self.nature.insert((), Remembered { until: now.after(good_for), result });
+        result
     }
 
     /// Asks the homeserver, unless it was silent a moment ago. The error says why there is no answer.
@@ -243,16 +309,39 @@ fn read_versions(said: std::result::Result<Said, String>) -> Result<serde_json::
     }
 }
 
+/// What the homeserver calls itself, in lower case.
+fn read_software(said: Said) -> std::result::Result<String, String> {
+    let Said { status, body, .. } = said;
+    let version = match (status, body) {
+        (200, Some(body)) => serde_json::from_str::<Version>(&body).map_err(|error| error.to_string())?,
+        (status, _) => return Err(format!("status {status} for {VERSION}")),
+    };
+    Ok(version.server.name.to_ascii_lowercase())
+}
+
 /// What the homeserver has against a caller, in its own words.
 fn refusal(status: u16, body: String, retry_after: Duration) -> Option<Error> {
+    let forbidden = || Error::new(Kind::Forbidden, "the homeserver refuses this user");
     match status {
         401 => Some(Error::new(Kind::UnknownToken, "unknown access token").passing_through(body)),
-        403 => Some(Error::new(Kind::Forbidden, "the homeserver refuses this user").passing_through(body)),
+        403 => Some(forbidden().passing_through(body)),
         429 => {
             Some(Error::new(Kind::LimitExceeded, "the homeserver asks to slow down").retry_after(retry_after))
         }
+        // Of a user that an application service has not registered, a name that is not its own, and the like.
+        400..=499 if is_about_the_caller(&body) => {
+            Some(forbidden().with_status(status).passing_through(body))
+        }
         _ => None,
     }
+}
+
+/// Whether an error of the homeserver's is about who asks, and not about what: an endpoint that it does not have is a matter for the
+/// operator.
+fn is_about_the_caller(body: &str) -> bool {
+    let errcode = serde_json::from_str::<Value>(body).ok();
+    let errcode = errcode.as_ref().and_then(|body| body.get("errcode")?.as_str());
+    errcode.is_some_and(|errcode| !errcode.is_empty() && errcode != "M_UNRECOGNIZED")
 }
 
 /// When to come back, if the homeserver says so.
@@ -262,9 +351,21 @@ fn retry_after(answer: &Answer) -> Duration {
 }
 
 impl Credential {
-    /// A token and, from application services, the user they act for.
-    pub(crate) fn new(token: String, user_id: Option<String>) -> Self {
-        Self { token, user_id }
+    /// A token and, from application services, the user they act for. What no homeserver can have given out is not asked about.
+    ///
+    /// # Errors
+    /// `UnknownToken` for what is no token, `InvalidParam` for what is no user ID.
+    pub(crate) fn new(token: String, user_id: Option<String>) -> Result<Self> {
+        // More than the tokens of RFC 6750: those of some homeservers have other visible characters too.
+        let is_token =
+            (1..=MAX_TOKEN).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
+        if !is_token {
+            return Err(Error::new(Kind::UnknownToken, "unknown access token"));
+        }
+        if user_id.as_deref().is_some_and(|user_id| !UserId::is_well_formed(user_id)) {
+            return Err(Error::new(Kind::InvalidParam, "user_id is not a user ID"));
+        }
+        Ok(Self { token, user_id })
     }
 
     /// What the credential is remembered by.
@@ -312,8 +413,8 @@ mod tests {
             Ok(vec![SocketAddr::new(host.parse().unwrap(), port)])
         }
 
-        fn services(&self, _name: &str) -> Vec<Service> {
-            Vec::new()
+        fn services(&self, _name: &str) -> io::Result<Vec<Service>> {
+            Ok(Vec::new())
         }
     }
 
@@ -332,7 +433,7 @@ mod tests {
             Arc::new(move || Moment::since_start(Duration::from_millis(clock.load(Ordering::SeqCst))));
         let accounts = Accounts::new(Arc::new(homeserver), Duration::from_mins(2), clock);
         let ask = |token: &str| {
-            let error = accounts.ask(&Credential::new(token.to_owned(), None)).unwrap_err();
+            let error = accounts.ask(&Credential::new(token.to_owned(), None).unwrap()).unwrap_err();
             assert_eq!(error.kind(), Kind::HomeserverFailed);
             asked()
         };

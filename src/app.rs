@@ -6,14 +6,13 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use crate::accounts::{Account, Accounts, CredentialHash};
-use crate::blobs::Blobs;
 use crate::bridge::Bridge;
-use crate::catalog::Catalog;
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::disk::{Disk, SystemDisk};
 use crate::error::{Error, Result};
 use crate::federation::{Federation, Parts, SigningKey};
@@ -24,13 +23,17 @@ use crate::names::{Names, SystemNames};
 use crate::preview::{Fetcher, Link};
 use crate::sha256::Sha256;
 use crate::shelf::Shelf;
+use crate::store::Store;
 use crate::thumbnail::Job;
 use crate::waiting::{
     Activity, Arrivals, Backlog, Gathering, Lanes, Memory, PendingUploads, SingleFlight, Uploads,
 };
 
-/// Pictures being made or waiting to be; who asks for a further one is told to come back.
+/// Pictures being made or waiting for a worker; who asks for a further one waits for a place.
 const MAX_MAKING: usize = 64;
+
+/// Pictures that wait for a place; who asks for a further one is told to come back. A room full of pictures is opened at once.
+const MAX_WAITING: usize = 256;
 
 /// Uploads whose thumbnails are to be made when the machine is idle; of further ones they are made when asked for.
 const MAX_BACKLOG: usize = 256;
@@ -51,16 +54,16 @@ const REQUESTS_PER_HOST: usize = 2;
 pub struct App {
     /// Our own name.
     pub(crate) server_name: ServerName,
+    /// What is in force.
+    config: Live<Config>,
     /// Who a client is.
     pub(crate) accounts: Arc<Accounts>,
     /// Who a server is.
     pub(crate) federation: Arc<Federation>,
     /// What can be done with media.
     pub(crate) library: Arc<Library>,
-    /// For the health check.
-    pub(crate) catalog: Arc<Catalog>,
-    /// For the health check.
-    pub(crate) blobs: Arc<Blobs>,
+    /// Where all of it is kept.
+    pub(crate) store: Arc<Store>,
     /// Held while this runs: two processes over one store would remove each other's files.
     _lock: File,
     /// Blocking work.
@@ -95,6 +98,8 @@ pub struct App {
     pub(crate) previewing: SingleFlight<Link, Arc<str>>,
     /// Requests to each host for them.
     pub(crate) preview_lanes: Lanes<String>,
+    /// Whether the last health check found something.
+    pub(crate) is_failing: AtomicBool,
     /// For multipart boundaries.
     pub(crate) random: Random,
 }
@@ -154,15 +159,15 @@ impl App {
     pub fn open(config: &Config, signing_key: SigningKey, surroundings: Surroundings) -> Result<Arc<Self>> {
         let Surroundings { clock, monotonic, random, names, load, animation_time, disk } = surroundings;
         let lock = lock_data_dir(&config.data_dir)?;
-        let catalog = Arc::new(Catalog::open(&config.data_dir)?);
-        let blobs = Blobs::open(&config.data_dir, disk)
-            .map_err(|error| Error::internal("opening the blob store", error))?;
+        let store = Store::open(&config.data_dir, disk)?;
+        let (catalog, blobs) = (Arc::clone(&store.catalog), Arc::clone(&store.blobs));
 
         let homeserver = Homeserver::new(&config.homeserver.url, Arc::clone(&names))
             .map_err(|error| Error::internal("preparing requests to the homeserver", error))?;
         let homeserver = Arc::new(homeserver);
         let accounts =
             Accounts::new(Arc::clone(&homeserver), config.homeserver.token_cache.0, Arc::clone(&monotonic));
+        let accounts = accounts.with_guests(config.homeserver.guests);
         let parts = Parts {
             signing_key,
             homeserver,
@@ -184,16 +189,16 @@ impl App {
         let backlog = if config.thumbnails.pregenerate { MAX_BACKLOG } else { 0 };
         Ok(Arc::new(Self {
             server_name: config.server_name.clone(),
+            config: Live::new(config.clone()),
             accounts: Arc::new(accounts),
             federation,
             library: Arc::new(library),
-            catalog,
-            blobs,
+            store: Arc::new(store),
             _lock: lock,
             bridge: Bridge::new(config.thumbnails.workers),
             asking: SingleFlight::default(),
             fetching_keys: SingleFlight::default(),
-            making: SingleFlight::at_most(MAX_MAKING),
+            making: SingleFlight::at_most(MAX_MAKING).with_queue(MAX_WAITING),
             gathering: Gathering::default(),
             backlog: Backlog::at_most(backlog),
             activity: Arc::new(Activity::new(monotonic, load)),
@@ -206,8 +211,23 @@ impl App {
             arrivals: Arrivals::default(),
             previewing: SingleFlight::at_most(MAX_PREVIEWING),
             preview_lanes: Lanes::new(REQUESTS_PER_HOST),
+            is_failing: AtomicBool::new(false),
             random,
         }))
+    }
+}
+
+impl App {
+    /// Goes by `config` from now on, as far as that can be done without a restart. Names the keys that need one.
+    ///
+    /// # Errors
+    /// When something that it names cannot be used; everything stays as it is then.
+    pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>> {
+        let mut config = config.clone();
+        let fixed = config.keep_fixed(&self.config.get());
+        self.library.reload(&config);
+        self.config.set(config);
+        Ok(fixed)
     }
 }
 

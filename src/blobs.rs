@@ -5,27 +5,37 @@
 //! system → write → fsync → rename → fsync of the directory. Refuses to know who refers to a blob: that is
 //! `catalog.rs`; the caller writes the row after [`Ingest::finish`] and while it holds the [`Claim`].
 //!
+//! Nothing here is removed but at the caller's word, who has asked the catalog: [`Blobs::remove_unless`] for what a row
+//! referred to until now, `orphans/` for what is found without a row. The rules over both are in `store.rs`.
+//!
 //! Everything that changes the store goes through its [`Disk`].
 
+mod orphans;
+mod room;
+
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use quick_cache::sync::Cache;
+use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256 as Hasher};
 
+use self::room::{Promised, Reservation, STEP};
 use crate::disk::Disk;
 use crate::error::{self, Error};
 use crate::matrix::len_u64;
 use crate::sha256::Sha256;
 
-/// Room that is left alone on the disk, bytes: the catalog needs some for its log even to forget things.
-const RESERVE: u64 = 64 << 20;
+/// Blobs of which it is remembered that their bytes were compared with their name; 32 bytes each.
+const VERIFIED: usize = 4096;
 
-/// How much of a file is gathered before its bytes begin their way to the medium.
-const SYNC_STEP: u64 = 4 << 20;
+/// Ending of the names of temp files: nothing else in `tmp/` is ever removed.
+const TEMP_ENDING: &str = ".part";
 
 /// The store.
 #[derive(Debug)]
@@ -34,8 +44,14 @@ pub(crate) struct Blobs {
     root: PathBuf,
     /// `data_dir/tmp`
     tmp: PathBuf,
-    /// What both lie on.
+    /// `data_dir/orphans`
+    orphans: PathBuf,
+    /// What they lie on.
     disk: Arc<dyn Disk>,
+    /// Room that is spoken for.
+    promised: Promised,
+    /// Blobs whose bytes were compared with their name since the opening, or written by this process.
+    verified: Cache<Sha256, ()>,
     /// Names the next temp file. `tmp` is emptied at the start and one process's alone, so a number will do.
     next_temp: AtomicU64,
     /// How many [`Claim`]s are out for each name. Held while a blob is removed, so that no upload can take for granted
@@ -50,6 +66,8 @@ pub(crate) struct Ingest {
     blobs: Arc<Blobs>,
     /// Where they are until then.
     temp: TempFile,
+    /// Room for what is still to come.
+    reservation: Reservation,
     /// Of the bytes so far.
     hasher: Hasher,
     /// Bytes so far.
@@ -92,6 +110,25 @@ pub(crate) struct Unfinished {
     pub(crate) source: io::Error,
 }
 
+/// Why a blob that there ought to be is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Lost {
+    /// Nothing stands under its name.
+    #[error("it is missing")]
+    Missing,
+    /// A folder or the like does.
+    #[error("something that is no file stands in its place")]
+    NoFile,
+    /// It was cut off, or something was appended.
+    #[error("it has {there} bytes, not {size}")]
+    Length {
+        /// Its bytes.
+        there: u64,
+        /// Those it ought to have.
+        size: u64,
+    },
+}
+
 /// Why bytes did not get in.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IngestError {
@@ -106,39 +143,76 @@ pub(crate) enum IngestError {
 impl Blobs {
     /// Opens the store below `data_dir`, creating it if need be, and deletes temp files an interrupted run left.
     pub(crate) fn open(data_dir: &Path, disk: Arc<dyn Disk>) -> io::Result<Arc<Self>> {
-        let (root, tmp) = (data_dir.join("blobs"), data_dir.join("tmp"));
-        disk.create_folder(&root)?;
-        disk.create_folder(&tmp)?;
+        let [root, tmp, orphans] = ["blobs", "tmp", "orphans"].map(|name| data_dir.join(name));
+        for folder in [&root, &tmp, &orphans] {
+            disk.create_folder(folder)?;
+        }
         disk.sync_folder(data_dir)?;
         for leftover in fs::read_dir(&tmp)? {
-            disk.remove(&leftover?.path())?;
+            let leftover = leftover?;
+            if is_temp(&leftover) {
+                disk.remove(&leftover.path())?;
+            }
         }
         for first in 0..=u8::MAX {
             disk.create_folder(&root.join(format!("{first:02x}")))?;
         }
         disk.sync_folder(&root)?;
-        Ok(Arc::new(Self { root, tmp, disk, next_temp: AtomicU64::new(0), claims: Mutex::default() }))
+        Ok(Arc::new(Self {
+            root,
+            tmp,
+            orphans,
+            disk,
+            promised: Promised::default(),
+            verified: Cache::new(VERIFIED),
+            // 0 is for what stands beside the directory.
+            next_temp: AtomicU64::new(1),
+            claims: Mutex::default(),
+        }))
     }
 
-    /// Starts taking in at most `limit` bytes.
+    /// Starts taking in at most `limit` bytes, for which there is room if they were `announced`; else room is taken by steps as
+    /// they come.
     ///
     /// # Errors
-    /// `StorageFull` when there is less room than [`RESERVE`].
-    pub(crate) fn ingest(self: &Arc<Self>, limit: u64) -> io::Result<Ingest> {
-        self.check_room()?;
-        let path = self.tmp.join(self.next_temp.fetch_add(1, Ordering::Relaxed).to_string());
+    /// `StorageFull` when they would eat into what is left alone on the disk or into what others were promised.
+    pub(crate) fn ingest(self: &Arc<Self>, limit: u64, announced: Option<u64>) -> io::Result<Ingest> {
+        let expected = announced.unwrap_or(STEP).min(limit);
+        let reservation = Reservation::new(self, expected)?;
+        let number = self.next_temp.fetch_add(1, Ordering::Relaxed);
+        let path = self.tmp.join(format!("{number}{TEMP_ENDING}"));
         let temp =
             TempFile { disk: Arc::clone(&self.disk), file: self.disk.create(&path)?, path: Some(path) };
-        Ok(Ingest { blobs: Arc::clone(self), temp, hasher: Hasher::new(), size: 0, syncing: 0, limit })
+        let (blobs, hasher) = (Arc::clone(self), Hasher::new());
+        Ok(Ingest { blobs, temp, reservation, hasher, size: 0, syncing: 0, limit })
     }
 
-    /// Opens a blob for reading; `None` when it is not there.
-    pub(crate) fn get(&self, sha256: &Sha256) -> io::Result<Option<File>> {
-        match File::open(self.path(sha256)) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+    /// Opens a blob of `size` bytes for reading. What else stands under its name is not the blob.
+    pub(crate) fn get(&self, sha256: &Sha256, size: u64) -> io::Result<Result<File, Lost>> {
+        let path = self.path(sha256);
+        // Not to wait: a pipe has no bytes for as long as nobody writes into it.
+        let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+        let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+            Ok(file) => file,
+            Err(error) => {
+                use io::ErrorKind::{NotADirectory, NotFound};
+                let is_missing = matches!(error.kind(), NotFound | NotADirectory);
+                let is_other = || fs::symlink_metadata(&path).is_ok_and(|there| !there.is_file());
+                return match error {
+                    _ if is_missing => Ok(Err(Lost::Missing)),
+                    _ if is_other() => Ok(Err(Lost::NoFile)),
+                    error => Err(error),
+                };
+            }
+        };
+        let there = file.metadata()?;
+        Ok(if !there.is_file() {
+            Err(Lost::NoFile)
+        } else if there.len() != size {
+            Err(Lost::Length { there: there.len(), size })
+        } else {
+            Ok(file)
+        })
     }
 
     /// Removes a blob unless it is claimed or `is_wanted` says that a row refers to it. Says whether nothing refers to
@@ -173,20 +247,61 @@ impl Blobs {
         Ok(())
     }
 
+    /// Whether there is any blob below `root`. Changes nothing.
+    pub(crate) fn is_any(root: &Path) -> io::Result<bool> {
+        let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        for first in 0..=u8::MAX {
+            let entries = match fs::read_dir(root.join(format!("{first:02x}"))) {
+                Ok(entries) => entries,
+                Err(error) if is_missing(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                if entry?.file_name().to_str().and_then(Sha256::from_hex).is_some() {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Writes a small file beside the directory, durable and whole or not at all.
+    pub(crate) fn write_beside(&self, name: &str, text: &str) -> io::Result<()> {
+        let Some(data_dir) = self.root.parent() else { return Ok(()) };
+        let path = self.tmp.join(format!("0{TEMP_ENDING}"));
+        let file = self.disk.create(&path)?;
+        self.disk.write(&file, text.as_bytes())?;
+        self.disk.sync(&file)?;
+        self.disk.rename(&path, &data_dir.join(name))?;
+        self.disk.sync_folder(data_dir)
+    }
+
+    /// Whether a blob is being given a row at this moment.
+    pub(crate) fn is_claimed(&self, sha256: &Sha256) -> bool {
+        self.claims().contains_key(sha256)
+    }
+
     /// Whether new blobs would be taken in now, for the health check. An empty file would fit on a full disk.
     pub(crate) fn check(&self) -> io::Result<()> {
         self.check_room()?;
         tempfile::tempfile_in(&self.tmp)?.write_all(&[1; 4096])
     }
 
-    /// Whether there is room for more than what is left alone.
-    fn check_room(&self) -> io::Result<()> {
-        let free = self.disk.free(&self.tmp)?;
-        if free < RESERVE {
-            let why = format!("only {free} bytes are free, and {RESERVE} are left alone");
-            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+    /// Whether the file at `path` holds the bytes of `sha256`. They are read once after each opening: a medium or a person may
+    /// have changed them.
+    fn holds(&self, path: &Path, sha256: &Sha256, size: u64) -> bool {
+        let Ok(there) = fs::metadata(path) else { return false };
+        if there.is_file() && there.len() == size {
+            if self.verified.get(sha256).is_some() {
+                return true;
+            }
+            if digest(path).is_ok_and(|digest| digest == *sha256) {
+                self.verified.insert(*sha256, ());
+                return true;
+            }
         }
-        Ok(())
+        tracing::error!(%sha256, "a blob is damaged; the same bytes have been uploaded again and replace it");
+        false
     }
 
     /// `ab`
@@ -213,12 +328,16 @@ impl Ingest {
         if size > self.limit {
             return Err(IngestError::TooLarge(self.limit));
         }
+        self.reservation.prepare(len_u64(bytes.len()))?;
         self.temp.disk.write(&self.temp.file, bytes)?;
+        self.reservation.used(len_u64(bytes.len()));
         self.size = size;
         let waiting = size.saturating_sub(self.syncing);
-        if waiting >= SYNC_STEP {
+        if waiting >= STEP {
             self.temp.disk.begin_sync(&self.temp.file, self.syncing, waiting);
             self.syncing = size;
+            // Others write to the same disk.
+            self.blobs.check_room()?;
         }
         self.hasher.update(bytes);
         Ok(())
@@ -249,17 +368,22 @@ impl Ingest {
 
 impl TempFile {
     /// Takes the place of a blob of `size` bytes in `blobs`, unless one is there, and makes its name durable. A file of that name
-    /// with another length was damaged from outside, and is replaced.
+    /// with other bytes was damaged from outside, and is replaced.
     fn become_blob(mut self, blobs: &Blobs, sha256: &Sha256, size: u64) -> io::Result<()> {
         let path = blobs.path(sha256);
         let folder = path.parent().unwrap_or(&blobs.root);
-        if !fs::metadata(&path).is_ok_and(|there| there.len() == size) {
+        if !blobs.holds(&path, sha256, size) {
             self.disk.sync(&self.file)?;
+            if fs::symlink_metadata(&path).is_ok_and(|there| there.is_dir()) {
+                // No file can be renamed over a folder. Whoever made it may miss it.
+                self.disk.rename(&path, &path.with_extension("aside"))?;
+            }
             if let Some(temp) = &self.path {
                 // Two comers at once: the second rename puts identical bytes over the first's.
                 self.disk.rename(temp, &path)?;
                 self.path = None;
             }
+            blobs.verified.insert(*sha256, ());
         }
         // For a file found there too: whoever renamed it may not have come this far.
         self.disk.sync_folder(folder)
@@ -309,9 +433,30 @@ impl Drop for Claim {
     }
 }
 
+/// Whether an entry of `tmp/` is a file of ours: nothing else there is touched, whatever `data_dir` names.
+fn is_temp(entry: &fs::DirEntry) -> bool {
+    let name = entry.file_name();
+    let number = name.to_str().and_then(|name| name.strip_suffix(TEMP_ENDING)).unwrap_or_default();
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    is_number && entry.file_type().is_ok_and(|kind| kind.is_file())
+}
+
+/// The SHA-256 of a file's bytes.
+fn digest(path: &Path) -> io::Result<Sha256> {
+    let (mut file, mut hasher) = (File::open(path)?, Hasher::new());
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(Sha256::from_bytes(hasher.finalize().into())),
+            Ok(count) => hasher.update(buffer.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -329,7 +474,7 @@ mod tests {
 
     /// Puts `bytes` through the gate.
     fn put(blobs: &Arc<Blobs>, bytes: &[u8]) -> Claim {
-        let mut ingest = blobs.ingest(100).unwrap();
+        let mut ingest = blobs.ingest(100, None).unwrap();
         bytes.chunks(3).for_each(|piece| ingest.write(piece).unwrap());
         ingest.finish().unwrap()
     }
@@ -353,7 +498,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"hello");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
         let mut text = String::new();
-        blobs.get(&claim.sha256()).unwrap().unwrap().read_to_string(&mut text).unwrap();
+        blobs.get(&claim.sha256(), 5).unwrap().unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello");
         assert_eq!(leftovers(&folder), 0);
     }
@@ -383,14 +528,47 @@ mod tests {
         fs::write(&path, b"he").unwrap();
         put(&blobs, b"hello");
         let mut text = String::new();
-        blobs.get(&sha256).unwrap().unwrap().read_to_string(&mut text).unwrap();
+        blobs.get(&sha256, 5).unwrap().unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello");
+    }
+
+    #[test]
+    fn what_else_stands_under_a_blobs_name_is_not_given_out_and_makes_way_for_its_bytes() {
+        use std::os::unix::net::UnixListener;
+        type Damage<'a> = &'a dyn Fn(&Path);
+
+        let (folder, blobs) = store();
+        let sha256 = put(&blobs, b"hello").sha256();
+        let path = folder.path().join("blobs/2c").join(HELLO);
+        let length = |there| Lost::Length { there, size: 5 };
+        let table: [(Damage<'_>, Lost); 8] = [
+            (&|_| {}, Lost::Missing),
+            (&|path| fs::write(path, b"he").unwrap(), length(2)),
+            (&|path| fs::write(path, b"").unwrap(), length(0)),
+            (&|path| fs::write(path, b"hello!").unwrap(), length(6)),
+            (&|path| fs::create_dir(path).unwrap(), Lost::NoFile),
+            (&|path| fs::create_dir_all(path.join("with/more")).unwrap(), Lost::NoFile),
+            (&|path| drop(UnixListener::bind(path).unwrap()), Lost::NoFile),
+            (&|path| std::os::unix::fs::symlink(path, path).unwrap(), Lost::NoFile),
+        ];
+        for (damage, expected) in table {
+            fs::remove_file(&path).unwrap();
+            damage(&path);
+            assert_eq!(blobs.get(&sha256, 5).unwrap().unwrap_err(), expected);
+            put(&blobs, b"hello");
+            assert!(blobs.get(&sha256, 5).unwrap().is_ok(), "after {expected}");
+            fs::remove_dir_all(path.with_extension("aside")).ok();
+        }
+        let mkfifo = std::process::Command::new("mkfifo").arg(path.with_extension("pipe")).status().unwrap();
+        assert!(mkfifo.success());
+        fs::rename(path.with_extension("pipe"), &path).unwrap();
+        assert_eq!(blobs.get(&sha256, 5).unwrap().unwrap_err(), Lost::NoFile, "without waiting");
     }
 
     #[test]
     fn too_many_bytes_are_refused_and_leave_nothing() {
         let (folder, blobs) = store();
-        let mut ingest = blobs.ingest(4).unwrap();
+        let mut ingest = blobs.ingest(4, None).unwrap();
         ingest.write(b"1234").unwrap();
         assert!(matches!(ingest.write(b"5"), Err(IngestError::TooLarge(4))));
         drop(ingest);
@@ -402,7 +580,7 @@ mod tests {
         let (_folder, blobs) = store();
         let claim = put(&blobs, b"");
         assert_eq!(claim.size(), 0);
-        assert!(blobs.get(&claim.sha256()).unwrap().is_some());
+        assert!(blobs.get(&claim.sha256(), 0).unwrap().is_ok());
     }
 
     #[test]
@@ -414,7 +592,7 @@ mod tests {
         drop(claim);
         assert!(!blobs.remove_unless(&sha256, || Ok(true)).unwrap());
         assert!(remove(&blobs, &sha256));
-        assert!(blobs.get(&sha256).unwrap().is_none());
+        assert_eq!(blobs.get(&sha256, 5).unwrap().unwrap_err(), Lost::Missing);
         assert!(remove(&blobs, &sha256));
     }
 
@@ -424,13 +602,13 @@ mod tests {
         let sha256 = put(&blobs, b"hello").sha256();
         remove(&blobs, &sha256);
         assert_eq!(put(&blobs, b"hello").sha256(), sha256);
-        assert!(blobs.get(&sha256).unwrap().is_some());
+        assert!(blobs.get(&sha256, 5).unwrap().is_ok());
     }
 
     #[test]
     fn leftovers_of_an_interrupted_run_go_at_the_next_opening() {
         let (folder, blobs) = store();
-        let mut ingest = blobs.ingest(100).unwrap();
+        let mut ingest = blobs.ingest(100, None).unwrap();
         ingest.write(b"half").unwrap();
         std::mem::forget(ingest);
         assert_eq!(leftovers(&folder), 1);
@@ -441,7 +619,7 @@ mod tests {
     #[test]
     fn a_file_system_that_refuses_is_an_error_and_nothing_half_written_stays() {
         let (folder, blobs) = store();
-        let mut ingest = blobs.ingest(100).unwrap();
+        let mut ingest = blobs.ingest(100, None).unwrap();
         ingest.write(b"hello").unwrap();
         // A file stands where the folder was: renaming into it fails, whoever runs the test.
         fs::remove_dir(folder.path().join("blobs/2c")).unwrap();
@@ -452,9 +630,39 @@ mod tests {
     }
 
     #[test]
+    fn a_blob_with_flipped_bits_is_replaced_when_its_bytes_come_again_after_an_opening() {
+        let (folder, blobs) = store();
+        put(&blobs, b"hello");
+        drop(blobs);
+        let path = folder.path().join("blobs/2c").join(HELLO);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, b"hellp").unwrap();
+        let blobs = Blobs::open(folder.path(), Arc::new(SystemDisk)).unwrap();
+        put(&blobs, b"hello");
+        assert_eq!(fs::read(&path).unwrap(), b"hello");
+    }
+
+    #[test]
+    fn files_of_others_in_tmp_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("tmp")).unwrap();
+        for name in ["notes.txt", "7", "x.part", ".part", "1.part", "22.part"] {
+            fs::write(folder.path().join("tmp").join(name), b"x").unwrap();
+        }
+        fs::create_dir(folder.path().join("tmp/3.part")).unwrap();
+        drop(Blobs::open(folder.path(), Arc::new(SystemDisk)).unwrap());
+        let mut left: Vec<_> = fs::read_dir(folder.path().join("tmp"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, [".part", "3.part", "7", "notes.txt", "x.part"]);
+    }
+
+    #[test]
     fn a_reader_sees_bytes_before_and_after_the_finish() {
         let (_folder, blobs) = store();
-        let mut ingest = blobs.ingest(100).unwrap();
+        let mut ingest = blobs.ingest(100, None).unwrap();
         let mut reader = ingest.reader().unwrap();
         let mut seen = [0; 5];
         ingest.write(b"he").unwrap();

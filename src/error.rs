@@ -25,6 +25,8 @@ pub struct Error {
     retry_after: Option<Duration>,
     /// A whole JSON object of the homeserver's to hand on as it is (it may carry `soft_logout`).
     passthrough: Option<Arc<str>>,
+    /// The status it came with, where the kind's own is not to be answered.
+    status: Option<u16>,
 }
 
 /// A situation. One row of [`Kind::row`] each.
@@ -87,6 +89,8 @@ pub(crate) enum Kind {
 pub(crate) enum Loudness {
     /// The client's own doing: the access line says enough.
     Quiet,
+    /// The same, and of interest to the operator: of other servers' requests that are not believed.
+    Info,
     /// Somebody else's machine.
     Warn,
     /// This machine.
@@ -107,7 +111,14 @@ pub(crate) struct Row {
 impl Error {
     /// An error of `kind` with a message for the client.
     pub(crate) fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), source: None, retry_after: None, passthrough: None }
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+            retry_after: None,
+            passthrough: None,
+            status: None,
+        }
     }
 
     /// Our own fault: the client always hears the same words, the journal hears `what` and why.
@@ -119,11 +130,12 @@ impl Error {
     pub(crate) fn storing(what: &'static str, source: std::io::Error) -> Self {
         let is_full = source.kind() == std::io::ErrorKind::StorageFull;
         let inside = Self::internal(what, source);
-        if is_full {
-            Self { kind: Kind::NoRoom, message: "no room left on the server".into(), ..inside }
-        } else {
-            inside
-        }
+        if is_full { inside.with_kind(Kind::NoRoom, "no room left on the server") } else { inside }
+    }
+
+    /// The same causes, told to the client as another situation.
+    pub(crate) fn with_kind(self, kind: Kind, message: &'static str) -> Self {
+        Self { kind, message: message.into(), ..self }
     }
 
     /// Media that is not there, in the words used everywhere.
@@ -147,6 +159,17 @@ impl Error {
     pub(crate) fn passing_through(mut self, json: impl Into<Arc<str>>) -> Self {
         self.passthrough = Some(json.into());
         self
+    }
+
+    /// The same error with another status than its kind's.
+    pub(crate) fn with_status(mut self, status: u16) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// The HTTP status to answer with.
+    pub(crate) fn status(&self) -> u16 {
+        self.status.unwrap_or_else(|| self.kind.row().status)
     }
 
     /// The situation.
@@ -191,7 +214,7 @@ impl Kind {
     /// The table. Keyed by situation, not by errcode: `M_TOO_LARGE` is 413 for our own limits and
     /// 502 for a remote file (spec, Content Repository, security considerations).
     pub(crate) const fn row(self) -> Row {
-        use Loudness::{Error, Quiet, Warn};
+        use Loudness::{Error, Info, Quiet, Warn};
         let (status, errcode, loudness) = match self {
             Self::NotFound => (404, "M_NOT_FOUND", Quiet),
             Self::Unrecognized => (404, "M_UNRECOGNIZED", Quiet),
@@ -203,7 +226,7 @@ impl Kind {
             Self::MissingToken => (401, "M_MISSING_TOKEN", Quiet),
             Self::UnknownToken => (401, "M_UNKNOWN_TOKEN", Quiet),
             Self::GuestForbidden => (403, "M_GUEST_ACCESS_FORBIDDEN", Quiet),
-            Self::BadSignature => (401, "M_UNAUTHORIZED", Warn),
+            Self::BadSignature => (401, "M_UNAUTHORIZED", Info),
             Self::Forbidden => (403, "M_FORBIDDEN", Quiet),
             Self::LimitExceeded => (429, "M_LIMIT_EXCEEDED", Quiet),
             Self::BadRequest => (400, "M_UNKNOWN", Quiet),

@@ -4,7 +4,9 @@
 
 use wildmatch::WildMatch;
 
-/// Names allowed and denied, compared in lower case.
+use crate::config::{host_glob, host_name};
+
+/// Names allowed and denied, lists and names compared in the form that URLs have.
 #[derive(Clone, Debug)]
 pub(crate) struct Globs {
     /// One of these must match.
@@ -16,14 +18,16 @@ pub(crate) struct Globs {
 impl Globs {
     /// Permits what `allow` matches and `deny` does not.
     pub(crate) fn new(allow: &[String], deny: &[String]) -> Self {
-        let globs =
-            |texts: &[String]| texts.iter().map(|text| WildMatch::new(&text.to_ascii_lowercase())).collect();
+        // What is no host was refused with the configuration, and matches nothing.
+        let globs = |texts: &[String]| {
+            texts.iter().filter_map(|text| host_glob(text).ok()).map(|glob| WildMatch::new(&glob)).collect()
+        };
         Self { allow: globs(allow), deny: globs(deny) }
     }
 
     /// Whether `name` is let in.
     pub(crate) fn permit(&self, name: &str) -> bool {
-        let name = name.to_ascii_lowercase();
+        let name = host_name(name);
         let matches = |globs: &[WildMatch]| globs.iter().any(|glob| glob.matches(&name));
         matches(&self.allow) && !matches(&self.deny)
     }
@@ -38,5 +42,27 @@ mod tests {
         let globs = Globs::new(&["*.example.org".to_owned(), "b.org".to_owned()], &["Evil.*".to_owned()]);
         assert!(globs.permit("a.example.org") && globs.permit("B.ORG"));
         assert!(!globs.permit("c.org") && !globs.permit("example.org") && !globs.permit("evil.example.org"));
+    }
+
+    #[test]
+    fn entries_match_however_they_are_written() {
+        let deny =
+            ["b\u{fc}cher.example", "localhost.", "EXAMPLE.com", "*.B\u{dc}CHER.example.", "127.1", "[::1]"];
+        let globs = Globs::new(&["*".to_owned()], &deny.map(str::to_owned));
+        for name in [
+            "xn--bcher-kva.example",
+            "XN--BCHER-KVA.example.",
+            "localhost",
+            "LOCALHOST.",
+            "example.com",
+            "a.xn--bcher-kva.example",
+            "127.0.0.1",
+            "2130706433",
+            "::1",
+            "[0:0::1]",
+        ] {
+            assert!(!globs.permit(name), "{name}");
+        }
+        assert!(globs.permit("cher.example") && globs.permit("a.example.com"));
     }
 }

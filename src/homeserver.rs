@@ -1,41 +1,53 @@
 //! The homeserver this sidecar stands beside, as an HTTP peer.
 //!
-//! Owns `homeserver.url`, the one outbound address that is exempt from the address lists: the operator wrote it. Refuses to
-//! know what is asked.
+//! Owns `homeserver.url`, the one outbound address that is exempt from the address lists: the operator wrote it. It may be a
+//! Unix socket. Refuses to know what is asked.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::HomeserverUrl;
+use crate::mark;
 use crate::names::Names;
 use crate::outbound::{self, Answer, Get, Guard, Limits, Outbound, OutboundError};
 
 /// Longest wait for the homeserver, for a whole exchange.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What is said of a `homeserver.url` that leads to ourselves, or to another sidecar.
+pub(crate) const IN_CIRCLES: &str = "media-sidecar itself answers there, not the homeserver";
+
 /// Asks the homeserver. Blocks.
 #[derive(Debug)]
 pub(crate) struct Homeserver {
     /// To anywhere.
     outbound: Outbound,
-    /// Without a trailing slash.
+    /// Without a trailing slash; for a Unix socket one whose host is connected to by nobody.
     base_url: String,
 }
 
 impl Homeserver {
-    /// The homeserver at `base_url`.
-    pub(crate) fn new(base_url: &str, names: Arc<dyn Names>) -> Result<Self, OutboundError> {
-        Self::with_timeout(base_url, names, TIMEOUT)
+    /// The homeserver at `url`, as `homeserver.url` has it.
+    pub(crate) fn new(url: &str, names: Arc<dyn Names>) -> Result<Self, OutboundError> {
+        Self::with_timeout(url, names, TIMEOUT)
     }
 
     /// The same, with another longest wait for a whole exchange.
     pub(crate) fn with_timeout(
-        base_url: &str,
+        url: &str,
         names: Arc<dyn Names>,
         timeout: Duration,
     ) -> Result<Self, OutboundError> {
         let limits = Limits { stall: timeout, total: Some(timeout) };
         let outbound = Outbound::new(Guard::permit_all(), None, limits, names)?;
-        Ok(Self { outbound, base_url: base_url.trim_end_matches('/').to_owned() })
+        let url = HomeserverUrl::parse(url)
+            .map_err(|why| OutboundError::Failed(format!("homeserver.url {why}")))?;
+        Ok(match url {
+            HomeserverUrl::Web(base_url) => Self { outbound, base_url },
+            HomeserverUrl::Unix(socket) => {
+                Self { outbound: outbound.through_socket(socket), base_url: "http://localhost".to_owned() }
+            }
+        })
     }
 
     /// Asks for `path`, with an access token if there is one; once more when an idle connection was closed just as it was
@@ -53,13 +65,18 @@ impl Homeserver {
     fn ask(&self, path: &str, token: Option<&str>, until: Option<Instant>) -> Result<Answer, OutboundError> {
         let url = format!("{}{path}", self.base_url);
         let bearer = token.map(|token| format!("Bearer {token}"));
-        let headers: Vec<_> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
+        let mut headers = vec![(mark::ASKING, "1")];
+        headers.extend(bearer.iter().map(|bearer| ("Authorization", bearer.as_str())));
         let get = || {
             self.outbound.get(&Get { url: &url, headers: &headers, via: &[], within: outbound::left(until)? })
         };
-        match get() {
+        let answer = match get() {
             Err(OutboundError::Failed(_)) => get(),
             other => other,
+        }?;
+        match answer.header(mark::MARK) {
+            Some(_) => Err(OutboundError::Failed(IN_CIRCLES.to_owned())),
+            None => Ok(answer),
         }
     }
 }

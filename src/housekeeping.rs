@@ -1,4 +1,4 @@
-//! Background jobs of a running sidecar: sweeping, expiring, writing what was noted, thumbnails ahead of time.
+//! Background jobs of a running sidecar: blobs without a row, expiring, writing what was noted, thumbnails ahead of time.
 //!
 //! Owns when they run. What they do is in `media/`. They are the one place that logs errors and goes on.
 
@@ -20,6 +20,9 @@ const FLUSH_EVERY: Duration = Duration::from_hours(1);
 /// Between two removals of what has expired.
 const EXPIRE_EVERY: Duration = Duration::from_hours(1);
 
+/// Between two looks at blobs without a row, which count how long they have been there.
+const TEND_EVERY: Duration = Duration::from_hours(1);
+
 /// Between two comparisons of the signing key with the published one: soon while they are not known to agree.
 const COMPARE_EVERY: Duration = Duration::from_mins(1);
 
@@ -28,7 +31,7 @@ const COMPARE_AGAIN_EVERY: Duration = Duration::from_hours(1);
 
 /// Starts the jobs, which end with `tasks`.
 pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
-    tasks.spawn(sweep(Arc::clone(app)));
+    tasks.spawn(tend_orphans(Arc::clone(app)));
     tasks.spawn(compare_keys(Arc::clone(app)));
     tasks.spawn(service::pregenerate(Arc::clone(app)));
     tasks.spawn(repeat(
@@ -45,13 +48,25 @@ pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
     ));
 }
 
-/// Removes what an interrupted run left, once.
-async fn sweep(app: Arc<App>) {
-    let library = Arc::clone(&app.library);
-    match app.bridge.run(Pool::Disk, move || library.remove_orphans()).await {
-        Ok(0) => {}
-        Ok(count) => tracing::info!(count, "removed blobs that nothing refers to"),
-        Err(error) => tracing::error!(?error, "cannot look for blobs that nothing refers to"),
+/// Looks once for what an interrupted run left, and then after it by the hour.
+async fn tend_orphans(app: Arc<App>) {
+    let (library, store) = (Arc::clone(&app.library), Arc::clone(&app.store));
+    let look = move || {
+        library.forget_sourceless_thumbnails()?;
+        store.find_orphans()
+    };
+    if let Err(error) = app.bridge.run(Pool::Disk, look).await {
+        tracing::error!(?error, "looking for blobs without a row failed");
+    }
+    let mut ticks = tokio::time::interval(TEND_EVERY);
+    // The first is now.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let store = Arc::clone(&app.store);
+        if let Err(error) = app.bridge.run(Pool::Disk, move || store.tend_orphans(TEND_EVERY)).await {
+            tracing::error!(?error, "dealing with blobs without a row failed");
+        }
     }
 }
 

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use media_sidecar::commands::{self, Failure, KeySource, LogFormat, TlsFiles};
+use media_sidecar::commands::{self, Failure, Fallback, KeySource, LogFormat, ProxyOptions, TlsFiles};
 use media_sidecar::demo;
 use media_sidecar::federation::Overwrite;
+use media_sidecar::matrix::ServerName;
 
 /// The media repository of a small Matrix homeserver: client and server routes apart (MSC1902, MSC3916).
 #[derive(Debug, Parser)]
@@ -75,6 +76,12 @@ enum Command {
         /// Its private key, PEM [default: /etc/letsencrypt/live/HOST/privkey.pem]
         #[arg(long, value_name = "FILE")]
         tls_key: Option<PathBuf>,
+        /// Where the server's name sends clients and servers, like matrix.example.org [default: where it is found to]
+        #[arg(long, value_name = "HOST[:PORT]")]
+        public_host: Option<ServerName>,
+        /// Let the homeserver answer for media that is not here, until it is taken over (nginx)
+        #[arg(long)]
+        fallback: bool,
     },
     /// Add media rows to the catalog, for measuring
     #[command(hide = true, after_help = "Example: media-sidecar bench-fill 1000000")]
@@ -195,14 +202,18 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Key(Key::Generate { config, force }) => {
             commands::generate(config.config.as_deref(), overwrite(force), &mut out)?;
         }
-        Command::ProxyConfig { config, proxy, tls_cert, tls_key } => {
+        Command::ProxyConfig { config, proxy, tls_cert, tls_key, public_host, fallback } => {
             let proxy = match proxy {
                 Proxy::Nginx => commands::Proxy::Nginx,
                 Proxy::Caddy => commands::Proxy::Caddy,
                 Proxy::Traefik => commands::Proxy::Traefik,
             };
-            let tls = TlsFiles { cert: tls_cert, key: tls_key };
-            commands::proxy_config(config.config.as_deref(), proxy, &tls, &mut out)?;
+            let options = ProxyOptions {
+                tls: TlsFiles { cert: tls_cert, key: tls_key },
+                public_host,
+                fallback: if fallback { Fallback::Homeserver } else { Fallback::Off },
+            };
+            commands::proxy_config(config.config.as_deref(), proxy, &options, &mut out)?;
         }
         Command::BenchFill { config, rows } => {
             commands::bench_fill(config.config.as_deref(), rows, &mut out)?;

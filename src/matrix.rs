@@ -217,6 +217,15 @@ impl fmt::Display for Mxc {
 }
 
 impl UserId {
+    /// Whether `text` can be a user ID: `@localpart:server_name`, at most 255 bytes. Old local parts have more characters than new
+    /// ones may.
+    pub(crate) fn is_well_formed(text: &str) -> bool {
+        let parts = text.strip_prefix('@').and_then(|rest| rest.split_once(':'));
+        let is_local = |local: &str| !local.contains(|char: char| char.is_control() || char.is_whitespace());
+        text.len() <= 255
+            && parts.is_some_and(|(local, server)| is_local(local) && ServerName::parse(server).is_ok())
+    }
+
     /// A user ID as given by the homeserver.
     pub(crate) fn new(text: &str) -> Self {
         Self(text.into())

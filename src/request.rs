@@ -10,6 +10,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Uri, Version};
 use percent_encoding::percent_decode_str;
 
+use crate::access::Access;
 use crate::accounts::Credential;
 use crate::conditions::Conditions;
 use crate::config::ThumbnailMethod;
@@ -18,7 +19,6 @@ use crate::error::{Error, Kind, Result};
 use crate::federation::InboundRequest;
 use crate::matrix::{MediaId, Mxc, ServerName};
 use crate::preview::Link;
-use crate::response::Access;
 use crate::thumbnail::{Motion, Wanted};
 
 /// How long a download waits for a pending upload unless the client says otherwise (spec, `timeout_ms`).
@@ -66,23 +66,19 @@ impl Call {
     /// from the specification and is still sent. `None` when it presents nothing.
     ///
     /// # Errors
-    /// `UnknownToken` for a token that no homeserver hands out: it could not stand in a header.
+    /// Those of [`Credential::new`].
     pub(crate) fn credential(&self) -> Result<Option<Credential>> {
         let header = self.headers.get(header::AUTHORIZATION).and_then(|value| {
             let value = String::from_utf8_lossy(value.as_bytes());
             let (scheme, token) = value.trim().split_once(' ')?;
             scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim().to_owned())
         });
-        let query = || {
-            self.query()
-                .raw("access_token")
-                .map(|raw| percent_decode_str(raw).decode_utf8_lossy().into_owned())
-        };
-        let Some(token) = header.or_else(query) else { return Ok(None) };
-        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Error::new(Kind::UnknownToken, "unknown access token"));
-        }
-        Ok(Some(Credential::new(token, self.query().get("user_id").map(Cow::into_owned))))
+        // What is not UTF-8 is neither a token nor a user ID, and is not passed over. A `+` in a token is one.
+        let lossy = |raw: &str| percent_decode_str(raw).decode_utf8_lossy().into_owned();
+        let query = self.query();
+        let Some(token) = header.or_else(|| query.raw("access_token").map(lossy)) else { return Ok(None) };
+        let user_id = query.raw("user_id").map(|raw| lossy(&raw.replace('+', " ")));
+        Credential::new(token, user_id).map(Some)
     }
 
     /// What a server's signature covers.
@@ -97,9 +93,11 @@ impl Call {
         }
     }
 
-    /// [`PathParams::mxc`]
-    pub(crate) fn mxc(&self, own: &ServerName) -> Result<Mxc> {
-        self.path.mxc(own)
+    /// [`PathParams::mxc`], which the access line names from here on.
+    pub(crate) fn mxc(&mut self, own: &ServerName) -> Result<Mxc> {
+        let mxc = self.path.mxc(own)?;
+        self.access.mxc = Some(mxc.clone());
+        Ok(mxc)
     }
 
     /// [`PathParams::file_name`]

@@ -9,13 +9,13 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use hyper::StatusCode;
 use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
 
+use crate::access::Access;
 use crate::bridge::{self, FileStream, Readers};
 use crate::conditions::{Conditions, HttpDate, Judgement, Validators};
 use crate::disposition;
@@ -24,7 +24,7 @@ use crate::matrix::len_u64;
 use crate::media::{RemoteHead, Stored};
 use crate::multipart;
 use crate::range::Extent;
-use crate::waiting::{Busy, Chunks, Coming};
+use crate::waiting::{Chunks, Coming};
 
 /// What every handler gives back.
 pub(crate) type Response = hyper::Response<Body>;
@@ -120,11 +120,12 @@ pub(crate) fn preflight() -> Response {
 pub(crate) fn error(error: &Error, route: &str) -> Response {
     let row = error.kind().row();
     // Others have a say in it: a string is written quoted and escaped, so that it stays in its line.
-    let told = format!("{error:?}");
+    let (kind, told) = (tracing::field::debug(error.kind()), format!("{error:?}"));
     match row.loudness {
-        Loudness::Quiet => tracing::debug!(route, error = told, "refused"),
-        Loudness::Warn => tracing::warn!(route, error = told, "failed"),
-        Loudness::Error => tracing::error!(route, error = told, "failed"),
+        Loudness::Quiet => tracing::debug!(kind, route, error = told, "refused"),
+        Loudness::Info => tracing::info!(kind, route, error = told, "refused"),
+        Loudness::Warn => tracing::warn!(kind, route, error = told, "failed"),
+        Loudness::Error => tracing::error!(kind, route, error = told, "failed"),
     }
     let mut body = json!({"errcode": row.errcode, "error": error.message()});
     if let (Kind::LimitExceeded, Some(wait)) = (error.kind(), error.wait())
@@ -135,7 +136,7 @@ pub(crate) fn error(error: &Error, route: &str) -> Response {
     }
     let text = error.passthrough().map_or_else(|| body.to_string(), ToString::to_string);
     let mut response =
-        json_with(StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), text);
+        json_with(StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), text);
     if let Some(wait) = error.wait() {
         let seconds = wait.as_millis().div_ceil(1000).max(1).to_string();
         response
@@ -184,6 +185,12 @@ impl Ready {
     /// What it is.
     pub(crate) fn stored(&self) -> &Stored {
         &self.stored
+    }
+
+    /// Whether all of it is still there: the file may have been cut off since it was opened.
+    pub(crate) fn is_whole(&self) -> bool {
+        let Stored { filled, file, .. } = &self.stored;
+        self.bytes.get().is_some() || file.metadata().is_ok_and(|there| there.len() == filled.size)
     }
 
     /// A stretch of it.
@@ -363,42 +370,6 @@ enum Segment {
     File(FileStream),
     /// Bytes that arrive.
     Chunks(Chunks),
-}
-
-/// One line of the access log, written when this is dropped: with the body once there is a response, and without one when
-/// the client goes away before.
-#[derive(Debug)]
-pub(crate) struct Access {
-    /// HTTP method.
-    pub(crate) method: hyper::Method,
-    /// The route's pattern.
-    pub(crate) route: &'static str,
-    /// HTTP status; 499, as nginx has it, while there is none.
-    pub(crate) status: u16,
-    /// When the request's head had been read.
-    pub(crate) started: Instant,
-    /// User ID, server name, or `-`.
-    pub(crate) caller: String,
-    /// Body bytes sent.
-    pub(crate) bytes: u64,
-    /// While this lives, the machine is not idle.
-    _busy: Option<Busy>,
-}
-
-impl Access {
-    /// The line of a request that has just begun.
-    pub(crate) fn begin(method: hyper::Method, route: &'static str, busy: Option<Busy>) -> Self {
-        let caller = "-".to_owned();
-        Self { method, route, status: 499, started: Instant::now(), caller, bytes: 0, _busy: busy }
-    }
-}
-
-impl Drop for Access {
-    fn drop(&mut self) {
-        let Self { method, route, status, started, caller, bytes, .. } = self;
-        let ms = (started.elapsed().as_secs_f64() * 1e6).round() / 1000.0;
-        tracing::info!(target: "media_sidecar::access", %method, route, status, bytes, ms, caller);
-    }
 }
 
 impl Body {

@@ -5,11 +5,11 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use data_encoding::HEXLOWER;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
@@ -17,22 +17,24 @@ use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use matchit::Router;
-use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::access::{Access, Occasion, client_address};
 use crate::app::App;
 use crate::bridge::Pool;
+use crate::drain::{self, Draining, InFlight};
 use crate::error::{Error, Kind, Result};
 use crate::handlers::client::{self, Door};
 use crate::handlers::federation::{self, Wrapping};
 use crate::handlers::ops;
 use crate::housekeeping;
+use crate::listeners::Stream;
 pub use crate::listeners::{Listener, bind};
+use crate::mark::{self, Mark};
 use crate::patience::Patient;
 use crate::request::{self, Call, PathParams};
-use crate::response::{self, Access, Response};
+use crate::response::{self, Response};
 
 /// Connections at the same time; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4096;
@@ -174,19 +176,6 @@ pub(crate) const PROXY_PREFIXES: [&str; 9] = [
     "/_matrix/federation/unstable/org.matrix.msc3916.v2/media/",
 ];
 
-/// Stands on answers to paths that are nothing here, so that `check` can see from outside that they came here, and as they were
-/// sent.
-pub(crate) const CHECK_HEADER: &str = "x-media-sidecar";
-
-/// [`CHECK_HEADER`] as hyper has it.
-const CHECK_MARK: header::HeaderName = header::HeaderName::from_static(CHECK_HEADER);
-
-/// The value of [`CHECK_HEADER`]: whose sidecar this is, and what of the request's target arrived.
-pub(crate) fn check_value(fingerprint: &str, target: &str) -> String {
-    let digest = Sha256::digest(target);
-    format!("{fingerprint} {}", HEXLOWER.encode(digest.first_chunk::<8>().unwrap_or(&[0; 8])))
-}
-
 /// A path that leads somewhere.
 #[derive(Clone, Debug)]
 struct Route {
@@ -221,8 +210,10 @@ pub async fn run(app: Arc<App>, listeners: Vec<Listener>, stop: impl Future<Outp
 
     stop.await;
     tracing::info!("stopping: finishing running requests");
-    accepting.shutdown().await;
     stopping.send_replace(());
+    app.pending.stop();
+    // Whoever has connected by now is answered.
+    while accepting.join_next().await.is_some() {}
     // Every connection holds a place: when all are free again, all have ended.
     let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
     if tokio::time::timeout(DRAIN, places.acquire_many(all)).await.is_err() {
@@ -235,38 +226,49 @@ pub async fn run(app: Arc<App>, listeners: Vec<Listener>, stop: impl Future<Outp
     }
 }
 
-/// Accepts connections for ever.
+/// Accepts connections until the service stops, and then those that are in the queue already.
 async fn accept(server: Arc<Server>, listener: Listener) {
+    let mut stopped = server.stopped.clone();
     loop {
-        let Ok(place) = Arc::clone(&server.places).acquire_owned().await else { return };
-        let accepted = match &listener {
-            Listener::Tcp(listener) => listener.accept().await.and_then(|(stream, _)| {
-                // Answers are written whole: waiting for more to send only delays them.
-                stream.set_nodelay(true)?;
-                serve_connection(&server, stream, place);
-                Ok(())
-            }),
-            Listener::Unix(listener) => {
-                listener.accept().await.map(|(stream, _)| serve_connection(&server, stream, place))
-            }
+        let place = Arc::clone(&server.places).acquire_owned();
+        let place = tokio::select! {
+            place = place => place,
+            _ = stopped.changed() => break,
         };
-        if let Err(error) = accepted {
-            tracing::warn!(%error, "cannot accept a connection");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
+        let Ok(place) = place else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopped.changed() => break,
+        };
+        match accepted {
+            Ok(stream) => serve_connection(&server, stream, place),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
+    }
+    for _ in 0..MAX_CONNECTIONS {
+        let (Ok(place), Some(Ok(stream))) =
+            (Arc::clone(&server.places).try_acquire_owned(), listener.accept_waiting().await)
+        else {
+            return;
+        };
+        serve_connection(&server, stream, place);
     }
 }
 
 /// Serves one connection in a task of its own; `place` is free again when it ends.
-fn serve_connection<S>(server: &Arc<Server>, stream: S, place: OwnedSemaphorePermit)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+fn serve_connection(server: &Arc<Server>, stream: Stream, place: OwnedSemaphorePermit) {
+    let peer = stream.peer();
     let mut stopped = server.stopped.clone();
     let server = Arc::clone(server);
+    let state = drain::Connection::new();
+    let stream = Draining::new(stream, Arc::clone(&state), stopped.clone());
+    let requests = Arc::clone(&state);
     let service = service_fn(move |request| {
-        let server = Arc::clone(&server);
-        async move { Ok::<_, Infallible>(server.answer(request).await) }
+        let (server, in_flight) = (Arc::clone(&server), requests.begin());
+        async move { Ok::<_, Infallible>(server.answer(request, peer, in_flight).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -276,9 +278,14 @@ where
     tokio::spawn(async move {
         let _place = place;
         let mut connection = pin!(connection);
+        let last_request = async {
+            // An error means that the service is gone.
+            drop(stopped.changed().await);
+            state.request().await;
+        };
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            _ = stopped.changed() => {
+            () = last_request => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -305,14 +312,30 @@ struct Server {
 
 impl Server {
     /// Answers one request, whatever it is, and sees to its access line.
-    async fn answer(&self, request: Request<Incoming>) -> Response {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: Option<IpAddr>,
+        in_flight: InFlight,
+    ) -> Response {
         let method = request.method().clone();
         let uri = request.uri().clone();
-        let found = self.routes.at(uri.path());
+        // One that asks its homeserver and finds a sidecar is told nothing but that.
+        let in_circles = request.headers().contains_key(mark::ASKING);
+        let found = self.routes.at(uri.path()).ok().filter(|_| !in_circles);
         let (name, route) = found.as_ref().map_or(("-", None), |found| (found.value.name, Some(found.value)));
+        let mark = route.is_none().then(|| {
+            let target = request::target(&uri);
+            Mark::of(&self.fingerprint, &target, request.version(), request.headers()).to_string()
+        });
         // Who asks how we are is not to keep us busy.
         let busy = route.filter(|route| route.column != Column::Own).map(|_| self.app.activity.begin());
-        let access = Access::begin(method.clone(), name, busy);
+        let mut access = Access::begin(method.clone(), name, busy);
+        access.in_flight = Some(in_flight);
+        access.client = client_address(peer, request.headers());
+        if route.is_some_and(|route| route.endpoint == Endpoint::Health) {
+            access.occasion = Occasion::Probe;
+        }
         let (outcome, mut access) = match route {
             _ if method == Method::OPTIONS => (Ok(response::preflight()), access),
             None => {
@@ -343,9 +366,8 @@ impl Server {
             }
         };
         let mut response = outcome.unwrap_or_else(|error| response::error(&error, name));
-        if route.is_none() {
-            let mark = check_value(&self.fingerprint, &request::target(&uri));
-            response.headers_mut().extend(HeaderValue::try_from(mark).ok().map(|mark| (CHECK_MARK, mark)));
+        if let Some(mark) = mark.and_then(|mark| HeaderValue::try_from(mark).ok()) {
+            response.headers_mut().insert(header::HeaderName::from_static(mark::MARK), mark);
         }
         if let (Some(route), 405) = (route, response.status().as_u16())
             && let Ok(allow) = HeaderValue::from_str(route.allow())

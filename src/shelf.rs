@@ -60,7 +60,8 @@ impl Shelf {
 
     /// What is there of this title and still holds good. Never blocks.
     pub(crate) fn get(&self, title: &Title, library: &Library) -> Option<Arc<Ready>> {
-        self.cache.get(title).filter(|ready| ready.stored().removals == library.removals())
+        let ready = self.cache.get(title)?;
+        (ready.stored().removals == library.removals() && ready.is_whole()).then_some(ready)
     }
 
     /// Puts media there, unless it stands in for what was asked for.

@@ -13,22 +13,24 @@ use std::path::{Path, PathBuf};
 /// The levels of the map in `lib.rs`, lowest first; within a level modules are listed in the order they may import each
 /// other, lower first.
 const LEVELS: [&[&str]; 8] = [
-    &["sha256", "error", "matrix", "config"],
+    &["sha256", "error", "matrix", "config", "journal"],
     &[
         "range",
         "conditions",
         "disposition",
         "multipart",
         "globs",
+        "mark",
         "names",
         "outbound",
         "disk",
         "blobs",
         "catalog",
+        "store",
     ],
     &["homeserver", "accounts", "federation", "thumbnail", "preview"],
     &["media"],
-    &["patience", "bridge", "waiting", "response", "shelf", "app", "request"],
+    &["patience", "drain", "bridge", "waiting", "access", "response", "shelf", "app", "request"],
     &["service", "handlers", "housekeeping"],
     &["listeners", "server"],
     &["commands", "demo", "fuzzing"],

@@ -227,7 +227,7 @@ mod tests {
     /// Takes in a body whole.
     async fn absorb(bridge: &Bridge, blobs: &Arc<Blobs>, mut body: Fed) -> Result<u64> {
         let blobs = Arc::clone(blobs);
-        let begin = move || blobs.ingest(10 << 20).map_err(|error| Error::internal("test", error));
+        let begin = move || blobs.ingest(10 << 20, None).map_err(|error| Error::internal("test", error));
         bridge.absorb(&mut body, begin, |ingest| Ok(ingest.size())).await
     }
 

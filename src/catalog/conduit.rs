@@ -1,18 +1,78 @@
 //! Conduit's own SQLite database, of which one record is read: the signing key.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 
-/// The record `keypair` of the table `global` in `conduit.db` below `folder`, Conduit's `database_path`. Read-only, also while
-/// Conduit runs: in WAL mode readers and the writer do not wait for each other. `None` when there is no such record.
-pub(crate) fn read_keypair(folder: &Path) -> rusqlite::Result<Option<Vec<u8>>> {
+/// Why the record cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConduitError {
+    /// The database is in WAL mode and in use, or was not closed cleanly: reading it needs files beside it that this user
+    /// may not write.
+    #[error("it cannot be read without writing beside it")]
+    NeedsWriting,
+    /// Anything else.
+    #[error("{0}")]
+    Unusable(#[from] rusqlite::Error),
+}
+
+/// The record `keypair` of the table `global` in `file`, Conduit's `conduit.db`. Read-only, also while Conduit runs: in WAL mode
+/// readers and the writer do not wait for each other. `None` when there is no such record.
+pub(crate) fn read_keypair(file: &Path) -> Result<Option<Vec<u8>>, ConduitError> {
+    match query(file, Sharing::WithWriters) {
+        Err(error) if is_refusal(&error) && has_wal(file) => Err(ConduitError::NeedsWriting),
+        // SQLite makes its shared files even to read. Where it may not, a database that was closed cleanly is all in one file.
+        Err(error) if is_refusal(&error) => Ok(query(file, Sharing::Alone)?),
+        other => Ok(other?),
+    }
+}
+
+/// Whether others may write the database while it is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    /// They may.
+    WithWriters,
+    /// Nobody does: nothing is locked and nothing looked for beside the file.
+    Alone,
+}
+
+/// Reads the record.
+fn query(file: &Path, sharing: Sharing) -> rusqlite::Result<Option<Vec<u8>>> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(folder.join("conduit.db"), flags)?;
+    let connection = match sharing {
+        Sharing::WithWriters => Connection::open_with_flags(file, flags),
+        Sharing::Alone => Connection::open_with_flags(uri(file), flags | OpenFlags::SQLITE_OPEN_URI),
+    }?;
     connection.busy_timeout(super::connection::PATIENCE)?;
     connection
         .query_row("SELECT value FROM global WHERE key = CAST('keypair' AS BLOB)", [], |row| row.get(0))
         .optional()
+}
+
+/// `file` as SQLite's URI for a database that nobody writes. Every byte is escaped but those of plain names.
+fn uri(file: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt as _;
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let escaped =
+        percent_encoding::percent_encode(file.as_os_str().as_bytes(), percent_encoding::NON_ALPHANUMERIC);
+    format!("file:{}?immutable=1", escaped.to_string().replace("%2F", "/"))
+}
+
+/// Whether SQLite was not allowed what it needed.
+fn is_refusal(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied)
+    )
+}
+
+/// Whether changes lie beside the database that are not in it yet. One that cannot be looked at counts.
+fn has_wal(file: &Path) -> bool {
+    let mut wal = file.as_os_str().to_owned();
+    wal.push("-wal");
+    let wal = PathBuf::from(wal);
+    wal.metadata()
+        .map_or_else(|why| why.kind() != std::io::ErrorKind::NotFound, |metadata| metadata.len() > 0)
 }
 
 #[cfg(test)]
@@ -22,19 +82,34 @@ mod tests {
     #[test]
     fn the_record_is_read_while_the_database_is_open_for_writing_and_its_wal_is_not_yet_merged() {
         let folder = tempfile::tempdir().unwrap();
-        let conduit = Connection::open(folder.path().join("conduit.db")).unwrap();
+        let file = folder.path().join("conduit.db");
+        let conduit = Connection::open(&file).unwrap();
         conduit.pragma_update(None, "page_size", 2048).unwrap();
         conduit.pragma_update(None, "journal_mode", "WAL").unwrap();
         conduit.execute_batch("CREATE TABLE global (key BLOB PRIMARY KEY, value BLOB NOT NULL)").unwrap();
-        assert_eq!(read_keypair(folder.path()).unwrap(), None);
+        assert_eq!(read_keypair(&file).unwrap(), None);
         conduit.execute("INSERT INTO global VALUES (CAST('keypair' AS BLOB), x'0102ff')", []).unwrap();
         conduit.execute_batch("BEGIN IMMEDIATE").unwrap();
         assert!(folder.path().join("conduit.db-wal").metadata().unwrap().len() > 0);
-        assert_eq!(read_keypair(folder.path()).unwrap(), Some(vec![1, 2, 0xff]));
+        assert_eq!(read_keypair(&file).unwrap(), Some(vec![1, 2, 0xff]));
     }
 
     #[test]
     fn a_folder_without_the_database_is_an_error() {
-        assert!(read_keypair(tempfile::tempdir().unwrap().path()).is_err());
+        assert!(read_keypair(&tempfile::tempdir().unwrap().path().join("conduit.db")).is_err());
+    }
+
+    #[test]
+    fn a_database_that_nobody_writes_is_read_from_its_one_file_whatever_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a b%20?#ü.db");
+        let conduit = Connection::open(&file).unwrap();
+        conduit.pragma_update(None, "journal_mode", "WAL").unwrap();
+        conduit.execute_batch("CREATE TABLE global (key BLOB PRIMARY KEY, value BLOB NOT NULL)").unwrap();
+        conduit.execute("INSERT INTO global VALUES (CAST('keypair' AS BLOB), x'07')", []).unwrap();
+        assert!(has_wal(&file), "it is in use");
+        conduit.close().unwrap();
+        assert!(!has_wal(&file), "it was closed");
+        assert_eq!(query(&file, Sharing::Alone).unwrap(), Some(vec![7]));
     }
 }

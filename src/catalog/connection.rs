@@ -5,14 +5,15 @@
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use r2d2::Pool;
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// Connections that read. `SQLite` answers from the page cache in microseconds; more would only cost memory.
 const READERS: u32 = 4;
@@ -39,12 +40,22 @@ pub(super) struct Readers(Pool<SqliteConnectionManager>);
 pub(super) struct Writer {
     /// `None` once dropping has begun.
     queue: Option<SyncSender<Job>>,
+    /// How the last commit ended.
+    last_commit: Arc<LastCommit>,
     /// Joined on drop, so that the database is closed when the catalog is gone.
     thread: Option<JoinHandle<()>>,
 }
 
-/// A write: runs inside the transaction, if one could be begun, and returns what to do when it has ended.
-type Job = Box<dyn FnOnce(Option<&Connection>) -> Finish + Send>;
+/// How the last commit ended, and when.
+#[derive(Debug)]
+struct LastCommit(Mutex<(Instant, bool)>);
+
+/// How long a commit is proof that the next will work, for the health check: each proof of its own writes to the card.
+const COMMIT_PROOF: Duration = Duration::from_mins(5);
+
+/// A write: runs inside the transaction, if one could be begun, and returns why it failed, if it did, and what to do when the
+/// transaction has ended.
+type Job = Box<dyn FnOnce(Option<&Connection>) -> (Option<Error>, Finish) + Send>;
 
 /// Tells the caller how its write ended, given how the commit did.
 type Finish = Box<dyn FnOnce(&Result<()>) + Send>;
@@ -79,11 +90,20 @@ impl Writer {
     /// Starts the thread on `connection`.
     pub(super) fn start(connection: Connection) -> Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE);
+        // The opening has written.
+        let last_commit = Arc::new(LastCommit(Mutex::new((Instant::now(), true))));
+        let noted = Arc::clone(&last_commit);
         let thread = std::thread::Builder::new()
             .name("catalog-writer".to_owned())
-            .spawn(move || write_batches(&connection, &jobs))
+            .spawn(move || write_batches(&connection, &jobs, &noted))
             .map_err(|error| Error::internal("starting the catalog's writer", error))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        Ok(Self { queue: Some(queue), last_commit, thread: Some(thread) })
+    }
+
+    /// Whether the last commit worked and was lately. If not, the health check tries one.
+    pub(super) fn is_proven(&self) -> bool {
+        let (at, worked) = *self.last_commit.lock();
+        worked && at.elapsed() < COMMIT_PROOF
     }
 
     /// Runs one write and waits until it is durable. A write that fails leaves no trace and does not disturb others.
@@ -94,13 +114,13 @@ impl Writer {
         let (answer, outcome) = sync_channel(1);
         let job: Job = Box::new(move |connection| {
             let result = connection.map(|connection| {
-                in_savepoint(connection, change)
-                    .map_err(|error| Error::internal("writing to the catalog", error))
+                in_savepoint(connection, change).map_err(|error| failed("writing to the catalog", error))
             });
             // Without a transaction the commit is an error, which says why.
             let result = result.unwrap_or_else(|| Err(Error::internal("writing to the catalog", WriterGone)));
+            let error = result.as_ref().err().cloned();
             // The caller waits for the answer below; that it is gone only means that its thread panicked.
-            Box::new(move |commit| drop(answer.send(commit.clone().and(result))))
+            (error, Box::new(move |commit| drop(answer.send(commit.clone().and(result)))))
         });
         let gone = || Error::internal("writing to the catalog", WriterGone);
         self.queue.as_ref().ok_or_else(gone)?.send(job).map_err(|_job| gone())?;
@@ -123,34 +143,60 @@ impl Drop for Writer {
 #[error("the catalog's writer has stopped")]
 struct WriterGone;
 
+/// `SQLite` has undone a transaction by itself.
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction was rolled back")]
+struct RolledBack;
+
 /// The writer's loop: takes what waits into one transaction, commits, answers.
-fn write_batches(connection: &Connection, jobs: &Receiver<Job>) {
+fn write_batches(connection: &Connection, jobs: &Receiver<Job>, last_commit: &LastCommit) {
     while let Ok(first) = jobs.recv() {
         let begun = connection.execute_batch("BEGIN IMMEDIATE");
         let jobs = std::iter::once(first).chain(jobs.try_iter().take(BATCH));
         let mut finish = Vec::new();
-        let commit = match begun {
-            Ok(()) => {
-                finish.extend(jobs.map(|job| job(Some(connection))));
-                connection.execute_batch("COMMIT")
+        let changes = connection.total_changes();
+        let mut commit = begun.map_err(|error| failed("writing to the catalog", error));
+        for job in jobs {
+            let (error, answer) = job(commit.is_ok().then_some(connection));
+            finish.push(answer);
+            // A full disk or an I/O error ends the whole transaction: what came before in it is undone, too.
+            if connection.is_autocommit() && commit.is_ok() {
+                commit = Err(error.unwrap_or_else(|| Error::internal("writing to the catalog", RolledBack)));
             }
-            Err(error) => {
-                finish.extend(jobs.map(|job| job(None)));
-                Err(error)
-            }
-        };
-        let commit = commit.map_err(|error| {
-            if !connection.is_autocommit()
-                && let Err(error) = connection.execute_batch("ROLLBACK")
-            {
-                tracing::error!(%error, "rolling back a catalog transaction");
-            }
-            Error::internal("committing to the catalog", error)
-        });
+        }
+        if commit.is_ok() {
+            commit = connection
+                .execute_batch("COMMIT")
+                .map_err(|error| failed("committing to the catalog", error));
+        }
+        if !connection.is_autocommit()
+            && let Err(error) = connection.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, "rolling back a catalog transaction");
+        }
+        if commit.is_err() {
+            last_commit.lock().1 = false;
+        } else if connection.total_changes() > changes {
+            *last_commit.lock() = (Instant::now(), true);
+        }
         for answer in finish {
             answer(&commit);
         }
     }
+}
+
+impl LastCommit {
+    /// The value. A panic elsewhere cannot leave it half-changed.
+    fn lock(&self) -> MutexGuard<'_, (Instant, bool)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why the catalog could not be written. A full disk is told from our own faults.
+fn failed(what: &'static str, error: rusqlite::Error) -> Error {
+    let is_full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
+    let inside = Error::internal(what, error);
+    if is_full { inside.with_kind(Kind::NoRoom, "no room left on the server") } else { inside }
 }
 
 /// Runs `change`; on failure undoes it and nothing else of the transaction.
@@ -159,13 +205,16 @@ fn in_savepoint<T>(
     change: impl FnOnce(&Connection) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<T> {
     connection.execute_batch("SAVEPOINT change")?;
-    let result = change(connection);
-    connection.execute_batch(if result.is_ok() {
-        "RELEASE change"
-    } else {
-        "ROLLBACK TO change; RELEASE change"
-    })?;
-    result
+    match change(connection) {
+        Ok(value) => connection.execute_batch("RELEASE change").map(|()| value),
+        Err(error) => {
+            // Some errors have undone the whole transaction already; what the caller is told is the first one.
+            if !connection.is_autocommit() {
+                connection.execute_batch("ROLLBACK TO change; RELEASE change")?;
+            }
+            Err(error)
+        }
+    }
 }
 
 /// Opens the connection that writes, creating the database for the owner alone.

@@ -121,6 +121,32 @@ impl Catalog {
         self.writer.write(move |connection| insert_media(connection, &media, Purpose::Media))
     }
 
+    /// Gives the row of remote media, whose blob was lost, what was fetched anew. When it came and who may see it stay. Says
+    /// whether there is such a row.
+    pub(crate) fn refill(&self, media: NewMedia) -> Result<bool> {
+        let NewMedia { mxc, filled, .. } = media;
+        let is_refilled = self.writer.write(move |connection| {
+            let changed = connection
+                .prepare_cached(
+                    "UPDATE media SET sha256 = :sha256, size = :size, content_type = :content_type,
+                                      upload_name = :upload_name
+                     WHERE server_name = :server_name AND media_id = :media_id
+                       AND sha256 IS NOT NULL AND user_id IS NULL",
+                )?
+                .execute(named_params! {
+                    ":sha256": filled.sha256.as_bytes(),
+                    ":size": sql_size(filled.size),
+                    ":content_type": filled.content_type,
+                    ":upload_name": filled.upload_name,
+                    ":server_name": mxc.server_name.as_str(),
+                    ":media_id": mxc.media_id.as_str(),
+                })?;
+            Ok(changed == 1)
+        })?;
+        self.note_removal();
+        Ok(is_refilled)
+    }
+
     /// Adds many at once, durable together. Says how many rows were added.
     pub(crate) fn add_many(&self, media: Vec<NewMedia>) -> Result<usize> {
         self.writer.write(move |connection| {
@@ -197,6 +223,7 @@ impl Catalog {
     }
 
     /// Forgets an ID.
+    #[cfg(test)]
     pub(crate) fn forget(&self, mxc: &Mxc) -> Result<()> {
         let mxc = mxc.clone();
         self.writer.write(move |connection| {

@@ -9,20 +9,22 @@ mod keys;
 mod media;
 mod previews;
 mod servers;
+mod store;
 mod thumbnails;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use self::connection::{Readers, Writer};
 use crate::error::{Error, Result};
 
-pub(crate) use self::conduit::read_keypair as read_conduit_keypair;
+pub(crate) use self::conduit::{ConduitError, read_keypair as read_conduit_keypair};
 pub(crate) use self::keys::StoredKey;
 pub(crate) use self::media::{Content, Filled, Media, NewMedia, Reservation, Reserved};
 pub(crate) use self::previews::{Dropped, NewPreview, Preview, Room};
+pub(crate) use self::store::{Place, StoreId, peek};
 pub(crate) use self::thumbnails::ThumbnailKey;
 
 /// The catalog. Reads run on pooled connections, writes on one thread that commits several at once.
@@ -36,21 +38,21 @@ pub(crate) struct Catalog {
 }
 
 /// The schema, in the order it grew; `user_version` counts how many a database has.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../../assets/migrations/0001_media.sql"),
     include_str!("../../assets/migrations/0002_server.sql"),
     include_str!("../../assets/migrations/0003_thumbnail.sql"),
     include_str!("../../assets/migrations/0004_preview.sql"),
     include_str!("../../assets/migrations/0005_preview_bytes.sql"),
+    include_str!("../../assets/migrations/0006_store.sql"),
 ];
 
 impl Catalog {
     /// Opens `catalog.db` in `data_dir`, creates or migrates it.
     pub(crate) fn open(data_dir: &Path) -> Result<Self> {
         let path = data_dir.join("catalog.db");
-        let mut connection =
-            connection::open_writer(&path).map_err(|error| Error::internal("opening the catalog", error))?;
-        migrate(&mut connection).map_err(|error| Error::internal("migrating the catalog", error))?;
+        let mut connection = connection::open_writer(&path).map_err(|error| unopened(error.into()))?;
+        migrate(&mut connection).map_err(unopened)?;
         Ok(Self {
             readers: Readers::new(&path)?,
             writer: Writer::start(connection)?,
@@ -69,11 +71,18 @@ impl Catalog {
         self.removals.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Whether the catalog answers, for the health check.
+    /// Whether the catalog answers and can be written to, for the health check. A commit of the last minutes is proof
+    /// enough, unless it failed: then one is tried.
     pub(crate) fn check(&self) -> Result<()> {
         self.readers.ask(|connection| {
             connection.query_row("SELECT count(*) FROM pragma_user_version", [], |_| Ok(()))
-        })
+        })?;
+        if self.writer.is_proven() {
+            // Somebody else's lock shows without writing.
+            return self.writer.write(|_| Ok(()));
+        }
+        self.writer
+            .write(|connection| connection.execute("UPDATE store SET openings = openings", []).map(drop))
     }
 }
 
@@ -93,12 +102,30 @@ fn migrate(connection: &mut Connection) -> std::result::Result<(), MigrationErro
     Ok(())
 }
 
+/// Why the catalog is not opened.
+fn unopened(error: MigrationError) -> Error {
+    let is_damaged = matches!(
+        &error,
+        MigrationError::Sqlite(error)
+            if matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+            )
+    );
+    Error::internal("opening the catalog", if is_damaged { MigrationError::Damaged } else { error })
+}
+
 /// Why a database could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
 enum MigrationError {
     /// Written by a version with more migrations.
     #[error("catalog.db was written by a newer version of media-sidecar; run that one")]
     Newer,
+    /// No database, or half of one: a copy that was interrupted.
+    #[error(
+        "catalog.db is damaged; nothing was changed. Restore it from a backup (README, \"Backup and restore\")"
+    )]
+    Damaged,
     /// `SQLite` refused.
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
@@ -116,6 +143,42 @@ mod tests {
         connection.pragma_update(None, "user_version", 999).unwrap();
         let error = Catalog::open(folder.path()).err().unwrap();
         assert!(error.causes().contains("newer version"), "{error:?}");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_other_failures_and_health_notices_both_ends_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(folder.path()).unwrap();
+        let write = |size: u32| {
+            catalog.writer.write(move |connection| {
+                connection.execute("CREATE TABLE IF NOT EXISTS filler (x BLOB) STRICT", [])?;
+                connection.execute("INSERT INTO filler VALUES (zeroblob(?1))", [size]).map(drop)
+            })
+        };
+        let pages = |count: u32| {
+            catalog.writer.write(move |connection| {
+                connection.query_row(&format!("PRAGMA max_page_count = {count}"), [], |_| Ok(()))
+            })
+        };
+        write(1).unwrap();
+        catalog.check().unwrap();
+        pages(1).unwrap();
+        let full = write(1 << 20).unwrap_err();
+        assert_eq!((full.kind(), full.message()), (crate::error::Kind::NoRoom, "no room left on the server"));
+        pages(1 << 20).unwrap();
+        catalog.check().unwrap();
+    }
+
+    #[test]
+    fn health_notices_that_no_commit_works() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(folder.path()).unwrap();
+        let other = Connection::open(folder.path().join("catalog.db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let error = catalog.check().unwrap_err();
+        assert!(error.causes().contains("database is locked"), "{error:?}");
+        other.execute_batch("ROLLBACK").unwrap();
+        catalog.check().unwrap();
     }
 
     #[test]

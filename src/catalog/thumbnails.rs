@@ -97,13 +97,14 @@ impl Catalog {
         })
     }
 
-    /// Forgets thumbnails whose source no media has any more. Says how many.
-    pub(crate) fn forget_sourceless_thumbnails(&self) -> Result<usize> {
+    /// Forgets thumbnails whose source no media has any more. Gives what their rows referred to.
+    pub(crate) fn forget_sourceless_thumbnails(&self) -> Result<Vec<Sha256>> {
         self.writer.write(|connection| {
-            connection.execute(
-                "DELETE FROM thumbnail WHERE NOT EXISTS (SELECT 1 FROM media WHERE media.sha256 = thumbnail.source)",
-                [],
-            )
+            let mut forget = connection.prepare_cached(
+                "DELETE FROM thumbnail WHERE NOT EXISTS (SELECT 1 FROM media WHERE media.sha256 = thumbnail.source)
+                 RETURNING sha256",
+            )?;
+            forget.query_map([], |row| row.get(0).map(Sha256::from_bytes))?.collect()
         })
     }
 }
@@ -164,9 +165,9 @@ mod tests {
         assert_eq!(catalog.thumbnail(&key).unwrap(), Some(filled(2)));
         assert_eq!(catalog.thumbnail(&ThumbnailKey { size: [4, 3], ..key }).unwrap(), None);
         assert!(catalog.refers_to(&filled(2).sha256).unwrap());
-        assert_eq!(catalog.forget_sourceless_thumbnails().unwrap(), 0);
+        assert_eq!(catalog.forget_sourceless_thumbnails().unwrap(), []);
         catalog.forget(&mxc).unwrap();
-        assert_eq!(catalog.forget_sourceless_thumbnails().unwrap(), 1);
+        assert_eq!(catalog.forget_sourceless_thumbnails().unwrap(), [filled(2).sha256]);
         assert!(!catalog.refers_to(&filled(2).sha256).unwrap());
     }
 }

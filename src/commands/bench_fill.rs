@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use super::{Failure, load_config_quietly};
 use crate::app::{Surroundings, lock_data_dir};
 use crate::blobs::{Blobs, Claim};
-use crate::catalog::{Catalog, Filled, NewMedia};
+use crate::catalog::{Filled, NewMedia};
 use crate::config::Config;
 use crate::disk::SystemDisk;
 use crate::matrix::{MediaId, Mxc, ServerName, UserId};
+use crate::store::Store;
 
 /// Different blobs that the rows share.
 const BLOBS: u64 = 16;
@@ -54,8 +55,8 @@ pub fn bench_fill(config: Option<&Path>, rows: u64, out: &mut impl Write) -> Res
         format!("cannot fill data_dir {}: {}", config.data_dir.display(), error.causes())
     };
     let _lock = lock_data_dir(&config.data_dir).map_err(within)?;
-    let catalog = Catalog::open(&config.data_dir).map_err(within)?;
-    let claims = claims(&config.data_dir)?;
+    let store = Store::open(&config.data_dir, Arc::new(SystemDisk)).map_err(within)?;
+    let claims = claims(&store.blobs)?;
     let maker = Maker::new(&config, &claims)?;
     let shows_progress = std::io::stderr().is_terminal();
     let started = Instant::now();
@@ -64,7 +65,7 @@ pub fn bench_fill(config: Option<&Path>, rows: u64, out: &mut impl Write) -> Res
         let count = rows.saturating_sub(added).min(BATCH);
         let mut batch = (0..count).map(|_| maker.row()).collect::<Result<Vec<_>, Failure>>()?;
         batch.sort_unstable_by(|one, other| order(one).cmp(&order(other)));
-        catalog.add_many(batch).map_err(within)?;
+        store.catalog.add_many(batch).map_err(within)?;
         added = added.saturating_add(count);
         if shows_progress {
             write!(std::io::stderr(), "\r{added} of {rows} rows")?;
@@ -83,10 +84,9 @@ fn order(media: &NewMedia) -> (&str, &str) {
 }
 
 /// The blobs that rows share, the same each time: 1 KiB, 2 KiB and so on of a letter of their own.
-fn claims(data_dir: &Path) -> Result<Vec<Claim>, Failure> {
-    let blobs = Blobs::open(data_dir, Arc::new(SystemDisk))?;
+fn claims(blobs: &Arc<Blobs>) -> Result<Vec<Claim>, Failure> {
     let blob = |number: u64| {
-        let mut ingest = blobs.ingest(u64::MAX)?;
+        let mut ingest = blobs.ingest(u64::MAX, None)?;
         for _ in 0..=number {
             ingest.write(&[b'a'.saturating_add(u8::try_from(number)?); 1024])?;
         }

@@ -2,8 +2,10 @@
 
 mod bench_fill;
 mod check;
+mod delegation;
 mod key;
 mod proxy_config;
+mod public;
 mod serve;
 
 use std::ffi::OsString;
@@ -16,7 +18,7 @@ use crate::federation::{KeyError, LoadedKey, SigningKey};
 pub use self::bench_fill::bench_fill;
 pub use self::check::check;
 pub use self::key::{KeySource, generate, import, show};
-pub use self::proxy_config::{Proxy, TlsFiles, proxy_config};
+pub use self::proxy_config::{Fallback, Proxy, ProxyOptions, TlsFiles, proxy_config};
 pub(crate) use self::serve::runtime;
 pub use self::serve::{LogFormat, serve};
 
@@ -46,7 +48,7 @@ fn load_signing_key(config: &Config) -> Result<LoadedKey, KeyError> {
     let folder = std::env::var_os("CREDENTIALS_DIRECTORY");
     let credential = folder.map(|folder| Path::new(&folder).join("signing.key")).filter(|path| path.exists());
     match credential {
-        Some(path) => Ok(LoadedKey { key: SigningKey::read(&path)?, warning: None }),
+        Some(path) => Ok(LoadedKey { key: SigningKey::read_credential(&path)?, warning: None }),
         None => SigningKey::load(&config.homeserver.signing_key),
     }
 }

@@ -3,15 +3,13 @@
 //! Owns what differs between installations; the rest stands in `assets/proxy/`. Refuses to know how proxies are installed.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use super::public::{Documents, Public};
 use super::{Failure, load_config_quietly};
-use crate::config::{Config, ListenAddr, redacted};
+use crate::config::{Config, HomeserverUrl, ListenAddr, reachable, redacted};
+use crate::matrix::ServerName;
 use crate::server::PROXY_PREFIXES;
-
-/// Ports of a server whose name carries none: what clients try, what other servers try (spec, Resolving server names).
-const DEFAULT_PORTS: [u16; 2] = [443, 8448];
 
 /// A proxy there is a template for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,49 +31,98 @@ pub struct TlsFiles {
     pub key: Option<PathBuf>,
 }
 
+/// Who is asked for media that is not here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fallback {
+    /// Nobody: the answer is 404.
+    #[default]
+    Off,
+    /// The homeserver, for media from before.
+    Homeserver,
+}
+
+/// What decides besides the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct ProxyOptions {
+    /// TLS.
+    pub tls: TlsFiles,
+    /// Where clients and servers are sent, if that is not the server's name; where it is not given it is looked up.
+    pub public_host: Option<ServerName>,
+    /// Media from before.
+    pub fallback: Fallback,
+}
+
 /// Prints the configuration.
 pub fn proxy_config(
     config: Option<&Path>,
     proxy: Proxy,
-    tls: &TlsFiles,
+    options: &ProxyOptions,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
     let config = load_config_quietly(config)?;
-    Ok(out.write_all(render(&config, proxy, tls)?.as_bytes())?)
+    let public = if let Some(host) = &options.public_host {
+        Public::at(host, &config.server_name)?
+    } else {
+        let found = Public::find(&config)?;
+        if found.documents.is_some() {
+            let (name, hosts) = (&config.server_name, found.hosts.join(" and "));
+            writeln!(
+                std::io::stderr(),
+                "media-sidecar: {name} sends clients and servers to {hosts}, and so does this file"
+            )?;
+        }
+        found
+    };
+    Ok(out.write_all(render(&config, proxy, &public, options)?.as_bytes())?)
 }
 
 /// The template of `proxy`, filled.
-fn render(config: &Config, proxy: Proxy, tls: &TlsFiles) -> Result<String, Failure> {
+fn render(config: &Config, proxy: Proxy, public: &Public, options: &ProxyOptions) -> Result<String, Failure> {
     let template = match proxy {
         Proxy::Nginx => include_str!("../../assets/proxy/nginx.conf"),
         Proxy::Caddy => include_str!("../../assets/proxy/Caddyfile"),
         Proxy::Traefik => include_str!("../../assets/proxy/traefik.yml"),
     };
+    if options.fallback == Fallback::Homeserver && proxy != Proxy::Nginx {
+        return Err("--fallback is for nginx".into());
+    }
     let sidecar = Sidecar::of(config, proxy)?;
-    let homeserver = Homeserver::of(config)?;
-    let host = config.server_name.host_str();
-    let ports = config.server_name.port().map_or(DEFAULT_PORTS.to_vec(), |port| vec![port]);
-    let certbot = |file: &str| PathBuf::from(format!("/etc/letsencrypt/live/{host}/{file}"));
+    let homeserver = Homeserver::of(config, proxy)?;
+    let Public { hosts, ports, documents } = public;
+    let certbot = |file: &str| PathBuf::from(format!("/etc/letsencrypt/live/{}/{file}", public.first_host()));
     let tls_file = |given: &Option<PathBuf>, file| plain_path(given.clone().unwrap_or_else(|| certbot(file)));
+    let fallback = match options.fallback {
+        Fallback::Off => String::new(),
+        Fallback::Homeserver => fallback_nginx(&homeserver),
+    };
+    let name = &config.server_name;
+    let well_known = |form: fn(&ServerName, &Documents) -> String| {
+        documents.as_ref().map(|documents| form(name, documents)).unwrap_or_default()
+    };
     let values = [
-        ("server_name", config.server_name.to_string()),
-        ("host", host.to_owned()),
-        ("tls_cert", tls_file(&tls.cert, "fullchain.pem")?),
-        ("tls_key", tls_file(&tls.key, "privkey.pem")?),
-        ("max_body_mib", config.uploads.max_size.0.div_euclid(1 << 20).saturating_add(1).to_string()),
+        ("server_name", name.to_string()),
+        ("hosts", hosts.join(" ")),
+        ("tls_cert", tls_file(&options.tls.cert, "fullchain.pem")?),
+        ("tls_key", tls_file(&options.tls.key, "privkey.pem")?),
         ("homeserver_scheme", homeserver.scheme),
-        ("homeserver_authority", homeserver.authority),
+        ("homeserver_nginx", homeserver.nginx),
         ("homeserver_tls_nginx", homeserver.tls_nginx),
+        ("homeserver_caddy", homeserver.caddy),
+        ("homeserver_tcp", homeserver.tcp),
         ("sidecar_nginx", sidecar.nginx),
         ("sidecar_caddy", sidecar.caddy),
         ("sidecar_tcp", sidecar.tcp),
-        ("listen_nginx", each(&ports, "\n", |port| listen_nginx(*port))),
+        ("listen_nginx", each(ports, "\n", |port| listen_nginx(*port))),
         ("locations_nginx", locations_nginx()),
-        ("sites_caddy", each(&ports, ", ", |port| format!("https://:{port}"))),
+        ("fallback_nginx", fallback),
+        ("well_known_nginx", well_known(well_known_nginx)),
+        ("sites_caddy", each(ports, ", ", |port| format!("https://:{port}"))),
         ("prefixes_caddy", each(&PROXY_PREFIXES, " ", |prefix| format!("{prefix}*"))),
-        ("entry_points_traefik", each(&ports, "\n", |port| entry_point_traefik(*port))),
-        ("entry_point_names", each(&ports, ", ", |port| format!("https-{port}"))),
+        ("well_known_caddy", well_known(well_known_caddy)),
+        ("entry_points_traefik", each(ports, "\n", |port| entry_point_traefik(*port))),
+        ("entry_point_names", each(ports, ", ", |port| format!("https-{port}"))),
         ("rule_traefik", each(&PROXY_PREFIXES, "\n        || ", |prefix| format!("PathPrefix(`{prefix}`)"))),
+        ("well_known_traefik", well_known(well_known_traefik)),
     ];
     Ok(values
         .iter()
@@ -113,27 +160,52 @@ impl Sidecar {
     }
 }
 
-/// Where the proxy reaches the homeserver.
+/// Where the proxy reaches the homeserver, in each one's notation.
 struct Homeserver {
     /// `http` or `https`
     scheme: String,
-    /// `host:port`
-    authority: String,
+    /// For `server` in an upstream.
+    nginx: String,
     /// What nginx needs to be told for `https`.
     tls_nginx: String,
+    /// For `reverse_proxy`.
+    caddy: String,
+    /// A URL; empty for a Unix socket.
+    tcp: String,
 }
 
 impl Homeserver {
     /// As `homeserver.url` says.
-    fn of(config: &Config) -> Result<Self, Failure> {
-        let uri: hyper::Uri = config.homeserver.url.parse()?;
-        let url = redacted(&config.homeserver.url);
-        let (Some(scheme), Some(host)) = (uri.scheme_str(), uri.host()) else {
-            return Err(format!("`homeserver.url: {url}` is not a URL (like http://127.0.0.1:6167)").into());
-        };
+    fn of(config: &Config, proxy: Proxy) -> Result<Self, Failure> {
+        let shown = redacted(&config.homeserver.url);
+        match HomeserverUrl::parse(&config.homeserver.url) {
+            Ok(HomeserverUrl::Web(url)) => Self::at(&url, &shown),
+            Ok(HomeserverUrl::Unix(_)) if proxy == Proxy::Traefik => Err(format!(
+                "Traefik cannot use a Unix socket, and `homeserver.url: {shown}` is one; let the homeserver listen on TCP"
+            )
+            .into()),
+            Ok(HomeserverUrl::Unix(path)) => {
+                let path = plain_path(path)?;
+                Ok(Self {
+                    scheme: "http".to_owned(),
+                    nginx: format!("unix:{path}"),
+                    tls_nginx: String::new(),
+                    caddy: format!("unix/{path}"),
+                    tcp: String::new(),
+                })
+            }
+            Err(why) => Err(format!("`homeserver.url: {shown}` {why}").into()),
+        }
+    }
+
+    /// At a URL.
+    fn at(url: &str, shown: &str) -> Result<Self, Failure> {
+        let uri: hyper::Uri = url.parse()?;
+        let scheme = uri.scheme_str().unwrap_or("http");
+        let host = uri.host().unwrap_or_default();
         if uri.path_and_query().is_some_and(|rest| rest.as_str() != "/") {
             return Err(format!(
-                "`homeserver.url: {url}` has a path; a proxy must pass paths on as they are, so name the homeserver without"
+                "`homeserver.url: {shown}` has a path; a proxy must pass paths on as they are, so name the homeserver without"
             )
             .into());
         }
@@ -142,18 +214,10 @@ impl Homeserver {
             "https" => format!("\n            proxy_ssl_server_name on;\n            proxy_ssl_name {host};"),
             _ => String::new(),
         };
-        Ok(Self { scheme: scheme.to_owned(), authority: format!("{}:{port}", plain(host)?), tls_nginx })
+        let authority = format!("{}:{port}", plain(host)?);
+        let tcp = format!("{scheme}://{authority}");
+        Ok(Self { scheme: scheme.to_owned(), nginx: authority, tls_nginx, caddy: tcp.clone(), tcp })
     }
-}
-
-/// Where a local peer connects to reach a listener: the loopback address if it listens on all.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 /// `listen` lines for IPv4 and IPv6. In nginx 1.22 HTTP/2 is switched on here and nowhere else.
@@ -166,6 +230,76 @@ fn locations_nginx() -> String {
     let location = |path: &str| format!("        location {path} {{ proxy_pass http://media_sidecar; }}");
     let prefixes = each(&PROXY_PREFIXES, "\n", |prefix| location(prefix));
     format!("{prefixes}\n{}", location("= /_matrix/client/versions"))
+}
+
+/// Beginnings of the paths of media that may be the homeserver's still: those that it has itself.
+const FALLBACK_PREFIXES: [&str; 10] = [
+    "/_matrix/media/r0/download/",
+    "/_matrix/media/r0/thumbnail/",
+    "/_matrix/media/v1/download/",
+    "/_matrix/media/v1/thumbnail/",
+    "/_matrix/media/v3/download/",
+    "/_matrix/media/v3/thumbnail/",
+    "/_matrix/client/v1/media/download/",
+    "/_matrix/client/v1/media/thumbnail/",
+    "/_matrix/federation/v1/media/download/",
+    "/_matrix/federation/v1/media/thumbnail/",
+];
+
+/// Locations whose 404 is not the last word.
+fn fallback_nginx(homeserver: &Homeserver) -> String {
+    let location = |path: &str| {
+        format!(
+            "        location {path} {{ proxy_pass http://media_sidecar; proxy_intercept_errors on; error_page 404 = @homeserver; }}"
+        )
+    };
+    let Homeserver { scheme, tls_nginx, .. } = homeserver;
+    format!(
+        "\n\n        # Media from before, which the sidecar does not have: its 404 is the homeserver's to answer.\n{}\n        \
+         location @homeserver {{\n            proxy_pass {scheme}://homeserver;{tls_nginx}\n        }}",
+        each(&FALLBACK_PREFIXES, "\n", |prefix| location(prefix))
+    )
+}
+
+/// Locations for the documents.
+fn well_known_nginx(name: &ServerName, documents: &Documents) -> String {
+    let location = |path: &str, body: &str| {
+        format!(
+            "\n        location = /.well-known/matrix/{path} {{\n            default_type application/json;\n            \
+             add_header Access-Control-Allow-Origin *;\n            return 200 '{body}';\n        }}"
+        )
+    };
+    format!(
+        "\n\n        # {name} itself must answer these two, on port 443. If that name leads to this machine, they are answered here \
+         (the\n        # certificate must carry it then); else copy them to where it lies.{}{}",
+        location("server", &documents.server),
+        location("client", &documents.client)
+    )
+}
+
+/// Handlers for the documents.
+fn well_known_caddy(name: &ServerName, documents: &Documents) -> String {
+    let handle = |path: &str, body: &str| {
+        format!(
+            "\n\thandle /.well-known/matrix/{path} {{\n\t\theader Content-Type application/json\n\t\t\
+             header Access-Control-Allow-Origin *\n\t\trespond `{body}`\n\t}}"
+        )
+    };
+    format!(
+        "\n\n\t# {name} itself must answer these two, on port 443. If that name leads to this machine, they are answered here (the\n\t# \
+         certificate must carry it then); else copy them to where it lies.{}{}",
+        handle("server", &documents.server),
+        handle("client", &documents.client)
+    )
+}
+
+/// The documents, which Traefik cannot answer itself.
+fn well_known_traefik(name: &ServerName, documents: &Documents) -> String {
+    format!(
+        "\n#\n# {name} itself must answer these two, on port 443, with Access-Control-Allow-Origin: *. Traefik cannot; let a web server:\n\
+         #   /.well-known/matrix/server  {}\n#   /.well-known/matrix/client  {}",
+        documents.server, documents.client
+    )
 }
 
 /// An entry point for all interfaces.
@@ -210,7 +344,6 @@ mod tests {
     use saphyr::LoadableYamlNode as _;
 
     use super::*;
-    use crate::matrix::ServerName;
 
     const ALL: [Proxy; 3] = [Proxy::Nginx, Proxy::Caddy, Proxy::Traefik];
 
@@ -219,11 +352,21 @@ mod tests {
     }
 
     fn rendered(config: &Config, proxy: Proxy) -> String {
-        render(config, proxy, &TlsFiles::default()).unwrap()
+        rendered_with(config, proxy, &ProxyOptions::default())
+    }
+
+    fn rendered_with(config: &Config, proxy: Proxy, options: &ProxyOptions) -> String {
+        let public = options.public_host.as_ref().map(|host| Public::at(host, &config.server_name).unwrap());
+        let public = public.unwrap_or_else(|| Public::own(&config.server_name));
+        render(config, proxy, &public, options).unwrap()
     }
 
     fn refused(config: &Config, proxy: Proxy) -> String {
-        render(config, proxy, &TlsFiles::default()).unwrap_err().to_string()
+        refused_with(config, proxy, &ProxyOptions::default())
+    }
+
+    fn refused_with(config: &Config, proxy: Proxy, options: &ProxyOptions) -> String {
+        render(config, proxy, &Public::own(&config.server_name), options).unwrap_err().to_string()
     }
 
     #[test]
@@ -262,14 +405,12 @@ mod tests {
 
     #[test]
     fn nginx_passes_the_target_on_and_buffers_nothing() {
-        let mut config = config("example.org");
-        config.uploads.max_size = crate::config::Size(7 << 20);
-        let text = rendered(&config, Proxy::Nginx);
+        let text = rendered(&config("example.org"), Proxy::Nginx);
         for line in [
             "merge_slashes off;",
             "proxy_request_buffering off;",
             "proxy_buffering off;",
-            "client_max_body_size 8m;",
+            "client_max_body_size 0;",
             "proxy_read_timeout 120s;",
             "proxy_set_header Host $http_host;",
             "proxy_set_header X-Forwarded-For $remote_addr;",
@@ -336,15 +477,89 @@ mod tests {
     }
 
     #[test]
-    fn tls_files_are_named_in_full_and_nothing_slips_in_through_them() {
-        let tls = TlsFiles { cert: Some("cert.pem".into()), key: Some("/etc/key.pem".into()) };
+    fn a_homeserver_on_a_unix_socket_is_reached_in_each_proxys_notation() {
+        let mut config = config("example.org");
+        config.homeserver.url = "unix:/run/conduwuit/conduwuit.sock".to_owned();
+        let nginx = rendered(&config, Proxy::Nginx);
+        assert!(nginx.contains("server unix:/run/conduwuit/conduwuit.sock;"), "{nginx}");
+        assert!(nginx.contains("proxy_pass http://homeserver;"), "{nginx}");
+        assert!(
+            rendered(&config, Proxy::Caddy).contains("reverse_proxy unix//run/conduwuit/conduwuit.sock {")
+        );
+        assert!(refused(&config, Proxy::Traefik).contains("let the homeserver listen on TCP"));
+        config.homeserver.url = "unix:/run/a b.sock".to_owned();
+        assert!(refused(&config, Proxy::Nginx).contains("' '"));
+    }
+
+    #[test]
+    fn no_proxy_has_a_limit_of_its_own_for_media() {
+        for (proxy, limit) in [(Proxy::Caddy, "max_size"), (Proxy::Traefik, "maxRequestBodyBytes")] {
+            assert!(!rendered(&config("example.org"), proxy).contains(&format!("\t{limit} ")), "{proxy:?}");
+        }
+        let nginx = rendered(&config("example.org"), Proxy::Nginx);
+        let limits: Vec<_> = nginx.lines().filter(|line| line.contains("client_max_body_size")).collect();
+        assert_eq!(limits.len(), 2, "media, and everything else: {limits:?}");
+        assert_eq!(limits[0].trim(), "client_max_body_size 0;");
+    }
+
+    #[test]
+    fn a_public_host_takes_the_place_of_the_name_and_both_documents_are_printed() {
+        let options = ProxyOptions {
+            public_host: Some(ServerName::parse("matrix.example.org").unwrap()),
+            ..ProxyOptions::default()
+        };
         for proxy in ALL {
-            let text = render(&config("example.org"), proxy, &tls).unwrap();
+            let text = rendered_with(&config("example.org"), proxy, &options);
+            for part in [
+                "/etc/letsencrypt/live/matrix.example.org/fullchain.pem",
+                r#"{"m.server":"matrix.example.org:443"}"#,
+                r#"{"m.homeserver":{"base_url":"https://matrix.example.org"}}"#,
+                "/.well-known/matrix/server",
+                "/.well-known/matrix/client",
+                "Access-Control-Allow-Origin",
+                "example.org itself must answer these two",
+            ] {
+                assert!(text.contains(part), "{proxy:?} lacks {part}\n{text}");
+            }
+            assert!(!text.contains("8448") && !text.contains("{{") && !text.contains("\n\n\n"), "{text}");
+            assert!(!rendered(&config("example.org"), proxy).contains("/.well-known/"), "{proxy:?}");
+        }
+        let nginx = rendered_with(&config("example.org"), Proxy::Nginx, &options);
+        assert!(nginx.contains("server_name matrix.example.org;"), "{nginx}");
+    }
+
+    #[test]
+    fn with_a_fallback_downloads_and_thumbnails_that_are_not_here_are_the_homeservers() {
+        let options = ProxyOptions { fallback: Fallback::Homeserver, ..ProxyOptions::default() };
+        let text = rendered_with(&config("example.org"), Proxy::Nginx, &options);
+        for prefix in FALLBACK_PREFIXES {
+            let line = format!(
+                "location {prefix} {{ proxy_pass http://media_sidecar; proxy_intercept_errors on; error_page 404 = @homeserver; }}"
+            );
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+            assert!(PROXY_PREFIXES.iter().any(|media| prefix.starts_with(media)), "{prefix}");
+        }
+        assert!(
+            text.contains("location @homeserver {\n            proxy_pass http://homeserver;\n        }"),
+            "{text}"
+        );
+        assert!(!rendered(&config("example.org"), Proxy::Nginx).contains("intercept"));
+        assert!(refused_with(&config("example.org"), Proxy::Caddy, &options).contains("for nginx"));
+    }
+
+    #[test]
+    fn tls_files_are_named_in_full_and_nothing_slips_in_through_them() {
+        let with = |cert: &str| {
+            let tls = TlsFiles { cert: Some(cert.into()), key: Some("/etc/key.pem".into()) };
+            ProxyOptions { tls, ..ProxyOptions::default() }
+        };
+        for proxy in ALL {
+            let text = rendered_with(&config("example.org"), proxy, &with("cert.pem"));
             let folder = std::env::current_dir().unwrap();
             assert!(text.contains(&format!(" {}/cert.pem", folder.display())), "{text}");
             assert!(text.contains(" /etc/key.pem"), "{text}");
-            let tls = TlsFiles { cert: Some("/a; include /etc/passwd".into()), key: None };
-            assert!(render(&config("example.org"), proxy, &tls).unwrap_err().to_string().contains("';'"));
+            let refused = refused_with(&config("example.org"), proxy, &with("/a; include /etc/passwd"));
+            assert!(refused.contains("';'"), "{refused}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `media-sidecar serve`: the service, and its manners towards systemd.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +12,15 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, reload};
 
 use super::{Failure, load_config, load_signing_key};
 use crate::app::{App, Surroundings};
 use crate::bridge::MAX_BLOCKING_THREADS;
 use crate::config::{Config, is_log_directives};
+use crate::journal::{Bounded, WINDOW};
 use crate::server::{self, Listener};
 
 /// How long an idle blocking thread is kept.
@@ -33,11 +35,14 @@ pub enum LogFormat {
     Json,
 }
 
-/// Runs the service until SIGTERM or SIGINT.
-pub fn serve(config: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
-    let loaded = load_config(config)?;
+/// Changes what is logged.
+type LogHandle = reload::Handle<Targets, Registry>;
+
+/// Runs the service until SIGTERM or SIGINT. SIGHUP has it read its configuration again.
+pub fn serve(path: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
+    let loaded = load_config(path)?;
     let config = loaded.config;
-    start_logging(&config, format)?;
+    let (log, bounded) = start_logging(&config, format)?;
     for warning in loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -51,20 +56,24 @@ pub fn serve(config: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
         format!("cannot start in data_dir {}: {}", config.data_dir.display(), error.causes())
     })?;
     runtime.block_on(async {
+        // Before anybody hears that we run: a signal that comes then must not just kill.
+        let stop = stop_signal()?;
+        let reloading = tokio::spawn(reload_at_signal(Arc::clone(&app), path.map(Path::to_owned), log)?);
         let listeners = listeners(&config)?;
         for listener in &listeners {
             tracing::info!(server_name = %config.server_name, "listening on {}", address(listener));
         }
-        // Before anybody hears that we run: a signal that comes then must not just kill.
-        let stop = stop_signal()?;
         notify(&[NotifyState::Ready]);
+        tokio::spawn(tell_left_out(bounded.clone()));
         let watchdog = sd_notify::watchdog_enabled().map(|period| tokio::spawn(feed_watchdog(period)));
         server::run(Arc::clone(&app), listeners, stop).await;
+        reloading.abort();
         if let Some(watchdog) = watchdog {
             watchdog.abort();
         }
         Ok::<_, Failure>(())
     })?;
+    bounded.tell();
     // The catalog closes, checkpointed, when the last part is gone.
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(app);
@@ -80,24 +89,86 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// Sends log lines to standard error. `RUST_LOG` wins over `log:`.
-fn start_logging(config: &Config, format: LogFormat) -> Result<(), Failure> {
+/// Sends log lines to standard error, so many of a kind.
+fn start_logging(config: &Config, format: LogFormat) -> Result<(LogHandle, Bounded), Failure> {
+    let (targets, handle) = reload::Layer::new(targets(config)?);
+    let registry = tracing_subscriber::registry().with(targets);
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let bounded = Bounded::default();
+    match format {
+        LogFormat::Text => {
+            use std::io::IsTerminal as _;
+            let lines = lines.with_ansi(io::stderr().is_terminal());
+            registry.with(lines.with_filter(bounded.clone())).try_init()?;
+        }
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true);
+            registry.with(lines.with_filter(bounded.clone())).try_init()?;
+        }
+    }
+    Ok((handle, bounded))
+}
+
+/// What is logged. `RUST_LOG` wins over `log:`.
+fn targets(config: &Config) -> Result<Targets, Failure> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_unset| config.log.clone());
     if !is_log_directives(&directives) {
         return Err(
             format!("RUST_LOG: `{directives}` is not a log level or list of directives (like info)").into()
         );
     }
-    let registry = tracing_subscriber::registry().with(directives.parse::<Targets>()?);
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
-    match format {
-        LogFormat::Text => {
-            use std::io::IsTerminal as _;
-            registry.with(lines.with_ansi(io::stderr().is_terminal())).try_init()?;
+    Ok(directives.parse()?)
+}
+
+/// Reads the configuration again at each SIGHUP.
+fn reload_at_signal(
+    app: Arc<App>,
+    path: Option<PathBuf>,
+    log: LogHandle,
+) -> io::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            let mut states = vec![NotifyState::Reloading];
+            states.extend(NotifyState::monotonic_usec_now().ok());
+            notify(&states);
+            let (app, path, log) = (Arc::clone(&app), path.clone(), log.clone());
+            let reload = tokio::task::spawn_blocking(move || reload(&app, path.as_deref(), &log));
+            match reload.await {
+                Ok(Ok(())) => {}
+                Ok(Err(failure)) => {
+                    let why = failure.to_string().replace('\n', "; ");
+                    tracing::error!("the configuration cannot be read again, nothing was changed: {why}");
+                }
+                Err(error) => tracing::error!(%error, "reloading failed"),
+            }
+            notify(&[NotifyState::Ready]);
         }
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init()?,
+    })
+}
+
+/// Reads the configuration again and goes by it.
+fn reload(app: &App, path: Option<&Path>, log: &LogHandle) -> Result<(), Failure> {
+    let loaded = load_config(path)?;
+    let targets = targets(&loaded.config)?;
+    let fixed = app.reload(&loaded.config).map_err(|error| error.causes())?;
+    log.reload(targets)?;
+    for warning in loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    tracing::info!("the configuration was read again");
+    if !fixed.is_empty() {
+        tracing::warn!("changed, but in force only after a restart: {}", fixed.join(", "));
     }
     Ok(())
+}
+
+/// Tells each minute which log lines were left out.
+async fn tell_left_out(bounded: Bounded) {
+    loop {
+        tokio::time::sleep(WINDOW).await;
+        bounded.tell();
+    }
 }
 
 /// The sockets systemd handed over; without any, those of `listen`.

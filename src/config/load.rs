@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use figment::Figment;
 use figment::providers::Serialized;
 use figment::value::{Dict, Value};
-use saphyr::{Yaml, YamlEmitter};
 
+use super::complaints;
+use super::file::{no_file, read, unreadable};
+use super::print::redacted;
 use super::yaml::YamlFile;
-use super::{Config, Family, OembedProvider, Previews};
+use super::{Config, Family, HomeserverUrl, OembedProvider, Previews, accept_language, host_glob};
 use crate::matrix::ServerName;
 
 /// A configuration and what was odd about it.
@@ -34,19 +36,22 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    /// The line it names, to tell problems in the order of the file; those without come last.
+    fn line(&self) -> usize {
+        self.place.rsplit_once(':').and_then(|(_, line)| line.parse().ok()).unwrap_or(usize::MAX)
+    }
+}
+
 /// Everything wrong with the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
+/// Values complained about in one reading.
+const MAX_PROBLEMS: usize = 256;
+
 /// Prefix of environment variables that set keys.
 const PREFIX: &str = "SIDECAR_";
-
-/// The configuration file to use: `given`, else `./sidecar.yaml`, else `/etc/media-sidecar/sidecar.yaml`.
-/// `None` when neither default exists: the environment may say everything.
-pub fn find(given: Option<&Path>) -> Option<PathBuf> {
-    let defaults = [Path::new("sidecar.yaml"), Path::new("/etc/media-sidecar/sidecar.yaml")];
-    given.or_else(|| defaults.into_iter().find(|path| path.is_file())).map(Path::to_owned)
-}
 
 /// Reads `path` and the variables of `env`, and judges the result. Relative paths in the configuration are
 /// relative to the folder of the file.
@@ -55,7 +60,7 @@ pub fn load(
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, Problems> {
     let file = match path {
-        Some(path) => Some(read(path).map_err(|message| unreadable(path, message))?),
+        Some(path) => Some(read(path).map_err(|broken| unreadable(path, broken))?),
         None => None,
     };
     judge(path, file, env)
@@ -64,13 +69,8 @@ pub fn load(
 /// [`load`] of `text`, the contents of `path`, for the fuzz targets.
 #[cfg(any(fuzzing, test))]
 pub(crate) fn load_text(path: &Path, text: &str) -> Result<Loaded, Problems> {
-    let file = YamlFile::parse(path, text).map_err(|message| unreadable(path, message))?;
+    let file = YamlFile::parse(path, text).map_err(|broken| unreadable(path, broken))?;
     judge(Some(path), Some(file), [])
-}
-
-/// The one problem of a file that cannot be read.
-fn unreadable(path: &Path, message: String) -> Problems {
-    Problems(vec![Problem { place: path.display().to_string(), key: String::new(), message }])
 }
 
 /// Judges the file and the variables.
@@ -79,7 +79,7 @@ fn judge(
     file: Option<YamlFile>,
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, Problems> {
-    let mut sources = Sources { path, file, env: BTreeMap::new(), problems: Vec::new() };
+    let mut sources = Sources { path, file, env: BTreeMap::new(), problems: Vec::new(), broken: Vec::new() };
     let defaults = default_dict();
     let warnings = sources.take_env(env, &defaults);
     sources.reject_unknown_keys(&defaults);
@@ -91,32 +91,15 @@ fn judge(
     if let (Some(config), Some(folder)) = (&mut config, path.and_then(Path::parent)) {
         config.data_dir = folder.join(&config.data_dir);
         config.homeserver.signing_key = folder.join(&config.homeserver.signing_key);
-        config.federation.ca_file = config.federation.ca_file.as_ref().map(|file| folder.join(file));
+        for ca_file in [&mut config.federation.ca_file, &mut config.previews.ca_file] {
+            *ca_file = ca_file.as_ref().map(|file| folder.join(file));
+        }
     }
+    sources.problems.sort_by_key(Problem::line);
     match config {
         Some(config) if sources.problems.is_empty() => Ok(Loaded { config, warnings }),
         _ => Err(Problems(sources.problems)),
     }
-}
-
-impl Config {
-    /// The configuration as YAML, credentials in URLs redacted.
-    pub fn to_yaml(&self) -> String {
-        let mut shown = self.clone();
-        shown.homeserver.url = redacted(&shown.homeserver.url);
-        let mut text = String::new();
-        let tree = serde_json::to_value(&shown).unwrap_or_default();
-        if YamlEmitter::new(&mut text).dump(&to_saphyr(&tree)).is_err() {
-            text.clear();
-        }
-        format!("{}\n", text.trim_start_matches("---\n"))
-    }
-}
-
-/// A URL, or what was meant for one, as it may be shown: without its credentials.
-pub(crate) fn redacted(url: &str) -> String {
-    let (scheme, rest) = url.find("://").map_or(("", url), |at| url.split_at(at.saturating_add(3)));
-    rest.rsplit_once('@').map_or_else(|| url.to_owned(), |(_, host)| format!("{scheme}[redacted]@{host}"))
 }
 
 /// Where values come from, and what was wrong with them so far.
@@ -129,6 +112,21 @@ struct Sources<'a> {
     env: BTreeMap<String, Value>,
     /// Findings.
     problems: Vec<Problem>,
+    /// Keys that were complained about and have their defaults for now: nothing more is said of them.
+    broken: Vec<String>,
+}
+
+/// Whether a variable opens more brackets in each other than any key needs: figment's parser takes some of the stack for each.
+fn is_nested_deep(text: &str) -> bool {
+    let mut depth = 0_usize;
+    text.chars().any(|char| {
+        match char {
+            '[' | '{' => depth = depth.saturating_add(1),
+            ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > 16
+    })
 }
 
 impl Sources<'_> {
@@ -141,6 +139,12 @@ impl Sources<'_> {
             if find_key(defaults, &key).is_none() {
                 warnings
                     .push(format!("environment variable {name} names no configuration key and is ignored"));
+            } else if is_nested_deep(&text) {
+                self.problems.push(Problem {
+                    place: name,
+                    key,
+                    message: "this is nested too deep".to_owned(),
+                });
             } else {
                 let Ok(value) = text.parse::<Value>();
                 self.env.insert(key, value);
@@ -169,22 +173,53 @@ impl Sources<'_> {
         for (key, value) in &self.env {
             figment = figment.merge((key.as_str(), value));
         }
-        for _attempt in 0..64 {
+        // Entries taken out of each list so far.
+        let mut removed: BTreeMap<String, usize> = BTreeMap::new();
+        for _attempt in 0..MAX_PROBLEMS {
             let error = match figment.extract::<Config>() {
                 Ok(config) => return Some(config),
                 Err(error) => error,
             };
-            let key = error.path.join(".");
+            let path = error.path.join(".");
             if let figment::error::Kind::MissingField(field) = &error.kind {
-                self.complain(
-                    field,
-                    "missing; set it to the name in your users' IDs (`server_name: example.org`)",
-                );
+                if self.path.is_none() {
+                    self.problems.push(no_file());
+                } else {
+                    let mend = "missing; set it to the name in your users' IDs (`server_name: example.org`)";
+                    self.complain(field, mend);
+                }
                 figment = figment.merge((field.as_ref(), "missing.invalid"));
-            } else {
-                let (known, default) = nearest_key(defaults, &key)?;
-                self.complain(known, error.kind.to_string());
-                figment = figment.merge((known, default));
+                continue;
+            }
+            let (key, default) = nearest_key(defaults, &path)?;
+            let rest: Vec<&str> = path.get(key.len()..)?.split('.').filter(|part| !part.is_empty()).collect();
+            let value = figment.find_value(key).ok();
+            let at = value.as_ref().and_then(|value| value_at(value, &rest));
+            let index = rest.first().and_then(|index| index.parse::<usize>().ok());
+            match (index, value.clone().and_then(Value::into_array)) {
+                // serde takes a list for a group in the order of its keys.
+                (_, Some(_)) if matches!(default, Value::Dict(..)) => {
+                    self.complain(key, complaints::not_a_group(key));
+                    figment = figment.merge((key, default));
+                }
+                (Some(index), Some(mut entries)) if index < entries.len() => {
+                    let gone = removed.entry(key.to_owned()).or_default();
+                    let written = index.saturating_add(*gone);
+                    *gone = gone.saturating_add(1);
+                    let inner = rest.get(1..).unwrap_or_default();
+                    let within =
+                        if inner.is_empty() { key.to_owned() } else { format!("{key}.{}", inner.join(".")) };
+                    let told = complaints::misfit(&within, &error.kind, at);
+                    let inner = inner.first().map_or_else(String::new, |name| format!("`{name}`: "));
+                    let told = format!("entry {}: {inner}{told}", written.saturating_add(1));
+                    self.complain_at(key, &format!("{key}.{written}"), told);
+                    entries.remove(index);
+                    figment = figment.merge((key, entries));
+                }
+                _ => {
+                    self.complain(key, complaints::misfit(key, &error.kind, at));
+                    figment = figment.merge((key, default));
+                }
             }
         }
         None
@@ -192,12 +227,16 @@ impl Sources<'_> {
 
     /// What serde cannot see.
     fn validate(&mut self, config: &Config) {
+        self.broken = self.problems.iter().map(|problem| problem.key.clone()).collect();
         let url = &config.homeserver.url;
-        let uri = url.parse::<hyper::Uri>().ok();
-        let scheme = uri.as_ref().and_then(hyper::Uri::scheme_str);
-        if !matches!(scheme, Some("http" | "https")) {
-            let shown = redacted(url);
-            self.complain("homeserver.url", format!("`{shown}` is not a URL (like http://127.0.0.1:6167)"));
+        let shown = redacted(url);
+        match HomeserverUrl::parse(url) {
+            Err(why) => self.complain("homeserver.url", format!("`{shown}` {why}")),
+            Ok(url) if url.is_ours(&config.listen) => self.complain(
+                "homeserver.url",
+                format!("`{shown}` is where media-sidecar itself listens (`listen`); name the homeserver's own address"),
+            ),
+            Ok(_) => {}
         }
         if config.listen.is_empty() {
             self.complain("listen", "give at least one address (like 127.0.0.1:8090)");
@@ -232,6 +271,7 @@ impl Sources<'_> {
                 self.complain(key, "must be longer than 0");
             }
         }
+        self.validate_hosts(config);
         self.validate_previews(&config.previews);
         if config.thumbnails.workers == 0 || config.thumbnails.workers > 64 {
             self.complain("thumbnails.workers", "must be 1 to 64");
@@ -244,17 +284,33 @@ impl Sources<'_> {
         }
     }
 
+    /// Complains about entries of host lists that would never match.
+    fn validate_hosts(&mut self, config: &Config) {
+        for (key, entries) in [
+            ("federation.allow", &config.federation.allow),
+            ("federation.deny", &config.federation.deny),
+            ("previews.allow_hosts", &config.previews.allow_hosts),
+            ("previews.deny_hosts", &config.previews.deny_hosts),
+        ] {
+            for entry in entries {
+                if let Err(why) = host_glob(entry) {
+                    self.complain(key, format!("`{entry}` {why}"));
+                }
+            }
+        }
+    }
+
     /// Complains about what could never be sent or connected to.
     fn validate_previews(&mut self, previews: &Previews) {
         let is_text = |text: &str| text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
         if !is_text(&previews.user_agent) {
             self.complain("previews.user_agent", "only printable ASCII can be sent");
         }
-        if !previews.accept_language.iter().all(|language| !language.is_empty() && is_text(language)) {
-            self.complain("previews.accept_language", "only language tags can be sent (like de or pt-BR)");
+        if let Err(why) = accept_language(&previews.accept_language) {
+            self.complain("previews.accept_language", why);
         }
-        if previews.ports.is_empty() || previews.ports.contains(&0) {
-            self.complain("previews.ports", "name at least one port, 1 to 65535");
+        if previews.ports.is_senseless() {
+            self.complain("previews.ports", "name at least one port, 1 to 65535, or write any");
         }
         self.validate_oembed(&previews.oembed);
     }
@@ -291,9 +347,17 @@ impl Sources<'_> {
 
     /// Notes a problem with `key`, with the place that last set it.
     fn complain(&mut self, key: &str, message: impl Into<String>) {
+        self.complain_at(key, key, message);
+    }
+
+    /// The same, with the place of what lies `at` this path, as an entry of a list.
+    fn complain_at(&mut self, key: &str, at: &str, message: impl Into<String>) {
+        if self.broken.iter().any(|broken| broken == key) {
+            return;
+        }
         let from_env = self.env.keys().find(|name| key.starts_with(name.as_str()));
         let file = self.path.map(|path| path.display().to_string());
-        let line = self.file.as_ref().and_then(|file| file.line(key));
+        let line = self.file.as_ref().and_then(|file| file.line(at));
         let place = match (from_env, file, line) {
             (Some(name), ..) => format!("{PREFIX}{}", name.to_ascii_uppercase().replace('.', "__")),
             (None, Some(file), Some(line)) => format!("{file}:{line}"),
@@ -312,11 +376,13 @@ pub(crate) fn is_log_directives(text: &str) -> bool {
     text.split(',').all(|part| sensible(part.trim())) && text.parse::<Targets>().is_ok()
 }
 
-/// Reads and parses one file; the error says what to do.
-fn read(path: &Path) -> Result<YamlFile, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|why| format!("cannot read the configuration: {why}; name another file with --config"))?;
-    YamlFile::parse(path, &text)
+/// What lies below `value` at a path of keys and indices.
+fn value_at<'a>(value: &'a Value, path: &[&str]) -> Option<&'a Value> {
+    path.iter().try_fold(value, |value, part| match value {
+        Value::Dict(_, dict) => dict.get(*part),
+        Value::Array(_, entries) => entries.get(part.parse::<usize>().ok()?),
+        Value::String(..) | Value::Char(..) | Value::Bool(..) | Value::Num(..) | Value::Empty(..) => None,
+    })
 }
 
 /// The defaults as figment's values, `server_name` present only as a known key.
@@ -359,31 +425,15 @@ fn collect_unknown(dict: &Dict, known: &Dict, at: &str, unknown: &mut Vec<(Strin
         match (known.get(name), value) {
             (None, _) if path == "server_name" => {}
             (None, _) => {
-                unknown.push((path, known.keys().map(String::as_str).collect::<Vec<_>>().join(", ")));
+                let nameless = Some("server_name").filter(|_| at.is_empty());
+                let known: Vec<_> = nameless.into_iter().chain(known.keys().map(String::as_str)).collect();
+                unknown.push((path, known.join(", ")));
             }
             (Some(Value::Dict(_, known)), Value::Dict(_, dict)) => {
                 collect_unknown(dict, known, &path, unknown);
             }
             (Some(_), _) => {}
         }
-    }
-}
-
-/// JSON's values as saphyr's, for printing.
-fn to_saphyr(value: &serde_json::Value) -> Yaml<'_> {
-    use serde_json::Value as Json;
-    match value {
-        Json::Null => Yaml::value_from_str("null"),
-        Json::Bool(flag) => Yaml::value_from_str(if *flag { "true" } else { "false" }),
-        Json::Number(number) => Yaml::Value(saphyr::Scalar::Integer(number.as_i64().unwrap_or(i64::MAX))),
-        Json::String(text) => Yaml::Value(saphyr::Scalar::String(text.into())),
-        Json::Array(items) => Yaml::Sequence(items.iter().map(to_saphyr).collect()),
-        Json::Object(entries) => Yaml::Mapping(
-            entries
-                .iter()
-                .map(|(key, value)| (Yaml::Value(saphyr::Scalar::String(key.into())), to_saphyr(value)))
-                .collect(),
-        ),
     }
 }
 
@@ -473,6 +523,115 @@ mod tests {
     }
 
     #[test]
+    fn values_that_do_not_fit_are_told_in_the_operators_words() {
+        for (yaml, told) in [
+            ("data_dir: [x]", "1: `data_dir`: it is a list; give a path"),
+            ("data_dir: 3", "1: `data_dir`: `3` is not a path; put it in quotes"),
+            ("listen: 8090", "1: `listen`: `8090` is not an address or a list of them (like 127.0.0.1:8090)"),
+            (
+                "listen: [127.0.0.1:1, here]",
+                "1: `listen`: entry 2: `here` is not an address (like 127.0.0.1:8090 or",
+            ),
+            ("listen: 127.0.0.1:80900", "1: `listen`: `127.0.0.1:80900` is not an address (like"),
+            (
+                "homeserver: http://a",
+                "1: `homeserver`: `http://a` is not a group of keys (lines like `url: http",
+            ),
+            ("homeserver: [a]", "1: `homeserver`: it is a list; give a group of keys"),
+            ("homeserver: [3]", "1: `homeserver`: it is a list; give a group of keys"),
+            (
+                "homeserver: {url: 'http://a:66167'}",
+                "`http://a:66167` has a port that cannot be (1 to 65535)",
+            ),
+            ("homeserver: {url: 7}", "1: `homeserver.url`: `7` is not text; put it in quotes"),
+            (
+                "homeserver: {url: 'http://localhost:8090'}",
+                "is where media-sidecar itself listens (`listen`)",
+            ),
+            (
+                "homeserver: {signing_key: {a: b}}",
+                "1: `homeserver.signing_key`: it is a group of keys; give a path",
+            ),
+            ("uploads: {max_size: -1}", "1: `uploads.max_size`: `-1` is not a size (like 50MiB"),
+            ("uploads: {max_size: 1.5}", "1: `uploads.max_size`: `1.5` is not a size (like 50MiB"),
+            ("uploads: {max_size: }", "1: `uploads.max_size`: it is empty; give a size (like 50MiB"),
+            ("uploads: {max_size: true}", "1: `uploads.max_size`: `true` is not a size (like 50MiB"),
+            ("uploads: {max_size: [1]}", "1: `uploads.max_size`: it is a list; give a size (like 50MiB"),
+            ("uploads: {pending_per_user: -3}", "`-3` is not a whole number (0 to 4294967295)"),
+            ("uploads: {pending_per_user: lots}", "`lots` is not a whole number (0 to 4294967295)"),
+            ("uploads: {pending_lifetime: 30}", "`30` is not a duration (like 500ms, 2m, 24h or 7days)"),
+            ("unauthenticated_media: opne", "`opne` is none of open, frozen, closed"),
+            ("unauthenticated_media: 1", "`1` is not"),
+            ("federation: {allow: example.org}", "`example.org` is not a list; write [example.org]"),
+            (
+                "federation: {deny: [a, 2]}",
+                "1: `federation.deny`: entry 2: `2` is not text; put it in quotes",
+            ),
+            ("federation: {notaries: [a, 'b c']}", "entry 2: `b c` is not a Matrix server name"),
+            (
+                "federation: {ip_deny: [10.0.0.0/8, 10.0.0.1]}",
+                "entry 2: `10.0.0.1` is not a range of addresses (like",
+            ),
+            (
+                "federation:\n  ip_deny:\n  - 10.0.0.0/8\n  - 10.0.0.0/33",
+                "4: `federation.ip_deny`: entry 2: `10.0.0.0/33`",
+            ),
+            ("federation: {ip_allow: [3]}", "entry 1: `3` is not a range of addresses"),
+            ("federation: {ip_allow: {a: b}}", "it is a group of keys; give a list"),
+            ("thumbnails: {sizes: [32x32-crop, 96x96]}", "entry 2: `96x96` is not a thumbnail size (like"),
+            ("thumbnails: {pregenerate: yes}", "`yes`: write true or false, without quotes"),
+            ("thumbnails: {workers: 1.5}", "`1.5` is not a whole number"),
+            ("previews: {ports: [80, 99999]}", "entry 2: `99999` is not a port (1 to 65535)"),
+            ("previews: {ports: [-1]}", "entry 1: `-1` is not a port (1 to 65535)"),
+            ("previews: {ports: [http]}", "entry 1: `http` is not a port (1 to 65535)"),
+            (
+                "previews: {oembed: [{endpoint: 'https://a.example/', urls: x}]}",
+                "entry 1: `urls`: `x` is not a list",
+            ),
+            ("previews: {oembed: [3]}", "entry 1: `3` is not a group of keys"),
+            ("log: [info]", "1: `log`: it is a list; give text"),
+            ("1: x", "1: `1`: unknown key; known here: server_name, data_dir,"),
+            ("[a]: x", "1: `[…]`: unknown key"),
+        ] {
+            let problems = load_file(&format!("{yaml}\nserver_name: example.org\n"), &[]).unwrap_err();
+            assert!(problems[0].contains(told), "{told} is not in {problems:#?}");
+            assert_eq!(problems.len(), 1, "one fault, one complaint: {problems:#?}");
+            for word in ["u16", "u32", "unit", "sequence", "signed int", "string", "struct ", "map", "Value("]
+            {
+                assert!(!problems[0].contains(word), "{word}: {problems:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_wrong_entry_of_a_list_is_named_in_the_order_of_the_file() {
+        let text = "log: 7\nfederation:\n  ip_deny:\n  - a\n  - 10.0.0.0/8\n  - b\n  - c\nserver_name: example.org\n";
+        let problems = load_file(text, &[]).unwrap_err();
+        let starts = ["sidecar.yaml:1: `log`", "sidecar.yaml:4: ", "sidecar.yaml:6: ", "sidecar.yaml:7: "];
+        assert_eq!(problems.len(), starts.len(), "{problems:#?}");
+        for (problem, start) in problems.iter().zip(starts) {
+            assert!(problem.starts_with(start), "{start}: {problems:#?}");
+        }
+        assert!(problems[3].contains("entry 4: `c`"), "{problems:#?}");
+    }
+
+    #[test]
+    fn a_variable_that_does_not_fit_is_told_in_the_same_words() {
+        let problems = load_file(
+            "server_name: example.org\n",
+            &[("SIDECAR_PREVIEWS__PORTS", "[80, 99999]"), ("SIDECAR_UPLOADS", "3"), ("SIDECAR_LISTEN", "5")],
+        )
+        .unwrap_err();
+        for words in [
+            "SIDECAR_PREVIEWS__PORTS: `previews.ports`: entry 2: `99999` is not a port",
+            "SIDECAR_UPLOADS: `uploads`: `3` is not a group of keys",
+            "SIDECAR_LISTEN: `listen`: `5` is not an address",
+        ] {
+            assert!(problems.iter().any(|problem| problem.starts_with(words)), "{words}: {problems:#?}");
+        }
+    }
+
+    #[test]
     fn oembed_sites_that_could_never_be_asked_are_refused() {
         let start = "server_name: example.org\npreviews:\n  oembed:\n";
         let good = "    - {endpoint: 'https://a.example/oembed', urls: ['https://a.example/v/*']}\n";
@@ -490,6 +649,25 @@ mod tests {
             let found = problems.iter().any(|problem| problem.contains("oembed") && problem.contains(word));
             assert!(found, "{entry}: {problems:#?}");
         }
+    }
+
+    /// `bücher.example`, `localhost.` and the like never matched.
+    #[test]
+    fn a_list_entry_that_would_never_match_is_a_problem_that_names_it() {
+        let text = "server_name: example.org\nfederation:\n  allow: ['https://a.example']\n  deny: ['evil.example:8448']\n\
+                    previews:\n  allow_hosts: ['a b']\n  deny_hosts: ['fine.example', 'b\u{fc}*.example']\n";
+        let problems = load_file(text, &[]).unwrap_err();
+        for (line, key, entry) in [
+            (3, "federation.allow", "`https://a.example`"),
+            (4, "federation.deny", "`evil.example:8448`"),
+            (6, "previews.allow_hosts", "`a b`"),
+            (7, "previews.deny_hosts", "`b\u{fc}*.example`"),
+        ] {
+            let start = format!("sidecar.yaml:{line}: `{key}`");
+            let found = problems.iter().any(|problem| problem.starts_with(&start) && problem.contains(entry));
+            assert!(found, "{start} {entry}: {problems:#?}");
+        }
+        assert_eq!(problems.len(), 4, "{problems:#?}");
     }
 
     #[test]

@@ -4,7 +4,15 @@
 //! complaints about a wrong file (all at once, each with key, file and line) and the printing of what is in
 //! force. The shipped `sidecar.yaml` is the reference for people; a test keeps the two equal.
 
+mod complaints;
+mod file;
+mod homeserver_url;
+mod hosts;
+mod languages;
+mod live;
 mod load;
+mod ports;
+mod print;
 mod units;
 mod yaml;
 
@@ -14,10 +22,18 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use self::file::find;
+pub(crate) use self::homeserver_url::HomeserverUrl;
+pub(crate) use self::hosts::{host_glob, host_name};
+pub(crate) use self::languages::accept_language;
+pub(crate) use self::live::Live;
+pub(crate) use self::load::is_log_directives;
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::load::load_text;
-pub use self::load::{Loaded, Problem, Problems, find, load};
-pub(crate) use self::load::{is_log_directives, redacted};
+pub use self::load::{Loaded, Problem, Problems, load};
+pub use self::ports::Ports;
+pub(crate) use self::print::redacted;
+pub(crate) use self::units::reachable;
 pub use self::units::{ListenAddr, Size, Span, ThumbnailMethod, ThumbnailSize};
 
 use crate::matrix::ServerName;
@@ -57,6 +73,18 @@ pub struct Homeserver {
     pub signing_key: PathBuf,
     /// How long a good `whoami` answer is believed.
     pub token_cache: Span,
+    /// What guests may do; `None`: by what the homeserver is.
+    pub guests: Option<Guests>,
+}
+
+/// What accounts may do of which the homeserver says that they are guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Guests {
+    /// Download, as the specification has it.
+    Spec,
+    /// What other accounts may.
+    Allow,
 }
 
 /// Bounds of local uploads.
@@ -146,12 +174,12 @@ pub struct Previews {
     /// For the whole preview.
     pub timeout: Span,
     /// Ports that may be connected to.
-    pub ports: Vec<u16>,
+    pub ports: Ports,
     /// How long a preview is kept.
     pub cache: Span,
     /// Sent as `User-Agent`.
     pub user_agent: String,
-    /// Sent as `Accept-Language`, best first.
+    /// Sent as `Accept-Language`, best first, with weights of their own or without.
     pub accept_language: Vec<String>,
     /// Hosts (globs) to preview.
     pub allow_hosts: Vec<String>,
@@ -159,6 +187,8 @@ pub struct Previews {
     pub deny_hosts: Vec<String>,
     /// Sites that speak oEmbed, besides the embedded list and before it.
     pub oembed: Vec<OembedProvider>,
+    /// PEM file of further roots to trust, for previews alone.
+    pub ca_file: Option<PathBuf>,
     /// Addresses never connected to.
     pub ip_deny: Vec<IpNet>,
     /// Exceptions to `ip_deny`.
@@ -175,9 +205,10 @@ pub struct OembedProvider {
     pub urls: Vec<String>,
 }
 
-/// Addresses that are not the public internet: private, loopback, link-local, carrier-grade NAT, documentation,
-/// benchmarking, multicast and reserved ranges (RFC 6890), and IPv6 ranges that embed IPv4 addresses. IPv4-mapped IPv6 addresses are
-/// compared as IPv4.
+/// Addresses that are not the public internet. Of IPv4 all that [IANA's special-purpose
+/// registry](https://www.iana.org/assignments/iana-ipv4-special-registry/) holds, and multicast. Of IPv6 all outside `2000::/3`, the one
+/// range that is given out, and inside it what [its registry](https://www.iana.org/assignments/iana-ipv6-special-registry/)
+/// holds: with it go all ranges that embed IPv4 addresses (NAT64, 6to4, Teredo). IPv4-mapped IPv6 addresses are compared as IPv4.
 const NOT_PUBLIC: [&str; 25] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
@@ -187,23 +218,23 @@ const NOT_PUBLIC: [&str; 25] = [
     "172.16.0.0/12",
     "192.0.0.0/24",
     "192.0.2.0/24",
+    "192.31.196.0/24",
+    "192.52.193.0/24",
     "192.88.99.0/24",
     "192.168.0.0/16",
+    "192.175.48.0/24",
     "198.18.0.0/15",
     "198.51.100.0/24",
     "203.0.113.0/24",
     "224.0.0.0/3",
-    "::/96",
-    "::ffff:0:0:0/96",
-    "64:ff9b::/96",
-    "64:ff9b:1::/48",
-    "2001::/32",
-    "2002::/16",
+    "::/3",
+    "2001::/23",
     "2001:db8::/32",
-    "fc00::/7",
-    "fe80::/10",
-    "fec0::/10",
-    "ff00::/8",
+    "2002::/16",
+    "2620:4f:8000::/48",
+    "3fff::/20",
+    "4000::/2",
+    "8000::/1",
 ];
 
 impl Config {
@@ -220,6 +251,7 @@ impl Config {
                 url: "http://127.0.0.1:6167".to_owned(),
                 signing_key: "signing.key".into(),
                 token_cache: minutes(2),
+                guests: None,
             },
             uploads: Uploads {
                 max_size: Size(50 << 20),
@@ -257,13 +289,14 @@ impl Config {
                 max_image: Size(10 << 20),
                 max_stored: Size(256 << 20),
                 timeout: Span(Duration::from_secs(10)),
-                ports: vec![80, 443, 8080, 8443],
+                ports: Ports::Any,
                 cache: minutes(60),
                 user_agent: "Mozilla/5.0 (compatible; media-sidecar; Matrix link preview bot)".to_owned(),
                 accept_language: vec!["en".to_owned()],
                 allow_hosts: any(),
                 deny_hosts: vec![],
                 oembed: vec![],
+                ca_file: None,
                 ip_deny: not_public(),
                 ip_allow: vec![],
             },

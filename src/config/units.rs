@@ -3,7 +3,7 @@
 //! Owns their text forms, both ways. Refuses to know which key a value belongs to.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -45,6 +45,16 @@ pub enum ThumbnailMethod {
     Crop,
     /// Keep the whole picture.
     Scale,
+}
+
+/// Where a local peer connects to reach a listener: the loopback address if it listens on all.
+pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 impl FromStr for Size {
@@ -168,7 +178,12 @@ macro_rules! serde_as_text {
         }
     )+};
 }
-serde_as_text!(Size: "a size", Span: "a duration", ListenAddr: "an address", ThumbnailSize: "a thumbnail size");
+serde_as_text!(
+    Size: "a size (like 50MiB, 2GB or 1048576)",
+    Span: "a duration (like 500ms, 2m, 24h or 7days)",
+    ListenAddr: "an address (like 127.0.0.1:8090 or unix:/run/x.sock)",
+    ThumbnailSize: "a thumbnail size (like 96x96-crop or 640x480-scale)"
+);
 
 /// Takes a string, or a bare number as its text: YAML and environment variables make numbers of `1048576`.
 struct Text(&'static str);
@@ -189,6 +204,10 @@ impl de::Visitor<'_> for Text {
     }
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<String, E> {
         Ok(number.to_string())
     }
 }
@@ -224,7 +243,7 @@ pub(super) mod one_or_many {
         type Value = Vec<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a value or a list of values")
+            f.write_str("an address or a list of them (like 127.0.0.1:8090)")
         }
 
         fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {

@@ -7,7 +7,16 @@ use std::path::{Path, PathBuf};
 
 use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider, Source};
-use saphyr::{LoadableYamlNode as _, MarkedYaml, Scalar, YamlData};
+use saphyr::{LoadableYamlNode as _, MarkedYaml, Scalar, ScanError, YamlData};
+
+/// Why a file is of no use.
+#[derive(Debug)]
+pub(super) struct Broken {
+    /// Where, counted from 1.
+    pub(super) line: Option<usize>,
+    /// What is wrong, and the mend.
+    pub(super) message: String,
+}
 
 /// One YAML file, read.
 pub(super) struct YamlFile {
@@ -20,11 +29,19 @@ pub(super) struct YamlFile {
 }
 
 impl YamlFile {
-    /// Reads `text`, the contents of `path`. The error is one complaint with file and line.
-    pub(super) fn parse(path: &Path, text: &str) -> Result<Self, String> {
+    /// Reads `text`, the contents of `path`.
+    pub(super) fn parse(path: &Path, text: &str) -> Result<Self, Broken> {
         let mut file = Self { path: path.to_owned(), dict: Dict::new(), lines: BTreeMap::new() };
-        let documents =
-            MarkedYaml::load_from_str(text).map_err(|why| format!("{}: {why}", path.display()))?;
+        if let Some(line) = line_too_deep(text) {
+            let message = "this is nested too deep; no key stands in so many others".to_owned();
+            return Err(Broken { line: Some(line), message });
+        }
+        let documents = MarkedYaml::load_from_str(text).map_err(|why| in_words(&why, text))?;
+        if let Some(second) = documents.get(1) {
+            let message =
+                "a second document begins here; let all keys stand in one, without `---` between them";
+            return Err(Broken { line: Some(second.span.start.line()), message: message.to_owned() });
+        }
         match documents.first().map(|document| &document.data) {
             None | Some(YamlData::Value(Scalar::Null)) => {}
             Some(YamlData::Mapping(_)) => {
@@ -34,7 +51,11 @@ impl YamlFile {
                     file.dict = dict;
                 }
             }
-            Some(_) => return Err(format!("{}: expected `key: value` lines", path.display())),
+            Some(_) => {
+                let line = documents.first().map(|document| document.span.start.line());
+                let message = "expected lines like `server_name: example.org`, with a colon and a space";
+                return Err(Broken { line, message: message.to_owned() });
+            }
         }
         Ok(file)
     }
@@ -61,8 +82,8 @@ impl YamlFile {
             YamlData::Mapping(entries) => {
                 let mut dict = Dict::new();
                 for (key, value) in entries {
-                    let name = key.data.as_str().map_or_else(|| format!("{:?}", key.data), str::to_owned);
-                    let path = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+                    let name = key_text(key);
+                    let path = below(at, &name);
                     self.lines.insert(path.clone(), key.span.start.line());
                     let value = self.value(value, &path);
                     dict.insert(name, value);
@@ -70,7 +91,12 @@ impl YamlFile {
                 Value::from(dict)
             }
             YamlData::Sequence(items) => {
-                Value::from(items.iter().map(|item| self.value(item, at)).collect::<Vec<_>>())
+                let entry = |(index, item): (usize, &MarkedYaml<'_>)| {
+                    let path = below(at, &index.to_string());
+                    self.lines.insert(path.clone(), item.span.start.line());
+                    self.value(item, &path)
+                };
+                Value::from(items.iter().enumerate().map(entry).collect::<Vec<_>>())
             }
             YamlData::Value(scalar) => scalar_value(scalar),
             YamlData::Tagged(_, inner) => self.value(inner, at),
@@ -81,6 +107,68 @@ impl YamlFile {
         }
     }
 }
+
+/// The dotted key of `name` in the group `at`.
+fn below(at: &str, name: &str) -> String {
+    if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") }
+}
+
+/// A key as it was written; YAML makes numbers and truth values of some.
+fn key_text(key: &MarkedYaml<'_>) -> String {
+    match &key.data {
+        YamlData::Value(Scalar::String(text)) | YamlData::Representation(text, ..) => text.to_string(),
+        YamlData::Value(Scalar::Integer(number)) => number.to_string(),
+        YamlData::Value(Scalar::FloatingPoint(number)) => number.to_string(),
+        YamlData::Value(Scalar::Boolean(flag)) => flag.to_string(),
+        YamlData::Value(Scalar::Null) => "null".to_owned(),
+        YamlData::Tagged(_, inner) => key_text(inner),
+        YamlData::Sequence(_) => "[…]".to_owned(),
+        YamlData::Mapping(_) => "{…}".to_owned(),
+        YamlData::Alias(_) | YamlData::BadValue => "?".to_owned(),
+    }
+}
+
+/// What the parser says, in the operator's words; what is rarer, in its own.
+fn in_words(why: &ScanError, text: &str) -> Broken {
+    let (line, column) = (why.marker().line(), why.marker().col());
+    let said = why.info();
+    let from_there = || text.lines().nth(line.saturating_sub(1)).unwrap_or_default().chars().skip(column);
+    let message = if said.contains("tabs disallowed") || said.contains("tab character") {
+        "a tab; YAML is indented with spaces".to_owned()
+    } else if said.contains("duplicated key") {
+        let key: String = from_there().take_while(|c| *c != ':').collect();
+        format!("`{}` stands twice in the same group; keep one", key.trim())
+    } else if said.contains("quoted scalar") {
+        "a quote that begins here is not closed".to_owned()
+    } else if said.contains("mapping values are not allowed") || said.contains("invalid indentation") {
+        "the indentation is not that of the lines above, or a value with `: ` in it needs quotes".to_owned()
+    } else if said.contains("illegal placement of ':'")
+        || said.contains("flow sequence")
+        || said.contains("flow mapping")
+    {
+        "a `[` or `{` before it is not closed".to_owned()
+    } else if said.contains("anchor or alias") {
+        "a value that begins with `*` or `&` needs quotes, like \"*\"".to_owned()
+    } else if let Some(first) = from_there().next().filter(|_| said.contains("unexpected character")) {
+        format!("a value that begins with `{first}` needs quotes")
+    } else {
+        said.to_owned()
+    };
+    Broken { line: Some(line), message: format!("{message} (column {})", column.saturating_add(1)) }
+}
+
+/// The first line, counted from 1, whose content begins further to the right than any key does. The parser bounds how deep `[` and
+/// `{` may be nested, but not what is nested by indentation or by `- - -`, and each level takes some of the stack.
+fn line_too_deep(text: &str) -> Option<usize> {
+    let is_deep = |line: &str| {
+        let content = line.trim_start_matches([' ', '\t', '-', '?', ':']);
+        !content.is_empty() && line.len().saturating_sub(content.len()) > DEEPEST
+    };
+    text.lines().position(is_deep).map(|index| index.saturating_add(1))
+}
+
+/// Columns to the left of a line's content.
+const DEEPEST: usize = 128;
 
 /// A scalar in figment's types.
 fn scalar_value(scalar: &Scalar<'_>) -> Value {
@@ -108,21 +196,64 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_nested_without_end_is_refused_with_its_line() {
+        let indented: String = (0..3000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+        for (text, line) in [
+            (format!("a:\n  {}x\n", "- ".repeat(100_000)), Some(2)),
+            (format!("a:\n  {}x\n", "? ".repeat(100_000)), Some(2)),
+            (indented, Some(130)),
+            (format!("a: {}", "[".repeat(100_000)), None),
+            (format!("a: {}", "{a: ".repeat(100_000)), None),
+        ] {
+            let broken = YamlFile::parse(Path::new("x.yaml"), &text).err().unwrap();
+            assert!(line.is_none() || broken.line == line, "{broken:?}");
+        }
+        let shipped = include_str!("../../sidecar.yaml");
+        assert_eq!(line_too_deep(shipped), None);
+    }
+
+    #[test]
     fn keys_keep_their_lines() {
         let text = "a: 1\n\n# why\nb:\n  c: [x, y]\n  d:\n    e: null\n";
         let file = YamlFile::parse(Path::new("x.yaml"), text).unwrap();
         assert_eq!(file.line("a"), Some(1));
         assert_eq!(file.line("b.c"), Some(5));
         assert_eq!(file.line("b.d.e"), Some(7));
-        assert_eq!(file.line("b.c.0"), Some(5));
+        assert_eq!(file.line("b.c.1"), Some(5));
+        assert_eq!(file.line("b.c.7"), Some(5));
         assert_eq!(file.line("z"), None);
     }
 
     #[test]
-    fn broken_yaml_names_file_and_line() {
-        let why = YamlFile::parse(Path::new("x.yaml"), "a: [1\nb: 2\n").err().unwrap();
-        assert!(why.contains("x.yaml") && why.contains("line 2"), "{why}");
-        assert!(YamlFile::parse(Path::new("x.yaml"), "just words").is_err());
+    fn broken_yaml_is_told_with_its_line_and_column_in_characters() {
+        for (text, line, words) in [
+            ("a: [1\nb: 2\n", 2, "a `[` or `{` before it is not closed"),
+            ("a: [1, 2\n", 2, "not closed"),
+            ("a: {b: 1\nc: 2\n", 2, "not closed"),
+            ("just words", 1, "expected lines like `server_name: example.org`"),
+            ("- a: 1\n", 1, "expected lines like"),
+            ("a:\n\tb: 1\n", 2, "a tab; YAML is indented with spaces"),
+            ("a: 1\nb: 2\na: 3\n", 3, "`a` stands twice in the same group; keep one (column 1)"),
+            ("ä: 1\nb: {ü: 1, ü: 2}\n", 2, "`ü` stands twice in the same group; keep one (column 11)"),
+            ("a: \"x\nb: 1\n", 1, "a quote that begins here is not closed"),
+            ("a: b: c\n", 1, "a value with `: ` in it needs quotes (column 5)"),
+            ("ü: ü: c\n", 1, "needs quotes (column 5)"),
+            ("a:\n  b: 1\n   c: 2\n", 3, "the indentation is not that of the lines above"),
+            ("a: [*]\n", 1, "needs quotes, like \"*\""),
+            ("a: @b\n", 1, "a value that begins with `@` needs quotes (column 4)"),
+            ("a: 1\n---\nb: 2\n", 3, "a second document begins here"),
+        ] {
+            let why = YamlFile::parse(Path::new("x.yaml"), text).err().unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(why.line, Some(line), "{text}: {why:?}");
+            assert!(why.message.contains(words), "{text}: {words} is not in {why:?}");
+        }
         assert!(YamlFile::parse(Path::new("x.yaml"), "").unwrap().dict().is_empty());
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_carriage_returns_are_no_part_of_the_values() {
+        let file = YamlFile::parse(Path::new("x.yaml"), "\u{feff}a: x\r\nb: y\r\n").unwrap();
+        assert_eq!(file.dict().get("a"), Some(&Value::from("x")));
+        assert_eq!(file.dict().get("b"), Some(&Value::from("y")));
     }
 }

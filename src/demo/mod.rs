@@ -103,7 +103,7 @@ async fn start(
     config.federation.ip_allow = vec!["127.0.0.0/8".parse()?];
     config.federation.ca_file = Some(ca_file.to_owned());
     config.previews.ip_allow = vec![site.ip().into()];
-    config.previews.ports = vec![site.port()];
+    config.previews.ports = vec![site.port()].into();
     let app = App::open(&config, key, surroundings).map_err(|error| format!("{error:?}"))?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let sidecar_address = listener.local_addr()?;

@@ -30,7 +30,7 @@ use crate::config::{self, Family};
 use crate::error::{Error, Kind, Result};
 use crate::homeserver::Homeserver;
 use crate::matrix::{Clock, Moment, Monotonic, Mxc, Random, ServerName};
-use crate::names::Names;
+use crate::names::{Lookups, Names};
 use crate::outbound::{self, Answer, Get, Guard, Limits, Outbound, OutboundError};
 
 pub(crate) use self::answer::RemoteMedia;
@@ -161,9 +161,10 @@ impl Federation {
         parts: Parts,
     ) -> std::result::Result<Self, OutboundError> {
         let Parts { signing_key, homeserver, catalog, names, clock, monotonic, random } = parts;
+        let names = Lookups::from(names);
         let outbound = |stall, total| {
             let guard = Guard::new(&config.ip_deny, &config.ip_allow);
-            Outbound::new(guard, config.ca_file.as_deref(), Limits { stall, total }, Arc::clone(&names))
+            Outbound::new(guard, config.ca_file.as_deref(), Limits { stall, total }, names.clone())
         };
         let small_patience = SMALL_TIMEOUT.min(config.timeout.0);
         let small = outbound(small_patience, Some(small_patience))?;
@@ -173,7 +174,7 @@ impl Federation {
             signing_key,
             standing: RwLock::new(Standing::Unknown("not yet compared".to_owned())),
             outbound: outbound(config.timeout.0, Some(longest_fetch(config)))?,
-            discovery: Discovery::new(small.clone(), Arc::clone(&names), clocks, random),
+            discovery: Discovery::new(small.clone(), names.clone(), clocks, random),
             outbound_small: small,
             policy: Policy::new(&config.allow, &config.deny),
             families: config.families.clone(),

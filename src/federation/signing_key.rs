@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -17,8 +17,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::conduit_key::{self, Record};
 use super::signed_json::{Object, decode_base64, signable};
-use crate::catalog::read_conduit_keypair;
-use crate::matrix::{ServerName, Timestamp};
+use crate::catalog::{ConduitError, read_conduit_keypair};
+use crate::matrix::{ServerName, Timestamp, len_u64};
 
 /// Algorithm of every Matrix signing key.
 const ALGORITHM: &str = "ed25519";
@@ -28,6 +28,10 @@ const DENDRITE_BEGIN: &str = "-----BEGIN MATRIX PRIVATE KEY-----";
 
 /// Ends Dendrite's key file.
 const DENDRITE_END: &str = "-----END MATRIX PRIVATE KEY-----";
+
+/// What others may not do with a key file: permission bits, and what they let others do, worst first.
+const EXPOSED: [(u32, &str); 3] =
+    [(0o002, "written by every user"), (0o004, "read by every user"), (0o020, "written by its group")];
 
 /// Largest key file read, bytes.
 const MAX_FILE: u64 = 64 * 1024;
@@ -52,38 +56,56 @@ pub struct LoadedKey {
 /// Why there is no key. The messages say what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The file cannot be read.
-    #[error("cannot read the signing key {}: {source}; copy the homeserver's key there (`media-sidecar key import FILE`) or set homeserver.signing_key", path.display())]
+    /// The file that `homeserver.signing_key` names cannot be read.
+    #[error("cannot read the signing key {}: {source}; {}", path.display(), mend_of_reading(source, path))]
     Unreadable {
         /// Which file.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
-    /// Everybody can read the file.
-    #[error("the signing key {} can be read by every user (mode {mode:04o}); run `chmod 600 {0}`", path.display())]
+    /// The file to import cannot be read.
+    #[error("cannot read {}: {source}; {}", path.display(), mend_of_importing(source))]
+    NoSource {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Others can read the file, or write it.
+    #[error("the signing key {} can be {by} (mode {mode:04o}); run `chmod 600 {0}`", path.display())]
     Exposed {
         /// Which file.
         path: PathBuf,
         /// Its permissions.
         mode: u32,
+        /// What can be done by whom.
+        by: &'static str,
     },
     /// None of the known forms.
     #[error("{0}")]
     Malformed(&'static str),
-    /// Conduit's database gives no key.
-    #[error("cannot read the signing key from {}: {why}; name Conduit's database_path, the folder with conduit.db", path.display())]
-    ConduitDatabase {
-        /// The database.
+    /// The same, of a file.
+    #[error("{}: {why}", path.display())]
+    NotAKey {
+        /// Which file.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with it.
+        why: Box<KeyError>,
+    },
+    /// Conduit's database gives no key.
+    #[error("cannot read the signing key from {}: {why}", path.display())]
+    ConduitDatabase {
+        /// The database, or its folder.
+        path: PathBuf,
+        /// Why, and the mend.
         why: String,
     },
     /// The file exists.
     #[error("{} exists already; use --force to replace it", .0.display())]
     Exists(PathBuf),
     /// The file cannot be written.
-    #[error("cannot write the signing key {}: {source}", path.display())]
+    #[error("cannot write the signing key {}: {source}; {}", path.display(), mend_of_writing(source))]
     Unwritable {
         /// Which file.
         path: PathBuf,
@@ -92,14 +114,48 @@ pub enum KeyError {
     },
 }
 
+/// What to do about a key file that cannot be read.
+fn mend_of_reading(why: &io::Error, path: &Path) -> String {
+    if why.kind() == io::ErrorKind::PermissionDenied {
+        let shown = path.display();
+        return format!(
+            "run this as root, or give the file to the user of the service (`chown USER {shown}`)"
+        );
+    }
+    "copy the homeserver's key there with `media-sidecar key import FILE`, or set homeserver.signing_key"
+        .to_owned()
+}
+
+/// What to do about a file that cannot be read for import.
+fn mend_of_importing(why: &io::Error) -> &'static str {
+    if why.kind() == io::ErrorKind::PermissionDenied {
+        "run this as root"
+    } else if why.kind() == io::ErrorKind::IsADirectory {
+        "name the key file in it, or for a Conduit with SQLite `--conduit-db` and this folder"
+    } else {
+        "name the homeserver's key file: Synapse's signing_key_path (like /etc/matrix-synapse/homeserver.signing.key), \
+         Dendrite's global.private_key, or for a Conduit with SQLite `--conduit-db` and its database_path"
+    }
+}
+
+/// What to do about a key file that cannot be written.
+fn mend_of_writing(why: &io::Error) -> &'static str {
+    if why.kind() == io::ErrorKind::PermissionDenied {
+        "run this as root, or set homeserver.signing_key"
+    } else {
+        "make its folder, or set homeserver.signing_key"
+    }
+}
+
 impl SigningKey {
-    /// Reads a key file: Synapse's text form, Dendrite's PEM or Conduit's record. A file that every user can read is refused.
+    /// Reads a key file: Synapse's text form, Dendrite's PEM or Conduit's record. A file that others can read or write is
+    /// refused: the key is this server's identity, and who can write the file can take it away.
     pub fn load(path: &Path) -> Result<LoadedKey, KeyError> {
         let unreadable = |source| KeyError::Unreadable { path: path.to_owned(), source };
-        let metadata = fs::metadata(path).map_err(unreadable)?;
-        let mode = metadata.mode() & 0o777;
-        if mode & 0o004 != 0 {
-            return Err(KeyError::Exposed { path: path.to_owned(), mode });
+        let mode = fs::metadata(path).map_err(unreadable)?.mode() & 0o777;
+        let exposed = EXPOSED.iter().find(|(bits, _)| mode & bits != 0);
+        if let Some((_, by)) = exposed {
+            return Err(KeyError::Exposed { path: path.to_owned(), mode, by });
         }
         let readable_by_group = mode & 0o040 != 0;
         let warning = readable_by_group.then(|| {
@@ -108,16 +164,31 @@ impl SigningKey {
                 path.display()
             )
         });
-        Ok(LoadedKey { key: Self::read(path)?, warning })
+        Ok(LoadedKey {
+            key: Self::parse_file(path, read_file(path).map_err(unreadable)?.as_deref())?,
+            warning,
+        })
     }
 
-    /// Reads a key file whatever its mode, for import.
+    /// Reads a key file whatever its mode, to import it.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
+        let unreadable = |source| KeyError::NoSource { path: path.to_owned(), source };
+        Self::parse_file(path, read_file(path).map_err(unreadable)?.as_deref())
+    }
+
+    /// Reads the credential that systemd guards, by means that its mode does not show.
+    pub fn read_credential(path: &Path) -> Result<Self, KeyError> {
         let unreadable = |source| KeyError::Unreadable { path: path.to_owned(), source };
-        if fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE {
-            return Err(KeyError::Malformed("the file is too large for a signing key"));
-        }
-        Self::parse(&fs::read(path).map_err(unreadable)?)
+        Self::parse_file(path, read_file(path).map_err(unreadable)?.as_deref())
+    }
+
+    /// Parses what was read of a file, `None` if it was too much. Complaints name the file.
+    fn parse_file(path: &Path, bytes: Option<&[u8]>) -> Result<Self, KeyError> {
+        let parsed = match bytes {
+            Some(bytes) => Self::parse(bytes),
+            None => Err(KeyError::Malformed("the file is too large for a signing key")),
+        };
+        parsed.map_err(|why| KeyError::NotAKey { path: path.to_owned(), why: Box::new(why) })
     }
 
     /// Parses the contents of a key file.
@@ -134,11 +205,18 @@ impl SigningKey {
 
     /// Reads the key of a Conduit from its SQLite database, which may be in use. `folder` is Conduit's `database_path`.
     pub fn read_conduit_db(folder: &Path) -> Result<Self, KeyError> {
-        let file = folder.join("conduit.db");
-        let unreadable = |why| KeyError::ConduitDatabase { path: file.clone(), why };
-        let record = read_conduit_keypair(folder).map_err(|error| unreadable(error.to_string()))?;
-        let record = record.ok_or_else(|| unreadable("it holds no `keypair` record".to_owned()))?;
-        Self::parse(&record)
+        let file = if folder.is_file() { folder.to_owned() } else { folder.join("conduit.db") };
+        let failed = |path: &Path, why: String| KeyError::ConduitDatabase { path: path.to_owned(), why };
+        if let Err(error) = File::open(&file) {
+            let why = mend_of_database(folder, &error);
+            return Err(failed(if error.kind() == io::ErrorKind::NotFound { folder } else { &file }, why));
+        }
+        let record = read_conduit_keypair(&file).map_err(|error| failed(&file, mend_of_sqlite(&error)))?;
+        let record = record.ok_or_else(|| {
+            let why = "it holds no `keypair` record; is this the database of the homeserver that runs?";
+            failed(&file, why.to_owned())
+        })?;
+        Self::parse_file(&file, Some(&record))
     }
 
     /// A fresh key with a random version.
@@ -268,6 +346,45 @@ impl SigningKey {
     }
 }
 
+/// A file's bytes; `None` if there are too many for a key, as in a device.
+fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(Some(bytes).filter(|bytes| len_u64(bytes.len()) <= MAX_FILE))
+}
+
+/// Why there is no `conduit.db` to open, and what to do instead.
+fn mend_of_database(folder: &Path, why: &io::Error) -> String {
+    let shown = folder.display();
+    if why.kind() == io::ErrorKind::PermissionDenied {
+        "it may not be read; run this as root".to_owned()
+    } else if !folder.exists() {
+        "there is no such folder; name Conduit's database_path, the folder with conduit.db".to_owned()
+    } else if folder.join("CURRENT").exists() {
+        format!(
+            "it is a RocksDB database, which only RocksDB's own tool reads. Take the key out of a copy: `cp -r {shown} COPY`, \
+             `ldb --db=COPY --column_family=global --hex get 0x6b657970616972 > record.hex` (ldb is in Debian's rocksdb-tools), \
+             then `media-sidecar key import record.hex`"
+        )
+    } else {
+        format!("it holds no conduit.db ({why}); name Conduit's database_path, the folder with conduit.db")
+    }
+}
+
+/// Why SQLite gives nothing, and what to do.
+fn mend_of_sqlite(why: &ConduitError) -> String {
+    match why {
+        ConduitError::NeedsWriting => {
+            "SQLite must write beside it to read it, for Conduit runs or did not end cleanly, and \
+                                       this user may not; run this as root"
+                .to_owned()
+        }
+        ConduitError::Unusable(why) => {
+            format!("{why}; is it Conduit's database? name its database_path, the folder with conduit.db")
+        }
+    }
+}
+
 /// Whether saving may replace a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overwrite {
@@ -363,7 +480,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_exposed_key_stops_the_start_and_a_shared_one_is_warned_about() {
+    fn a_key_that_others_can_read_or_write_stops_the_start_and_a_shared_one_is_warned_about() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("signing.key");
         fs::write(&path, VECTOR).unwrap();
@@ -371,10 +488,58 @@ pub(super) mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             SigningKey::load(&path)
         };
-        let error = load(0o644).unwrap_err().to_string();
-        assert!(error.contains("chmod 600") && error.contains("0644"), "{error}");
-        assert!(load(0o640).unwrap().warning.unwrap().contains("group"));
-        assert!(load(0o600).unwrap().warning.is_none());
+        for (mode, by) in [
+            (0o644, "read by every user"),
+            (0o604, "read by every user"),
+            (0o602, "written by every user"),
+            (0o622, "written by every user"),
+            (0o666, "written by every user"),
+            (0o777, "written by every user"),
+            (0o620, "written by its group"),
+            (0o660, "written by its group"),
+            (0o460, "written by its group"),
+        ] {
+            let error = load(mode).unwrap_err().to_string();
+            assert!(error.contains("chmod 600") && error.contains(&format!("{mode:04o}")), "{error}");
+            assert!(error.contains(by), "{mode:04o}: {error}");
+        }
+        for mode in [0o640, 0o440, 0o650] {
+            assert!(load(mode).unwrap().warning.unwrap().contains("group"), "{mode:04o}");
+        }
+        for mode in [0o600, 0o400, 0o700] {
+            assert!(load(mode).unwrap().warning.is_none(), "{mode:04o}");
+        }
+        load(0o622).unwrap_err();
+        assert!(SigningKey::read(&path).is_ok() && SigningKey::read_credential(&path).is_ok());
+    }
+
+    #[test]
+    fn complaints_name_the_file_and_say_what_to_do_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("text"), "hello").unwrap();
+        for (complaint, words) in [
+            (SigningKey::read(&path("nope")).unwrap_err(), "/nope: No such file"),
+            (SigningKey::read(&path("nope")).unwrap_err(), "name the homeserver's key file: Synapse's"),
+            (SigningKey::read(folder.path()).unwrap_err(), "name the key file in it"),
+            (SigningKey::read(&path("text")).unwrap_err(), "/text: not a signing key"),
+            (SigningKey::read("/dev/zero".as_ref()).unwrap_err(), "/dev/zero: the file is too large"),
+            (SigningKey::load(&path("nope")).unwrap_err(), "`media-sidecar key import FILE`"),
+            (SigningKey::read_conduit_db(&path("nope")).unwrap_err(), "/nope: there is no such folder"),
+            (SigningKey::read_conduit_db(folder.path()).unwrap_err(), "it holds no conduit.db"),
+            (SigningKey::read_conduit_db(&path("text")).unwrap_err(), "/text: "),
+            (SigningKey::read_conduit_db(&path("text")).unwrap_err(), "is it Conduit's database?"),
+        ] {
+            let told = complaint.to_string();
+            assert!(told.contains(words) && !told.contains('\n'), "{words} is not in {told}");
+        }
+        let told = SigningKey::read(&path("nope")).unwrap_err().to_string();
+        assert!(!told.contains("key import"), "that is what was just done: {told}");
+        fs::write(path("CURRENT"), "MANIFEST-000004\n").unwrap();
+        let told = SigningKey::read_conduit_db(folder.path()).unwrap_err().to_string();
+        for words in ["RocksDB", "ldb --db=COPY --column_family=global", "key import record.hex"] {
+            assert!(told.contains(words), "{words} is not in {told}");
+        }
     }
 
     #[test]

@@ -94,10 +94,12 @@ pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call) -> Result<Re
     };
     refuse_announced(app, call)?;
     let (library, store) = (Arc::clone(&app.library), Arc::clone(&app.library));
-    let begin = move || library.begin_upload();
+    let announced = call.content_length();
+    let begin = move || library.begin_upload(announced);
     let finish = move |ingest| store.finish_upload(ingest, upload);
     let mxc = app.bridge.absorb(&mut call.body, begin, finish).await?;
     app.backlog.add(mxc.clone());
+    call.access.mxc = Some(mxc.clone());
     let mut answer = Map::from_iter([("content_uri".to_owned(), mxc.to_string().into())]);
     add_blurhash(app, call, &mxc, &mut answer).await;
     Ok(response::json(&answer.into()))
@@ -108,6 +110,7 @@ pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call) -> Result<Re
     let account = authorise_user(app, call).await?;
     let library = Arc::clone(&app.library);
     let created = app.bridge.run(Pool::Disk, move || library.create(account.user_id)).await?;
+    call.access.mxc = Some(created.mxc.clone());
     Ok(response::json(
         &json!({"content_uri": created.mxc.to_string(), "unused_expires_at": created.expires.time().0}),
     ))
@@ -124,7 +127,8 @@ pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Res
     let upload = Upload { user_id, content_type: call.content_type(), file_name: call.upload_name()? };
     refuse_announced(app, call)?;
     let (library, filled) = (Arc::clone(&app.library), Arc::clone(app));
-    let begin = move || library.begin_upload();
+    let announced = call.content_length();
+    let begin = move || library.begin_upload(announced);
     // Told from the same thread: those who wait hear of it even if this client is gone by then.
     let finish = move |ingest| {
         filled.library.finish_filling(&filling, ingest, upload)?;
@@ -141,7 +145,7 @@ pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Res
 /// Whose upload it is, and its place among the user's others, to be kept until the request ends.
 async fn authorise_upload(app: &Arc<App>, call: &mut Call) -> Result<(Account, UnderWay)> {
     let account = authorise_user(app, call).await?;
-    let under_way = app.uploads.begin(&account.user_id)?;
+    let under_way = app.uploads.begin(&account.user_id).await?;
     Ok((account, under_way))
 }
 

@@ -1,6 +1,7 @@
 //! Endpoints for those who run the server.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use crate::response::{self, Response};
 /// `GET /_sidecar/health`: 200 when all is well, else 503 with the reason. Never proxied to the world.
 pub(crate) async fn health(app: &Arc<App>) -> Result<Response> {
     let (catalog, blobs, accounts) =
-        (Arc::clone(&app.catalog), Arc::clone(&app.blobs), Arc::clone(&app.accounts));
+        (Arc::clone(&app.store.catalog), Arc::clone(&app.store.blobs), Arc::clone(&app.accounts));
     let database = app.bridge.run(Pool::Disk, move || Ok(catalog.check().err().map(|error| error.causes())));
     let store = app.bridge.run(Pool::Disk, move || Ok(blobs.check().err().map(|error| error.to_string())));
     let homeserver =
@@ -29,6 +30,14 @@ pub(crate) async fn health(app: &Arc<App>) -> Result<Response> {
         "blobs": told(store),
         "homeserver": told(homeserver),
     });
+    // Monitors ask every few seconds: what they are told is news when it changes.
+    if app.is_failing.swap(failing, Ordering::Relaxed) != failing {
+        if failing {
+            tracing::warn!(health = %body, "health: failing");
+        } else {
+            tracing::info!("health: all is well again");
+        }
+    }
     let status = if failing { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     Ok(response::json_with(status, body.to_string()))
 }

@@ -13,7 +13,7 @@ mod upload;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
@@ -23,13 +23,14 @@ pub(crate) use self::thumbnails::{ANIMATION_TIMEOUT, BLURHASH_TIMEOUT, Making, T
 use self::upload::CreateLimiter;
 pub(crate) use self::upload::Upload;
 
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, Lost};
 use crate::catalog::{Catalog, Content, Filled, Media};
-use crate::config::{Config, Thumbnails, UnauthenticatedMedia, Uploads};
+use crate::config::{Config, Live, UnauthenticatedMedia};
 use crate::error::{Error, Result};
 use crate::federation::Federation;
 use crate::matrix::{Clock, MediaId, Moment, Monotonic, Mxc, Random, ServerName, Timestamp};
 use crate::preview::Fetcher;
+use crate::sha256::Sha256;
 
 /// Says how long an animation may take to be made.
 pub(crate) type AnimationTime = Arc<dyn Fn() -> Duration + Send + Sync>;
@@ -38,14 +39,8 @@ pub(crate) type AnimationTime = Arc<dyn Fn() -> Duration + Send + Sync>;
 pub(crate) struct Library {
     /// Our own name.
     server_name: ServerName,
-    /// Bounds of uploads.
-    uploads: Uploads,
-    /// Largest remote file, bytes.
-    max_remote_size: u64,
-    /// What callers without a token get.
-    unauthenticated_media: UnauthenticatedMedia,
-    /// Bounds of thumbnails.
-    thumbnails: Thumbnails,
+    /// The operator's wishes.
+    config: Live<Config>,
     /// What requests for thumbnails came to.
     thumbnail_requests: Cache<thumbnails::Request, thumbnails::Outcome>,
     /// Until when a still stands in for an animation that there was no time for.
@@ -62,10 +57,14 @@ pub(crate) struct Library {
     blobs: Arc<Blobs>,
     /// The way to other servers.
     federation: Arc<Federation>,
+    /// Lost blobs that were reported, and when.
+    reported: Cache<(Option<Mxc>, Sha256), Instant>,
     /// IDs being filled at this moment.
     filling: Arc<Mutex<HashSet<MediaId>>>,
     /// When media was last served, not yet in the catalog.
     accesses: Mutex<HashMap<Mxc, Timestamp>>,
+    /// The clocks when it was last looked for what has expired.
+    last_look: sweep::LastLook,
     /// Rate of `create`, per user.
     create_limiter: CreateLimiter,
     /// For times in rows.
@@ -78,6 +77,12 @@ pub(crate) struct Library {
 
 /// Access times kept in memory between two writes; about 100 bytes each.
 const MAX_ACCESSES: usize = 8192;
+
+/// How long a lost blob is not reported again.
+const REPORT_AGAIN: Duration = Duration::from_hours(1);
+
+/// Lost blobs of which it is remembered that they were reported; about 300 bytes each.
+const REPORTED: usize = 1024;
 
 /// In what capacity somebody asks for media.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,10 +141,7 @@ impl Library {
     ) -> Self {
         Self {
             server_name: config.server_name.clone(),
-            uploads: config.uploads.clone(),
-            max_remote_size: config.federation.max_size.0,
-            unauthenticated_media: config.unauthenticated_media,
-            thumbnails: config.thumbnails.clone(),
+            config: Live::new(config.clone()),
             thumbnail_requests: Cache::new(thumbnails::REMEMBERED),
             unanimated: Cache::new(thumbnails::UNANIMATED),
             refusals: Cache::new(thumbnails::REFUSED),
@@ -148,13 +150,20 @@ impl Library {
             catalog,
             blobs,
             federation,
+            reported: Cache::new(REPORTED),
             filling: Arc::default(),
             accesses: Mutex::default(),
+            last_look: sweep::LastLook::default(),
             create_limiter: upload::create_limiter(),
             clock,
             monotonic,
             random,
         }
+    }
+
+    /// Goes by `config` from now on.
+    pub(crate) fn reload(&self, config: &Config) {
+        self.config.set(config.clone());
     }
 
     /// Looks for media on behalf of `viewer`.
@@ -176,7 +185,7 @@ impl Library {
                 if !self.may_see(viewer, open) {
                     return Err(Error::not_found());
                 }
-                match self.open_blob(mxc, &filled)? {
+                match self.open_blob(Some(mxc), &filled)? {
                     Some(file) => {
                         self.note_access(mxc);
                         let file = Arc::new(file);
@@ -184,10 +193,8 @@ impl Library {
                         Ok(Found::Stored(Stored { filled, created, open, removals, is_stopgap, file }))
                     }
                     None if is_ours => Err(Error::not_found()),
-                    None => {
-                        self.catalog.forget(mxc)?;
-                        self.elsewhere(viewer, fetch)
-                    }
+                    // The row stays: the blob may come back, its origin may be gone.
+                    None => self.elsewhere(viewer, fetch),
                 }
             }
             Some(_) => Err(Error::not_found()),
@@ -225,12 +232,12 @@ impl Library {
 
     /// Whether new media will be visible to callers without a token.
     fn is_open(&self) -> bool {
-        self.unauthenticated_media == UnauthenticatedMedia::Open
+        self.config.get().unauthenticated_media == UnauthenticatedMedia::Open
     }
 
     /// Whether `viewer` may see a row, given whether it was stored open.
     fn may_see(&self, viewer: Viewer, stored_open: bool) -> bool {
-        match (viewer, self.unauthenticated_media) {
+        match (viewer, self.config.get().unauthenticated_media) {
             (Viewer::Known, _) | (Viewer::Anonymous, UnauthenticatedMedia::Open) => true,
             (Viewer::Anonymous, UnauthenticatedMedia::Frozen) => stored_open,
             (Viewer::Anonymous, UnauthenticatedMedia::Closed) => false,
@@ -246,14 +253,28 @@ impl Library {
         }
     }
 
-    /// Opens the blob of a row. A blob that somebody removed behind our back is reported.
-    fn open_blob(&self, mxc: &Mxc, filled: &Filled) -> Result<Option<File>> {
-        let file =
-            self.blobs.get(&filled.sha256).map_err(|error| Error::internal("opening a blob", error))?;
-        if file.is_none() {
-            tracing::error!(%mxc, sha256 = %filled.sha256, "the catalog knows media whose blob is missing");
+    /// Opens the blob of a row, of `mxc` or of a picture that was made; `None` when somebody damaged or removed it behind our back,
+    /// which is reported.
+    fn open_blob(&self, mxc: Option<&Mxc>, filled: &Filled) -> Result<Option<File>> {
+        let opened = self.blobs.get(&filled.sha256, filled.size);
+        match opened.map_err(|error| Error::internal("opening a blob", error))? {
+            Ok(file) => Ok(Some(file)),
+            Err(lost) => {
+                self.report(mxc, &filled.sha256, lost);
+                Ok(None)
+            }
         }
-        Ok(file)
+    }
+
+    /// Reports a lost blob, now and then: whoever asks for it causes the line.
+    fn report(&self, mxc: Option<&Mxc>, sha256: &Sha256, lost: Lost) {
+        let (key, now) = ((mxc.cloned(), *sha256), Instant::now());
+        if self.reported.get(&key).is_some_and(|last| now.saturating_duration_since(last) < REPORT_AGAIN) {
+            return;
+        }
+        self.reported.insert(key, now);
+        let mxc = mxc.map(tracing::field::display);
+        tracing::error!(mxc, %sha256, why = lost.to_string(), "the catalog knows a blob that is lost");
     }
 
     /// Notes that media is being served now; dropped when too many wait to be written.

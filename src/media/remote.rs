@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Library;
 use crate::blobs::{Ingest, IngestError};
-use crate::catalog::NewMedia;
+use crate::catalog::{Content, Media, NewMedia};
 use crate::error::{Error, Kind, Result};
 use crate::federation::{self, GRACE, MIN_RATE, RemoteMedia};
 use crate::matrix::Mxc;
@@ -40,7 +40,7 @@ impl Library {
     /// row is committed; on any failure nothing is stored.
     pub(crate) fn fetch(&self, mxc: &Mxc, timeout: Duration, listener: &impl FetchListener) -> Result<()> {
         // Another request's fetch may have ended just before this one began.
-        if self.catalog.media(mxc)?.is_some() {
+        if self.is_here(mxc)? {
             return Ok(());
         }
         let too_large = |error: &Error| {
@@ -48,11 +48,11 @@ impl Library {
                 self.federation.too_large(mxc);
             }
         };
-        let remote =
-            self.federation.fetch(mxc, timeout)?.at_most(self.max_remote_size).inspect_err(too_large)?;
+        let max_size = self.config.get().federation.max_size.0;
+        let remote = self.federation.fetch(mxc, timeout)?.at_most(max_size).inspect_err(too_large)?;
         let mut ingest = self
             .blobs
-            .ingest(self.max_remote_size)
+            .ingest(max_size, remote.size)
             .map_err(|error| Error::storing("storing remote media", error))?;
         let file = ingest.reader().map_err(|error| Error::storing("storing remote media", error))?;
         let RemoteMedia { content_type, upload_name, size, body } = remote;
@@ -74,9 +74,22 @@ impl Library {
 
         let (created, open) = ((self.clock)(), self.is_open());
         self.store(ingest, content_type, upload_name, |filled| {
-            self.catalog.add(NewMedia { mxc: mxc.clone(), filled, user_id: None, created, open })
+            let media = NewMedia { mxc: mxc.clone(), filled, user_id: None, created, open };
+            // A row that is there has lost its blob.
+            Ok(self.catalog.add(media.clone())? || self.catalog.refill(media)?)
         })?;
         Ok(())
+    }
+
+    /// Whether media is stored, row and blob.
+    fn is_here(&self, mxc: &Mxc) -> Result<bool> {
+        match self.catalog.media(mxc)? {
+            Some(Media { content: Content::Stored(filled), .. }) => {
+                let blob = self.blobs.get(&filled.sha256, filled.size);
+                Ok(blob.map_err(|error| Error::internal("opening a blob", error))?.is_ok())
+            }
+            _ => Ok(false),
+        }
     }
 }
 
@@ -160,7 +173,7 @@ mod tests {
     fn a_source_that_fails_is_the_remotes_fault_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(folder.path(), Arc::new(SystemDisk)).unwrap();
-        let mut ingest = blobs.ingest(100).unwrap();
+        let mut ingest = blobs.ingest(100, None).unwrap();
         let ear = Ear::default();
         let error = pour(Failing(vec![b"abc", b"de"]), &mut ingest, None, &ear).unwrap_err();
         assert_eq!(error.kind(), Kind::RemoteFailed);
@@ -173,10 +186,10 @@ mod tests {
     fn a_short_source_is_taken_as_it_is_and_a_long_one_is_too_large() {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(folder.path(), Arc::new(SystemDisk)).unwrap();
-        let mut ingest = blobs.ingest(4).unwrap();
+        let mut ingest = blobs.ingest(4, None).unwrap();
         pour(&b"1234"[..], &mut ingest, Some(4), &Ear::default()).unwrap();
         assert_eq!(ingest.finish().unwrap().size(), 4);
-        let mut ingest = blobs.ingest(4).unwrap();
+        let mut ingest = blobs.ingest(4, None).unwrap();
         let error = pour(&b"12345"[..], &mut ingest, None, &Ear::default()).unwrap_err();
         assert_eq!(error.kind(), Kind::RemoteTooLarge);
     }
@@ -186,7 +199,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(folder.path(), Arc::new(SystemDisk)).unwrap();
         for announced in [2, 4] {
-            let (mut ingest, ear) = (blobs.ingest(10).unwrap(), Ear::default());
+            let (mut ingest, ear) = (blobs.ingest(10, None).unwrap(), Ear::default());
             let error = pour(&b"123"[..], &mut ingest, Some(announced), &ear).unwrap_err();
             assert_eq!(error.kind(), Kind::RemoteFailed);
             assert!(ear.0.borrow().iter().all(|size| *size <= announced));

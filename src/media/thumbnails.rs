@@ -15,7 +15,7 @@ use crate::blobs::IngestError;
 use crate::catalog::{Filled, ThumbnailKey};
 use crate::config::ThumbnailSize;
 use crate::error::{Error, Kind, Result};
-use crate::matrix::Moment;
+use crate::matrix::{Moment, len_u64};
 use crate::sha256::Sha256;
 use crate::thumbnail::{
     self, Header, Job, Limits, Motion, Plan, Rect, Rendered, Source, ThumbnailError, Wanted,
@@ -87,6 +87,8 @@ pub(crate) enum Thumbnail {
 pub(crate) struct Making {
     /// Of these bytes.
     pub(crate) source: Sha256,
+    /// How many they are.
+    size: u64,
     /// What they are.
     header: Header,
     /// What to make of them. Equal jobs of one source are the same picture.
@@ -115,7 +117,7 @@ impl Library {
         }
         let header = thumbnail::probe(&mut reader(&stored.file)).map_err(refused)?;
         header.admit(&self.thumbnail_limits()).map_err(refused)?;
-        let planned = match Plan::new(header.source(), wanted, &self.thumbnails.sizes) {
+        let planned = match Plan::new(header.source(), wanted, &self.config.get().thumbnails.sizes) {
             Plan::Original if !WEB.contains(&header.content_type()) => {
                 let Source { width, height, .. } = header.source();
                 Job { crop: Rect { x: 0, y: 0, width, height }, width, height, animated: false }
@@ -137,7 +139,7 @@ impl Library {
             self.thumbnail_requests.insert((source, wanted), Outcome::Made(filled));
             return Ok(Thumbnail::Ready(ready));
         }
-        self.making(source, header, job).map(Thumbnail::ToMake)
+        self.making(&stored.filled, header, job).map(Thumbnail::ToMake)
     }
 
     /// The source itself as its thumbnail, which is remembered.
@@ -153,8 +155,8 @@ impl Library {
         let is_still = header.source().motion == Motion::Still;
         is_still
             && WEB.contains(&header.content_type())
-            && wanted.is_beyond(&self.thumbnails.sizes)
-            && thumbnail::estimate(header, &[job]) > self.thumbnails.memory.0
+            && wanted.is_beyond(&self.config.get().thumbnails.sizes)
+            && thumbnail::estimate(header, &[job]) > self.config.get().thumbnails.memory.0
     }
 
     /// What is to be made of `stored` so that every configured size is there.
@@ -163,7 +165,7 @@ impl Library {
     /// Those of [`Self::find_thumbnail`].
     pub(crate) fn missing_thumbnails(&self, stored: &Stored) -> Result<Vec<Making>> {
         let mut missing: Vec<Making> = Vec::new();
-        for ThumbnailSize { width, height, method } in &self.thumbnails.sizes {
+        for ThumbnailSize { width, height, method } in &self.config.get().thumbnails.sizes {
             let wanted = Wanted { width: *width, height: *height, method: *method, motion: Motion::Still };
             match self.find_thumbnail(stored.clone(), wanted)? {
                 Thumbnail::ToMake(making) if missing.iter().all(|other| other.job != making.job) => {
@@ -184,7 +186,8 @@ impl Library {
                     || thumbnail::share_a_decode(&making.header, &making.job, &further.job))
         };
         let jobs: Vec<Job> = set.iter().chain([further]).map(|making| making.job).collect();
-        set.iter().all(shares) && thumbnail::estimate(&further.header, &jobs) <= self.thumbnails.memory.0
+        set.iter().all(shares)
+            && thumbnail::estimate(&further.header, &jobs) <= self.config.get().thumbnails.memory.0
     }
 
     /// Makes pictures out of one decode and keeps them, but for those that have been made meanwhile; in place of an
@@ -202,7 +205,7 @@ impl Library {
 
     /// Makes pictures within limits.
     fn make_within(&self, set: &[Making], limits: &Limits) -> Result<usize> {
-        let Some(Making { source, header, .. }) = set.first() else { return Ok(0) };
+        let Some(first @ Making { source, header, .. }) = set.first() else { return Ok(0) };
         let mut jobs: Vec<Job> = Vec::new();
         for Making { job, .. } in set {
             if !jobs.contains(job) && !self.is_made(*source, job)? {
@@ -212,7 +215,7 @@ impl Library {
         if jobs.is_empty() {
             return Ok(0);
         }
-        let file = self.open_source(source)?;
+        let file = self.open_source(first)?;
         let made = match thumbnail::render(&mut reader(&file), header, &jobs, limits) {
             Err(ThumbnailError::NoTimeToAnimate) => return self.make_stopgaps(set, limits),
             made => made.map_err(|error| self.note_refusal(*source, &jobs, error))?,
@@ -260,25 +263,26 @@ impl Library {
     pub(crate) fn plan_blurhash(&self, stored: &Stored) -> Result<Making> {
         let header = thumbnail::probe(&mut reader(&stored.file)).map_err(refused)?;
         header.admit(&self.thumbnail_limits()).map_err(refused)?;
-        self.making(stored.filled.sha256, header, thumbnail::sketch_job(&header))
+        self.making(&stored.filled, header, thumbnail::sketch_job(&header))
     }
 
     /// Makes a blurhash. Blocks for as long as decoding takes.
-    pub(crate) fn blurhash(&self, Making { source, header, .. }: &Making) -> Result<String> {
-        let file = self.open_source(source)?;
-        thumbnail::blurhash(&mut reader(&file), header, &self.limits_within(BLURHASH_TIMEOUT))
+    pub(crate) fn blurhash(&self, making: &Making) -> Result<String> {
+        let file = self.open_source(making)?;
+        thumbnail::blurhash(&mut reader(&file), &making.header, &self.limits_within(BLURHASH_TIMEOUT))
             .map_err(refused)
     }
 
     /// A picture to make, unless it takes too much memory or failed lately.
-    fn making(&self, source: Sha256, header: Header, job: Job) -> Result<Making> {
+    fn making(&self, of: &Filled, header: Header, job: Job) -> Result<Making> {
+        let (source, size) = (of.sha256, of.size);
         if let Some((error, until)) = self.refusals.get(&(source, job.animated))
             && (self.monotonic)() < until
         {
             return Err(error);
         }
-        let making = Making { source, header, job };
-        if memory(std::slice::from_ref(&making)) > self.thumbnails.memory.0 {
+        let making = Making { source, size, header, job };
+        if memory(std::slice::from_ref(&making)) > self.config.get().thumbnails.memory.0 {
             return Err(Error::new(Kind::UploadTooLarge, "the image takes too much memory to decode"));
         }
         Ok(making)
@@ -287,21 +291,23 @@ impl Library {
     /// Whether a picture is there.
     fn is_made(&self, source: Sha256, job: &Job) -> Result<bool> {
         let Some(filled) = self.catalog.thumbnail(&key(source, job))? else { return Ok(false) };
-        let file =
-            self.blobs.get(&filled.sha256).map_err(|error| Error::internal("opening a blob", error))?;
-        Ok(file.is_some())
+        Ok(self.open_blob(None, &filled)?.is_some())
     }
 
     /// Opens the source of a picture that is to be made.
-    fn open_source(&self, source: &Sha256) -> Result<File> {
-        let file = self.blobs.get(source).map_err(|error| Error::internal("opening a blob", error))?;
-        file.ok_or_else(Error::not_found)
+    fn open_source(&self, Making { source, size, .. }: &Making) -> Result<File> {
+        let opened = self.blobs.get(source, *size);
+        opened.map_err(|error| Error::internal("opening a blob", error))?.map_err(|lost| {
+            self.report(None, source, lost);
+            Error::not_found()
+        })
     }
 
     /// Keeps a picture.
     fn keep(&self, key: ThumbnailKey, Rendered { content_type, bytes, .. }: Rendered) -> Result<()> {
         let failed = |error| Error::storing("storing a thumbnail", error);
-        let mut ingest = self.blobs.ingest(u64::MAX).map_err(failed)?;
+        let size = len_u64(bytes.len());
+        let mut ingest = self.blobs.ingest(size, Some(size)).map_err(failed)?;
         ingest.write(&bytes).map_err(|error| match error {
             IngestError::Io(error) => failed(error),
             error @ IngestError::TooLarge(_) => Error::internal("storing a thumbnail", error),
@@ -321,8 +327,7 @@ impl Library {
 
     /// Opens a picture that was made; `None` when its blob is lost, so that it is made again.
     fn open_made(&self, of: &Stored, filled: Filled) -> Result<Option<Stored>> {
-        let file =
-            self.blobs.get(&filled.sha256).map_err(|error| Error::internal("opening a blob", error))?;
+        let file = self.open_blob(None, &filled)?;
         let content_type = filled.content_type.clone();
         let made = |file| Stored { filled, file: Arc::new(file), ..of.clone() };
         Ok(file.map(|file| as_picture(made(file), &content_type)))
@@ -331,8 +336,8 @@ impl Library {
     /// The configured limits.
     pub(super) fn thumbnail_limits(&self) -> Limits {
         Limits {
-            max_pixels: self.thumbnails.max_pixels.0,
-            memory: self.thumbnails.memory.0,
+            max_pixels: self.config.get().thumbnails.max_pixels.0,
+            memory: self.config.get().thumbnails.memory.0,
             deadline: None,
             animation_deadline: None,
         }

@@ -58,7 +58,7 @@ pub(crate) struct Filling {
 impl Library {
     /// Largest upload, bytes.
     pub(crate) fn max_upload_size(&self) -> u64 {
-        self.uploads.max_size.0
+        self.config.get().uploads.max_size.0
     }
 
     /// Creates a media ID to be filled later.
@@ -73,10 +73,11 @@ impl Library {
             );
         }
         let created = (self.clock)();
-        let expires = Expiry::at(created.after(self.uploads.pending_lifetime.0));
+        let uploads = &self.config.get().uploads;
+        let expires = Expiry::at(created.after(uploads.pending_lifetime.0));
         let mxc = self.new_mxc();
         let reservation =
-            Reservation { mxc: mxc.clone(), user_id, created, expires, limit: self.uploads.pending_per_user };
+            Reservation { mxc: mxc.clone(), user_id, created, expires, limit: uploads.pending_per_user };
         match self.catalog.reserve(reservation)? {
             Reserved::Done => Ok(Created { mxc, expires }),
             Reserved::TooMany { next_free } => {
@@ -86,9 +87,11 @@ impl Library {
         }
     }
 
-    /// Starts taking in an upload.
-    pub(crate) fn begin_upload(&self) -> Result<Ingest> {
-        self.blobs.ingest(self.max_upload_size()).map_err(|error| Error::storing("storing an upload", error))
+    /// Starts taking in an upload of `announced` bytes, if it says so (`Content-Length`).
+    pub(crate) fn begin_upload(&self, announced: Option<u64>) -> Result<Ingest> {
+        self.blobs
+            .ingest(self.max_upload_size(), announced)
+            .map_err(|error| Error::storing("storing an upload", error))
     }
 
     /// Makes media of what was taken in. Identical bytes get an ID of their own and share the blob (MSC2704).
@@ -155,7 +158,7 @@ impl Library {
 
     /// Whether an ID that is to end then can still be filled.
     pub(super) fn is_pending(&self, expires: Expiry) -> bool {
-        expires.lies_ahead((self.clock)(), self.uploads.pending_lifetime.0)
+        expires.lies_ahead((self.clock)(), self.config.get().uploads.pending_lifetime.0)
     }
 
     /// Fills an ID with what was taken in.

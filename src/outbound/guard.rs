@@ -2,14 +2,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use ipnet::IpNet;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
+use ureq::unversioned::transport::time::Duration as Span;
 
-use crate::names::Names;
+use super::CONNECT_TIMEOUT;
+use super::race::Memory;
+use crate::names::Lookups;
 
 /// Addresses tried for one connection; ureq takes no more.
 const MAX_ADDRESSES: usize = 16;
@@ -61,42 +65,57 @@ pub(super) struct CheckedResolver {
     /// Hosts and ports to connect to instead of the URL's; empty: the URL's.
     pub(super) via: Vec<(String, u16)>,
     /// Where names lead.
-    pub(super) names: Arc<dyn Names>,
-}
-
-impl CheckedResolver {
-    /// The permitted addresses of one host.
-    fn permitted(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ureq::Error> {
-        let mut found = self.names.addresses(host, port).map_err(|error| {
-            tracing::debug!(host, %error, "cannot resolve");
-            ureq::Error::HostNotFound
-        })?;
-        found.retain(|address| self.guard.permits(address.ip()));
-        if found.is_empty() {
-            let is_literal = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-            let denied = if is_literal { Denied::Literal } else { Denied::Resolved };
-            return Err(ureq::Error::Other(Box::new(denied)));
-        }
-        Ok(found)
-    }
+    pub(super) names: Lookups,
+    /// Which addresses were slow.
+    pub(super) memory: Arc<Memory>,
 }
 
 impl Resolver for CheckedResolver {
-    fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        _: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let own = (uri.host().unwrap_or_default().to_owned(), port(uri));
-        let targets = if self.via.is_empty() { std::slice::from_ref(&own) } else { &self.via };
-        let mut addresses = self.empty();
+        let hosts = if self.via.is_empty() { std::slice::from_ref(&own) } else { &self.via };
+        let after = if let Span::Exact(after) = timeout.after { after } else { CONNECT_TIMEOUT };
+        let now = Instant::now();
+        let found = self.names.addresses(hosts, now.checked_add(after).unwrap_or(now));
+        let mut permitted = Vec::with_capacity(hosts.len());
         let mut last_error = ureq::Error::HostNotFound;
-        for (host, port) in targets {
-            match self.permitted(host, *port) {
-                Ok(found) => {
-                    let room = MAX_ADDRESSES.saturating_sub(addresses.len());
-                    found.into_iter().take(room).for_each(|address| addresses.push(address));
+        for ((host, _), found) in hosts.iter().zip(found) {
+            match found {
+                Ok(found) => match self.permitted(host, found) {
+                    Ok(found) => permitted.push(found),
+                    Err(denied) => last_error = ureq::Error::Other(Box::new(denied)),
+                },
+                Err(error) => {
+                    tracing::debug!(host, %error, "cannot resolve");
+                    let is_silence = error.kind() == std::io::ErrorKind::TimedOut;
+                    let silence = ureq::Error::Timeout(timeout.reason);
+                    last_error = if is_silence { silence } else { ureq::Error::HostNotFound };
                 }
-                Err(error) => last_error = error,
             }
         }
-        if addresses.is_empty() { Err(last_error) } else { Ok(addresses) }
+        if permitted.is_empty() {
+            return Err(last_error);
+        }
+        let mut addresses = self.empty();
+        self.memory.order(&permitted, MAX_ADDRESSES).into_iter().for_each(|address| addresses.push(address));
+        Ok(addresses)
+    }
+}
+
+impl CheckedResolver {
+    /// The permitted ones of a host's addresses.
+    fn permitted(&self, host: &str, mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Denied> {
+        found.retain(|address| self.guard.permits(address.ip()));
+        if found.is_empty() {
+            let is_literal = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+            return Err(if is_literal { Denied::Literal } else { Denied::Resolved });
+        }
+        Ok(found)
     }
 }
 
@@ -136,10 +155,44 @@ mod tests {
             "::ffff:0:7f00:1",
             "2001:0:4136:e378:8000:63bf:80ff:fffe",
             "2001:db8::1",
+            "100::1",
+            "100:0:0:1::1",
+            "2001:2::1",
+            "2001:10::1",
+            "2001:20::1",
+            "2001:30::1",
+            "2002:7f00:1::",
+            "64:ff9b::808:808",
+            "64:ff9b:1::1",
+            "3fff::1",
+            "5f00::1",
+            "2620:4f:8000::1",
+            "1fff::1",
+            "4000::1",
+            "8000::1",
+            "e000::1",
+            "fec0::1",
+            "192.0.0.9",
+            "192.31.196.1",
+            "192.52.193.1",
+            "192.88.99.1",
+            "192.175.48.1",
+            "198.18.0.1",
+            "240.0.0.1",
         ] {
             assert!(!guard.permits(address.parse().unwrap()), "{address}");
         }
-        for address in ["1.1.1.1", "172.32.0.1", "2606:4700::1111", "::ffff:8.8.8.8", "10.1.2.3"] {
+        for address in [
+            "1.1.1.1",
+            "172.32.0.1",
+            "2001:200::1",
+            "2001:4860:4860::8888",
+            "2606:4700::1111",
+            "2a00:1450:4001::1",
+            "3ffe:ffff::1",
+            "::ffff:8.8.8.8",
+            "10.1.2.3",
+        ] {
             assert!(guard.permits(address.parse().unwrap()), "{address}");
         }
     }

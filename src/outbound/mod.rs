@@ -5,38 +5,42 @@
 
 mod coding;
 mod guard;
+mod head;
 mod plain;
+mod race;
 mod tls;
+mod unix;
+mod wire;
 
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use percent_encoding::{AsciiSet, percent_encode};
 use rustls::ClientConfig;
 use ureq::http::{HeaderMap, HeaderValue, Response as HttpResponse, StatusCode};
-use ureq::unversioned::transport::{Connector as _, TcpConnector};
 use ureq::{Agent, Body};
 use url::Url;
 
 use self::guard::CheckedResolver;
-use self::tls::TlsConnector;
+use self::race::Memory;
+use self::unix::{NoLookup, UnixConnector};
+use self::wire::Wires;
 
 pub(crate) use self::coding::ACCEPT_ENCODING;
 pub(crate) use self::guard::{Denied, Guard};
-use crate::names::Names;
+use crate::names::Lookups;
 
 /// Longest wait for a connection to one address list, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Largest response header block, bytes.
-const MAX_HEADERS: usize = 32 * 1024;
-
 /// Read buffer of a connection, bytes. Larger ones do not fetch faster and multiply by the fetches under way.
 const INPUT_BUFFER: usize = 32 * 1024;
 
-/// Write buffer of a connection, bytes: a request fits.
-const OUTPUT_BUFFER: usize = 4 * 1024;
+/// Write buffer of a connection, bytes. A line of a request that does not fit fails: the longest are the target of a linked page, 4096
+/// bytes of which each may be written as three, and an access token.
+const OUTPUT_BUFFER: usize = 16 * 1024;
 
 /// Redirects followed for one answer.
 const MAX_REDIRECTS: usize = 5;
@@ -66,7 +70,11 @@ struct Rules {
     /// Time limits.
     limits: Limits,
     /// Where names lead.
-    names: Arc<dyn Names>,
+    names: Lookups,
+    /// Which addresses were slow.
+    memory: Arc<Memory>,
+    /// The one Unix socket to connect to instead, whatever a URL says.
+    socket: Option<PathBuf>,
 }
 
 /// How long a peer may take.
@@ -118,6 +126,9 @@ pub(crate) enum OutboundError {
     /// A redirect that is not followed.
     #[error("a redirect is not followed: {0}")]
     Redirect(&'static str),
+    /// An answer that is none.
+    #[error("{0}")]
+    Malformed(&'static str),
     /// Anything else on the wire.
     #[error("{0}")]
     Failed(String),
@@ -129,11 +140,21 @@ impl Outbound {
         guard: Guard,
         ca_file: Option<&Path>,
         limits: Limits,
-        names: Arc<dyn Names>,
+        names: impl Into<Lookups>,
     ) -> Result<Self, OutboundError> {
         let tls = tls::client_config(ca_file).map_err(OutboundError::Tls)?;
-        let rules = Rules { guard: Arc::new(guard), tls, limits, names };
+        let (guard, memory) = (Arc::new(guard), Arc::new(Memory::new()));
+        let rules = Rules { guard, tls, limits, names: names.into(), memory, socket: None };
         Ok(Self { agent: rules.agent(Vec::new(), IDLE), rules: Arc::new(rules) })
+    }
+
+    /// The same, with every connection to one Unix socket that the operator named; no address is looked up or judged.
+    pub(crate) fn through_socket(self, socket: PathBuf) -> Self {
+        let Rules { guard, tls, limits, names, memory, .. } = &*self.rules;
+        let (guard, tls, memory) = (Arc::clone(guard), Arc::clone(tls), Arc::clone(memory));
+        let (limits, names) = (*limits, names.clone());
+        let rules = Rules { guard, tls, limits, names, memory, socket: Some(socket) };
+        Self { agent: rules.agent(Vec::new(), IDLE), rules: Arc::new(rules) }
     }
 
     /// The longest that a small part of an answer may take, such as an error's words or what comes before a file: a while, and
@@ -165,11 +186,7 @@ impl Outbound {
 
     /// Asks. Redirects are answers like any other.
     pub(crate) fn get(&self, get: &Get<'_>) -> Result<Answer, OutboundError> {
-        let mut request = if get.via.is_empty() {
-            self.agent.get(get.url)
-        } else {
-            self.rules.agent(get.via.to_vec(), 0).get(get.url)
-        };
+        let mut request = self.agent_for(get).get(get.url);
         for (name, value) in get.headers {
             request = request.header(*name, *value);
         }
@@ -178,6 +195,33 @@ impl Outbound {
             request = request.config().timeout_global(Some(within)).build();
         }
         Ok(Answer { response: request.call()?, url: get.url.to_owned() })
+    }
+}
+
+impl Outbound {
+    /// Sends `body` with POST. Redirects are answers like any other; [`Get::within`] is not heeded.
+    pub(crate) fn post(&self, get: &Get<'_>, body: &[u8]) -> Result<Answer, OutboundError> {
+        let agent = self.agent_for(get);
+        let request = get
+            .headers
+            .iter()
+            .fold(agent.post(get.url), |request, (name, value)| request.header(*name, *value));
+        Ok(Answer { response: request.send(body)?, url: get.url.to_owned() })
+    }
+
+    /// Asks what may be done there, with OPTIONS; [`Get::within`] is not heeded.
+    pub(crate) fn options(&self, get: &Get<'_>) -> Result<Answer, OutboundError> {
+        let agent = self.agent_for(get);
+        let request = get
+            .headers
+            .iter()
+            .fold(agent.options(get.url), |request, (name, value)| request.header(*name, *value));
+        Ok(Answer { response: request.call()?, url: get.url.to_owned() })
+    }
+
+    /// What connects where a request leads.
+    fn agent_for(&self, get: &Get<'_>) -> Agent {
+        if get.via.is_empty() { self.agent.clone() } else { self.rules.agent(get.via.to_vec(), 0) }
     }
 }
 
@@ -192,7 +236,7 @@ impl Rules {
             .user_agent(concat!("media-sidecar/", env!("CARGO_PKG_VERSION")))
             // Unless a request says otherwise: silence lets a server choose.
             .accept_encoding("identity")
-            .max_response_header_size(MAX_HEADERS)
+            .max_response_header_size(INPUT_BUFFER)
             .input_buffer_size(INPUT_BUFFER)
             .output_buffer_size(OUTPUT_BUFFER)
             .max_idle_connections(idle)
@@ -204,10 +248,14 @@ impl Rules {
             .timeout_per_write(Some(self.limits.stall))
             .timeout_global(self.limits.total)
             .build();
-        let connector = ().chain(TcpConnector::default()).chain(TlsConnector::new(Arc::clone(&self.tls)));
-        let resolver =
-            CheckedResolver { guard: Arc::clone(&self.guard), via, names: Arc::clone(&self.names) };
-        Agent::with_parts(config, connector, resolver)
+        if let Some(socket) = &self.socket {
+            return Agent::with_parts(config, UnixConnector(socket.clone()), NoLookup);
+        }
+        let (guard, memory) = (Arc::clone(&self.guard), Arc::clone(&self.memory));
+        let wires = Wires { guard, tls: Arc::clone(&self.tls), memory };
+        let (guard, memory) = (Arc::clone(&self.guard), Arc::clone(&self.memory));
+        let resolver = CheckedResolver { guard, via, names: self.names.clone(), memory };
+        Agent::with_parts(config, wires, resolver)
     }
 }
 
@@ -217,9 +265,11 @@ impl Answer {
         StatusCode::as_u16(&self.response.status())
     }
 
-    /// Where a redirect leads: `Location`, relative to what was asked for.
+    /// Where a redirect leads: `Location`, relative to what was asked for. Bytes beyond ASCII mean themselves, as in browsers.
     pub(crate) fn redirect(&self) -> Option<String> {
-        Url::parse(&self.url).ok()?.join(self.header("location")?).ok().map(String::from)
+        let location = self.response.headers().get("location")?.as_bytes();
+        let location = percent_encode(location, &AsciiSet::EMPTY).to_string();
+        Url::parse(&self.url).ok()?.join(&location).ok().map(String::from)
     }
 
     /// A header's value, if it is text.
@@ -233,6 +283,12 @@ impl Answer {
         self.response.headers().get_all(name).iter().map(HeaderValue::as_bytes)
     }
 
+    /// The values of a header that stands there several times, or lists several, each by itself.
+    pub(crate) fn header_list(&self, name: &str) -> Vec<&str> {
+        let values = self.response.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',').map(str::trim)).collect()
+    }
+
     /// A header's value with bytes that are not UTF-8 replaced.
     pub(crate) fn header_lossy(&self, name: &str) -> Option<String> {
         self.response.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
@@ -240,16 +296,10 @@ impl Answer {
 
     /// The length of the body, if announced; of an encoded one it is not.
     pub(crate) fn content_length(&self) -> Option<u64> {
-        if !plain::is_none(&self.codings()) {
+        if self.is_packed() {
             return None;
         }
         self.header("content-length")?.parse().ok()
-    }
-
-    /// `Content-Encoding`, all its lines as one list, in lower case.
-    fn codings(&self) -> String {
-        let lines: Vec<_> = self.header_lines("content-encoding").map(String::from_utf8_lossy).collect();
-        lines.join(",").to_ascii_lowercase()
     }
 
     /// The whole body, without its encoding, if it has at most `limit` bytes; `None` if it has more.
@@ -279,14 +329,23 @@ impl Answer {
         plain::plain(&codings, self.into_wire(), limit)
     }
 
-    /// The body as it was before `Content-Encoding`: gzip and brotli are undone, of at most `limit` bytes on the wire.
+    /// `Content-Encoding`, all its lines as one list.
+    fn codings(&self) -> String {
+        self.header_lines("content-encoding").map(String::from_utf8_lossy).collect::<Vec<_>>().join(",")
+    }
+
+    /// Whether the body's bytes are others than those that are meant.
+    pub(crate) fn is_packed(&self) -> bool {
+        coding::is_packed(&self.codings())
+    }
+
+    /// The body as it was before `Content-Encoding`: what can be is undone, of at most `limit` bytes on the wire.
     /// Unpacked it may be of any length.
     ///
     /// # Errors
     /// One of `Unsupported` kind for an encoding that was not asked for.
     pub(crate) fn into_decoded(self, limit: u64) -> io::Result<Box<dyn Read + Send>> {
-        let codings = self.codings();
-        coding::undo(&codings, self.into_wire().take(limit))
+        coding::undo(&self.codings(), self.into_wire().take(limit))
     }
 
     /// The body's bytes as they come.
@@ -359,7 +418,10 @@ impl From<ureq::Error> for OutboundError {
         match error {
             ureq::Error::Other(inner) => match inner.downcast::<Denied>() {
                 Ok(denied) => Self::Denied(*denied),
-                Err(other) => Self::Failed(other.to_string()),
+                Err(other) => match other.downcast::<Self>() {
+                    Ok(own) => *own,
+                    Err(other) => Self::Failed(other.to_string()),
+                },
             },
             ureq::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => Self::Timeout,
             ureq::Error::Io(error) => match tls::cause(&error) {

@@ -16,7 +16,7 @@ const OVERHEAD: u64 = 64 * 1024;
 /// When a decoder must have given something.
 type Until = Arc<Mutex<Option<Instant>>>;
 
-/// The body `wire` without `codings`, the value of `Content-Encoding` in lower case, of which at most `limit` bytes are wanted:
+/// The body `wire` without `codings`, the value of `Content-Encoding`, of which at most `limit` bytes are wanted:
 /// decoded it may be longer, and then ends in an error or goes on.
 ///
 /// # Errors
@@ -26,18 +26,13 @@ pub(super) fn plain(
     wire: impl Read + Send + 'static,
     limit: u64,
 ) -> io::Result<Box<dyn Read + Send>> {
-    if is_none(codings) {
+    if !coding::is_packed(codings) {
         return Ok(Box::new(wire));
     }
     let until = Until::default();
     let left = limit.saturating_add(limit.div_euclid(16)).saturating_add(OVERHEAD);
     let decoder = coding::undo(codings, Encoded { wire, left, until: Arc::clone(&until) })?;
     Ok(Box::new(Decoded { decoder, until }))
-}
-
-/// Whether a `Content-Encoding` says that there is none.
-pub(super) fn is_none(codings: &str) -> bool {
-    matches!(codings.trim(), "" | "identity")
 }
 
 /// What is read of a decoder.

@@ -1,39 +1,93 @@
-//! TLS for outbound connections: rustls over ureq's TCP, with roots of our choosing.
+//! Whom outbound TLS trusts.
 
-use std::fmt;
-use std::io::{self, Read as _, Write as _};
-use std::path::Path;
-use std::sync::Arc;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use ureq::unversioned::transport::time::{Duration as Span, Instant as Moment};
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
-};
+use rustls::pki_types::{CertificateDer, TrustAnchor};
+use rustls::{ClientConfig, RootCertStore};
 
-/// TLS trusting the public roots and those in the PEM file `ca_file`. The error says what is wrong with the file.
+/// Where systems keep the roots they trust, in one PEM file: Debian, Alpine, Arch; Fedora; older Red Hat; openSUSE; others.
+const SYSTEM_ROOTS: [&str; 7] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/pki/tls/cacert.pem",
+];
+
+/// Most certificates read of it.
+const MAX_ROOTS: usize = 1000;
+
+/// Names another such file, as OpenSSL has it.
+const SYSTEM_ROOTS_VARIABLE: &str = "SSL_CERT_FILE";
+
+/// TLS trusting the public roots, the system's, and those in the PEM file `ca_file`. The error says what is wrong with the file.
 pub(super) fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    if let Some(path) = ca_file {
-        let unreadable = |error: &dyn fmt::Display| format!("federation.ca_file {}: {error}", path.display());
-        let before = roots.len();
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))? {
-            let certificate = certificate.map_err(|error| unreadable(&error))?;
-            roots.add(certificate).map_err(|error| unreadable(&error))?;
+    let roots = match ca_file {
+        None => Arc::clone(public_roots()),
+        Some(path) => {
+            let mut roots = RootCertStore::clone(public_roots());
+            add_all(&mut roots, path).map_err(|why| format!("ca_file {}: {why}", path.display()))?;
+            Arc::new(roots)
         }
-        if roots.len() == before {
-            return Err(unreadable(&"no certificate in it"));
-        }
-    }
+    };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// The embedded roots and the system's, read once: all that trust them share them.
+fn public_roots() -> &'static Arc<RootCertStore> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    ROOTS.get_or_init(|| {
+        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        let named = std::env::var_os(SYSTEM_ROOTS_VARIABLE).map(PathBuf::from);
+        let places = named.into_iter().chain(SYSTEM_ROOTS.map(PathBuf::from));
+        if let Some(path) = places.into_iter().find(|path| path.is_file()) {
+            let added = add_usable(&mut roots, &path);
+            tracing::debug!(path = %path.display(), added, "the system's root certificates are trusted");
+        }
+        Arc::new(roots)
+    })
+}
+
+/// Adds the certificates of a file of the system's that are not there yet and can be used. Says how many.
+fn add_usable(roots: &mut RootCertStore, path: &Path) -> usize {
+    let before = roots.len();
+    let certificates = CertificateDer::pem_file_iter(path).into_iter().flatten().flatten();
+    for certificate in certificates.take(MAX_ROOTS) {
+        let mut one = RootCertStore::empty();
+        if one.add(certificate).is_err() {
+            continue;
+        }
+        let is_known = |new: &TrustAnchor<'_>| {
+            roots.roots.iter().any(|known| {
+                known.subject == new.subject && known.subject_public_key_info == new.subject_public_key_info
+            })
+        };
+        let new: Vec<_> = one.roots.into_iter().filter(|new| !is_known(new)).collect();
+        roots.roots.extend(new);
+    }
+    roots.len().saturating_sub(before)
+}
+
+/// Adds all certificates of a file that the operator named.
+fn add_all(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
+    let before = roots.len();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    if roots.len() == before { Err("no certificate in it".to_owned()) } else { Ok(()) }
 }
 
 /// The TLS error inside an I/O error, in words.
@@ -42,109 +96,49 @@ pub(super) fn cause(error: &io::Error) -> Option<String> {
     inner.downcast_ref::<rustls::Error>().map(ToString::to_string)
 }
 
-/// Wraps connections to `https` URLs.
-pub(super) struct TlsConnector(Arc<ClientConfig>);
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
-impl TlsConnector {
-    /// With one configuration, whose session cache all connections share.
-    pub(super) fn new(config: Arc<ClientConfig>) -> Self {
-        Self(config)
+    use super::*;
+
+    fn authority() -> String {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
     }
-}
 
-impl<In: Transport> Connector<In> for TlsConnector {
-    type Out = Either<In, TlsTransport>;
+    #[test]
+    fn of_the_systems_roots_what_can_be_used_is_added_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("roots.pem");
+        let (ours, broken) = (authority(), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        std::fs::write(&path, format!("# comment\n{broken}{ours}{ours}{}", authority())).unwrap();
+        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        assert_eq!(add_usable(&mut roots, &path), 2);
+        assert_eq!(add_usable(&mut roots, &path), 0);
+        assert_eq!(add_usable(&mut roots, &folder.path().join("none")), 0);
+    }
 
-    fn connect(
-        &self,
-        details: &ConnectionDetails<'_>,
-        chained: Option<In>,
-    ) -> Result<Option<Self::Out>, ureq::Error> {
-        let Some(transport) = chained else { return Ok(None) };
-        if !details.needs_tls() {
-            return Ok(Some(Either::A(transport)));
+    #[test]
+    fn a_file_that_the_operator_named_must_be_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        for (text, is_good) in [
+            (authority(), true),
+            (String::new(), false),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned(), false),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(client_config(Some(&path)).is_ok(), is_good);
         }
-        // For an IP literal rustls checks the certificate for the address and sends no SNI.
-        let host = details.uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let name =
-            ServerName::try_from(host.to_owned()).map_err(|_invalid| ureq::Error::Tls("not a host name"))?;
-        let mut connection = ClientConnection::new(Arc::clone(&self.0), name)?;
-        let mut socket = TransportAdapter::new(transport.boxed(), Arc::clone(&details.current_time));
-        socket.set_timeout(left(details));
-        while connection.is_handshaking() {
-            connection.complete_io(&mut socket)?;
-        }
-        let buffers =
-            LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(Either::B(TlsTransport { buffers, stream: StreamOwned::new(connection, socket) })))
-    }
-}
-
-/// What the connection so far has left of the time for all of it.
-fn left(details: &ConnectionDetails<'_>) -> NextTimeout {
-    let mut timeout = details.timeout;
-    let (now, then) = ((details.current_time)(), details.now);
-    if let (Span::Exact(limit), Moment::Exact(now), Moment::Exact(then)) = (timeout.after, now, then) {
-        timeout.after = Span::Exact(limit.saturating_sub(now.saturating_duration_since(then)));
-    }
-    timeout
-}
-
-impl fmt::Debug for TlsConnector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsConnector").finish_non_exhaustive()
-    }
-}
-
-/// One TLS connection.
-pub(super) struct TlsTransport {
-    /// Plain bytes in and out.
-    buffers: LazyBuffers,
-    /// TLS over TCP.
-    stream: StreamOwned<ClientConnection, TransportAdapter>,
-}
-
-impl Transport for TlsTransport {
-    fn buffers(&mut self) -> &mut dyn Buffers {
-        &mut self.buffers
+        assert!(client_config(Some(Path::new("/nowhere"))).unwrap_err().contains("ca_file /nowhere"));
     }
 
-    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        self.stream.sock.set_timeout(timeout);
-        let output = self.buffers.output();
-        self.stream.write_all(output.get(..amount).unwrap_or_default())?;
-        Ok(())
-    }
-
-    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        // One record is one wait, however many reads it takes: else a byte now and then would hold the caller for hours.
-        self.stream.sock.set_timeout(timeout.for_read());
-        let amount = self.stream.read(self.buffers.input_append_buf()).map_err(not_an_end)?;
-        self.buffers.input_appended(amount);
-        Ok(amount > 0)
-    }
-
-    fn is_open(&mut self) -> bool {
-        self.stream.sock.get_mut().is_open()
-    }
-
-    fn is_tls(&self) -> bool {
-        true
-    }
-}
-
-/// A connection that breaks. ureq takes some of these errors for the end of a body without a length; TLS announces a real
-/// end, so here they never are one.
-fn not_an_end(error: io::Error) -> io::Error {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, UnexpectedEof};
-    if matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted) {
-        return io::Error::other(format!("the connection broke off: {error}"));
-    }
-    error
-}
-
-impl fmt::Debug for TlsTransport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsTransport").finish_non_exhaustive()
+    #[test]
+    fn what_is_spoken_is_told_and_roots_are_shared() {
+        let config = client_config(None).unwrap();
+        assert_eq!(config.alpn_protocols, [b"http/1.1"]);
+        assert!(Arc::ptr_eq(public_roots(), public_roots()) && public_roots().len() >= 100);
     }
 }

@@ -1,10 +1,12 @@
 //! What a page shows: headings, the first paragraphs, pictures. For pages that declare nothing.
 //!
-//! Owns the judgement of what is the text and what is furniture (menus, banners, footers, what is hidden). It keeps no
-//! tree: a part of the page that is left out, or is the main one, is known by the name of its element, and ends when as
-//! many of that name have ended as began.
+//! Owns the choice of the text: that of the main part before others, paragraphs before what merely stands there, and
+//! without any of these all that can be read. What is furniture, [`super::furniture`] knows. It keeps no tree: a part of the
+//! page that is left out, or is the main one, is known by the name of its element, and ends when as many of that name have
+//! ended as began. Only an element that begins a line ends the text before it; one that is not shown leaves it whole.
 
-use super::declared::RawImage;
+use super::declared::{self, RawImage};
+use super::furniture::{self, Hold};
 use super::html::{Tag, push_capped};
 use super::text;
 
@@ -15,12 +17,20 @@ pub(super) struct Body {
     left_out: Option<Part>,
     /// The main part, if one is open.
     main: Option<Part>,
+    /// The head of the page or a part whose class says that it is furniture, if one is open. Some of these hold the text.
+    doubtful: Option<Part>,
     /// The text since the last boundary.
     block: Block,
-    /// Whether it stands in a paragraph.
-    is_paragraph: bool,
+    /// Paragraphs of a few words just before it.
+    prelude: Option<String>,
+    /// What the text stands in.
+    place: Place,
     /// Whether it stands in a link.
     is_link: bool,
+    /// Whether only blanks came since a line break.
+    is_after_break: bool,
+    /// The largest picture of a `source`, for the `img` that follows.
+    source: Option<String>,
     /// The heading under way: its level from 0.
     heading: Option<usize>,
     /// Its text.
@@ -44,17 +54,16 @@ struct Part {
     hold: Hold,
 }
 
-/// What may end a part that is left out, besides its own end: pages forget to close.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Hold {
-    /// A main part or a heading of the first level.
-    Weak,
-    /// A main part. Headings within count: the head of a page has its title.
-    Header,
-    /// A main part.
-    Medium,
-    /// Nothing.
-    Strong,
+/// What a text stands in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Place {
+    /// Anything.
+    #[default]
+    Other,
+    /// `p`
+    Paragraph,
+    /// `pre`: a text if the page has no other.
+    Preformatted,
 }
 
 /// A run of text.
@@ -62,8 +71,12 @@ enum Hold {
 struct Block {
     /// The text.
     text: Vec<u8>,
-    /// How many bytes of it are links.
+    /// How many bytes of its words are links.
     linked: usize,
+    /// How many are not.
+    plain: usize,
+    /// How many words are not.
+    plain_words: usize,
 }
 
 /// How likely a picture is the page's: not an ornament, in the main part, large; then its area.
@@ -78,6 +91,11 @@ impl Body {
     /// The first meaningful paragraphs.
     pub(super) fn text(&self) -> Option<&str> {
         self.texts.iter().map(String::as_str).find(|text| !text.is_empty())
+    }
+
+    /// Whether it has more text than what tells readers that they are sent elsewhere.
+    pub(super) fn has_prose(&self) -> bool {
+        self.texts.iter().any(|text| text.chars().count() >= ENOUGH_TEXT)
     }
 
     /// The pictures, best first.
@@ -105,74 +123,113 @@ impl Body {
     /// A start tag.
     pub(super) fn start(&mut self, tag: &Tag) {
         let name = tag.name();
-        if !text::is_inline(name) {
-            self.end_block();
-            self.is_paragraph = name == "p";
-        }
         if let Some(part) = &mut self.left_out {
             if !part.is_broken_by(name) {
                 part.start(name);
-                if part.hold == Hold::Header {
-                    self.start_heading(name);
-                }
+                self.start_left_out(tag);
                 return;
             }
             self.left_out = None;
         }
-        let is_void = VOID.contains(&name) || (tag.is_self_closing() && matches!(name, "svg" | "math"));
-        if !is_void && let Some(hold) = self.furniture(tag) {
-            self.left_out = Some(Part { name: name.to_owned(), depth: 1, hold });
-            return;
+        match &mut self.doubtful {
+            Some(part) if part.is_broken_by(name) => {
+                self.end_block();
+                self.doubtful = None;
+            }
+            Some(part) => part.start(name),
+            None => {}
         }
-        match (&mut self.main, is_main(tag)) {
+        let hold = furniture::hold(tag, self.main.is_some()).filter(|_| !is_void(tag));
+        if hold != Some(Hold::Strong) && text::is_block(name) {
+            self.end_block();
+            self.place = match name {
+                "p" => Place::Paragraph,
+                "pre" => Place::Preformatted,
+                _ => Place::Other,
+            };
+        }
+        if let Some(hold) = hold {
+            let part = Part { name: name.to_owned(), depth: 1, hold };
+            if !matches!(hold, Hold::Doubtful | Hold::Header) || !text::is_block(name) {
+                self.poster(tag);
+                self.left_out = Some(part);
+                return;
+            }
+            self.doubtful = self.doubtful.take().or(Some(part));
+        }
+        match (&mut self.main, furniture::is_main(tag)) {
             (Some(part), _) => part.start(name),
             (None, true) => {
                 self.main = Some(Part { name: name.to_owned(), depth: 1, hold: Hold::Strong });
             }
             (None, false) => {}
         }
-        self.start_heading(name);
+        if self.doubtful.as_ref().is_none_or(|part| part.hold == Hold::Header) {
+            self.start_heading(name);
+        }
         match name {
             "a" => self.is_link = tag.get("href").is_some(),
+            "picture" => self.source = None,
+            "source" => self.source = self.source.take().or_else(|| declared::of_source(tag)),
             "img" | "amp-img" => self.image(tag),
-            "br" => self.text_piece(b" "),
+            "br" => self.line_break(),
             _ => {}
+        }
+    }
+
+    /// A start tag within a part that is left out. Without scripts the picture that one would load is there.
+    fn start_left_out(&mut self, tag: &Tag) {
+        if tag.name() == "img" && self.left_out.as_ref().is_some_and(|part| part.name == "noscript") {
+            self.image(tag);
         }
     }
 
     /// An end tag.
     pub(super) fn end(&mut self, name: &str) {
-        if !text::is_inline(name) {
-            self.end_block();
-            self.is_paragraph = false;
-        }
-        if heading_level(name).is_some() {
-            self.end_heading();
-        }
         if let Some(part) = &mut self.left_out {
             if part.end(name) {
                 self.left_out = None;
             }
             return;
         }
-        if self.main.as_mut().is_some_and(|part| part.end(name)) {
-            self.main = None;
+        if heading_level(name).is_some() {
+            self.end_heading();
         }
-        if name == "a" {
-            self.is_link = false;
+        if text::is_block(name) {
+            self.end_block();
+            self.place = Place::Other;
         }
+        for part in [&mut self.main, &mut self.doubtful] {
+            if part.as_mut().is_some_and(|part| part.end(name)) {
+                *part = None;
+            }
+        }
+        match name {
+            "a" => self.is_link = false,
+            "picture" => self.source = None,
+            _ => {}
+        }
+    }
+
+    /// A line break. Two of them end a line of links.
+    fn line_break(&mut self) {
+        if self.is_after_break && self.block.linked > self.block.plain {
+            self.end_block();
+        }
+        self.text_piece(b" ");
+        self.is_after_break = true;
     }
 
     /// Text.
     pub(super) fn text_piece(&mut self, piece: &[u8]) {
-        let is_left_out = self.left_out.as_ref().is_some_and(|part| part.hold != Hold::Header);
-        if self.heading.is_some() && !is_left_out {
+        if self.left_out.is_some() {
+            return;
+        }
+        if self.heading.is_some() {
             push_capped(&mut self.heading_text, piece, MAX_BLOCK);
-        } else if self.heading.is_none() && self.left_out.is_none() {
-            push_capped(&mut self.block.text, piece, MAX_BLOCK);
-            if self.is_link {
-                self.block.linked = self.block.linked.saturating_add(piece.trim_ascii().len());
-            }
+        } else {
+            self.is_after_break &= piece.trim_ascii().is_empty();
+            self.block.push(piece, self.is_link);
         }
     }
 
@@ -180,48 +237,6 @@ impl Body {
     pub(super) fn finish(&mut self) {
         self.end_block();
         self.end_heading();
-    }
-
-    /// Whether an element is furniture.
-    fn furniture(&self, tag: &Tag) -> Option<Hold> {
-        let by_name = match tag.name() {
-            "script" | "style" | "template" | "noscript" | "iframe" | "object" | "svg" | "math"
-            | "canvas" | "audio" | "video" | "textarea" | "select" | "xmp" | "noembed" | "noframes"
-            | "plaintext" => Some(Hold::Strong),
-            "nav" | "footer" | "aside" | "menu" | "dialog" | "button" | "pre" | "figcaption" | "title" => {
-                Some(Hold::Medium)
-            }
-            "sup" if is_citation(tag) => Some(Hold::Medium),
-            "header" if self.main.is_none() => Some(Hold::Header),
-            _ => None,
-        };
-        if by_name.is_some() || matches!(tag.name(), "html" | "body" | "main" | "article" | "h1" | "head") {
-            return by_name;
-        }
-        if is_hidden(tag) {
-            return Some(Hold::Strong);
-        }
-        let role = tag.get("role").unwrap_or_default();
-        if [
-            "navigation",
-            "contentinfo",
-            "complementary",
-            "search",
-            "dialog",
-            "alertdialog",
-            "alert",
-            "menu",
-            "menubar",
-        ]
-        .contains(&role)
-        {
-            return Some(Hold::Medium);
-        }
-        if role == "banner" {
-            return Some(Hold::Header);
-        }
-        let is_named = [tag.get("class"), tag.get("id")].into_iter().flatten().any(is_furniture_name);
-        is_named.then_some(Hold::Weak)
     }
 
     /// Begins a heading, if the element is one.
@@ -235,6 +250,7 @@ impl Body {
     /// Ends the heading under way.
     fn end_heading(&mut self) {
         let Some(level) = self.heading.take() else { return };
+        self.prelude = None;
         let heading = String::from_utf8_lossy(&self.heading_text);
         if let Some(first @ None) = self.headings.get_mut(level) {
             *first = text::line(&heading, MAX_HEADING);
@@ -244,52 +260,138 @@ impl Body {
 
     /// Judges the text since the last boundary.
     fn end_block(&mut self) {
-        let is_mostly_links = self.block.linked.saturating_mul(2) > self.block.text.len();
-        let (in_main, in_paragraph) = (self.main.is_some(), self.is_paragraph);
-        let (tier, least) = match (in_main, in_paragraph) {
-            (true, true) => (0, 25),
-            (true, false) => (1, 40),
-            (false, true) => (2, 25),
-            (false, false) => (3, 60),
+        let block = std::mem::take(&mut self.block);
+        self.is_after_break = false;
+        let text = String::from_utf8_lossy(&block.text);
+        let Some(text) = text::line(&text, MAX_BLOCK) else { return };
+        let prelude = self.prelude.take();
+        if block.is_mostly_links(&text) || furniture::is_boilerplate(&text) {
+            return;
+        }
+        let (weight, is_sentence) = (weight(&text), text::is_sentence(&text));
+        if self.doubtful.is_some() {
+            if (self.place == Place::Paragraph || is_sentence) && weight >= LEAST_PARAGRAPH {
+                self.keep(6, &text);
+            }
+            return;
+        }
+        let (tier, least) = match (self.place, self.main.is_some()) {
+            (Place::Paragraph, true) => (0, LEAST_PARAGRAPH),
+            (Place::Paragraph, false) => (2, LEAST_PARAGRAPH),
+            (Place::Other, true) => (1, 40),
+            (Place::Other, false) => (3, 60),
+            (Place::Preformatted, _) => (4, usize::MAX),
         };
+        let is_label = furniture::is_label(&text);
+        if weight >= least && !is_label {
+            if self.place == Place::Paragraph
+                && let Some(prelude) = prelude
+            {
+                self.keep(tier, &prelude);
+            }
+            self.keep(tier, &text);
+        } else if self.place == Place::Paragraph
+            && is_sentence
+            && prelude.as_ref().is_none_or(|prelude| prelude.len() < MAX_BLOCK)
+        {
+            self.prelude = Some(prelude.map_or_else(|| text.clone(), |prelude| format!("{prelude} {text}")));
+        }
+        if !is_label && (is_sentence || weight >= LEAST_PARAGRAPH || self.place == Place::Paragraph) {
+            self.keep(4, &text);
+        } else if text.contains(char::is_alphabetic) {
+            self.keep(5, &text);
+        }
+    }
+
+    /// Keeps a text while there is not enough of its kind.
+    fn keep(&mut self, tier: usize, text: &str) {
         if let Some(known) = self.texts.get_mut(tier)
             && known.chars().count() < ENOUGH_TEXT
-            && !is_mostly_links
-            && self.block.text.len() >= least
-            && let Some(text) = text::line(&String::from_utf8_lossy(&self.block.text), MAX_BLOCK)
-            && weight(&text) >= least
-            && !is_consent(&text)
         {
             if !known.is_empty() {
                 known.push(' ');
             }
-            known.push_str(&text);
+            known.push_str(text);
         }
-        self.block.text.clear();
-        self.block.linked = 0;
     }
 
     /// Ranks a picture, if it may be one.
     fn image(&mut self, tag: &Tag) {
-        let Some(image) = RawImage::of_img(tag) else { return };
+        let Some(image) = RawImage::of_img(tag, self.source.take()).filter(|_| self.doubtful.is_none())
+        else {
+            return;
+        };
+        let is_hidden = furniture::is_hidden(tag);
+        let class = tag.get("class").unwrap_or_default().to_ascii_lowercase();
+        let is_ornament = ORNAMENTS.iter().any(|word| class.contains(word));
+        if !is_hidden {
+            self.rank(image, is_ornament);
+        }
+    }
+
+    /// The still that stands for a film.
+    fn poster(&mut self, tag: &Tag) {
+        if tag.name() == "video"
+            && let Some(image) = RawImage::of_poster(tag)
+        {
+            self.rank(image, false);
+        }
+    }
+
+    /// Keeps a picture by its rank.
+    fn rank(&mut self, image: RawImage, is_ornament: bool) {
         let sides = [image.width, image.height];
         let is_small = sides.into_iter().flatten().any(|side| side < MIN_SIDE);
-        let name = image.src.to_ascii_lowercase();
-        if is_small || TRACKERS.iter().any(|word| name.contains(word)) || is_hidden(tag) {
+        if is_small || declared::is_placeholder(&image.src) {
             return;
         }
         let area = match sides {
             [Some(width), Some(height)] => u64::from(width).saturating_mul(u64::from(height)),
             _ => 0,
         };
-        let class = tag.get("class").unwrap_or_default().to_ascii_lowercase();
-        let is_ornament = ORNAMENTS.iter().any(|word| name.contains(word) || class.contains(word));
+        let name = image.src.to_ascii_lowercase();
+        let is_ornament = is_ornament || ORNAMENTS.iter().any(|word| name.contains(word));
         let rank = (!is_ornament, self.main.is_some(), area >= LARGE_AREA, area);
+        if let Some(at) = self.images.iter().position(|(_, known)| known.src == image.src) {
+            if self.images.get(at).is_some_and(|(known, _)| *known >= rank) {
+                return;
+            }
+            self.images.remove(at);
+        }
         let at = self.images.partition_point(|(known, _)| *known >= rank);
         if at < MAX_IMAGES {
             self.images.insert(at, (rank, image));
             self.images.truncate(MAX_IMAGES);
         }
+    }
+}
+
+impl Block {
+    /// More text, in a link or not.
+    fn push(&mut self, piece: &[u8], is_link: bool) {
+        let starts_word = self.text.last().is_none_or(u8::is_ascii_whitespace);
+        push_capped(&mut self.text, piece, MAX_BLOCK);
+        let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || !byte.is_ascii();
+        let letters = piece.iter().filter(|byte| is_letter(byte)).count();
+        if is_link {
+            self.linked = self.linked.saturating_add(letters);
+            return;
+        }
+        self.plain = self.plain.saturating_add(letters);
+        let mut was_blank = starts_word;
+        for byte in piece {
+            if was_blank && is_letter(byte) {
+                self.plain_words = self.plain_words.saturating_add(1);
+            }
+            was_blank = byte.is_ascii_whitespace();
+        }
+    }
+
+    /// Whether it is a list of links. A sentence may have many of them.
+    fn is_mostly_links(&self, text: &str) -> bool {
+        let is_prose =
+            text::is_sentence(text) && self.plain_words >= 5 && self.plain.saturating_mul(4) >= self.linked;
+        self.linked > self.plain && !is_prose
     }
 }
 
@@ -312,26 +414,13 @@ impl Part {
     /// Whether a start tag shows that the part has ended.
     fn is_broken_by(&self, name: &str) -> bool {
         match name {
+            "body" => true,
             "main" => self.hold < Hold::Strong,
             "article" => self.hold < Hold::Medium,
-            "h1" => self.hold == Hold::Weak,
+            "h1" => self.hold <= Hold::Weak,
             _ => false,
         }
     }
-}
-
-/// Whether an element holds what the page is about.
-fn is_main(tag: &Tag) -> bool {
-    matches!(tag.name(), "main" | "article")
-        || tag.get("role") == Some("main")
-        || tag
-            .get("itemprop")
-            .is_some_and(|name| name.split_ascii_whitespace().any(|word| word == "articleBody"))
-}
-
-/// Whether an element is the mark of a footnote, as wikis write it.
-fn is_citation(tag: &Tag) -> bool {
-    tag.get("class").is_some_and(|names| names.split_ascii_whitespace().any(|name| name == "reference"))
 }
 
 /// The level of a heading that may be the title, from 0.
@@ -346,38 +435,14 @@ fn heading_level(name: &str) -> Option<usize> {
     }
 }
 
-/// Whether an element is not shown.
-fn is_hidden(tag: &Tag) -> bool {
-    let style = tag.get("style").unwrap_or_default();
-    let style: String =
-        style.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_ascii_lowercase()).collect();
-    tag.get("hidden").is_some()
-        || tag.get("aria-hidden") == Some("true")
-        || style.contains("display:none")
-        || style.contains("visibility:hidden")
-}
-
-/// Whether a class or an ID names furniture: `site-menu`, `cookie_banner`. `has-sidebar` names what is beside it.
-fn is_furniture_name(names: &str) -> bool {
-    names.split_ascii_whitespace().any(|name| {
-        let mut words = name.split(['-', '_']);
-        let is_about_another =
-            words.clone().any(|word| ["has", "no", "with", "is", "wrapper", "layout"].contains(&word));
-        !is_about_another && words.any(|word| FURNITURE.iter().any(|known| known.eq_ignore_ascii_case(word)))
-    })
-}
-
-/// Whether a text asks for consent to cookies.
-fn is_consent(text: &str) -> bool {
-    let text = text.to_lowercase();
-    let asks =
-        ["accept", "consent", "agree", "use cookies", "uses cookies", "cookie policy", "cookie settings"];
-    text.contains("cookie") && text.len() < 500 && asks.iter().any(|word| text.contains(word))
-}
-
 /// How much a text says: a character of Chinese, Japanese or Korean as much as two letters.
 fn weight(text: &str) -> usize {
     text.chars().map(|c| if c >= '\u{2e80}' { 2 } else { 1 }).sum()
+}
+
+/// Whether an element has no content.
+fn is_void(tag: &Tag) -> bool {
+    VOID.contains(&tag.name()) || (tag.is_self_closing() && matches!(tag.name(), "svg" | "math"))
 }
 
 /// Elements without content.
@@ -386,45 +451,16 @@ const VOID: [&str; 14] = [
     "wbr",
 ];
 
-/// Words in classes and IDs of furniture.
-const FURNITURE: [&str; 25] = [
-    "advert",
-    "advertisement",
-    "breadcrumb",
-    "breadcrumbs",
-    "byline",
-    "caption",
-    "comments",
-    "consent",
-    "cookie",
-    "cookiebanner",
-    "cookies",
-    "footer",
-    "gdpr",
-    "hidden",
-    "menu",
-    "modal",
-    "nav",
-    "navbar",
-    "navigation",
-    "newsletter",
-    "popup",
-    "related",
-    "sidebar",
-    "skip",
-    "toc",
-];
-
-/// Words in the names of what is no picture at all.
-const TRACKERS: [&str; 9] =
-    ["pixel", "spacer", "blank.gif", "1x1", "beacon", "transparent.", "sprite", "/track", "placeholder"];
-
 /// Words in the names and classes of pictures that are not the page's.
 const ORNAMENTS: [&str; 9] =
     ["logo", "icon", "avatar", "badge", "emoji", "gravatar", "button", "banner", "captcha"];
 
-/// Kinds of text, by place.
-const TIERS: usize = 4;
+/// Kinds of text, by place; the last three are all that can be read, all that has letters, and paragraphs of what seems to be
+/// furniture.
+const TIERS: usize = 7;
+
+/// From this weight on a paragraph says something by itself.
+const LEAST_PARAGRAPH: usize = 25;
 
 /// How much text is enough, characters.
 const ENOUGH_TEXT: usize = 200;
@@ -436,7 +472,7 @@ const MAX_BLOCK: usize = 2048;
 const MAX_HEADING: usize = 500;
 
 /// Smallest side of a picture, pixels: below are icons and the eyes of trackers.
-const MIN_SIDE: u32 = 50;
+pub(super) const MIN_SIDE: u32 = 50;
 
 /// From this area on a picture is large, pixels.
 const LARGE_AREA: u64 = 200 * 150;

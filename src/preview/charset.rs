@@ -2,18 +2,28 @@
 //!
 //! Owns `encoding_rs` and `chardetng`. The order is the browsers': byte order mark, `Content-Type`, what the document
 //! says ([WHATWG, determining the character
-//! encoding](https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-encoding)), a guess. Unlike
-//! browsers, a declaration that the bytes refute is passed over: servers add `charset=iso-8859-1` to pages in UTF-8, and
+//! encoding](https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-encoding)), a guess. It is settled
+//! where it begins to matter: at the first byte that is not ASCII, however far into the page. Unlike browsers, a declaration that the bytes refute is passed over: servers add `charset=iso-8859-1` to pages in UTF-8, and
 //! `utf-8` to old pages in something else.
 
+use std::cell::Cell;
 use std::io::{self, Read};
 use std::ops::Range;
+use std::rc::Rc;
 
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
-use encoding_rs::{CoderResult, Decoder, Encoding, REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE};
+use encoding_rs::{CoderResult, Decoder, Encoding, REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
 use url::{Host, Url};
 
 use super::html::{self, Listener, Tag};
+
+/// What a page was heard to declare, while it is read.
+pub(super) type Heard = Rc<Cell<Option<&'static Encoding>>>;
+
+/// Notes the character set that a `meta` element declares, if it is the first.
+pub(super) fn hear(tag: &Tag, heard: &Heard) {
+    heard.set(heard.get().or_else(|| declaration(tag)));
+}
 
 /// A body in UTF-8. One that breaks off ends there.
 pub(super) struct Utf8Body<'a> {
@@ -25,8 +35,10 @@ pub(super) struct Utf8Body<'a> {
     body: &'a mut dyn Read,
     /// Whether there is no rest.
     is_over: bool,
-    /// The conversion.
-    decoder: Decoder,
+    /// What is known of the character set.
+    hints: Hints,
+    /// The conversion, once the character set is settled. Until then all is ASCII, which is the same in each.
+    decoder: Option<Decoder>,
     /// Whether it has written its last.
     is_flushed: bool,
     /// What it wrote.
@@ -35,25 +47,69 @@ pub(super) struct Utf8Body<'a> {
     ready: Range<usize>,
 }
 
+/// What is known of a page's character set besides its bytes.
+struct Hints {
+    /// What its `Content-Type` and its first bytes declare, best first.
+    declared: Vec<&'static Encoding>,
+    /// What it was heard to declare.
+    heard: Heard,
+    /// The last label of its host.
+    top_level_domain: Option<Vec<u8>>,
+}
+
 impl<'a> Utf8Body<'a> {
-    /// Reads the beginning of `body` and settles its character set. The error is one before the first byte.
-    pub(super) fn open(body: &'a mut dyn Read, content_type: Option<&str>, url: &Url) -> io::Result<Self> {
-        let mut raw = vec![0; WINDOW];
-        let mut filled = 0_usize;
-        let mut is_over = false;
-        while let Some(room) = raw.get_mut(filled..).filter(|room| !room.is_empty() && !is_over) {
-            match body.read(room) {
-                Ok(0) => is_over = true,
+    /// Reads the beginning of `body`. The error is one before the first byte.
+    pub(super) fn open(
+        body: &'a mut dyn Read,
+        content_type: Option<&str>,
+        url: &Url,
+        heard: Heard,
+    ) -> io::Result<Self> {
+        let hints = Hints { declared: Vec::new(), heard, top_level_domain: top_level_domain(url) };
+        let mut opened = Self {
+            raw: Vec::new(),
+            converted: 0,
+            body,
+            is_over: false,
+            hints,
+            decoder: None,
+            is_flushed: false,
+            text: vec![0; PIECE],
+            ready: 0..0,
+        };
+        opened.fill()?;
+        let window = &opened.raw;
+        let header = content_type.and_then(charset_parameter).and_then(|label| named(label.as_bytes()));
+        let declared = [header, prolog_charset(window), meta_charset(window)];
+        opened.hints.declared = declared.into_iter().flatten().collect();
+        let marked = Encoding::for_bom(window).map(|(encoding, _length)| encoding);
+        // Nothing is the same in UTF-16.
+        let settled =
+            marked.or_else(|| window.contains(&0).then(|| opened.hints.settle(window, opened.is_over)));
+        opened.decoder = settled.map(Encoding::new_decoder_with_bom_removal);
+        Ok(opened)
+    }
+
+    /// Reads until a window of bytes is there that are not converted. The error is one before the first byte.
+    fn fill(&mut self) -> io::Result<()> {
+        self.raw.drain(..self.converted);
+        self.converted = 0;
+        let mut filled = self.raw.len();
+        self.raw.resize(WINDOW.max(filled), 0);
+        let mut failed = None;
+        while let Some(room) = self.raw.get_mut(filled..).filter(|room| !room.is_empty() && !self.is_over) {
+            match self.body.read(room) {
+                Ok(0) => self.is_over = true,
                 Ok(count) => filled = filled.saturating_add(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if filled == 0 => return Err(error),
-                Err(_broken_off) => is_over = true,
+                Err(error) => {
+                    self.is_over = true;
+                    failed = Some(error).filter(|_| filled == 0);
+                }
             }
         }
-        raw.truncate(filled);
-        let decoder = charset(&raw, is_over, content_type, url).new_decoder_with_bom_removal();
-        let text = vec![0; PIECE];
-        Ok(Self { raw, converted: 0, body, is_over, decoder, is_flushed: false, text, ready: 0..0 })
+        self.raw.truncate(filled);
+        failed.map_or(Ok(()), Err)
     }
 
     /// Converts the next piece; nothing is ready after it at the end.
@@ -64,11 +120,33 @@ impl<'a> Utf8Body<'a> {
                 self.refill();
                 continue;
             }
+            let Some(decoder) = &mut self.decoder else {
+                self.pass_on();
+                continue;
+            };
             let (result, read, written, _malformed) =
-                self.decoder.decode_to_utf8(source, &mut self.text, self.is_over);
+                decoder.decode_to_utf8(source, &mut self.text, self.is_over);
             self.converted = self.converted.saturating_add(read);
             self.ready = 0..written;
             self.is_flushed = self.is_over && result == CoderResult::InputEmpty;
+        }
+    }
+
+    /// Passes on what is the same in every character set; settles which it is where that ends.
+    fn pass_on(&mut self) {
+        let source = self.raw.get(self.converted..).unwrap_or_default();
+        let plain = source.iter().take(self.text.len()).take_while(|byte| is_plain(**byte)).count();
+        if let (Some(from), Some(to)) = (source.get(..plain), self.text.get_mut(..plain)) {
+            to.copy_from_slice(from);
+        }
+        self.is_flushed = source.is_empty();
+        self.converted = self.converted.saturating_add(plain);
+        self.ready = 0..plain;
+        if plain == 0 && !self.is_flushed {
+            // What breaks off here ends here.
+            self.is_over |= self.fill().is_err();
+            self.decoder =
+                Some(self.hints.settle(&self.raw, self.is_over).new_decoder_without_bom_handling());
         }
     }
 
@@ -97,27 +175,35 @@ impl Read for Utf8Body<'_> {
     }
 }
 
-/// The character set of a page that begins with `window`, or is it when `is_whole`.
-fn charset(window: &[u8], is_whole: bool, content_type: Option<&str>, url: &Url) -> &'static Encoding {
-    if let Some((encoding, _length)) = Encoding::for_bom(window) {
-        return encoding;
-    }
-    let evidence = Evidence::of(window, is_whole);
-    let header = content_type.and_then(charset_parameter).and_then(|label| named(label.as_bytes()));
-    let declared = [header, prolog_charset(window), meta_charset(window)];
-    for encoding in declared.into_iter().flatten() {
-        match evidence.judge(encoding) {
-            Verdict::Believed => return encoding,
-            Verdict::IsUtf8 => return UTF_8,
-            Verdict::Refuted => {}
+impl Hints {
+    /// The character set of a page of which `window` is the first part that is not ASCII, or the rest when `is_whole`.
+    fn settle(&self, window: &[u8], is_whole: bool) -> &'static Encoding {
+        let evidence = Evidence::of(window, is_whole);
+        let later = [self.heard.get().map(readable), meta_charset(window)];
+        for encoding in self.declared.iter().copied().chain(later.into_iter().flatten()) {
+            match evidence.judge(encoding) {
+                Verdict::Believed => return encoding,
+                Verdict::IsUtf8 => return UTF_8,
+                Verdict::Refuted => {}
+            }
         }
+        // One byte that broke on its way does not make it something else, nor do bytes that no text has.
+        if evidence.is_utf8() || evidence.bytes == 0 {
+            return UTF_8;
+        }
+        let top_level_domain = self.top_level_domain.as_deref();
+        let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
+        detector.feed(window, is_whole);
+        let guess = detector.guess(top_level_domain, Utf8Detection::Deny);
+        let is_founded =
+            evidence.bytes >= ENOUGH_TO_GUESS || EncodingDetector::tld_may_affect_guess(top_level_domain);
+        if is_founded { guess } else { WINDOWS_1252 }
     }
-    if evidence.invalid == 0 {
-        return UTF_8;
-    }
-    let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
-    detector.feed(window, is_whole);
-    detector.guess(top_level_domain(url).as_deref(), Utf8Detection::Deny)
+}
+
+/// Whether a byte means the same in every character set, whatever comes before it.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii() && !matches!(byte, 0 | 0x0e | 0x0f | 0x1b)
 }
 
 /// What the bytes say when read as UTF-8.
@@ -127,6 +213,8 @@ struct Evidence {
     foreign: usize,
     /// Sequences that are no UTF-8.
     invalid: usize,
+    /// Bytes that are not ASCII and occur in texts.
+    bytes: usize,
     /// Whether there are bytes of value 0.
     has_nulls: bool,
 }
@@ -157,7 +245,14 @@ impl Evidence {
             }
         }
         evidence.has_nulls = window.contains(&0);
+        // Hardly any text has the last two, and none has only them.
+        evidence.bytes = window.iter().filter(|byte| (0x80..0xfe).contains(*byte)).count();
         evidence
+    }
+
+    /// Whether it is UTF-8, but for a byte here and there.
+    fn is_utf8(&self) -> bool {
+        self.invalid == 0 || self.foreign > self.invalid
     }
 
     /// Judges a declaration. In a set of one byte a character, text that happens to be UTF-8 does not occur; in one of
@@ -170,7 +265,8 @@ impl Evidence {
             return if self.has_nulls { Verdict::Believed } else { Verdict::Refuted };
         }
         let enough = if encoding.is_single_byte() { 1 } else { 8 };
-        if self.invalid == 0 && self.foreign >= enough { Verdict::IsUtf8 } else { Verdict::Believed }
+        let is_utf8 = self.foreign >= enough && self.foreign.div_euclid(4) >= self.invalid;
+        if is_utf8 { Verdict::IsUtf8 } else { Verdict::Believed }
     }
 }
 
@@ -213,6 +309,14 @@ fn meta_charset(window: &[u8]) -> Option<&'static Encoding> {
     search.found.map(readable)
 }
 
+/// What one `meta` element says.
+fn declaration(tag: &Tag) -> Option<&'static Encoding> {
+    let is_type = tag.get("http-equiv").is_some_and(|name| name.eq_ignore_ascii_case("content-type"));
+    let in_content = || tag.get("content").filter(|_| is_type).and_then(charset_parameter);
+    let label = tag.get("charset").map(str::to_owned).or_else(in_content);
+    label.and_then(|label| named(label.as_bytes()))
+}
+
 /// A declaration in the document is readable as ASCII, so it cannot be UTF-16.
 fn readable(encoding: &'static Encoding) -> &'static Encoding {
     if encoding == UTF_16LE || encoding == UTF_16BE { UTF_8 } else { encoding }
@@ -227,20 +331,16 @@ struct MetaSearch {
 
 impl Listener for MetaSearch {
     fn start(&mut self, tag: &Tag) {
-        if tag.name() != "meta" || self.found.is_some() {
-            return;
+        if tag.name() == "meta" {
+            self.found = self.found.or_else(|| declaration(tag));
         }
-        let is_type = tag.get("http-equiv").is_some_and(|name| name.eq_ignore_ascii_case("content-type"));
-        let in_content = || tag.get("content").filter(|_| is_type).and_then(charset_parameter);
-        let label = tag.get("charset").map(str::to_owned).or_else(in_content);
-        self.found = label.and_then(|label| named(label.as_bytes()));
     }
 
     fn end(&mut self, _name: &str) {}
 
     fn text(&mut self, _piece: &[u8]) {}
 
-    fn is_done(&self) -> bool {
+    fn is_done(&mut self, _position: usize) -> bool {
         self.found.is_some()
     }
 }
@@ -253,6 +353,9 @@ fn top_level_domain(url: &Url) -> Option<Vec<u8>> {
         label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     (is_plain && !label.is_empty()).then(|| label.as_bytes().to_vec())
 }
+
+/// How many bytes that are not ASCII a guess takes where the host says nothing of the language.
+const ENOUGH_TO_GUESS: usize = 4;
 
 /// How much of a page is looked at, bytes. Browsers look for `meta` in the first 1024 and begin anew when it comes later.
 const WINDOW: usize = 32 * 1024;

@@ -24,6 +24,8 @@ pub(super) struct Declared {
     pub(super) canonical: Option<String>,
     /// The oEmbed description.
     pub(super) oembed: Option<String>,
+    /// Where the page sends its readers at once.
+    pub(super) refresh: Option<String>,
 }
 
 /// An image as it is declared.
@@ -65,15 +67,20 @@ impl Declared {
         let Some(content) = tag.get("content").map(str::trim).filter(|content| !content.is_empty()) else {
             return;
         };
-        let itemprop = tag.get("itemprop").map(|names| format!("itemprop:{}", names.trim()));
-        let keys = [tag.get("property"), tag.get("name"), itemprop.as_deref()];
-        let mut known: Option<String> = None;
-        for key in keys.into_iter().flatten() {
-            let key = key.trim().to_ascii_lowercase();
-            if known.as_ref() != Some(&key) {
+        if tag.get("http-equiv").is_some_and(|name| name.trim().eq_ignore_ascii_case("refresh")) {
+            self.refresh = self.refresh.take().or_else(|| refresh(content).map(str::to_owned));
+        }
+        // `property` and `itemprop` are lists by RDFa and by microdata.
+        let words = |name| tag.get(name).unwrap_or_default().split_ascii_whitespace();
+        let properties = words("property").map(str::to_ascii_lowercase);
+        let name = tag.get("name").map(|name| name.trim().to_ascii_lowercase());
+        let items = words("itemprop").map(|name| format!("itemprop:{}", name.to_ascii_lowercase()));
+        let mut known: Vec<String> = Vec::new();
+        for key in properties.chain(name).chain(items).take(MAX_KEYS) {
+            if !known.contains(&key) {
                 self.value(&key, content);
+                known.push(key);
             }
-            known = Some(key);
         }
     }
 
@@ -164,15 +171,68 @@ impl RawImage {
         is_picture(&self.src)
     }
 
-    /// An `img` element: its source, or the one that a script would set later, or the largest of its set.
-    pub(super) fn of_img(tag: &Tag) -> Option<Self> {
-        let named = |name| tag.get(name).map(str::trim).filter(|src| is_picture(src)).map(str::to_owned);
-        let set = || tag.get("srcset").or_else(|| tag.get("data-srcset")).and_then(largest_of_set);
-        let src = named("data-src").or_else(|| named("src")).or_else(set)?;
+    /// An `img` element: the source that a script would set later, its own, the largest of its set, or `source`, the one that
+    /// a `picture` has for it.
+    pub(super) fn of_img(tag: &Tag, source: Option<String>) -> Option<Self> {
+        let named = |name: &&str| tag.get(name).map(str::trim).filter(|src| is_shown(src)).map(str::to_owned);
+        let set = |name: &&str| tag.get(name).and_then(largest_of_set).filter(|src| is_shown(src));
+        let src = LATER.iter().find_map(named);
+        let src = src.or_else(|| tag.get("data-a-dynamic-image").and_then(largest_of_map));
+        let src = src.or_else(|| named(&"src")).or_else(|| SETS.iter().find_map(set)).or(source)?;
+        Some(Self::shown(tag, src))
+    }
+
+    /// The still of a `video` element.
+    pub(super) fn of_poster(tag: &Tag) -> Option<Self> {
+        let src = tag.get("poster").map(str::trim).filter(|src| is_shown(src))?;
+        Some(Self::shown(tag, src.to_owned()))
+    }
+
+    /// A picture with what its element says of it.
+    fn shown(tag: &Tag, src: String) -> Self {
         let side = |name| tag.get(name).and_then(pixels);
         let alt = tag.get("alt").filter(|alt| !alt.trim().is_empty()).map(str::to_owned);
-        Some(Self { src, width: side("width"), height: side("height"), alt })
+        Self { src, width: side("width"), height: side("height"), alt }
     }
+}
+
+/// The largest picture of a `source` element of a `picture`, if it is of a kind that can be shown.
+pub(super) fn of_source(tag: &Tag) -> Option<String> {
+    let kind = tag.get("type").unwrap_or_default().to_ascii_lowercase();
+    if UNKNOWN_KINDS.iter().any(|unknown| kind.contains(unknown)) {
+        return None;
+    }
+    SETS.iter().find_map(|name| largest_of_set(tag.get(name)?)).filter(|src| is_shown(src))
+}
+
+/// Whether an address is that of what stands in for a picture, or counts visitors.
+pub(super) fn is_placeholder(src: &str) -> bool {
+    let src = src.to_ascii_lowercase();
+    PLACEHOLDERS.iter().any(|word| src.contains(word))
+}
+
+/// Whether an address in the body leads to a picture.
+fn is_shown(src: &str) -> bool {
+    is_picture(src) && !is_placeholder(src) && !src.contains(['{', '<'])
+}
+
+/// Where `http-equiv=refresh` leads, if it does so within a second ([WHATWG, shared declarative
+/// refresh](https://html.spec.whatwg.org/multipage/semantics.html#shared-declarative-refresh-steps)).
+fn refresh(content: &str) -> Option<&str> {
+    let content = content.trim_start();
+    let digits = content.find(|c: char| !c.is_ascii_digit()).unwrap_or(content.len());
+    let (seconds, rest) = content.split_at_checked(digits)?;
+    let is_at_once = seconds.is_empty() || seconds.parse::<u32>().is_ok_and(|seconds| seconds <= 1);
+    if !is_at_once || (seconds.is_empty() && !rest.starts_with('.')) {
+        return None;
+    }
+    let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let rest = rest.trim_start().trim_start_matches([';', ',']).trim_start();
+    let named = rest.get(..3).filter(|name| name.eq_ignore_ascii_case("url")).and_then(|_| rest.get(3..));
+    let named = named.and_then(|rest| rest.trim_start().strip_prefix('='));
+    let target = named.unwrap_or(rest).trim();
+    let quoted = ['"', '\''].into_iter().find_map(|quote| target.strip_prefix(quote)?.split(quote).next());
+    Some(quoted.unwrap_or(target)).filter(|target| !target.is_empty())
 }
 
 /// The number of pixels that a text gives: `640`, `640px`, `640.0`; `None` for `100%` and nonsense.
@@ -182,6 +242,15 @@ pub(super) fn pixels(text: &str) -> Option<u32> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let is_number = fraction.bytes().all(|byte| byte.is_ascii_digit());
     whole.parse().ok().filter(|px| is_number && (1..=MAX_SIDE).contains(px))
+}
+
+/// The largest picture of a shop's map: `{"a.jpg":[500,400],"b.jpg":[1000,800]}`. One that was cut has its first.
+fn largest_of_map(map: &str) -> Option<String> {
+    let whole: Option<BTreeMap<String, Vec<u32>>> = serde_json::from_str(map).ok();
+    let largest =
+        whole.and_then(|whole| whole.into_iter().max_by_key(|(_, sides)| sides.iter().copied().max()));
+    let first = || map.split('"').nth(1).map(str::to_owned);
+    largest.map(|(src, _)| src).or_else(first).filter(|src| is_shown(src))
 }
 
 /// The last part of a path that is written for the widest screen: `a.jpg 320w, b.jpg 1280w`.
@@ -240,6 +309,22 @@ const NAMES: [&str; 12] = [
     "thumbnailurl",
     "title",
 ];
+
+/// Attributes in which a script finds the picture that it shows later, best first.
+const LATER: [&str; 5] = ["data-old-hires", "data-src", "data-lazy-src", "data-original", "data-image"];
+
+/// Attributes with pictures of several sizes, best first.
+const SETS: [&str; 3] = ["data-srcset", "data-lazy-srcset", "srcset"];
+
+/// Kinds of pictures that are not shown here.
+const UNKNOWN_KINDS: [&str; 5] = ["avif", "heic", "heif", "jxl", "svg"];
+
+/// Words in the names of what is no picture at all.
+const PLACEHOLDERS: [&str; 9] =
+    ["pixel", "spacer", "blank.gif", "1x1", "beacon", "transparent.", "sprite", "/track", "placeholder"];
+
+/// Most keys of one element.
+const MAX_KEYS: usize = 16;
 
 /// Keys whose values are images, best first.
 pub(super) const IMAGE_KEYS: [&str; 8] = [
@@ -302,6 +387,44 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(largest_of_set(set).as_deref(), expected, "{set}");
+        }
+    }
+
+    #[test]
+    fn the_largest_of_a_map_counts() {
+        for (map, expected) in [
+            (
+                r#"{"https://x.example/a.jpg":[500,400],"https://x.example/b.jpg":[1000,800]}"#,
+                Some("https://x.example/b.jpg"),
+            ),
+            (r#"{"https://x.example/a.jpg":[500,400],"https://x.exa"#, Some("https://x.example/a.jpg")),
+            ("{}", None),
+            ("", None),
+        ] {
+            assert_eq!(largest_of_map(map).as_deref(), expected, "{map}");
+        }
+    }
+
+    #[test]
+    fn only_a_refresh_at_once_leads_elsewhere() {
+        for (content, expected) in [
+            ("0;URL=https://x.example/", Some("https://x.example/")),
+            ("0; url = '/a b' rest", Some("/a b")),
+            ("1,url=\"/a\"", Some("/a")),
+            (" 0.5 ; /a?b=c;d", Some("/a?b=c;d")),
+            (".5;url=/a", Some("/a")),
+            ("0 /a", Some("/a")),
+            ("0;url", Some("url")),
+            ("1", None),
+            ("0;", None),
+            ("0;url=", None),
+            ("2;url=/a", None),
+            ("300", None),
+            ("99999999999;url=/a", None),
+            ("url=/a", None),
+            ("", None),
+        ] {
+            assert_eq!(refresh(content), expected, "{content}");
         }
     }
 

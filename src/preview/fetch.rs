@@ -5,19 +5,18 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use url::Url;
 
-use crate::config::Previews;
+use crate::config::{self, Ports, Previews};
 use crate::error::{Error, Kind, Result};
 use crate::globs::Globs;
-use crate::names::Names;
+use crate::names::Lookups;
 use crate::outbound::{ACCEPT_ENCODING, Answer, Denied, Get, Guard, Limits, Outbound, OutboundError};
 
-/// Redirects followed on the way to one body.
-const MAX_REDIRECTS: u32 = 5;
+/// Redirects followed on the way to one body, as browsers do.
+const MAX_REDIRECTS: u32 = 20;
 
 /// Longest URL, bytes: what browsers take and a little more.
 const MAX_URL: usize = 4096;
@@ -81,7 +80,7 @@ pub(crate) struct Fetcher {
     /// Hosts.
     hosts: Globs,
     /// Ports.
-    ports: Vec<u16>,
+    ports: Ports,
     /// `User-Agent`
     user_agent: String,
     /// `Accept-Language`
@@ -141,15 +140,18 @@ impl Trip {
 
 impl Fetcher {
     /// Asks as `config` says.
-    pub(crate) fn new(config: &Previews, names: Arc<dyn Names>) -> std::result::Result<Self, OutboundError> {
+    pub(crate) fn new(
+        config: &Previews,
+        names: impl Into<Lookups>,
+    ) -> std::result::Result<Self, OutboundError> {
         let guard = Guard::new(&config.ip_deny, &config.ip_allow);
         let limits = Limits { stall: config.timeout.0, total: Some(config.timeout.0) };
         Ok(Self {
-            outbound: Outbound::new(guard, None, limits, names)?,
+            outbound: Outbound::new(guard, config.ca_file.as_deref(), limits, names)?,
             hosts: Globs::new(&config.allow_hosts, &config.deny_hosts),
             ports: config.ports.clone(),
             user_agent: config.user_agent.clone(),
-            accept_language: accept_language(&config.accept_language),
+            accept_language: config::accept_language(&config.accept_language).unwrap_or_default(),
             // One more than fits, so that what is too large does not look whole.
             max_wire: config.max_page.0.max(config.max_image.0).saturating_add(1),
         })
@@ -192,7 +194,7 @@ impl Fetcher {
         if !self.hosts.permit(link.host()) {
             return Err(Error::new(Kind::Forbidden, "this server does not preview that host"));
         }
-        if !link.0.port_or_known_default().is_some_and(|port| self.ports.contains(&port)) {
+        if !link.0.port_or_known_default().is_some_and(|port| self.ports.permit(port)) {
             return Err(Error::new(Kind::Forbidden, "this server does not preview that port"));
         }
         Ok(())
@@ -218,7 +220,7 @@ impl Fetcher {
 
     /// What is to be read.
     fn landing(&self, link: &Link, answer: Answer, deadline: Instant) -> Result<Landing> {
-        let is_packed = answer.header("content-encoding").is_some_and(|coding| coding != "identity");
+        let is_packed = answer.is_packed();
         let content_type = answer.header_lossy("content-type");
         let disposition = answer.header_lossy("content-disposition");
         let size = answer.content_length().filter(|_| !is_packed);
@@ -255,6 +257,10 @@ pub(crate) fn broke_off(source: io::Error) -> Error {
     if source.kind() == io::ErrorKind::TimedOut {
         return late().caused_by(source);
     }
+    if source.kind() == io::ErrorKind::Unsupported {
+        let why = "the site packs its answer in a way that was not asked for";
+        return Error::new(Kind::PageFailed, why).caused_by(source);
+    }
     Error::new(Kind::PageUnavailable, "the site broke off its answer").caused_by(source)
 }
 
@@ -278,16 +284,10 @@ fn failed(host: &str, error: OutboundError) -> Error {
         OutboundError::Tls(_) | OutboundError::Redirect(_) => {
             Error::new(Kind::PageFailed, "the site cannot be reached").caused_by(error)
         }
+        OutboundError::Malformed(_) => {
+            Error::new(Kind::PageFailed, "the site's answer cannot be understood").caused_by(error)
+        }
     }
-}
-
-/// `de, en;q=0.9`: best first.
-fn accept_language(languages: &[String]) -> String {
-    let weigh = |(rank, language): (usize, &String)| match 10_usize.saturating_sub(rank) {
-        10 => language.clone(),
-        weight => format!("{language};q=0.{}", weight.max(1)),
-    };
-    languages.iter().enumerate().map(weigh).collect::<Vec<_>>().join(", ")
 }
 
 impl fmt::Debug for Landing {
@@ -298,6 +298,8 @@ impl fmt::Debug for Landing {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::config::Config;
     use crate::matrix::ServerName;
@@ -354,21 +356,11 @@ mod tests {
     fn hosts_and_ports_are_let_in_by_list() {
         let fetcher = fetcher(|config| config.deny_hosts = vec!["*.evil.org".to_owned(), "::1".to_owned()]);
         let admits = |text: &str| fetcher.admit(&Link::parse(text).unwrap()).is_ok();
-        assert!(admits("https://example.org/") && admits("http://example.org:8443/"));
+        assert!(admits("https://example.org/") && admits("http://example.org:3000/"));
         for text in
-            ["http://a.EVIL.org./", "http://[::1]/", "http://example.org:22/", "http://example.org:6167/"]
+            ["http://a.EVIL.org./", "http://[::1]/", "http://example.org:22/", "http://example.org:6667/"]
         {
             assert!(!admits(text), "{text}");
         }
-    }
-
-    #[test]
-    fn languages_are_weighed_by_their_rank() {
-        let languages =
-            |texts: &[&str]| accept_language(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>());
-        assert_eq!(languages(&["en"]), "en");
-        assert_eq!(languages(&["de", "en", "fr"]), "de, en;q=0.9, fr;q=0.8");
-        assert!(languages(&["x"; 20]).ends_with("x;q=0.1"));
-        assert_eq!(languages(&[]), "");
     }
 }

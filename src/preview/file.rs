@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::page::MAX_TITLE;
-use super::{Image, Page, text};
+use super::{Image, Origin, Page, text};
 use crate::disposition;
 
 /// What a body is.
@@ -44,7 +44,15 @@ pub(crate) fn media_type(head: &[u8], content_type: Option<&str>) -> String {
         "application/xhtml+xml" => HTML,
         "text/json" => JSON,
         kind if kind.ends_with("+json") || kind.ends_with("/json+oembed") => JSON,
-        kind if (!is_type || is_vague || kind.starts_with("image/")) && is_html(head) => HTML,
+        kind if (!is_type || is_vague || kind.starts_with("image/"))
+            && is_html(head)
+            && !is_drawing(kind, head) =>
+        {
+            HTML
+        }
+        kind if !is_type || is_vague || kind == ZIP => {
+            by_content(head).unwrap_or(if is_type { kind } else { disposition::UNKNOWN_TYPE })
+        }
         _ if !is_type => disposition::UNKNOWN_TYPE,
         kind => kind,
     };
@@ -74,7 +82,13 @@ pub(crate) fn describe_file(
     };
     let key = match media_type.split_once('/') {
         Some(("image", drawing)) if drawing != "svg+xml" => {
-            page.images.push(Image { url: url.clone(), width: None, height: None, alt: None });
+            page.images.push(Image {
+                url: url.clone(),
+                width: None,
+                height: None,
+                alt: None,
+                origin: Origin::Declared,
+            });
             return page;
         }
         Some(("video", _)) => "og:video",
@@ -122,19 +136,55 @@ fn by_signature(head: &[u8], declared: &str) -> Option<&'static str> {
         [0xff, 0xe2..=0xe3 | 0xf2..=0xf3 | 0xfa..=0xfb, ..] if declared.starts_with("audio/") => "audio/mpeg",
         [b'f', b'L', b'a', b'C', ..] => "audio/flac",
         [b'%', b'P', b'D', b'F', b'-', ..] => "application/pdf",
-        [b'P', b'K', 3, 4, ..] if !declared.starts_with("application/") => "application/zip",
+        [b'P', b'K', 3, 4, ..] if !declared.starts_with("application/") => by_content(head).unwrap_or(ZIP),
+        [0x1f, 0x8b, 8, ..] if !declared.starts_with("application/") => "application/gzip",
         _ => return None,
     })
 }
 
+/// Whether bytes that begin with a comment are the drawing that they are declared to be.
+fn is_drawing(declared: &str, head: &[u8]) -> bool {
+    declared == SVG && by_content(head) == Some(SVG)
+}
+
 /// Whether bytes begin as HTML does.
 fn is_html(head: &[u8]) -> bool {
-    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
+    let head = beginning(head);
     let begins = |start: &[u8]| head.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start));
-    let mut tags = HTML_STARTS.iter();
+    let is_tag = |name: &&str| {
+        let after = head.get(1..).and_then(|head| head.get(name.len()..)).and_then(<[u8]>::first);
+        let is_named = head.get(1..).and_then(|head| head.get(..name.len()));
+        begins(b"<")
+            && is_named.is_some_and(|found| found.eq_ignore_ascii_case(name.as_bytes()))
+            && after.is_none_or(|after| after.is_ascii_whitespace() || matches!(after, b'>' | b'/'))
+    };
     let is_declaration = begins(b"<?xml");
-    tags.any(|tag| begins(tag))
+    begins(b"<!doctype html")
+        || begins(b"<!--")
+        || HTML_STARTS.iter().any(is_tag)
         || is_declaration && head.windows(5).any(|five| five.eq_ignore_ascii_case(b"<html"))
+}
+
+/// The type of a feed, a book or a drawing, by what its first bytes say.
+fn by_content(head: &[u8]) -> Option<&'static str> {
+    let has = |word: &[u8]| head.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word));
+    if head.starts_with(b"PK\x03\x04") {
+        return has(b"mimetypeapplication/epub+zip").then_some("application/epub+zip");
+    }
+    let is_xml = beginning(head).starts_with(b"<");
+    let roots: [(&[u8], _); 4] = [
+        (b"<rss", "application/rss+xml"),
+        (b"<rdf:rdf", "application/rss+xml"),
+        (b"<feed", "application/atom+xml"),
+        (b"<svg", "image/svg+xml"),
+    ];
+    let root = roots.iter().find(|(root, _)| is_xml && has(root));
+    root.map(|(_, kind)| *kind)
+}
+
+/// The first bytes without a mark and blanks.
+fn beginning(head: &[u8]) -> &[u8] {
+    head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start()
 }
 
 /// A type in words.
@@ -173,24 +223,57 @@ const HTML: &str = "text/html";
 /// The type of oEmbed answers.
 const JSON: &str = "application/json";
 
-/// How HTML begins.
-const HTML_STARTS: [&[u8]; 9] =
-    [b"<!doctype html", b"<html", b"<head", b"<body", b"<title", b"<meta", b"<script", b"<!--", b"<link"];
+/// The type of archives, and of much that is packed as one.
+const ZIP: &str = "application/zip";
+
+/// The type of drawings.
+const SVG: &str = "image/svg+xml";
+
+/// The elements with which HTML begins ([WHATWG, MIME
+/// sniffing](https://mimesniff.spec.whatwg.org/#identifying-a-resource-with-an-unknown-mime-type)), and some more.
+const HTML_STARTS: [&str; 25] = [
+    "html", "head", "body", "title", "meta", "link", "script", "style", "iframe", "h1", "h2", "div", "font",
+    "table", "a", "b", "br", "p", "article", "main", "section", "header", "center", "ul", "base",
+];
 
 /// Types whose names do not follow from their media types.
-const NAMES: [(&str, &str); 14] = [
+const NAMES: [(&str, &str); 38] = [
     ("application/octet-stream", "File"),
-    ("application/pdf", "PDF document"),
-    ("application/zip", "ZIP archive"),
+    ("application/atom+xml", "Atom feed"),
+    ("application/epub+zip", "EPUB book"),
+    ("application/feed+json", "JSON feed"),
     ("application/gzip", "Gzip archive"),
+    ("application/java-archive", "Java archive"),
     ("application/json", "JSON"),
     ("application/msword", "Word document"),
-    ("application/vnd.openxmlformats-officedocument.wordprocessingml.document", "Word document"),
-    ("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", "Excel workbook"),
+    ("application/pdf", "PDF document"),
+    ("application/postscript", "PostScript document"),
+    ("application/rss+xml", "RSS feed"),
+    ("application/rtf", "RTF document"),
+    ("application/vnd.android.package-archive", "Android app"),
+    ("application/vnd.debian.binary-package", "Debian package"),
+    ("application/vnd.ms-excel", "Excel workbook"),
+    ("application/vnd.ms-powerpoint", "PowerPoint presentation"),
+    ("application/vnd.oasis.opendocument.presentation", "OpenDocument presentation"),
+    ("application/vnd.oasis.opendocument.spreadsheet", "OpenDocument spreadsheet"),
     ("application/vnd.oasis.opendocument.text", "OpenDocument text"),
+    ("application/vnd.openxmlformats-officedocument.presentationml.presentation", "PowerPoint presentation"),
+    ("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", "Excel workbook"),
+    ("application/vnd.openxmlformats-officedocument.wordprocessingml.document", "Word document"),
+    ("application/x-7z-compressed", "7-Zip archive"),
+    ("application/x-bittorrent", "Torrent"),
+    ("application/x-bzip2", "Bzip2 archive"),
+    ("application/x-tar", "Tar archive"),
+    ("application/x-xz", "XZ archive"),
+    ("application/xml", "XML"),
+    ("application/zip", "ZIP archive"),
     ("audio/mpeg", "MP3 audio"),
     ("image/svg+xml", "SVG drawing"),
+    ("text/calendar", "Calendar"),
+    ("text/csv", "CSV table"),
+    ("text/markdown", "Markdown text"),
     ("text/plain", "Text"),
+    ("text/xml", "XML"),
     ("video/quicktime", "QuickTime video"),
     ("video/x-msvideo", "AVI video"),
 ];
@@ -212,6 +295,33 @@ mod tests {
             (b"<?xml version=\"1.0\"?><html xmlns=", Some("application/xml"), "text/html"),
             (b"<?xml version=\"1.0\"?><svg xmlns=", Some("image/svg+xml"), "image/svg+xml"),
             (b"<svg><html>", Some("image/svg+xml"), "image/svg+xml"),
+            (b"<!-- made by -->\n<svg xmlns=", Some("image/svg+xml"), "image/svg+xml"),
+            (b"<!-- made by --><html>", Some("image/png"), "text/html"),
+            (b"<div>text", None, "text/html"),
+            (b"\n<DIV class=x>", Some("application/octet-stream"), "text/html"),
+            (b"<p>text", None, "text/html"),
+            (b"<a href=x>", Some("rubbish"), "text/html"),
+            (b"<b", None, "text/html"),
+            (b"<abc>", None, "application/octet-stream"),
+            (b"<divider>", None, "application/octet-stream"),
+            (b"<pre", Some("text/plain"), "text/plain"),
+            (
+                b"<?xml version=\"1.0\"?>\n<rss version=",
+                Some("text/xml; charset=utf-8"),
+                "application/rss+xml",
+            ),
+            (b"<feed xmlns=", Some("application/xml"), "application/atom+xml"),
+            (b"<rss", Some("application/rss+xml"), "application/rss+xml"),
+            (b"<note>", Some("text/xml"), "text/xml"),
+            (
+                b"PK\x03\x04\n\0\0\0\0\0mimetypeapplication/epub+zip",
+                Some("application/zip"),
+                "application/epub+zip",
+            ),
+            (b"PK\x03\x04\n\0\0\0\0\0mimetypeapplication/epub+zip", None, "application/epub+zip"),
+            (b"PK\x03\x04", Some("application/java-archive"), "application/java-archive"),
+            (b"PK\x03\x04", Some("text/html"), "application/zip"),
+            (b"\x1f\x8b\x08\0", Some("text/html"), "application/gzip"),
             (b"hello", Some("text/html; charset=x"), "text/html"),
             (b"hello", Some("text/plain"), "text/plain"),
             (b"<html>", Some("text/plain"), "text/plain"),
@@ -256,6 +366,14 @@ mod tests {
         let page = describe_file(&url, Some("attachment; filename*=utf-8''r%E2%80%AE.pdf"), pdf, None);
         assert_eq!(page.title.as_deref(), Some("r.pdf"));
         assert_eq!(page.description.as_deref(), Some("PDF document"));
+        for (kind, expected) in [
+            ("application/rss+xml; charset=utf-8", "RSS feed"),
+            ("application/epub+zip", "EPUB book"),
+            ("application/atom+xml", "Atom feed"),
+            ("text/xml", "XML"),
+        ] {
+            assert_eq!(describe_file(&url, None, Some(kind), None).description.as_deref(), Some(expected));
+        }
     }
 
     #[test]

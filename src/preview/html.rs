@@ -2,7 +2,7 @@
 //!
 //! Owns the html5gum crate ([WHATWG, tokenization](https://html.spec.whatwg.org/multipage/parsing.html#tokenization)).
 //! There is no tree: who listens keeps the few facts of nesting it needs. Only the attributes in [`KEPT`] are kept, each
-//! cut at [`MAX_VALUE`], so a tag of any length costs the same.
+//! once and cut at [`MAX_VALUE`], so a tag of any length costs the same. No input deepens the stack: see [`Paced`].
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -17,8 +17,8 @@ pub(super) trait Listener {
     fn end(&mut self, name: &str);
     /// Some bytes of text, entities resolved. Pieces break anywhere, also inside a character.
     fn text(&mut self, piece: &[u8]);
-    /// Whether it has heard enough.
-    fn is_done(&self) -> bool;
+    /// Whether it has heard enough, so many bytes into the document.
+    fn is_done(&mut self, position: usize) -> bool;
 }
 
 /// How the document is written.
@@ -86,15 +86,75 @@ fn run<R: Reader, L: Listener>(reader: R, syntax: Syntax, listener: &mut L) -> R
         syntax,
         tag: Tag::default(),
         is_end: false,
+        is_in_tag: false,
         attribute: Vec::new(),
         kept: None,
         last_start: Vec::new(),
         foreign: 0,
+        position: 0,
     };
-    // Each item means that the listener is done.
-    match Tokenizer::new_with_emitter(reader, bridge).next() {
-        Some(Err(error)) => Err(error),
-        Some(Ok(())) | None => Ok(()),
+    let mut tokenizer = Tokenizer::new_with_emitter(Paced { reader, reads: 0 }, bridge);
+    loop {
+        match tokenizer.next() {
+            Some(Err(Stop::Pause)) => {}
+            Some(Err(Stop::Failed(error))) => return Err(error),
+            // Each item means that the listener is done.
+            Some(Ok(())) | None => return Ok(()),
+        }
+    }
+}
+
+/// A reader that makes the tokenizer come back to [`run`] every few double-quoted values.
+///
+/// html5gum's states call one another where one follows another, and there is one circle of such calls: around a
+/// double-quoted value, to the next attribute and its value. The compiler does not turn them into jumps, so each attribute
+/// of a tag would deepen the stack. An error of the reader ends the calls, and the next call of the tokenizer goes on where
+/// the last began to read: in the value, for that state is noted before it reads and has nothing else to keep.
+struct Paced<R> {
+    /// The document.
+    reader: R,
+    /// How often it was read in a double-quoted value since the last pause.
+    reads: u8,
+}
+
+/// Why the tokenizer came back.
+#[derive(Debug, thiserror::Error)]
+enum Stop<E: std::error::Error> {
+    /// To be called again.
+    #[error("a pause")]
+    Pause,
+    /// The document cannot be read.
+    #[error(transparent)]
+    Failed(E),
+}
+
+impl<R: Reader> Reader for Paced<R> {
+    type Error = Stop<R::Error>;
+
+    #[inline]
+    fn read_byte(&mut self) -> Result<Option<u8>, Self::Error> {
+        self.reader.read_byte().map_err(Stop::Failed)
+    }
+
+    #[inline]
+    fn try_read_string(&mut self, text: &[u8], case_sensitive: bool) -> Result<bool, Self::Error> {
+        self.reader.try_read_string(text, case_sensitive).map_err(Stop::Failed)
+    }
+
+    #[inline]
+    fn read_until<'b>(
+        &'b mut self,
+        ends: &[u8],
+        buffer: &'b mut [u8; 4],
+    ) -> Result<Option<&'b [u8]>, Self::Error> {
+        // Of all states only the double-quoted value looks for both of these and nothing before them.
+        if ends.starts_with(b"\"&") {
+            self.reads = self.reads.checked_add(1).filter(|reads| *reads <= MAX_READS).unwrap_or_default();
+            if self.reads == 0 {
+                return Err(Stop::Pause);
+            }
+        }
+        self.reader.read_until(ends, buffer).map_err(Stop::Failed)
     }
 }
 
@@ -108,6 +168,8 @@ struct Bridge<'a, L> {
     tag: Tag,
     /// Whether it is an end tag.
     is_end: bool,
+    /// Whether it is not over yet.
+    is_in_tag: bool,
     /// The name of the attribute under way.
     attribute: Vec<u8>,
     /// The attribute under way, if it is kept, and where its value begins.
@@ -116,6 +178,8 @@ struct Bridge<'a, L> {
     last_start: Vec<u8>,
     /// How many `svg` and `math` elements are open.
     foreign: usize,
+    /// How many bytes were read.
+    position: usize,
 }
 
 impl<L: Listener> Bridge<'_, L> {
@@ -137,7 +201,8 @@ impl<L: Listener> Bridge<'_, L> {
         }
     }
 
-    /// Tracks foreign content, in which neither `title` nor `style` holds raw text.
+    /// Tracks foreign content, in which neither `title` nor `style` holds raw text. `noscript` holds elements, for no script
+    /// is run here.
     fn enter(&mut self) -> Option<State> {
         let is_foreign_root = matches!(self.tag.name.as_slice(), b"svg" | b"math");
         if self.tag.is_self_closing && (is_foreign_root || self.foreign > 0 || self.syntax == Syntax::Xhtml) {
@@ -154,7 +219,7 @@ impl<L: Listener> Bridge<'_, L> {
         match self.tag.name.as_slice() {
             b"title" | b"textarea" => Some(State::RcData),
             b"script" => Some(State::ScriptData),
-            b"style" | b"iframe" | b"xmp" | b"noembed" | b"noframes" | b"noscript" => Some(State::RawText),
+            b"style" | b"iframe" | b"xmp" | b"noembed" | b"noframes" => Some(State::RawText),
             b"plaintext" => Some(State::PlainText),
             _ => None,
         }
@@ -179,7 +244,13 @@ impl<L: Listener> Emitter for Bridge<'_, L> {
 
     #[inline]
     fn pop_token(&mut self) -> Option<()> {
-        self.listener.is_done().then_some(())
+        // Where it comes back within a tag depends on the pieces in which the document comes.
+        (!self.is_in_tag && self.listener.is_done(self.position)).then_some(())
+    }
+
+    #[inline]
+    fn move_position(&mut self, offset: isize) {
+        self.position = self.position.saturating_add_signed(offset);
     }
 
     #[inline]
@@ -189,11 +260,13 @@ impl<L: Listener> Emitter for Bridge<'_, L> {
 
     fn init_start_tag(&mut self) {
         self.tag.clear();
+        self.is_in_tag = true;
         self.is_end = false;
     }
 
     fn init_end_tag(&mut self) {
         self.tag.clear();
+        self.is_in_tag = true;
         self.is_end = true;
     }
 
@@ -201,6 +274,7 @@ impl<L: Listener> Emitter for Bridge<'_, L> {
 
     fn emit_current_tag(&mut self) -> Option<State> {
         self.end_attribute();
+        self.is_in_tag = false;
         if self.is_end {
             if matches!(self.tag.name.as_slice(), b"svg" | b"math") {
                 self.foreign = self.foreign.saturating_sub(1);
@@ -289,12 +363,21 @@ fn text_of(bytes: &[u8]) -> &str {
 }
 
 /// The attributes that are kept.
-const KEPT: [&str; 24] = [
+const KEPT: [&str; 34] = [
     "alt",
     "aria-hidden",
     "charset",
     "class",
     "content",
+    "data-a-dynamic-image",
+    "data-image",
+    "data-large_image",
+    "data-lazy",
+    "data-lazy-src",
+    "data-lazy-srcset",
+    "data-old-hires",
+    "data-orig-file",
+    "data-original",
     "data-src",
     "data-srcset",
     "height",
@@ -304,6 +387,7 @@ const KEPT: [&str; 24] = [
     "id",
     "itemprop",
     "name",
+    "poster",
     "property",
     "rel",
     "role",
@@ -323,8 +407,84 @@ const BREAKS_OUT: [&str; 17] = [
     "table", "ul",
 ];
 
+/// How often the tokenizer reads double-quoted values before it comes back. Each takes up to half a kilobyte of the stack.
+const MAX_READS: u8 = 16;
+
 /// Longest name of a tag or attribute, bytes; a longer one is unknown anyway.
 const MAX_NAME: usize = 32;
 
 /// Longest value of an attribute, bytes. A URL that is longer is none, a text is cut far shorter.
 pub(super) const MAX_VALUE: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::arithmetic_side_effects,
+        clippy::format_push_string,
+        clippy::format_collect,
+        reason = "tests"
+    )]
+    use super::*;
+
+    /// Writes down what it hears.
+    #[derive(Default, PartialEq, Eq, Debug)]
+    struct Scribe(String);
+
+    impl Listener for Scribe {
+        fn start(&mut self, tag: &Tag) {
+            let values: Vec<_> = KEPT.iter().filter_map(|name| Some((*name, tag.get(name)?))).collect();
+            self.0.push_str(&format!("<{} {values:?} {}>", tag.name(), tag.is_self_closing()));
+        }
+
+        fn end(&mut self, name: &str) {
+            self.0.push_str(&format!("</{name}>"));
+        }
+
+        fn text(&mut self, piece: &[u8]) {
+            self.0.push_str(text_of(piece));
+        }
+
+        fn is_done(&mut self, _position: usize) -> bool {
+            false
+        }
+    }
+
+    fn heard(html: &str) -> String {
+        let mut scribe = Scribe::default();
+        read_bytes(html.as_bytes(), &mut scribe);
+        scribe.0
+    }
+
+    #[test]
+    fn a_value_is_the_same_in_either_quotes() {
+        for (html, expected) in [
+            (r#"<a href="x">t</a>"#, r#"<a [("href", "x")] false>t</a>"#),
+            (r#"<a href="">"#, r#"<a [("href", "")] false>"#),
+            (
+                r#"<a href="1&amp;2&#51;&x&" id="b"class="c"/>"#,
+                r#"<a [("class", "c"), ("href", "1&23&x&"), ("id", "b")] true>"#,
+            ),
+            (r#"<a href = "a'b>c" href="later">"#, r#"<a [("href", "a'b>c")] false>"#),
+            ("<a href=\"a\r\nb\rc\0\">", "<a [(\"href\", \"a\\nb\\nc\u{fffd}\")] false>"),
+            (r#"</a href="x">t"#, "</a>t"),
+            (r#"<a href="x"#, ""),
+            (r#"<a href="x&"#, ""),
+        ] {
+            assert_eq!(heard(html), expected, "{html}");
+            let other = html.replace('\'', "\u{1}").replace('"', "'").replace('\u{1}', "\"");
+            let expected = expected.replace("a'b>c", "a\\\"b>c");
+            assert_eq!(heard(&other), expected, "{other}");
+        }
+    }
+
+    #[test]
+    fn of_a_tag_without_end_little_is_kept() {
+        let mut tag = String::from("<a ");
+        for n in 0..1000 {
+            tag.push_str(&format!("data-{n}=\"{}\" href=\"{n}\" title{n} ", "v".repeat(1000)));
+        }
+        assert_eq!(heard(&format!("{tag}>")), r#"<a [("href", "0")] false>"#);
+        let all: String = KEPT.iter().map(|name| format!("{name}=\"{}\" ", "v".repeat(100_000))).collect();
+        assert!(heard(&format!("<a {all}>")).len() < KEPT.len() * (MAX_VALUE + MAX_NAME + 10));
+    }
+}

@@ -10,8 +10,8 @@ use super::declared::{RawImage, pixels};
 /// What the scripts of a page say.
 #[derive(Debug, Default)]
 pub(super) struct JsonLd {
-    /// The type and title of what the page is about.
-    subject: Option<(String, String)>,
+    /// What the page is about.
+    subject: Option<Subject>,
     /// Whether the page is about several things, so about none.
     is_list: bool,
     /// A description.
@@ -24,6 +24,24 @@ pub(super) struct JsonLd {
     images: Vec<RawImage>,
     /// Images of the page.
     page_images: Vec<RawImage>,
+}
+
+/// What a page is about.
+#[derive(Debug)]
+struct Subject {
+    /// Its type.
+    kind: String,
+    /// Its title.
+    headline: Option<String>,
+    /// Its name, which may be its title too.
+    name: Option<String>,
+}
+
+impl Subject {
+    /// What it is called.
+    fn title(&self) -> Option<&str> {
+        self.headline.as_deref().or(self.name.as_deref())
+    }
 }
 
 impl JsonLd {
@@ -45,9 +63,14 @@ impl JsonLd {
         }
     }
 
-    /// The title of what the page is about.
-    pub(super) fn title(&self) -> Option<&str> {
-        self.subject.as_ref().filter(|_| !self.is_list).map(|(_, title)| title.as_str())
+    /// The title of what the page is about. Of a headline and a name, which wikis use for a description and the title, the
+    /// one that is in `document`, the page's own title, counts.
+    pub(super) fn title(&self, document: Option<&str>) -> Option<&str> {
+        let subject = self.subject.as_ref().filter(|_| !self.is_list)?;
+        let document = document.unwrap_or_default().to_lowercase();
+        let is_said = |text: &&str| document.contains(text.trim().to_lowercase().as_str());
+        let headline = subject.headline.as_deref().filter(is_said);
+        headline.or_else(|| subject.name.as_deref().filter(is_said)).or_else(|| subject.title())
     }
 
     /// Its description.
@@ -71,15 +94,17 @@ impl JsonLd {
         let text = |key: &str| node.get(key).and_then(Value::as_str).filter(|text| !text.trim().is_empty());
         match Role::of(kind) {
             Role::Subject => {
-                let title = text("headline").or_else(|| text("name")).unwrap_or_default();
+                let owned = |key| text(key).map(str::to_owned);
+                let subject =
+                    Subject { kind: kind.to_owned(), headline: owned("headline"), name: owned("name") };
                 match &self.subject {
-                    Some((known, _)) if known != kind => return,
-                    Some((_, known)) if known != title => {
+                    Some(known) if known.kind != subject.kind => return,
+                    Some(known) if known.title() != subject.title() => {
                         self.is_list = true;
                         return;
                     }
                     Some(_) => {}
-                    None => self.subject = Some((kind.to_owned(), title.to_owned())),
+                    None => self.subject = Some(subject),
                 }
                 self.description = self.description.take().or(text("description").map(str::to_owned));
                 for key in ["image", "thumbnailUrl", "thumbnail"] {
@@ -258,7 +283,7 @@ mod tests {
                 r##"{{"@graph":[{{"@type":"NewsArticle","headline":"H","image":{image}}},
                 {{"@type":"ImageObject","@id":"#i","url":"https://x.example/a.jpg"}}]}}"##
             ));
-            assert_eq!(json_ld.title(), Some("H"));
+            assert_eq!(json_ld.title(None), Some("H"));
             assert_eq!(json_ld.images().len(), 1, "{image}");
             assert_eq!(json_ld.images()[0].src, "https://x.example/a.jpg");
         }
@@ -269,16 +294,34 @@ mod tests {
         let json_ld = read(
             r#"[{"@type":"Product","name":"A","image":"/a"},{"@type":"Product","name":"B","image":"/b"}]"#,
         );
-        assert_eq!((json_ld.title(), json_ld.images().len()), (None, 0));
+        assert_eq!((json_ld.title(None), json_ld.images().len()), (None, 0));
+    }
+
+    #[test]
+    fn of_headline_and_name_the_one_in_the_pages_title_is_its_title() {
+        let wiki = read(
+            r#"{"@type":"Article","name":"Hermitian matrix","headline":"matrix equal to its transpose"}"#,
+        );
+        for (document, expected) in [
+            (Some("Hermitian matrix - Wiki"), "Hermitian matrix"),
+            (Some("HERMITIAN MATRIX"), "Hermitian matrix"),
+            (Some("Wiki: matrix equal to its transpose"), "matrix equal to its transpose"),
+            (Some("Something else"), "matrix equal to its transpose"),
+            (None, "matrix equal to its transpose"),
+        ] {
+            assert_eq!(wiki.title(document), Some(expected), "{document:?}");
+        }
+        let named = read(r#"{"@type":"Recipe","name":"Soup"}"#);
+        assert_eq!(named.title(Some("Best dishes")), Some("Soup"));
     }
 
     #[test]
     fn usual_faults_are_read_over_and_others_yield_nothing() {
         let json_ld =
             read("<!-- \n//<![CDATA[\n{\"@type\":\"Recipe\",\"name\":\"Soup\nof the day\"}; //]]> -->");
-        assert_eq!(json_ld.title(), Some("Soup of the day"));
+        assert_eq!(json_ld.title(None), Some("Soup of the day"));
         for broken in ["{", "}{", "", "null", "{\"@type\": \"Recipe\", name: 1}", &"[".repeat(100_000)] {
-            assert_eq!(read(broken).title(), None);
+            assert_eq!(read(broken).title(None), None);
         }
     }
 }

@@ -7,13 +7,17 @@
 
 mod body;
 mod charset;
+mod data_url;
 mod declared;
 mod fetch;
 mod file;
+mod furniture;
 mod html;
 mod json_ld;
 mod oembed;
 mod page;
+#[cfg(test)]
+mod situations;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -23,9 +27,12 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 use url::Url;
 
+pub(crate) use data_url::read_data_url;
 pub(crate) use fetch::{Fetcher, Landing, Link, Step, Trip, Wants, broke_off, late};
 pub(crate) use file::{Format, describe_file, media_type, sniff};
-pub(crate) use oembed::{Embed, MAX_ANSWER as MAX_OEMBED, MAX_CACHE_AGE, Providers, parse_oembed};
+pub(crate) use oembed::{
+    Embed, MAX_ANSWER as MAX_OEMBED, MAX_CACHE_AGE, Providers, json_in_utf8, parse_oembed,
+};
 pub(crate) use page::read_page;
 
 /// What a page says of itself. Every text is clean: one line, no control characters, no markup, of bounded length.
@@ -41,10 +48,12 @@ pub(crate) struct Page {
     pub(crate) kind: Option<String>,
     /// `og:url`, the address that the page prefers.
     pub(crate) url: Option<Url>,
-    /// Pictures to show, best first. The first that can be fetched and decoded is `og:image`.
+    /// Pictures to show, best first, by their [`Origin`]. The first that can be fetched and decoded is `og:image`.
     pub(crate) images: Vec<Image>,
     /// Where an oEmbed description of the page is to be had, found in the page.
     pub(crate) oembed: Option<Url>,
+    /// Where the page sends its readers at once (`http-equiv=refresh`), if it says nothing of itself.
+    pub(crate) refresh: Option<Url>,
     /// Further keys (`og:locale`, `article:author`, …) with their values.
     pub(crate) more: BTreeMap<String, String>,
 }
@@ -60,6 +69,30 @@ pub(crate) struct Image {
     pub(crate) height: Option<u32>,
     /// `og:image:alt`
     pub(crate) alt: Option<String>,
+    /// Why it may stand for the page.
+    pub(crate) origin: Origin,
+}
+
+/// Why a picture may stand for a page, best first. One stands in only where none of a better origin can be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Origin {
+    /// The page says so.
+    Declared,
+    /// The page shows it.
+    Shown,
+    /// It is the icon of the site.
+    Icon,
+}
+
+impl Origin {
+    /// Most pictures of this origin.
+    fn most(self) -> usize {
+        match self {
+            Self::Declared => 6,
+            Self::Shown => 5,
+            Self::Icon => 1,
+        }
+    }
 }
 
 impl Page {
@@ -76,6 +109,7 @@ impl Page {
                 self.images.push(image);
             }
         }
+        self.images.sort_by_key(|image| image.origin);
         for (key, value) in other.more {
             if self.more.len() < MAX_MORE {
                 self.more.entry(key).or_insert(value);
@@ -103,8 +137,8 @@ impl Page {
     }
 }
 
-/// Most pictures a page offers.
-const MAX_IMAGES: usize = 8;
+/// Most pictures a page offers: as many as there are of each origin.
+const MAX_IMAGES: usize = 12;
 
 /// Most further keys; with those of the page and its image at most 50.
 const MAX_MORE: usize = 36;

@@ -7,15 +7,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use encoding_rs::{Encoding, WINDOWS_1252};
+use percent_encoding::{CONTROLS, utf8_percent_encode};
 use serde_json::Value;
 use url::Url;
 use wildmatch::WildMatch;
 
+use super::body::MIN_SIDE;
+use super::declared::RawImage;
 use super::declared::pixels;
 use super::html::{self, Listener, Tag, push_capped};
 use super::page::{MAX_DESCRIPTION, MAX_NAME, MAX_TITLE, absolute};
-use super::{Image, Page, text};
-use crate::config::OembedProvider;
+use super::{Image, Origin, Page, text};
+use crate::config::{OembedProvider, host_glob};
 
 /// What an oEmbed answer says of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +74,17 @@ impl Pattern {
     fn parse(glob: &str) -> Option<Self> {
         let (_scheme, rest) = glob.split_once("://")?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, "*"));
+        // As URLs have them: the host in its normal form, other letters than ASCII in the path encoded.
+        let is_port =
+            |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit() || byte == b'*');
+        let split = authority.rsplit_once(':').filter(|(_, port)| is_port(port));
+        let (host, port) = split.map_or((authority, ""), |(host, port)| (host, port));
+        let host = host_glob(host).ok()?;
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let colon = if port.is_empty() { "" } else { ":" };
         Some(Self {
-            authority: WildMatch::new(&authority.to_ascii_lowercase()),
-            path: WildMatch::new(&format!("/{path}")),
+            authority: WildMatch::new(&format!("{host}{colon}{port}")),
+            path: WildMatch::new(&format!("/{}", utf8_percent_encode(path, CONTROLS))),
         })
     }
 
@@ -108,6 +120,21 @@ fn question(mut endpoint: Url, url: &Url) -> Url {
     endpoint
 }
 
+/// An answer in UTF-8, which it should be in, whatever it came in: what is no UTF-8 is what `content_type` declares, else Latin-1.
+pub(crate) fn json_in_utf8(json: Vec<u8>, content_type: Option<&str>) -> Vec<u8> {
+    let mark = Encoding::for_bom(&json).map(|(encoding, _)| encoding);
+    if mark.is_none() && std::str::from_utf8(&json).is_ok() {
+        return json;
+    }
+    let declared = || {
+        let parameters = content_type?.to_ascii_lowercase();
+        let (_, label) = parameters.split_once("charset=")?;
+        Encoding::for_label(label.split(';').next()?.trim_matches(['"', '\'', ' ']).as_bytes())
+    };
+    let encoding = mark.or_else(declared).unwrap_or(WINDOWS_1252);
+    encoding.decode(&json).0.into_owned().into_bytes()
+}
+
 /// Reads the answer that an endpoint gave at `url`. `None` if it says nothing to show.
 pub(crate) fn parse_oembed(json: &[u8], url: &Url) -> Option<Embed> {
     if json.len() > MAX_ANSWER {
@@ -115,7 +142,8 @@ pub(crate) fn parse_oembed(json: &[u8], url: &Url) -> Option<Embed> {
     }
     let answer: Value = serde_json::from_slice(json).ok()?;
     let get = |key: &str, max| text::clean_json(answer.get(key)?.as_str()?, max);
-    let said = answer.get("html").and_then(Value::as_str).and_then(text_of_embed);
+    let html = answer.get("html").and_then(Value::as_str);
+    let said = html.and_then(text_of_embed);
     let author = get("author_name", MAX_NAME);
     let title = get("title", MAX_TITLE);
     let description =
@@ -129,11 +157,18 @@ pub(crate) fn parse_oembed(json: &[u8], url: &Url) -> Option<Embed> {
     let is_photo = answer.get("type").and_then(Value::as_str) == Some("photo");
     let photo = is_photo.then(|| image(&answer, url, ["url", "width", "height"])).flatten();
     let thumbnail = image(&answer, url, ["thumbnail_url", "thumbnail_width", "thumbnail_height"]);
+    let shown = html.and_then(|html| picture_of_embed(html, url));
+    let kind = match answer.get("type").and_then(Value::as_str) {
+        Some("video") => Some("video.other"),
+        Some("link") => Some("website"),
+        _ => None,
+    };
     let page = Page {
         title,
         description,
         site_name: get("provider_name", MAX_NAME),
-        images: photo.into_iter().chain(thumbnail).collect(),
+        kind: kind.map(str::to_owned),
+        images: photo.into_iter().chain(thumbnail).chain(shown).collect(),
         more,
         ..Page::default()
     };
@@ -146,7 +181,7 @@ pub(crate) fn parse_oembed(json: &[u8], url: &Url) -> Option<Embed> {
 fn image(answer: &Value, base: &Url, [url, width, height]: [&str; 3]) -> Option<Image> {
     let url = absolute(base, answer.get(url)?.as_str()?)?;
     let side = |key: &str| answer.get(key).and_then(number).and_then(|px| pixels(&px.to_string()));
-    Some(Image { url, width: side(width), height: side(height), alt: None })
+    Some(Image { url, width: side(width), height: side(height), alt: None, origin: Origin::Declared })
 }
 
 /// A number, which some sites write as text.
@@ -160,6 +195,40 @@ fn text_of_embed(html: &str) -> Option<String> {
     html::read_bytes(html.as_bytes(), &mut listener);
     let paragraphs = text::line(&String::from_utf8_lossy(&listener.text), MAX_DESCRIPTION);
     paragraphs.or_else(|| text::line(&text::text_of_html(html), MAX_DESCRIPTION))
+}
+
+/// The first picture in the HTML to embed.
+fn picture_of_embed(html: &str, base: &Url) -> Option<Image> {
+    let mut pictures = Pictures::default();
+    html::read_bytes(html.as_bytes(), &mut pictures);
+    let RawImage { src, width, height, .. } = pictures.first?;
+    Some(Image { url: absolute(base, &src)?, width, height, alt: None, origin: Origin::Shown })
+}
+
+/// Looks for a picture that is more than an ornament.
+#[derive(Default)]
+struct Pictures {
+    /// The first.
+    first: Option<RawImage>,
+}
+
+impl Listener for Pictures {
+    fn start(&mut self, tag: &Tag) {
+        if tag.name() == "img" && self.first.is_none() {
+            let is_small = |image: &RawImage| {
+                [image.width, image.height].into_iter().flatten().any(|side| side < MIN_SIDE)
+            };
+            self.first = RawImage::of_img(tag, None).filter(|image| !is_small(image));
+        }
+    }
+
+    fn end(&mut self, _name: &str) {}
+
+    fn text(&mut self, _piece: &[u8]) {}
+
+    fn is_done(&mut self, _position: usize) -> bool {
+        self.first.is_some()
+    }
 }
 
 /// Gathers the text of paragraphs: in an embedded post they are the post, what is around them its signature.
@@ -189,7 +258,7 @@ impl Listener for Paragraphs {
         }
     }
 
-    fn is_done(&self) -> bool {
+    fn is_done(&mut self, _position: usize) -> bool {
         false
     }
 }
@@ -245,7 +314,7 @@ const KNOWN: [(&str, &[&str]); 7] = [
 pub(crate) const MAX_CACHE_AGE: Duration = Duration::from_hours(24);
 
 /// Longest answer read, bytes.
-pub(crate) const MAX_ANSWER: usize = 128 * 1024;
+pub(crate) const MAX_ANSWER: usize = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -264,7 +333,11 @@ mod tests {
     fn known_sites_are_asked_at_their_endpoints() {
         let providers = Providers::new(&[OembedProvider {
             endpoint: "https://tube.example/oembed.{format}?theme=dark".to_owned(),
-            urls: vec!["https://tube.example:8443/watch/*".to_owned(), "https://youtu.be/mine*".to_owned()],
+            urls: vec![
+                "https://tube.example:8443/watch/*".to_owned(),
+                "https://youtu.be/mine*".to_owned(),
+                "https://*.B\u{fc}hne.example./st\u{fc}ck/*".to_owned(),
+            ],
         }]);
         for (page, expected) in [
             (
@@ -295,6 +368,12 @@ mod tests {
                 "https://tube.example:8443/watch/a",
                 Some(
                     "https://tube.example/oembed.json?theme=dark&format=json&url=https%3A%2F%2Ftube.example%3A8443%2Fwatch%2Fa",
+                ),
+            ),
+            (
+                "https://die.b\u{fc}hne.example/st\u{fc}ck/1",
+                Some(
+                    "https://tube.example/oembed.json?theme=dark&format=json&url=https%3A%2F%2Fdie.xn--bhne-0ra.example%2Fst%25C3%25BCck%2F1",
                 ),
             ),
             ("https://tube.example/watch/a", None),
@@ -368,6 +447,53 @@ mod tests {
         assert_eq!(embed.page.description.as_deref(), Some("Shipping day! See notes & more"));
         assert_eq!(embed.cache_age, Some(Duration::from_hours(1)));
         assert!(embed.page.more.is_empty());
+    }
+
+    #[test]
+    fn answers_in_other_character_sets_are_read() {
+        let latin =
+            |text: &str| text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect::<Vec<_>>();
+        let (json, utf8) = (r#"{"title":"Stra\u{df}e \u{e4}"}"#, "{\"title\":\"Stra\u{df}e \u{e4}\"}");
+        let json = json.replace("\\u{df}", "\u{df}").replace("\\u{e4}", "\u{e4}");
+        let wide: Vec<u8> =
+            [0xfeff].into_iter().chain(json.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+        for (bytes, content_type) in [
+            (json.clone().into_bytes(), Some("application/json; charset=iso-8859-1")),
+            (latin(&json), Some("application/json; charset=ISO-8859-1")),
+            (latin(&json), Some("application/json; charset=\"windows-1252\"; x=y")),
+            (latin(&json), Some("application/json")),
+            (latin(&json), None),
+            (latin(&json), Some("application/json; charset=utf-8")),
+            (wide, None),
+            (format!("\u{feff}{json}").into_bytes(), None),
+        ] {
+            let read = json_in_utf8(bytes, content_type);
+            if content_type.is_none_or(|kind| !kind.ends_with("utf-8")) {
+                assert_eq!(String::from_utf8(read).unwrap(), utf8, "{content_type:?}");
+            } else {
+                assert!(String::from_utf8(read).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn the_html_to_embed_may_have_the_picture() {
+        let embed = parse(
+            r#"{"type":"rich","title":"T","html":"<img src='/dot.png' width=1 height=1><a href=x><img src=\"/p.jpg\" width=640 height=480></a>"}"#,
+        )
+        .unwrap();
+        let image = &embed.page.images[0];
+        assert_eq!((image.url.as_str(), image.width), ("https://x.example/p.jpg", Some(640)));
+    }
+
+    #[test]
+    fn what_an_answer_is_about_is_its_type() {
+        for (kind, expected) in
+            [("video", Some("video.other")), ("link", Some("website")), ("rich", None), ("photo", None)]
+        {
+            let embed = parse(&format!(r#"{{"type":"{kind}","title":"T"}}"#)).unwrap();
+            assert_eq!(embed.page.kind.as_deref(), expected, "{kind}");
+        }
     }
 
     #[test]

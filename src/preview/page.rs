@@ -8,11 +8,11 @@ use std::io::{self, Read};
 use url::Url;
 
 use super::body::Body;
-use super::charset::Utf8Body;
+use super::charset::{self, Heard, Utf8Body};
 use super::declared::{Declared, IMAGE_KEYS, RawImage};
 use super::html::{self, Listener, Syntax, Tag, push_capped};
 use super::json_ld::{self, JsonLd};
-use super::{Image, MAX_IMAGES, MAX_MORE, Page, oembed, text};
+use super::{Image, MAX_IMAGES, MAX_MORE, Origin, Page, oembed, text};
 
 /// Reads as much of `body` as it takes to describe the page at `url`. A body that breaks off is described by what came;
 /// an error is one before the first byte.
@@ -21,8 +21,9 @@ pub(crate) fn read_page(body: &mut dyn Read, content_type: Option<&str>, url: &U
         content_type.is_some_and(|value| value.to_ascii_lowercase().contains("application/xhtml+xml"));
     let syntax = if is_xhtml { Syntax::Xhtml } else { Syntax::Html };
     let mut reader = PageReader::default();
-    html::read(Utf8Body::open(body, content_type, url)?, syntax, &mut reader)?;
-    reader.body.finish();
+    let body = Utf8Body::open(body, content_type, url, reader.charset.clone())?;
+    html::read(body, syntax, &mut reader)?;
+    reader.finish();
     Ok(reader.page(url))
 }
 
@@ -41,10 +42,14 @@ struct PageReader {
     gathered: Vec<u8>,
     /// What it is gathered for.
     gathering: Gathering,
+    /// The character set that it declares.
+    charset: Heard,
     /// Whether the head is over.
     is_in_body: bool,
-    /// Whether more would change nothing.
-    is_done: bool,
+    /// Whether all is known, at least by what is declared.
+    is_whole: bool,
+    /// Where it is read to for the sake of a picture, should the declared one fail, bytes.
+    end: Option<usize>,
 }
 
 /// Which text is gathered.
@@ -62,13 +67,16 @@ enum Gathering {
 impl Listener for PageReader {
     fn start(&mut self, tag: &Tag) {
         match tag.name() {
-            "meta" => self.declared.meta(tag),
+            "meta" => {
+                self.declared.meta(tag);
+                charset::hear(tag, &self.charset);
+            }
             "link" => self.declared.link(tag),
             "base" => self.declared.base(tag),
             "title" if self.title.is_none() && !self.body.is_apart() => self.gathering = Gathering::Title,
             "script" if tag.get("type").is_some_and(is_json_ld) => self.gathering = Gathering::JsonLd,
             name => {
-                if !self.is_in_body && !IN_HEAD.contains(&name) {
+                if !self.is_in_body && !IN_HEAD.contains(&name) && !self.body.is_apart() {
                     self.is_in_body = true;
                     self.settle();
                 }
@@ -104,8 +112,12 @@ impl Listener for PageReader {
         }
     }
 
-    fn is_done(&self) -> bool {
-        self.is_done
+    fn is_done(&mut self, position: usize) -> bool {
+        if !self.is_whole {
+            return false;
+        }
+        let end = *self.end.get_or_insert(position.saturating_add(READ_ON));
+        self.body.has_image() || position >= end
     }
 }
 
@@ -116,14 +128,22 @@ impl PageReader {
         self.gathering = Gathering::Body;
     }
 
-    /// Decides whether more would change nothing: the head is over, and title, description and picture are known.
+    /// Decides whether all is known: the head is over, and title, description and picture are there.
     fn settle(&mut self) {
         let has = |key| self.declared.get(key).is_some();
         let has_title = self.title.is_some() || has("og:title") || has("twitter:title");
-        self.is_done = self.is_in_body
+        self.is_whole = self.is_in_body
             && has_title
             && (self.declared.has_image() || !self.json_ld.images().is_empty() || self.body.has_image())
             && (DESCRIPTIONS.iter().any(|key| has(key)) || self.body.has_text());
+    }
+
+    /// The end of the document. A title that was never closed is what there is, as in browsers.
+    fn finish(&mut self) {
+        if self.gathering == Gathering::Title {
+            self.title = text::line(&String::from_utf8_lossy(&self.gathered), MAX_TITLE);
+        }
+        self.body.finish();
     }
 
     /// The page.
@@ -136,20 +156,22 @@ impl PageReader {
         let canonical = [self.declared.get("og:url"), self.declared.canonical.as_deref()];
         let mut page = Page {
             title: first(&["og:title", "twitter:title"], MAX_TITLE)
-                .or_else(|| json(self.json_ld.title(), MAX_TITLE))
+                .or_else(|| json(self.json_ld.title(self.title.as_deref()), MAX_TITLE))
                 .or_else(|| self.title.clone())
                 .or_else(|| first(&TITLES, MAX_TITLE))
                 .or_else(|| text::line(self.body.heading()?, MAX_TITLE)),
             description: first(&DESCRIPTIONS, MAX_DESCRIPTION)
                 .or_else(|| json(self.json_ld.description(), MAX_DESCRIPTION))
-                .or_else(|| text::line(self.body.text()?, MAX_BODY_TEXT)),
+                .or_else(|| text::sentences(self.body.text()?, MAX_BODY_TEXT)),
             site_name: first(&["og:site_name", "application-name"], MAX_NAME)
-                .or_else(|| json(self.json_ld.site_name(), MAX_NAME)),
+                .or_else(|| json(self.json_ld.site_name(), MAX_NAME))
+                .or_else(|| declared("twitter:site", MAX_NAME)),
             // Lower case first: a few letters become two.
             kind: self.declared.get("og:type").and_then(|kind| text::clean(&kind.to_lowercase(), MAX_NAME)),
             url: canonical.into_iter().flatten().find_map(|address| absolute(base, address)),
             images: self.images(base),
             oembed: self.declared.oembed.as_deref().and_then(|address| absolute(base, address)),
+            refresh: self.refresh(base, url),
             more: self.more(base),
         };
         if page.oembed.is_none() && (page.description.is_none() || page.images.is_empty()) {
@@ -158,7 +180,31 @@ impl PageReader {
         page
     }
 
-    /// The pictures: those declared; without any, those shown; without any, a large icon.
+    /// Where the page sends its readers at once, if it says nothing of itself: its title is an address or says no more than
+    /// that it leads elsewhere.
+    fn refresh(&self, base: &Url, url: &Url) -> Option<Url> {
+        let target = absolute(base, self.declared.refresh.as_deref()?)?;
+        let has = |key: &str| self.declared.get(key).is_some();
+        let is_title = |title: &str| {
+            let title = title.to_lowercase();
+            !title.contains("://") && !LEADING.iter().any(|word| title.contains(word))
+        };
+        let is_title = self.title.as_deref().is_some_and(is_title);
+        let says_something = is_title
+            || has("og:title")
+            || has("twitter:title")
+            || DESCRIPTIONS.iter().any(|key| has(key))
+            || self.declared.has_image()
+            || self.body.has_prose();
+        let whole = |url: &Url| {
+            let mut url = url.clone();
+            url.set_fragment(None);
+            url
+        };
+        (!says_something && whole(&target) != whole(url)).then_some(target)
+    }
+
+    /// The pictures, best first: those declared, those shown, large icons.
     fn images(&self, base: &Url) -> Vec<Image> {
         let mut declared = self.declared.images.clone();
         declared.sort_by_key(fitness);
@@ -173,14 +219,14 @@ impl PageReader {
             }
         }
         declared.extend_from_slice(&self.declared.link_images);
-        let shown = self.body.images().cloned().collect();
-        for candidates in [declared, shown, self.declared.icons.clone()] {
-            let images = resolve(base, &candidates);
-            if !images.is_empty() {
-                return images;
-            }
+        let shown: Vec<RawImage> = self.body.images().cloned().collect();
+        let mut images = Vec::new();
+        for (origin, candidates) in
+            [(Origin::Declared, &declared), (Origin::Shown, &shown), (Origin::Icon, &self.declared.icons)]
+        {
+            resolve(base, candidates, origin, &mut images);
         }
-        Vec::new()
+        images
     }
 
     /// The further keys.
@@ -207,21 +253,20 @@ impl PageReader {
     }
 }
 
-/// Candidates as pictures that can be fetched and shown, each once.
-fn resolve(base: &Url, candidates: &[RawImage]) -> Vec<Image> {
-    let mut images: Vec<Image> = Vec::new();
+/// Adds candidates as pictures that can be fetched and shown, each once.
+fn resolve(base: &Url, candidates: &[RawImage], origin: Origin, images: &mut Vec<Image>) {
+    let room = images.len().saturating_add(origin.most()).min(MAX_IMAGES);
     for raw in candidates {
         let Some(mut url) = absolute(base, &raw.src) else { continue };
         url.set_fragment(None);
         if let Some(known) = images.iter_mut().find(|image| image.url == url) {
             known.width = known.width.or(raw.width);
             known.height = known.height.or(raw.height);
-        } else if images.len() < MAX_IMAGES && raw.is_showable() {
+        } else if images.len() < room && raw.is_showable() {
             let alt = raw.alt.as_deref().and_then(|alt| text::clean(alt, MAX_TITLE));
-            images.push(Image { url, width: raw.width, height: raw.height, alt });
+            images.push(Image { url, width: raw.width, height: raw.height, alt, origin });
         }
     }
-    images
 }
 
 /// How fit a declared image is to be the first: 0 unless it says that it is small. Among equals the page's order stands,
@@ -275,6 +320,12 @@ const DESCRIPTIONS: [&str; 6] = [
 /// Where a title is declared besides, best first.
 const TITLES: [&str; 6] =
     ["itemprop:headline", "itemprop:name", "title", "dc.title", "dcterms.title", "citation_title"];
+
+/// Words in titles of pages that only lead elsewhere.
+const LEADING: [&str; 5] = ["redirect", "loading…", "loading...", "please wait", "moved"];
+
+/// How much further a page is read for a picture that it shows, once all is declared, bytes.
+const READ_ON: usize = 64 * 1024;
 
 /// Longest title, characters.
 pub(super) const MAX_TITLE: usize = 200;

@@ -4,23 +4,85 @@
 //! the preview; the marks that order a name in Arabic or Hebrew (U+200E, U+200F, U+061C) and the joiners of Persian and
 //! of emoji stay.
 
+use std::borrow::Cow;
+
 use super::html::{self, Listener, Tag, push_capped};
 
 /// A value that a page declares, as one line of at most `max` characters; `None` if nothing is left. Values that are HTML
-/// are read as HTML, once.
+/// are read as HTML, and entities that were escaped once too often become what they stand for.
 pub(super) fn clean(value: &str, max: usize) -> Option<String> {
     let value = beginning(value);
-    if is_html(value) { line(&text_of_html(value), max) } else { line(value, max) }
+    if is_html(value) {
+        return line(&unescape(&text_of_html(value)), max);
+    }
+    let value = unescape(value);
+    if is_html(&value) { line(&text_of_html(&value), max) } else { line(&value, max) }
 }
 
 /// A value of JSON, which ought to be text but often has entities or is HTML.
 pub(super) fn clean_json(value: &str, max: usize) -> Option<String> {
-    let value = beginning(value);
-    if value.contains('&') && !is_html(value) {
-        line(&text_of_html(&value.replace('<', "&lt;")), max)
-    } else {
-        clean(value, max)
+    clean(&unescape(beginning(value)), max)
+}
+
+/// A text of the body as one line of at most `max` characters: of a longer one whole sentences, if there are some.
+pub(super) fn sentences(text: &str, max: usize) -> Option<String> {
+    let whole = line(text, text.len())?;
+    let Some((end, _)) = whole.char_indices().nth(max) else { return Some(whole) };
+    let least = end.div_euclid(3);
+    let fitting = whole.get(..end).unwrap_or_default();
+    let is_end = |(at, c): &(usize, char)| *at >= least && is_sentence_end(&whole, *at, *c);
+    match fitting.char_indices().rev().find(is_end) {
+        Some((at, c)) => whole.get(..at.saturating_add(c.len_utf8())).map(str::to_owned),
+        None => Some(shorten(&whole, max)),
     }
+}
+
+/// Whether the text is a sentence, or several: it ends as one.
+pub(super) fn is_sentence(text: &str) -> bool {
+    let text = text.trim_end_matches(CLOSING);
+    text.ends_with(['.', '!', '?', '。', '！', '？', '؟', '।']) && !text.ends_with("..")
+}
+
+/// Whether a sentence ends with the character `c` at `at`. One after a short word ends an abbreviation.
+fn is_sentence_end(text: &str, at: usize, c: char) -> bool {
+    let after = text.get(at.saturating_add(c.len_utf8())..).unwrap_or_default();
+    match c {
+        '。' | '！' | '？' => true,
+        '.' | '!' | '?' | '؟' | '।' => {
+            let before = text.get(..at).unwrap_or_default();
+            let word = before.rsplit([' ', '.', '(']).next().unwrap_or_default();
+            let begins = after.trim_start_matches(' ').chars().next();
+            after.starts_with(' ')
+                && word.chars().count() >= 3
+                && begins.is_none_or(|begins| !begins.is_lowercase())
+        }
+        _ => false,
+    }
+}
+
+/// A text with its entities resolved, those with a semicolon: it was escaped twice.
+fn unescape(text: &str) -> Cow<'_, str> {
+    if !text.contains('&') {
+        return Cow::Borrowed(text);
+    }
+    let mut resolved = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('&') {
+        resolved.push_str(before);
+        let length = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '#').unwrap_or(after.len());
+        let is_entity = (2..=MAX_ENTITY).contains(&length)
+            && after.get(length..).is_some_and(|rest| rest.starts_with(';'));
+        let end = if is_entity { length.saturating_add(1) } else { 0 };
+        let entity =
+            rest.get(before.len()..before.len().saturating_add(1).saturating_add(end)).unwrap_or("&");
+        let text = if is_entity { text_of_html(entity) } else { "&".to_owned() };
+        // Of an unknown name the beginning may be known, without its semicolon.
+        let is_known = text == ";" || !text.ends_with(';');
+        resolved.push_str(if is_known { &text } else { entity });
+        rest = after.get(end..).unwrap_or_default();
+    }
+    resolved.push_str(rest);
+    Cow::Owned(resolved)
 }
 
 /// As much of a value as is looked at: [`is_html`] may look at each byte many times.
@@ -28,8 +90,11 @@ fn beginning(value: &str) -> &str {
     value.get(..value.floor_char_boundary(MAX_GATHERED)).unwrap_or(value)
 }
 
-/// Text as one line of at most `max` characters, whatever it says.
+/// Text as one line of at most `max` characters, whatever it says; `None` if it is none.
 pub(super) fn line(text: &str, max: usize) -> Option<String> {
+    if is_garbage(text) {
+        return None;
+    }
     let mut line = String::new();
     let mut length = 0_usize;
     let mut is_gap = false;
@@ -72,10 +137,30 @@ fn is_html(value: &str) -> bool {
         if !TEXT_ELEMENTS.iter().any(|known| known.eq_ignore_ascii_case(name)) {
             return false;
         }
-        let Some((inside, _)) = rest.split_once('>') else { return false };
+        let Some((inside, after)) = rest.split_once('>') else { return false };
         let is_break = name.eq_ignore_ascii_case("br") && at > 0;
-        is_end || is_break || inside.trim_end().ends_with('/') || inside.contains('=')
+        let before = value.get(..at).unwrap_or_default();
+        let is_glued = inside.is_empty()
+            && BREAKING.iter().any(|known| known.eq_ignore_ascii_case(name))
+            && joins(before, after);
+        is_end || is_break || is_glued || inside.trim_end().ends_with('/') || inside.contains('=')
     })
+}
+
+/// Whether a tag between two texts stands where only markup does: at the start or behind a word, before a word. What a page
+/// about HTML talks of has blanks around it, or is in the plural.
+fn joins(before: &str, after: &str) -> bool {
+    let is_behind = !before.ends_with(char::is_whitespace);
+    let word = after.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+    let ends_all = after.is_empty() && is_sentence(before);
+    is_behind && (!matches!(word, "" | "s") || ends_all)
+}
+
+/// Whether bytes that are no text were read as one: more than one character in ten is a control or could not be read.
+fn is_garbage(text: &str) -> bool {
+    let is_odd = |c: &char| *c == char::REPLACEMENT_CHARACTER || (c.is_control() && !c.is_whitespace());
+    let odd = text.chars().filter(is_odd).count();
+    odd > LEAST_GARBAGE && odd.saturating_mul(10) > text.chars().count()
 }
 
 /// Whether a character is never shown.
@@ -111,10 +196,10 @@ struct Gatherer {
 
 impl Listener for Gatherer {
     fn start(&mut self, tag: &Tag) {
-        if self.left_out.is_none() && matches!(tag.name(), "script" | "style" | "template" | "iframe") {
+        if self.left_out.is_none() && is_unseen(tag.name()) && !tag.is_self_closing() {
             self.left_out = Some(tag.name().to_owned());
         }
-        if !is_inline(tag.name()) || tag.name() == "br" {
+        if is_block(tag.name()) || tag.name() == "br" {
             push_capped(&mut self.text, b" ", MAX_GATHERED);
         }
     }
@@ -123,7 +208,7 @@ impl Listener for Gatherer {
         if self.left_out.as_deref() == Some(name) {
             self.left_out = None;
         }
-        if !is_inline(name) {
+        if is_block(name) {
             push_capped(&mut self.text, b" ", MAX_GATHERED);
         }
     }
@@ -134,22 +219,120 @@ impl Listener for Gatherer {
         }
     }
 
-    fn is_done(&self) -> bool {
+    fn is_done(&mut self, _position: usize) -> bool {
         self.text.len() >= MAX_GATHERED
     }
 }
 
-/// Whether an element stands in the middle of a line. Those that pages define themselves (`relative-time`) do.
-pub(super) fn is_inline(name: &str) -> bool {
-    INLINE.binary_search(&name).is_ok() || name.contains('-')
+/// Whether an element begins a line of its own. All others, also unknown ones, stand in the middle of a line.
+pub(super) fn is_block(name: &str) -> bool {
+    BLOCKS.binary_search(&name).is_ok()
 }
 
-/// The elements that stand in a line, in order.
-const INLINE: [&str; 38] = [
-    "a", "abbr", "acronym", "b", "bdi", "bdo", "big", "br", "cite", "code", "data", "del", "dfn", "em",
-    "font", "i", "img", "ins", "kbd", "label", "mark", "q", "ruby", "s", "samp", "script", "small", "source",
-    "span", "strike", "strong", "sub", "sup", "svg", "time", "u", "var", "wbr",
+/// Whether the text in an element is not shown as text of the page: it is none, stands in for something, or fills a control.
+pub(super) fn is_unseen(name: &str) -> bool {
+    UNSEEN.binary_search(&name).is_ok()
+}
+
+/// The elements that begin a line of their own ([WHATWG,
+/// rendering](https://html.spec.whatwg.org/multipage/rendering.html#flow-content-3)), in order.
+const BLOCKS: [&str; 58] = [
+    "address",
+    "article",
+    "aside",
+    "blockquote",
+    "body",
+    "caption",
+    "center",
+    "col",
+    "colgroup",
+    "dd",
+    "details",
+    "dialog",
+    "dir",
+    "div",
+    "dl",
+    "dt",
+    "fieldset",
+    "figcaption",
+    "figure",
+    "footer",
+    "form",
+    "frame",
+    "frameset",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "header",
+    "hgroup",
+    "hr",
+    "html",
+    "legend",
+    "li",
+    "listing",
+    "main",
+    "marquee",
+    "menu",
+    "nav",
+    "ol",
+    "optgroup",
+    "option",
+    "p",
+    "plaintext",
+    "pre",
+    "search",
+    "section",
+    "summary",
+    "table",
+    "tbody",
+    "td",
+    "tfoot",
+    "th",
+    "thead",
+    "tr",
+    "ul",
+    "xmp",
 ];
+
+/// The elements whose text is not that of the page, in order.
+const UNSEEN: [&str; 21] = [
+    "annotation",
+    "annotation-xml",
+    "applet",
+    "audio",
+    "canvas",
+    "datalist",
+    "iframe",
+    "meter",
+    "noembed",
+    "noframes",
+    "noscript",
+    "object",
+    "progress",
+    "rp",
+    "script",
+    "select",
+    "style",
+    "svg",
+    "template",
+    "textarea",
+    "video",
+];
+
+/// The elements that break a text, which texts have without their ends.
+const BREAKING: [&str; 6] = ["br", "div", "li", "ol", "p", "ul"];
+
+/// What may stand behind the end of a sentence.
+const CLOSING: [char; 8] = ['"', '\'', ')', ']', '”', '’', '»', '」'];
+
+/// As many odd characters a text may have.
+const LEAST_GARBAGE: usize = 4;
+
+/// Longest name of an entity, bytes: `CounterClockwiseContourIntegral`.
+const MAX_ENTITY: usize = 32;
 
 /// The elements that HTML in a value is made of.
 const TEXT_ELEMENTS: [&str; 36] = [
@@ -200,8 +383,8 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn inline_elements_are_in_order_for_the_search() {
-        assert!(INLINE.is_sorted());
+    fn elements_are_in_order_for_the_search() {
+        assert!(BLOCKS.is_sorted() && UNSEEN.is_sorted());
     }
 
     #[test]
@@ -243,11 +426,60 @@ mod tests {
             ("<br>: The Line Break element", "<br>: The Line Break element"),
             ("a < b and c > d", "a < b and c > d"),
             ("Vec<String> and </T>", "Vec<String> and </T>"),
-            ("I <3 you &amp; me", "I <3 you &amp; me"),
+            ("I <3 you & me", "I <3 you & me"),
+            ("<p>Hello world", "Hello world"),
+            ("First.<p>Second", "First. Second"),
+            ("All of it.<p>", "All of it."),
+            ("<P>Äpfel", "Äpfel"),
+            ("<p>: The Paragraph element", "<p>: The Paragraph element"),
+            ("<p> and <div> compared", "<p> and <div> compared"),
+            ("<div>s are boxes", "<div>s are boxes"),
+            ("x<audio>no sound</audio>y <b>z</b>", "xy z"),
         ] {
             assert_eq!(clean(value, 100).as_deref(), Some(expected), "{value}");
         }
         assert_eq!(clean_json("Caf&eacute; &#8211; a < b", 100).as_deref(), Some("Café – a < b"));
+        assert_eq!(clean_json("O&amp;#39;Neill", 100).as_deref(), Some("O'Neill"));
+    }
+
+    #[test]
+    fn what_was_escaped_twice_is_resolved_once_more() {
+        for (value, expected) in [
+            ("Tout O&#39;pre", "Tout O'pre"),
+            ("A &amp; B", "A & B"),
+            ("&quot;q&quot;", "\"q\""),
+            ("a&nbsp;b&#x41;&#65;&eacute;", "a bAAé"),
+            ("&lt;p&gt;Hello&lt;/p&gt;", "Hello"),
+            ("a &lt; b", "a < b"),
+            ("&amp;amp;", "&amp;"),
+            ("AT&T; R&D; &nothing; &; &#; &#xg; 1&2;", "AT&T; R&D; &nothing; &; &#; &#xg; 1&2;"),
+            ("a&copy=1&amp", "a&copy=1&amp"),
+            ("<b>x</b> &amp;amp; y", "x & y"),
+        ] {
+            assert_eq!(clean(value, 100).as_deref(), Some(expected), "{value}");
+        }
+    }
+
+    #[test]
+    fn of_a_long_text_whole_sentences_are_taken() {
+        for (text, max, expected) in [
+            ("One is short. Two is longer. Three is the end.", 30, "One is short. Two is longer."),
+            (
+                "One is short. Two is longer. Three is the end.",
+                100,
+                "One is short. Two is longer. Three is the end.",
+            ),
+            (
+                "It was Dr. Who of the U.S. Army that came by here",
+                40,
+                "It was Dr. Who of the U.S. Army that…",
+            ),
+            ("Short. But then no further end of anything comes", 30, "Short. But then no further…"),
+            ("日本語の文。次の文です。最後の文", 13, "日本語の文。次の文です。"),
+            ("Version 1.2.3 came out and 4.5 followed soon", 30, "Version 1.2.3 came out and…"),
+        ] {
+            assert_eq!(sentences(text, max).as_deref(), Some(expected), "{text}");
+        }
     }
 
     proptest! {

@@ -7,10 +7,10 @@ use crate::app::App;
 use crate::bridge::Pool;
 use crate::error::{Error, Kind, Result};
 use crate::media::{Candidate, Library, Picture, Reading, Summary};
-use crate::preview::{Embed, Landing, Link, Step, Wants, late};
+use crate::preview::{Embed, Image, Landing, Link, Step, Wants, late};
 
 /// Pictures tried for one preview.
-const MAX_TRIED: usize = 3;
+const MAX_TRIED: usize = 6;
 
 /// The preview of a link, as the JSON of its answer: what is remembered, kept, or made within `timeout` and once for all who
 /// ask.
@@ -27,7 +27,7 @@ pub(crate) async fn preview(app: &Arc<App>, link: Link, timeout: Duration) -> Re
 struct Deadline {
     /// What has come by then counts.
     ends: Instant,
-    /// It is waited for no longer than this: the system's resolver keeps no deadline.
+    /// It is waited for no longer than this: a thread may end its step a little later.
     given_up: Instant,
 }
 
@@ -38,6 +38,10 @@ struct Deadlines {
     extra: Deadline,
     /// Everything that comes over the network, and decoding pictures; the rest of the time is for storing them.
     all: Deadline,
+    /// Until when a preview that is kept is looked for.
+    looked_up: Instant,
+    /// When the answer is due.
+    due: Instant,
 }
 
 impl Deadlines {
@@ -48,6 +52,8 @@ impl Deadlines {
         Self {
             extra: Deadline { ends: after(10), given_up: after(11) },
             all: Deadline { ends: after(18), given_up: after(19) },
+            looked_up: after(2),
+            due: after(20),
         }
     }
 }
@@ -56,20 +62,44 @@ impl Deadlines {
 async fn make(app: &Arc<App>, link: Link, timeout: Duration) -> Result<Arc<str>> {
     let deadlines = Deadlines::within(timeout);
     let (library, of) = (Arc::clone(&app.library), link.clone());
-    if let Some(kept) = app.bridge.run(Pool::Disk, move || library.kept_preview(&of)).await? {
+    let looking = app.bridge.run(Pool::Disk, move || library.kept_preview(&of));
+    // A disk that is too slow to say has nothing.
+    let kept = tokio::time::timeout_at(deadlines.looked_up.into(), looking).await;
+    if let Some(kept) = kept.unwrap_or(Ok(None))? {
         return Ok(kept);
     }
     match summarise(app, &link, deadlines).await {
-        Ok(summary) => {
-            let library = Arc::clone(&app.library);
-            app.bridge.run(Pool::Disk, move || library.keep_preview(&link, summary)).await
-        }
+        Ok(summary) => Ok(keep(app, link, summary, deadlines.due).await),
         Err(error) => {
             tracing::debug!(link = link.as_str(), ?error, "no preview");
             app.library.remember_failure(&link, &error);
             Err(error)
         }
     }
+}
+
+/// Keeps a preview and gives its answer when it is due: a picture is named only once it is durable, so without one when the disk
+/// is slower, or fails. What is stored later is answered later.
+async fn keep(app: &Arc<App>, link: Link, summary: Summary, due: Instant) -> Arc<str> {
+    let bare = summary.bare_answer();
+    let (library, of) = (Arc::clone(&app.library), link.clone());
+    if let Some(place) = app.library.begin_keeping() {
+        let keeping = Arc::clone(app);
+        let work = move || {
+            let _place = place;
+            library.keep_preview(&of, summary)
+        };
+        let keeping = tokio::spawn(async move { keeping.bridge.run(Pool::Disk, work).await });
+        match tokio::time::timeout_at(due.into(), keeping).await {
+            Ok(Ok(Ok(answer))) => return answer,
+            Ok(Ok(Err(error))) => tracing::error!(?error, "a preview is answered and not kept"),
+            Ok(Err(error)) => tracing::error!(%error, "a preview is answered and not kept"),
+            Err(_elapsed) => tracing::warn!("a preview is answered before it is stored: the disk is slow"),
+        }
+    } else {
+        tracing::warn!("a preview is answered and not kept: the disk is slow");
+    }
+    app.library.answer_for_now(&link, bare)
 }
 
 /// Asks the page, oEmbed, and for a picture. Only the page's failure is one.
@@ -144,10 +174,12 @@ async fn read(app: &Arc<App>, link: &Link, deadline: Deadline) -> Result<Reading
 
 /// Adds the first picture that shows well, or the largest of those that can be shown at all.
 async fn illustrate(app: &Arc<App>, summary: &mut Summary, deadline: Deadline) {
-    let mut best: Option<(_, Picture)> = None;
+    let mut best: Option<(Image, Picture)> = None;
     for image in summary.candidates().into_iter().take(MAX_TRIED) {
-        let Ok(link) = Link::parse(image.url.as_str()) else { continue };
-        match picture(app, link, deadline).await {
+        if best.as_ref().is_some_and(|(best, _)| best.origin < image.origin) {
+            break;
+        }
+        match picture(app, &image, deadline).await {
             Ok(picture) if picture.shows_well() => return summary.illustrate(image, picture),
             Ok(picture) => {
                 if best.as_ref().is_none_or(|(_, best)| best.pixels() < picture.pixels()) {
@@ -177,8 +209,16 @@ fn is_passing(error: &Error, deadline: Deadline) -> bool {
 }
 
 /// A picture that a page shows, proven.
-async fn picture(app: &Arc<App>, link: Link, deadline: Deadline) -> Result<Picture> {
-    let candidate = travel(app, (link, Wants::Image), deadline, Library::read_image).await?;
+async fn picture(app: &Arc<App>, image: &Image, deadline: Deadline) -> Result<Picture> {
+    let candidate = if image.url.scheme() == "data" {
+        let (library, url) = (Arc::clone(&app.library), image.url.clone());
+        let reading = app.bridge.run(Pool::Previews, move || library.read_embedded_image(&url));
+        let given_up = deadline.given_up.into();
+        tokio::time::timeout_at(given_up, reading).await.unwrap_or_else(|_elapsed| Err(late()))?
+    } else {
+        let link = Link::parse(image.url.as_str())?;
+        travel(app, (link, Wants::Image), deadline, Library::read_image).await?
+    };
     prove(app, candidate, deadline).await
 }
 

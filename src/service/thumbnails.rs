@@ -231,7 +231,7 @@ mod tests {
             file_name: None,
         };
         let store = move || {
-            let mut ingest = library.begin_upload()?;
+            let mut ingest = library.begin_upload(None)?;
             ingest.write(&bytes).unwrap();
             library.finish_upload(ingest, upload)
         };

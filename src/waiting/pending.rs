@@ -20,6 +20,8 @@ pub(crate) struct PendingUploads {
     awaited: Awaited,
     /// Places to wait.
     places: Arc<Semaphore>,
+    /// Whether the service stops: nothing is waited for any more.
+    stop: watch::Sender<bool>,
 }
 
 /// For each awaited ID, what wakes its waiters.
@@ -34,13 +36,19 @@ pub(crate) struct Waiter {
     mxc: Mxc,
     /// Hears of the upload.
     filled: watch::Receiver<()>,
+    /// Hears that the service stops.
+    stopped: watch::Receiver<bool>,
     /// The place.
     _place: OwnedSemaphorePermit,
 }
 
 impl Default for PendingUploads {
     fn default() -> Self {
-        Self { awaited: Arc::default(), places: Arc::new(Semaphore::new(MAX_WAITING)) }
+        Self {
+            awaited: Arc::default(),
+            places: Arc::new(Semaphore::new(MAX_WAITING)),
+            stop: watch::channel(false).0,
+        }
     }
 }
 
@@ -50,7 +58,13 @@ impl PendingUploads {
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
         let filled =
             lock(&self.awaited).entry(mxc.clone()).or_insert_with(|| watch::channel(()).0).subscribe();
-        Some(Waiter { awaited: Arc::clone(&self.awaited), mxc: mxc.clone(), filled, _place: place })
+        let (awaited, stopped) = (Arc::clone(&self.awaited), self.stop.subscribe());
+        Some(Waiter { awaited, mxc: mxc.clone(), filled, stopped, _place: place })
+    }
+
+    /// Ends all waiting: the service stops.
+    pub(crate) fn stop(&self) {
+        self.stop.send_replace(true);
     }
 
     /// Wakes everybody who waits for `mxc`.
@@ -62,9 +76,13 @@ impl PendingUploads {
 }
 
 impl Waiter {
-    /// Waits until the ID is filled, or for `timeout`. Says whether it was.
+    /// Waits until the ID is filled, for `timeout` at most, and not when the service stops. Says whether it was.
     pub(crate) async fn filled_within(&mut self, timeout: Duration) -> bool {
-        tokio::time::timeout(timeout, self.filled.changed()).await.is_ok_and(|changed| changed.is_ok())
+        let filled = tokio::time::timeout(timeout, self.filled.changed());
+        tokio::select! {
+            filled = filled => filled.is_ok_and(|changed| changed.is_ok()),
+            _ = self.stopped.wait_for(|is_stopped| *is_stopped) => false,
+        }
     }
 }
 

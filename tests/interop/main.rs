@@ -35,11 +35,14 @@ fn synapse_and_sidecars_exchange_media_through_nginx_and_caddy() {
     scenario.thumbnails_are_shown_by_both();
     scenario.refusals_are_understood();
     scenario.targets_arrive_byte_for_byte("nginx");
+    scenario.check_is_content("nginx");
+    scenario.nginx_without_the_two_lines_that_matter_fails();
     scenario.caddy_takes_over();
     scenario.front_is_the_homeserver_with_media();
     scenario.media_crosses_both_ways();
     scenario.refusals_are_understood();
     scenario.targets_arrive_byte_for_byte("Caddy");
+    scenario.check_is_content("Caddy");
     scenario.two_sidecars_meet();
     scenario.sidecars_show_thumbnails_of_each_other();
 }
@@ -62,12 +65,24 @@ fn nginx_and_caddy_take_every_configuration() {
         json!({"server_name": "127.0.0.1", "listen": "unix:/run/media-sidecar.sock"}),
         json!({"server_name": "[::1]:28448", "listen": "[::]:8090", "homeserver": {"url": "http://[::1]:8008"}}),
         json!({"server_name": "example.org", "homeserver": {"url": "https://localhost"}}),
+        json!({"server_name": "example.org", "homeserver": {"url": "unix:/run/conduwuit/conduwuit.sock"}}),
     ] {
         println!("{config}");
         std::fs::write(world.path("sidecar.yaml"), config.to_string()).unwrap();
-        for proxy in ["nginx", "caddy"] {
-            let configuration = world.proxy_config(&world.path(""), proxy);
-            world.check(proxy, &configuration);
+        // A name that might be looked up is not: these tests stay on this machine.
+        let name = config["server_name"].as_str().unwrap();
+        let is_bare = name == "example.org";
+        for (proxy, options) in [
+            ("nginx", &["--public-host", name][..]),
+            ("caddy", &["--public-host", name]),
+            ("nginx", &["--public-host", name, "--fallback"]),
+            ("nginx", &["--public-host", "matrix.example.org"]),
+            ("caddy", &["--public-host", "matrix.example.org:8443"]),
+        ] {
+            if is_bare || options[1] == name {
+                let configuration = world.proxy_config_with(&world.path(""), proxy, options);
+                world.check(proxy, &configuration);
+            }
         }
     }
 }

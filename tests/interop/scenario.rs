@@ -188,10 +188,14 @@ impl Scenario {
                 .fails(401, "M_UNAUTHORIZED");
         }
 
-        self.step("an upload that is a byte too large: the proxy leaves the refusal to the sidecar");
-        let (client, a, too_large) = (&self.world.client, &self.a, vec![0; MAX_UPLOAD + 1]);
-        let upload = client.post(&a.name, "/_matrix/media/v3/upload").token(&self.alice);
-        upload.body("image/png", &too_large).send().fails(413, "M_TOO_LARGE");
+        self.step("uploads a byte too large, and far too large: the proxy leaves the refusal to the sidecar");
+        for excess in [1, 4 << 20] {
+            let (client, a, too_large) = (&self.world.client, &self.a, vec![0; MAX_UPLOAD + excess]);
+            let upload = client.post(&a.name, "/_matrix/media/v3/upload").token(&self.alice);
+            let refused = upload.body("image/png", &too_large).send();
+            assert_eq!(refused.header("access-control-allow-origin"), Some("*"), "{:?}", refused.headers);
+            refused.fails(413, "M_TOO_LARGE");
+        }
 
         self.step("media that does not exist: both sides say so");
         self.bob_gets(&download(&format!("{}/missing", self.a.name))).fails(404, "M_NOT_FOUND");
@@ -240,6 +244,34 @@ impl Scenario {
         }
     }
 
+    /// `check` finds nothing wrong with A.
+    pub fn check_is_content(&mut self, proxy: &str) {
+        self.step(&format!("`media-sidecar check` looks at A through {proxy}"));
+        is_content(&self.sidecar_a);
+    }
+
+    /// What nginx does unless it is told otherwise is told by `check`, each cause once.
+    pub fn nginx_without_the_two_lines_that_matter_fails(&mut self) {
+        self.step("nginx without client_max_body_size and proxy_http_version: `check` says both");
+        self.front_a = None;
+        let configuration = self.world.proxy_config(&self.sidecar_a.folder, "nginx");
+        let careless = configuration
+            .replace("client_max_body_size 0;", "")
+            .replace("proxy_http_version 1.1;", "")
+            .replace("proxy_request_buffering off;", "");
+        assert_ne!(careless, configuration);
+        let front = self.world.start_proxy("nginx-a", "nginx", &careless, &self.a.name);
+        let (is_content, report) = self.sidecar_a.check();
+        print!("{report}");
+        assert!(!is_content);
+        let failures: Vec<_> = report.lines().filter(|line| line.starts_with("FAIL")).collect();
+        assert_eq!(failures.len(), 2, "{report}");
+        assert!(failures[0].contains("comes here in HTTP/1.0"), "{report}");
+        assert!(failures[1].contains("too large for the proxy (status 413)"), "{report}");
+        drop(front);
+        self.front_a = Some(self.world.start_proxy("nginx-a", "nginx", &configuration, &self.a.name));
+    }
+
     /// Caddy takes nginx's place before A.
     pub fn caddy_takes_over(&mut self) {
         self.step("Caddy takes nginx's place, with what proxy-config prints for it");
@@ -250,12 +282,30 @@ impl Scenario {
 
     /// A sidecar takes the media of B over, and the two sidecars meet.
     pub fn two_sidecars_meet(&mut self) {
+        self.step("bob's picture from before, at B's Synapse, which has its media still");
+        let old = self.bob_uploads(&NAMED_PICTURE);
+        is_the_picture(&self.bob_gets(&download(&old)));
+
         self.step("a sidecar with Synapse B's key takes B's media over, behind nginx");
         self.front_b = None;
         let sidecar_b = Sidecar::start(&self.world, "b", &self.b);
-        let configuration = self.world.proxy_config(&sidecar_b.folder, "nginx");
+        let configuration = self.world.proxy_config_with(&sidecar_b.folder, "nginx", &["--fallback"]);
         self.front_b = Some(self.world.start_proxy("nginx-b", "nginx", &configuration, &self.b.name));
+        is_content(&sidecar_b);
         self.sidecar_b = Some(sidecar_b);
+
+        self.step("with --fallback the picture from before is there, for clients and for servers, and only to whom it may be shown");
+        is_the_picture(&self.bob_gets(&download(&old)));
+        let (client, b, id) = (&self.world.client, &self.b, old.split_once('/').unwrap().1);
+        let thumbnail = format!("/_matrix/client/v1/media/thumbnail/{old}?width=96&height=96&method=crop");
+        assert_eq!(self.bob_gets(&thumbnail).expect(200).header("content-type"), Some("image/png"));
+        client.get(&b.name, &download(&old)).send().fails(401, "M_MISSING_TOKEN");
+        let signed = format!("/_matrix/federation/v1/media/download/{id}");
+        let answer = client.get(&b.name, &signed).signed(&self.a.key, &b.name).send().expect(200);
+        assert!(answer.body.windows(PICTURE.len()).any(|window| window == PICTURE));
+        client.get(&b.name, &signed).send().fails(401, "M_UNAUTHORIZED");
+        is_the_picture(&self.alice_gets(&download(&old)));
+        self.bob_gets(&download(&format!("{}/missing", self.b.name))).fails(404, "M_NOT_FOUND");
 
         self.step("alice uploads at A, bob downloads at B: the sidecars use MSC1902's remote_media");
         let picture = self.alice_uploads(&NAMED_PICTURE);
@@ -270,6 +320,13 @@ impl Scenario {
         let log = &self.sidecar_b.as_ref().unwrap().process.log;
         log.wait_for(&["media/download/", "status=200", &format!("caller=\"{}\"", self.a.name)]);
     }
+}
+
+/// Fails unless `check` finds nothing wrong.
+fn is_content(sidecar: &Sidecar) {
+    let (is_content, report) = sidecar.check();
+    print!("{report}");
+    assert!(is_content && !report.contains("FAIL"), "{report}");
 }
 
 /// Bytes of no type.
@@ -304,6 +361,9 @@ fn front_without_sidecar(world: &World, synapse: &Synapse) -> String {
                 ssl_certificate {};
                 ssl_certificate_key {};
                 client_max_body_size 50m;
+                # Its files would lie in a folder that the last nginx to start gave to its own user.
+                proxy_request_buffering off;
+                proxy_max_temp_file_size 0;
                 location / {{
                     proxy_pass {};
                     proxy_set_header Host $http_host;

@@ -53,11 +53,17 @@ impl World {
 
     /// The configuration that `proxy-config` prints for `sidecar.yaml` in `folder`.
     pub fn proxy_config(&self, folder: &Path, proxy: &str) -> String {
+        self.proxy_config_with(folder, proxy, &[])
+    }
+
+    /// The same, with `options`.
+    pub fn proxy_config_with(&self, folder: &Path, proxy: &str, options: &[&str]) -> String {
         let output = run(sidecar_command(folder)
             .args(["proxy-config", proxy, "--tls-cert"])
             .arg(self.path("cert.pem"))
             .arg("--tls-key")
-            .arg(self.path("key.pem")));
+            .arg(self.path("key.pem"))
+            .args(options));
         assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
@@ -227,6 +233,14 @@ impl Sidecar {
         let mut process = Process::start(&name, &folder, sidecar_command(&folder).arg("serve"));
         process.wait_until(&format!("{name} is well"), || plain_get(port, "/_sidecar/health") == Some(200));
         Self { process, folder }
+    }
+}
+
+impl Sidecar {
+    /// Whether `media-sidecar check` finds nothing wrong, and what it says.
+    pub fn check(&self) -> (bool, String) {
+        let output = sidecar_command(&self.folder).arg("check").output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::harness::{Setup, Sidecar};
+use media_sidecar::config::Guests;
+
+use crate::harness::{Homeserver, Reply, Setup, Sidecar};
 
 const CONFIG: &str = "/_matrix/client/v1/media/config";
 
@@ -126,4 +128,168 @@ fn an_application_service_acts_for_its_users() {
         403,
         "outside its namespace"
     );
+}
+
+#[test]
+fn what_is_no_token_or_no_user_id_is_refused_without_asking_the_homeserver() {
+    let sidecar = Sidecar::start();
+    let mxc = sidecar.upload("text/plain", b"x");
+    let targets = [
+        CONFIG.to_owned(),
+        format!("/_matrix/client/v1/media/download/{mxc}"),
+        format!("/_matrix/media/v3/download/{mxc}"),
+        "/_matrix/client/versions".to_owned(),
+    ];
+    let before = sidecar.homeserver.peer.requests().len();
+    let long = "x".repeat(4097);
+    let unknown = (401, "M_UNKNOWN_TOKEN".to_owned());
+    for target in &targets {
+        for token in [long.as_str(), "a b", "\u{e4}", "a\tb"] {
+            assert_eq!(sidecar.user(token).get(target).failure(), unknown, "{target} {token:?}");
+        }
+        for token in [long.as_str(), "", "%ff", "a%00b", "a%0d%0ab", "a%20b", "%C3%A4"] {
+            let target = format!("{target}?access_token={token}");
+            assert_eq!(sidecar.anonymous().get(&target).failure(), unknown, "{target}");
+        }
+        let server = "s".repeat(250);
+        for user_id in [
+            "",
+            "alice",
+            "@alice",
+            "alice:sidecar.test",
+            "%ff",
+            "@a%00:sidecar.test",
+            "@a%20b:sidecar.test",
+            "@a+b:sidecar.test",
+            "@a%0D%0A:sidecar.test",
+            "@a:",
+            "@a:b:c:d",
+            "@a:not%20a%20server",
+            &"@".repeat(1400),
+            &format!("@abcde:{server}"),
+        ] {
+            let response = sidecar.user("bridge").get(&format!("{target}?user_id={user_id}"));
+            assert_eq!(response.failure(), (400, "M_INVALID_PARAM".to_owned()), "{target} {user_id}");
+        }
+    }
+    assert_eq!(sidecar.homeserver.peer.requests().len(), before);
+    // What only looks odd is for the homeserver to judge.
+    for token in [&"x".repeat(4096), "!#$%&'()*,;<>?@[]^{|}~", "+/="] {
+        assert_eq!(sidecar.user(token).get(CONFIG).failure(), unknown, "{token}");
+    }
+    for user_id in
+        ["@:sidecar.test", "@A%2B/=_%C3%A4!:sidecar.test:8448", "@a:[::1]:1", "@_bridge_a:sidecar.test"]
+    {
+        let status = sidecar.user("bridge").get(&format!("{CONFIG}?user_id={user_id}")).status;
+        assert_eq!(status, if user_id.contains("bridge") { 200 } else { 403 }, "{user_id}");
+    }
+    assert_eq!(sidecar.homeserver.peer.requests().len(), before + 7);
+}
+
+#[test]
+fn whatever_the_homeserver_has_against_a_caller_is_passed_on_and_remembered_briefly() {
+    let script = |request: &crate::harness::Request| match request.query("user_id")?.as_str() {
+        "@exclusive:sidecar.test" => Some(Reply::error(400, "M_EXCLUSIVE")),
+        "@Invalid:sidecar.test" => Some(Reply::error(400, "M_INVALID_USERNAME")),
+        "@ghost:sidecar.test" => Some(Reply::error(404, "M_NOT_FOUND")),
+        "@locked:sidecar.test" => Some(Reply::error(401, "M_USER_LOCKED")),
+        "@teapot:sidecar.test" => Some(Reply::error(418, "ORG.EXAMPLE.TEAPOT")),
+        // Not about the caller.
+        "@nowhere:sidecar.test" => Some(Reply::error(404, "M_UNRECOGNIZED")),
+        "@page:sidecar.test" => {
+            Some(Reply::new(404).header("Content-Type", "text/html").body("<h1>Not Found</h1>"))
+        }
+        "@plain:sidecar.test" => Some(Reply::json(400, &serde_json::json!({"error": "no"}))),
+        "@down:sidecar.test" => Some(Reply::error(500, "M_UNKNOWN")),
+        _ => None,
+    };
+    let sidecar = Setup::new().beside(Homeserver::with(script)).start();
+    let mxc = sidecar.upload("text/plain", b"x");
+    let asked = || sidecar.homeserver.whoami_count();
+    for (user, status, errcode) in [
+        ("exclusive", 400, "M_EXCLUSIVE"),
+        ("Invalid", 400, "M_INVALID_USERNAME"),
+        ("ghost", 404, "M_NOT_FOUND"),
+        ("locked", 401, "M_USER_LOCKED"),
+        ("teapot", 418, "ORG.EXAMPLE.TEAPOT"),
+    ] {
+        let before = asked();
+        for target in [CONFIG.to_owned(), format!("/_matrix/media/v3/download/{mxc}")] {
+            let target = format!("{target}?user_id=@{user}:sidecar.test");
+            let response = sidecar.user("bridge").get(&target);
+            assert_eq!(response.failure(), (status, errcode.to_owned()), "{target}");
+        }
+        assert_eq!(asked(), before + 1, "{user}");
+        sidecar.advance(Duration::from_secs(6));
+        sidecar.user("bridge").get(&format!("{CONFIG}?user_id=@{user}:sidecar.test"));
+        assert_eq!(asked(), before + 2, "{user}");
+    }
+    for user in ["nowhere", "page", "plain", "down"] {
+        let response = sidecar.user("bridge").get(&format!("{CONFIG}?user_id=@{user}:sidecar.test"));
+        assert_eq!(response.failure(), (502, "M_UNKNOWN".to_owned()), "{user}");
+    }
+}
+
+/// Beside a homeserver that calls itself `name`.
+fn beside(name: &'static str) -> Setup {
+    Setup::new().beside(Homeserver::with(move |request| {
+        let server = serde_json::json!({"server": {"name": name, "version": "1"}});
+        (request.path() == "/_matrix/federation/v1/version").then(|| Reply::json(200, &server))
+    }))
+}
+
+#[test]
+fn beside_conduit_and_its_relatives_an_account_without_a_password_is_no_guest() {
+    for (name, status) in [
+        ("Conduit", 200),
+        ("conduwuit", 200),
+        ("continuwuity", 200),
+        ("Tuwunel", 200),
+        ("Synapse", 403),
+        ("Dendrite", 403),
+        ("conduits", 403),
+        ("", 403),
+    ] {
+        let sidecar = beside(name).start();
+        assert_eq!(sidecar.user("guest").post("/_matrix/media/v3/upload", b"x").status, status, "{name}");
+        assert_eq!(sidecar.user("guest").get(CONFIG).status, status, "{name}");
+    }
+}
+
+#[test]
+fn the_operators_word_on_guests_counts_and_what_the_homeserver_is_is_asked_only_for_a_guest_and_once() {
+    for (guests, status) in [(Guests::Spec, 403), (Guests::Allow, 200)] {
+        for name in ["Conduit", "Synapse"] {
+            let sidecar = beside(name).with(|config| config.homeserver.guests = Some(guests)).start();
+            assert_eq!(sidecar.user("guest").get(CONFIG).status, status, "{name} {guests:?}");
+            assert!(!sidecar.homeserver.peer.paths().contains(&"/_matrix/federation/v1/version".to_owned()));
+        }
+    }
+    let sidecar = beside("Conduit").start();
+    let asked = || {
+        let paths = sidecar.homeserver.peer.paths();
+        paths.iter().filter(|path| path.contains("/federation/v1/version")).count()
+    };
+    assert_eq!((sidecar.alice().get(CONFIG).status, asked()), (200, 0));
+    assert_eq!((sidecar.user("guest").get(CONFIG).status, asked()), (200, 1));
+    sidecar.advance(Duration::from_mins(3));
+    assert_eq!(
+        (sidecar.user("guest").get(CONFIG).status, asked()),
+        (200, 1),
+        "the token is asked about anew"
+    );
+    sidecar.advance(Duration::from_hours(1));
+    assert_eq!((sidecar.user("guest").get(CONFIG).status, asked()), (200, 2));
+}
+
+#[test]
+fn a_homeserver_that_does_not_say_what_it_is_has_guests_by_the_specification() {
+    let sidecar = Setup::new()
+        .beside(Homeserver::with(|request| {
+            (request.path() == "/_matrix/federation/v1/version").then(|| Reply::new(200).body("<html>"))
+        }))
+        .start();
+    assert_eq!(sidecar.user("guest").get(CONFIG).status, 403);
+    let mxc = sidecar.upload("text/plain", b"x");
+    assert_eq!(sidecar.user("guest").get(&format!("/_matrix/client/v1/media/download/{mxc}")).status, 200);
 }

@@ -350,15 +350,22 @@ fn hostile_pictures_are_refused_in_bounded_memory_and_the_worker_lives_on() {
 #[test]
 fn who_asks_for_more_pictures_than_can_wait_is_told_to_come_back() {
     let sidecar = Setup::new().with(|config| config.thumbnails.sizes.clear()).start();
-    let mxc = sidecar.upload("image/png", &picture(300, 300, ImageFormat::Png));
+    // Of one picture not so many are kept.
+    let sources = [301, 302, 303, 304, 305, 306, 307, 308]
+        .map(|side| sidecar.upload("image/png", &picture(side, 4, ImageFormat::Png)));
+    let ask_for = |number: usize| {
+        let (mxc, width) = (&sources[number % sources.len()], number / sources.len() + 1);
+        let query = format!("width={width}&height=1&method=crop");
+        sidecar.alice().get(&format!("/_matrix/client/v1/media/thumbnail/{mxc}?{query}"))
+    };
     // While another holds the catalog's pen no picture can be finished; looking things up goes on.
     let pen = rusqlite::Connection::open(sidecar.folder.path().join("data/catalog.db")).unwrap();
     pen.execute_batch("BEGIN IMMEDIATE").unwrap();
     let (answers, answered) = mpsc::channel();
     std::thread::scope(|scope| {
-        for side in 1..=WAITING + 3 {
-            let (answers, sidecar, mxc) = (answers.clone(), &sidecar, &mxc);
-            scope.spawn(move || answers.send(ask_for(sidecar, mxc, side)).unwrap());
+        for number in 0..WAITING + 3 {
+            let (answers, ask_for) = (answers.clone(), &ask_for);
+            scope.spawn(move || answers.send(ask_for(number)).unwrap());
         }
         for _ in 0..3 {
             let refused = answered.recv().unwrap();
@@ -370,23 +377,21 @@ fn who_asks_for_more_pictures_than_can_wait_is_told_to_come_back() {
             assert_eq!(answered.recv().unwrap().status, 200);
         }
     });
-    eventually("there is room again", || ask_for(&sidecar, &mxc, WAITING + 4).status == 200);
+    eventually("there is room again", || ask_for(WAITING + 4).status == 200);
 }
 
-/// Pictures that wait at most.
-const WAITING: u32 = 64;
-
-/// A square thumbnail that nobody asked for before.
-fn ask_for(sidecar: &Sidecar, mxc: &str, side: u32) -> crate::harness::Response {
-    let target = format!("/_matrix/client/v1/media/thumbnail/{mxc}?width={side}&height={side}&method=crop");
-    sidecar.alice().get(&target)
-}
+/// Pictures that are made or wait at most.
+const WAITING: usize = 64 + 256;
 
 #[test]
 fn a_broken_picture_is_left_alone_for_a_while() {
     let sidecar = Sidecar::start();
     let good = picture(100, 80, ImageFormat::Png);
-    let mxc = sidecar.upload("image/png", &good[..good.len() / 2]);
+    // As long as the good one: a blob of another length would be taken for lost. Not one pixel can be unpacked.
+    let mut bad = good.clone();
+    let pixels = bad.windows(4).position(|name| name == b"IDAT").unwrap() + 4;
+    bad[pixels..pixels + 2].fill(0);
+    let mxc = sidecar.upload("image/png", &bad);
     let small = format!("/_matrix/client/v1/media/thumbnail/{mxc}?width=32&height=32&method=crop");
     assert_eq!(sidecar.alice().get(&small).failure(), (400, "M_UNKNOWN".to_owned()));
     // Whole bytes in its place would show any further look at the file.

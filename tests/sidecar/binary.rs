@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::harness::client::read_response;
-use crate::harness::{Authority, Client, Homeserver, OUR_KEY, OUR_PUBLIC_KEY, Peer, Reply, eventually};
+use crate::harness::{Client, Homeserver, OUR_KEY, OUR_PUBLIC_KEY, eventually};
+use crate::keys::conduit_record;
 
 const UPLOAD: &str = "/_matrix/media/v3/upload";
 
@@ -111,7 +112,7 @@ impl Service {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 }
@@ -205,9 +206,7 @@ fn conduits_key_is_imported_from_its_live_database_and_from_what_sqlite3_prints(
     std::fs::remove_file(folder.path("signing.key")).unwrap();
     let seed = [7; 32];
     let public = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key();
-    // As ed25519-dalek writes it: RFC 5958 with the public key.
-    let head = b"\x30\x51\x02\x01\x01\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
-    let record = [b"k1234567\xff", &head[..], &seed, b"\x81\x21\x00", public.as_bytes()].concat();
+    let record = conduit_record(seed);
     std::fs::create_dir(folder.path("conduit")).unwrap();
     let conduit = rusqlite::Connection::open(folder.path("conduit/conduit.db")).unwrap();
     conduit.pragma_update(None, "journal_mode", "WAL").unwrap();
@@ -230,15 +229,6 @@ fn conduits_key_is_imported_from_its_live_database_and_from_what_sqlite3_prints(
 }
 
 #[test]
-fn a_key_everybody_can_read_stops_the_start_with_the_mend() {
-    let folder = Folder::new("");
-    std::fs::set_permissions(folder.path("signing.key"), std::fs::Permissions::from_mode(0o644)).unwrap();
-    let output = folder.run(&["serve"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("chmod 600"), "{}", text(&output.stderr));
-}
-
-#[test]
 fn the_credential_of_systemd_wins() {
     let folder = Folder::new("");
     std::fs::create_dir(folder.path("credentials")).unwrap();
@@ -248,105 +238,6 @@ fn the_credential_of_systemd_wins() {
         .env("CREDENTIALS_DIRECTORY", folder.path("credentials"))
         .output();
     assert!(text(&output.unwrap().stdout).contains(OUR_PUBLIC_KEY));
-}
-
-/// A reverse proxy in front of a sidecar that is started later.
-fn proxy(sidecar: &Arc<OnceLock<SocketAddr>>, pass: fn(&str) -> Option<String>) -> Peer {
-    let sidecar = Arc::clone(sidecar);
-    Peer::tls(move |request| {
-        let Some(target) = pass(&request.target) else { return Reply::error(404, "M_UNRECOGNIZED") };
-        let response = Client::new(*sidecar.get().unwrap()).get(&target);
-        let reply = Reply::new(response.status).body(&response.body);
-        response
-            .header("x-media-sidecar")
-            .into_iter()
-            .fold(reply, |reply, mark| reply.header("X-Media-Sidecar", mark))
-    })
-}
-
-fn check(pass: fn(&str) -> Option<String>, more: &str) -> (Option<i32>, String) {
-    let address = Arc::new(OnceLock::new());
-    let front = proxy(&address, pass);
-    check_behind(&front, &address, more)
-}
-
-/// Checks a sidecar that gets its `address` behind `front`.
-fn check_behind(front: &Peer, address: &OnceLock<SocketAddr>, more: &str) -> (Option<i32>, String) {
-    let folder = Folder::new(&format!("federation: {{ca_file: ca.pem}}\n{more}"));
-    std::fs::write(folder.path("ca.pem"), Authority::get().ca_pem()).unwrap();
-    let yaml = std::fs::read_to_string(folder.path("sidecar.yaml")).unwrap();
-    let yaml = yaml.replace("sidecar.test", &front.name()).replace("http://", "http://user:secret@");
-    std::fs::write(folder.path("sidecar.yaml"), yaml).unwrap();
-    let service = folder.serve();
-    address.set(service.address).unwrap();
-    let output = folder.run(&["check"]);
-    let report = text(&output.stdout);
-    assert!(report.contains("http://[redacted]@") && !report.contains("secret"), "{report}");
-    (output.status.code(), report)
-}
-
-#[test]
-fn check_looks_for_our_own_paths_at_the_door_for_servers_too() {
-    let address = Arc::new(OnceLock::new());
-    let for_clients =
-        proxy(&address, |target| (!target.starts_with("/_sidecar/")).then(|| target.to_owned()));
-    let (sidecar, base_url) = (Arc::clone(&address), for_clients.url());
-    let for_servers = Peer::tls(move |request| {
-        if request.target == "/.well-known/matrix/client" {
-            return Reply::json(200, &serde_json::json!({"m.homeserver": {"base_url": base_url}}));
-        }
-        let response = Client::new(*sidecar.get().unwrap()).get(&request.target);
-        Reply::new(response.status).body(&response.body)
-    });
-    let (status, report) = check_behind(&for_servers, &address, "");
-    let words = format!("FAIL  /_sidecar/: everybody can see it at {}", for_servers.url());
-    assert!(status == Some(1) && report.contains(&words), "{words} is not in\n{report}");
-}
-
-#[test]
-fn check_finds_a_good_deployment_good() {
-    let (status, report) = check(|target| (!target.starts_with("/_sidecar/")).then(|| target.to_owned()), "");
-    assert_eq!(status, Some(0), "{report}");
-    for line in
-        ["ok    homeserver", "ok    versions", "ok    clock", "ok    data directory", "ok    /_sidecar/"]
-    {
-        assert!(report.contains(line), "{line} is not in\n{report}");
-    }
-    assert_eq!(report.matches("comes here as it was sent").count(), 9, "{report}");
-    // The stand-in homeserver publishes no key.
-    assert!(report.contains("warn  published key"), "{report}");
-}
-
-#[test]
-fn check_names_each_fault_with_its_mend() {
-    let (status, report) = check(
-        |target| match target {
-            _ if target.starts_with("/_matrix/federation/v1/remote_media/") => None,
-            _ => Some(target.replace("%2F", "/")),
-        },
-        "uploads: {max_size: 8000000TB}\n",
-    );
-    assert_eq!(status, Some(1), "{report}");
-    for words in [
-        "remote_media/: does not come here (status 404); see `media-sidecar proxy-config`",
-        "/_matrix/media/: comes here changed; let the proxy pass the path as it is",
-        "FAIL  /_sidecar/: everybody can see it",
-        "less room than one upload",
-    ] {
-        assert!(report.contains(words), "{words} is not in\n{report}");
-    }
-}
-
-#[test]
-fn check_tells_of_a_configuration_that_cannot_be_read() {
-    let folder = Folder::new("colour: red\n");
-    let output = folder.run(&["check"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        text(&output.stdout).contains("FAIL  configuration: sidecar.yaml:5: `colour`"),
-        "{}",
-        text(&output.stdout)
-    );
 }
 
 #[test]
@@ -387,6 +278,98 @@ fn access_lines_say_who_did_what_in_text_and_json() {
     assert_eq!((&line["status"], &line["route"]), (&200.into(), &"/_matrix/client/v1/media/config".into()));
     assert_eq!(line["level"], "INFO");
     assert!(line["timestamp"].is_string());
+}
+
+/// The lines of the log that have `part` in them.
+fn lines_with(service: &Service, part: &str) -> Vec<String> {
+    service.log().lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
+}
+
+#[test]
+fn access_lines_name_the_media_and_the_client_that_the_proxy_speaks_for() {
+    let folder = Folder::new("");
+    let service = folder.serve();
+    let uploaded = service.alice().post(UPLOAD, b"hello").json();
+    let uri = uploaded["content_uri"].as_str().unwrap().to_owned();
+    let mxc = uri.strip_prefix("mxc://").unwrap();
+    let thumbnail = format!("/_matrix/client/v1/media/thumbnail/{mxc}?width=1&height=1");
+    for (number, (forwarded, client)) in
+        [("", "127.0.0.1"), ("203.0.113.7", "203.0.113.7"), ("10.0.0.1, 2001:db8::1", "2001:db8::1")]
+            .into_iter()
+            .enumerate()
+    {
+        service.alice().with_header("X-Forwarded-For", forwarded).get(&thumbnail);
+        let part = "/thumbnail/";
+        eventually("a line", || lines_with(&service, part).len() > number);
+        let line = lines_with(&service, part).remove(number);
+        for part in [format!("mxc={uri}"), format!("client={client}"), "status=400".to_owned()] {
+            assert!(line.contains(&part), "{part} is not in {line}");
+        }
+    }
+    let line = lines_with(&service, "POST").remove(0);
+    assert!(line.contains(&format!("mxc={uri}")), "of an upload too: {line}");
+    // What is no media ID stands in no line.
+    service.alice().get("/_matrix/client/v1/media/download/sidecar.test/no%20media");
+    eventually("a line", || service.log().contains("/media/download/"));
+    let line = lines_with(&service, "/media/download/").remove(0);
+    assert!(line.contains("status=404") && !line.contains("mxc="), "{line}");
+}
+
+#[test]
+fn health_probes_leave_no_line_until_something_changes() {
+    let folder = Folder::new("");
+    let service = folder.serve();
+    let probe = || Client::new(service.address).get("/_sidecar/health").status;
+    let last = || {
+        let asked = lines_with(&service, "/media/config").len();
+        service.alice().get("/_matrix/client/v1/media/config");
+        eventually("a line", || lines_with(&service, "/media/config").len() > asked);
+        lines_with(&service, "health").len()
+    };
+    for _ in 0..50 {
+        assert_eq!(probe(), 200);
+    }
+    assert_eq!(last(), 0);
+    let (tmp, aside) = (folder.path("data/tmp"), folder.path("data/aside"));
+    std::fs::rename(&tmp, &aside).unwrap();
+    for _ in 0..50 {
+        assert_eq!(probe(), 503);
+    }
+    assert_eq!(last(), 1, "{}", service.log());
+    assert!(lines_with(&service, "health: failing")[0].contains("No such file"));
+    std::fs::rename(&aside, &tmp).unwrap();
+    for _ in 0..50 {
+        assert_eq!(probe(), 200);
+    }
+    assert_eq!(last(), 2);
+    assert_eq!(lines_with(&service, "health: all is well again").len(), 1);
+}
+
+#[test]
+fn what_strangers_cause_fills_no_log() {
+    let folder = Folder::new("");
+    let service = folder.serve();
+    let target = "/_matrix/federation/v1/media/download/x";
+    let unsigned = Client::new(service.address);
+    let forged = unsigned.clone().with_header(
+        "Authorization",
+        r#"X-Matrix origin="127.0.0.1:1",destination="sidecar.test",key="ed25519:a",sig="AAAA""#,
+    );
+    for _ in 0..100 {
+        assert_eq!(unsigned.get(target).status, 401);
+        forged.get(target);
+        // A server that is not there.
+        unsigned.get("/_matrix/media/v3/download/127.0.0.1:1/x");
+    }
+    eventually("the last line", || lines_with(&service, "media_sidecar::access").len() == 300);
+    // On a slow machine it takes more than a minute, after which lines are written again.
+    let minutes = 1 + lines_with(&service, "left_out").len();
+    for (part, most) in [(" WARN ", 40), ("ERROR ", 0), ("refused", 20)] {
+        let lines = lines_with(&service, part);
+        assert!(lines.len() <= most * minutes, "{part} {}: {lines:#?}", lines.len());
+    }
+    assert!(!lines_with(&service, "refused").is_empty());
+    assert!(lines_with(&service, " WARN ").iter().all(|line| !line.contains("X-Matrix")));
 }
 
 #[test]

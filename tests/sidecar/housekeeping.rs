@@ -8,7 +8,7 @@ use media_sidecar::config::UnauthenticatedMedia;
 use crate::harness::{Peer, Reply, Setup, Sidecar, eventually};
 
 #[test]
-fn blobs_without_a_row_go_after_the_start_and_others_stay() {
+fn blobs_without_a_row_are_noted_and_stay_where_they_are() {
     let sidecar = Sidecar::start();
     let mxc = sidecar.upload("text/plain", b"wanted");
     let folder = sidecar.stop();
@@ -18,9 +18,12 @@ fn blobs_without_a_row_go_after_the_start_and_others_stay() {
     std::fs::write(&orphan, b"orphan").unwrap();
     std::fs::set_permissions(&orphan, std::fs::Permissions::from_mode(0o400)).unwrap();
     let sidecar = Setup::in_folder(folder).start();
-    eventually("the orphan is gone", || !orphan.exists());
+    let catalog = rusqlite::Connection::open(sidecar.data_dir().join("catalog.db")).unwrap();
+    let noted = || catalog.query_row("SELECT count(*) FROM orphan", [], |row| row.get::<_, i64>(0)).unwrap();
+    eventually("the orphan is noted", || noted() == 1);
     assert_eq!(sidecar.alice().get(&format!("/_matrix/client/v1/media/download/{mxc}")).status, 200);
-    assert_eq!(sidecar.blobs().len(), 1);
+    assert!(orphan.exists());
+    assert_eq!(sidecar.blobs().len(), 2);
 }
 
 #[test]

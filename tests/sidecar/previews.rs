@@ -570,7 +570,7 @@ fn requests_say_what_is_configured_and_nothing_of_the_user() {
 }
 
 #[test]
-fn five_redirects_are_followed_and_no_more() {
+fn twenty_redirects_are_followed_and_no_more() {
     let site = Peer::plain(|request| match request.path().trim_start_matches('/').parse::<u32>() {
         Ok(0) => Reply::new(301).header("Location", "/deep/page"),
         Ok(left) => Reply::new(307).header("Location", &format!("{}", left - 1)),
@@ -582,12 +582,12 @@ fn five_redirects_are_followed_and_no_more() {
         Err(_) => Reply::new(302),
     });
     let sidecar = beside(&site).start();
-    let found = keys(&preview(&sidecar, "http://site.test/4"));
+    let found = keys(&preview(&sidecar, "http://site.test/19"));
     assert_eq!((&found["og:title"], &found["og:image:width"]), (&json!("There"), &json!(40)));
-    for path in ["/5", "/loop", "/nowhere"] {
+    for path in ["/20", "/loop", "/nowhere"] {
         assert_eq!(preview(&sidecar, &format!("http://site.test{path}")).failure(), bad_gateway(), "{path}");
     }
-    assert_eq!(site.paths().iter().filter(|path| *path == "/loop").count(), 6);
+    assert_eq!(site.paths().iter().filter(|path| *path == "/loop").count(), 21);
 }
 
 /// `bytes` by gzip.
@@ -707,7 +707,7 @@ fn a_preview_whose_oembed_was_late_is_kept_for_a_minute() {
     sidecar.advance(Duration::from_secs(61));
     assert_eq!(
         keys(&preview(&sidecar, "http://site.test/watch")),
-        json!({"og:title": "Page", "og:site_name": "Site", "article:author": "Ann"})
+        json!({"og:title": "Page", "og:site_name": "Site", "og:type": "video.other", "article:author": "Ann"})
     );
 }
 
@@ -731,4 +731,18 @@ fn oembed_is_discovered_in_the_page_and_lengthens_how_long_it_is_kept() {
     sidecar.advance(Duration::from_mins(90));
     assert_eq!(keys(&preview(&sidecar, "http://site.test/watch")), found);
     assert_eq!(site.requests().len(), asked);
+}
+
+#[test]
+fn the_longest_link_is_asked_for_whole_even_when_all_of_it_has_to_be_encoded() {
+    let site = Peer::plain(|_| html("<title>Long</title>"));
+    let sidecar = beside(&site).start();
+    for letter in ["a", "ü", "日"] {
+        let room = 4096 - "http://site.test/".len();
+        let url = format!("http://site.test/{}", letter.repeat(room / letter.len()));
+        assert_eq!(keys(&preview(&sidecar, &url))["og:title"], "Long", "{letter}");
+    }
+    assert_eq!(site.requests().len(), 3);
+    let too_long = format!("http://site.test/{}", "a".repeat(4096));
+    assert_eq!(preview(&sidecar, &too_long).failure(), (400, "M_INVALID_PARAM".to_owned()));
 }

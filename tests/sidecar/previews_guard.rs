@@ -17,7 +17,7 @@ fn forbidden() -> Peer {
 fn guarded(site: &Peer, forbidden: &Peer) -> Setup {
     let setup = beside(site).with(|config| {
         config.previews.ip_allow = vec!["127.0.0.1/32".parse().unwrap()];
-        config.previews.ports = vec![80, forbidden.address.port()];
+        config.previews.ports = vec![80, forbidden.address.port()].into();
     });
     setup.zone.host("inner.test", 80, &[forbidden.address]);
     setup
@@ -31,7 +31,7 @@ fn failure(sidecar: &Sidecar, url: &str) -> (u16, String) {
 fn a_literal_address_is_refused_however_it_is_written() {
     let inner = Peer::plain_at("0.0.0.0", |_| html("<title>Secret</title>"));
     let port = inner.address.port();
-    let ports = move |config: &mut media_sidecar::config::Config| config.previews.ports = vec![port];
+    let ports = move |config: &mut media_sidecar::config::Config| config.previews.ports = vec![port].into();
     let sidecar = Setup::new().with(ports).start();
     let hosts = [
         "127.0.0.1",
@@ -194,6 +194,30 @@ fn urls_that_are_not_for_previews_are_400_and_nothing_is_asked() {
     assert_eq!(site.connections() + inner.connections(), 0);
 }
 
+/// `bücher.example` and `localhost.` in a list never matched.
+#[test]
+fn hosts_are_excluded_however_their_entry_is_written() {
+    let site = Peer::plain(|_| html("<title>T</title>"));
+    let deny = ["b\u{fc}cher.example", "*.B\u{dc}CHER.example", "localhost.", "EXAMPLE.com", "127.1"];
+    let setup = beside(&site).with(|config| config.previews.deny_hosts = deny.map(str::to_owned).to_vec());
+    for host in ["xn--bcher-kva.example", "www.xn--bcher-kva.example", "localhost", "example.com"] {
+        setup.zone.host(host, 80, &[site.address]);
+    }
+    let sidecar = setup.start();
+    for host in [
+        "b\u{fc}cher.example",
+        "xn--bcher-kva.example.",
+        "www.b\u{fc}cher.example",
+        "LOCALHOST",
+        "example.com",
+        "127.0.0.1",
+    ] {
+        let refused = (403, "M_FORBIDDEN".to_owned());
+        assert_eq!(failure(&sidecar, &format!("http://{host}/")), refused, "{host}");
+    }
+    assert_eq!(site.connections(), 0);
+}
+
 #[test]
 fn hosts_and_ports_that_the_operator_excludes_are_403_and_nothing_is_asked() {
     let site = Peer::plain(|request| match request.path() {
@@ -215,7 +239,7 @@ fn hosts_and_ports_that_the_operator_excludes_are_403_and_nothing_is_asked() {
         "http://img.denied.test/",
         "http://other.example/",
         "http://site.test:22/",
-        "http://site.test:6167/",
+        "http://site.test:6667/",
     ] {
         assert_eq!(failure(&sidecar, url), (403, "M_FORBIDDEN".to_owned()), "{url}");
     }

@@ -84,3 +84,94 @@ fn sockets_from_systemd_take_the_place_of_listen() {
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
+
+#[test]
+fn every_request_on_a_socket_from_systemd_is_answered_across_a_restart() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    const CLIENTS: usize = 8;
+    const REQUESTS: usize = 400;
+    let folder = Folder::new("");
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tcp.local_addr().unwrap();
+    let start = || {
+        let unix = UnixListener::bind(folder.path(&format!("{}.sock", unique_number()))).unwrap();
+        activated(&folder, [tcp.try_clone().unwrap().into(), unix.into()])
+    };
+    let mut first = start();
+    let answered = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                for _ in 0..REQUESTS {
+                    let response = Client::new(address).try_send("GET", "/_matrix/media/unknown", b"");
+                    assert_eq!(response.expect("an answer").status, 404);
+                    answered.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        crate::harness::eventually("clients are busy", || {
+            answered.load(Ordering::SeqCst) > CLIENTS * REQUESTS / 4
+        });
+        first.signal(Signal::TERM);
+        assert!(first.child.wait().unwrap().success());
+        // What came meanwhile waits in the socket.
+        let second = start();
+        crate::harness::eventually("all are answered", || {
+            answered.load(Ordering::SeqCst) == CLIENTS * REQUESTS
+        });
+        drop(second);
+    });
+}
+
+/// Another one at each call.
+fn unique_number() -> usize {
+    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::SeqCst)
+}
+
+#[test]
+fn a_request_that_was_sent_before_the_stop_is_answered_and_idle_connections_are_closed() {
+    use std::io::{Read as _, Write as _};
+    let folder = Folder::new("");
+    let mut service = folder.serve();
+    let request = b"GET /_matrix/media/unknown HTTP/1.1\r\nHost: x\r\n\r\n";
+    let connect = || std::net::TcpStream::connect(service.address).unwrap();
+    let mut idle = connect();
+    idle.write_all(request).unwrap();
+    let mut answer = [0; 4096];
+    assert!(idle.read(&mut answer).unwrap() > 0);
+    let late: Vec<_> = (0..200)
+        .map(|_| {
+            let mut stream = connect();
+            stream.write_all(request).unwrap();
+            stream
+        })
+        .collect();
+    service.signal(Signal::TERM);
+    for mut stream in late {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    }
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty());
+    assert!(service.child.wait().unwrap().success());
+}
+
+#[test]
+fn who_waits_for_a_pending_upload_is_told_so_when_the_service_stops() {
+    use std::io::Write as _;
+    let folder = Folder::new("");
+    let mut service = folder.serve();
+    let created = service.alice().post("/_matrix/media/v1/create", b"{}").json();
+    let mxc = created["content_uri"].as_str().unwrap().trim_start_matches("mxc://").to_owned();
+    let target = format!("/_matrix/client/v1/media/download/{mxc}?timeout_ms=60000");
+    let mut connection = service.alice().connect();
+    connection.write_all(&service.alice().request("GET", &target, b"")).unwrap();
+    service.signal(Signal::TERM);
+    // A minute would be longer than the service takes to end.
+    let response = crate::harness::client::read_response(&mut connection, "GET");
+    assert_eq!((response.status, response.errcode().as_str()), (504, "M_NOT_YET_UPLOADED"));
+    assert!(service.child.wait().unwrap().success());
+}

@@ -163,60 +163,97 @@ fn an_upload_cut_in_the_middle_leaves_nothing() {
     assert!(sidecar.blobs().is_empty());
 }
 
-/// Begins an upload with leave to send it, or reads why there is none.
-fn begin(client: &Client, method: &str, target: &str) -> Result<TcpStream, Response> {
+/// Asks for leave to send an upload of 4 bytes.
+fn ask(client: &Client, method: &str, target: &str) -> TcpStream {
     let mut connection = client.connect();
     let head = client.clone().with_header("Expect", "100-continue").head_of(method, target);
     write!(connection, "{head}Content-Length: 4\r\n\r\n").unwrap();
-    let mut start = [0; 12];
-    while connection.peek(&mut start).unwrap() < start.len() {}
-    if &start != b"HTTP/1.1 100" {
-        return Err(read_response(&mut connection, method));
-    }
+    connection
+}
+
+/// Waits for the leave.
+fn await_leave(mut connection: TcpStream) -> TcpStream {
     let mut leave = [0; 25];
     connection.read_exact(&mut leave).unwrap();
-    Ok(connection)
+    assert_eq!(&leave, b"HTTP/1.1 100 Continue\r\n\r\n");
+    connection
+}
+
+/// Whether there is something to read.
+fn is_answered(connection: &TcpStream) -> bool {
+    connection.set_nonblocking(true).unwrap();
+    let answered = connection.peek(&mut [0]).is_ok();
+    connection.set_nonblocking(false).unwrap();
+    answered
 }
 
 #[test]
-fn a_user_has_32_uploads_under_way_and_a_further_one_is_429_before_it_is_sent() {
+fn a_user_has_32_uploads_under_way_and_further_ones_take_turns() {
     let sidecar = Sidecar::start();
     let alice = sidecar.alice();
     let created = alice.post("/_matrix/media/v1/create", b"{}").json();
     let into = created["content_uri"].as_str().unwrap().replace("mxc://", "/_matrix/media/v3/upload/");
-    let mut under_way: Vec<_> = (0..31).map(|_| begin(&alice, "POST", UPLOAD).unwrap()).collect();
-    under_way.push(begin(&alice, "PUT", &into).unwrap());
-    for (method, target) in [("POST", UPLOAD), ("PUT", into.as_str())] {
-        let refused = begin(&alice, method, target).unwrap_err();
-        assert_eq!(refused.failure(), (429, "M_LIMIT_EXCEEDED".to_owned()));
-        assert_eq!(refused.header("retry-after"), Some("5"));
-        assert_eq!(refused.json()["retry_after_ms"], 5000);
-    }
-    // Nothing else is refused, and nobody else.
+    let mut under_way: Vec<_> = (0..32).map(|_| await_leave(ask(&alice, "POST", UPLOAD))).collect();
+    let next = ask(&alice, "PUT", &into);
+    // Nothing else waits, and nobody else.
     assert_eq!(sidecar.user("bob").post(UPLOAD, b"his").status, 200);
     assert_eq!(alice.get("/_matrix/client/v1/media/config").status, 200);
-
+    assert!(!is_answered(&next));
     // One that ends makes room: stored, ...
     let mut ending = under_way.pop().unwrap();
-    ending.write_all(b"into").unwrap();
-    assert_eq!(read_response(&mut ending, "PUT").status, 200);
-    eventually("its place is free", || {
-        begin(&alice, "POST", UPLOAD).map(|next| under_way.push(next)).is_ok()
-    });
-    assert_eq!(begin(&alice, "POST", UPLOAD).unwrap_err().status, 429);
+    ending.write_all(b"mine").unwrap();
+    assert_eq!(read_response(&mut ending, "POST").status, 200);
+    let mut into = await_leave(next);
     // ... broken off, ...
+    let next = ask(&alice, "POST", UPLOAD);
     under_way.pop();
-    eventually("its place is free", || {
-        begin(&alice, "POST", UPLOAD).map(|next| under_way.push(next)).is_ok()
-    });
-    assert_eq!(begin(&alice, "POST", UPLOAD).unwrap_err().status, 429);
+    let mut next = await_leave(next);
     // ... or refused for another reason.
-    under_way.pop();
-    eventually("its place is free", || alice.post(UPLOAD, b"mine").status == 200);
+    for connection in [&mut into, &mut next] {
+        connection.write_all(b"more").unwrap();
+        assert_eq!(read_response(connection, "POST").status, 200);
+    }
     for _ in 0..40 {
         assert_eq!(alice.post("/_matrix/media/v3/upload?filename=%ff", b"x").status, 400);
     }
     assert_eq!(alice.post(UPLOAD, b"mine").status, 200);
+}
+
+#[test]
+fn who_comes_when_256_uploads_wait_for_a_turn_is_429_before_anything_is_sent() {
+    let sidecar = Sidecar::start();
+    let alice = sidecar.alice();
+    let under_way: Vec<_> = (0..32).map(|_| await_leave(ask(&alice, "POST", UPLOAD))).collect();
+    let mut waiting: Vec<_> = (0..257).map(|_| ask(&alice, "POST", UPLOAD)).collect();
+    eventually("one is answered", || waiting.iter().any(is_answered));
+    let mut refused = waiting.swap_remove(waiting.iter().position(is_answered).unwrap());
+    let refused = read_response(&mut refused, "POST");
+    assert_eq!(refused.failure(), (429, "M_LIMIT_EXCEEDED".to_owned()));
+    assert_eq!(refused.header("retry-after"), Some("5"));
+    assert_eq!(refused.json()["retry_after_ms"], 5000);
+    assert_eq!(sidecar.user("bob").post(UPLOAD, b"his").status, 200);
+    // All of them go away: no place stays taken.
+    drop((under_way, waiting));
+    eventually("there is a turn", || alice.post(UPLOAD, b"mine").status == 200);
+}
+
+#[test]
+fn a_bridge_that_sends_a_hundred_small_files_at_once_gets_all_of_them_stored() {
+    let sidecar = Sidecar::start();
+    let bridge = sidecar.user("bridge");
+    let target = format!("{UPLOAD}?user_id=@_bridge_a:sidecar.test");
+    let mut connections: Vec<_> = (0..250_u64)
+        .map(|number| {
+            let mut connection = bridge.connect();
+            let bytes = crate::harness::unique(number, 5000);
+            connection.write_all(&bridge.request("POST", &target, &bytes)).unwrap();
+            connection
+        })
+        .collect();
+    for connection in &mut connections {
+        assert_eq!(read_response(connection, "POST").status, 200);
+    }
+    assert_eq!(sidecar.blobs().len(), 250);
 }
 
 #[test]

@@ -6,14 +6,15 @@
 
 mod well_known;
 
+use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::well_known::WellKnown;
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::well_known::{lifetime as well_known_lifetime, read as read_well_known};
 use crate::matrix::{Clock, Host, Monotonic, Random, ServerName};
-use crate::names::{Names, Service};
+use crate::names::{Lookups, Service};
 use crate::outbound::Outbound;
 
 /// Port of a server whose name carries none.
@@ -21,6 +22,9 @@ const DEFAULT_PORT: u16 = 8448;
 
 /// SRV targets tried for one connection.
 const MAX_TARGETS: usize = 8;
+
+/// Longest wait for SRV records.
+const SRV_TIME: Duration = Duration::from_secs(3);
 
 /// Where a server is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +43,7 @@ pub(crate) struct Discovery {
     /// Delegations.
     well_known: WellKnown,
     /// For SRV records.
-    names: Arc<dyn Names>,
+    names: Lookups,
     /// To choose among equal SRV targets.
     dice: Dice,
 }
@@ -51,29 +55,29 @@ impl Discovery {
     /// Asks for well-known documents through `outbound`.
     pub(crate) fn new(
         outbound: Outbound,
-        names: Arc<dyn Names>,
+        names: impl Into<Lookups>,
         clocks: (Clock, Monotonic),
         random: Random,
     ) -> Self {
         let well_known = WellKnown::new(outbound, clocks, Arc::clone(&random));
-        Self { well_known, names, dice: Dice(random) }
+        Self { well_known, names: names.into(), dice: Dice(random) }
     }
 
-    /// Where `server_name` is reached; a document is waited for until then.
+    /// Where `server_name` is reached; documents and DNS are waited for until then.
     pub(crate) fn resolve(&self, server_name: &ServerName, until: Option<Instant>) -> Endpoint {
         match (server_name.host(), server_name.port()) {
             // Step 3: only a bare DNS name may be delegated.
             (Host::Name(_), None) => match self.well_known.delegated(server_name, until) {
-                Some(delegated) => self.reach(&delegated),
-                None => self.reach(server_name),
+                Some(delegated) => self.reach(&delegated, until),
+                None => self.reach(server_name, until),
             },
-            (Host::Ip(_), _) | (Host::Name(_), Some(_)) => self.reach(server_name),
+            (Host::Ip(_), _) | (Host::Name(_), Some(_)) => self.reach(server_name, until),
         }
     }
 
     /// Where a name is reached that is not delegated further: the server's own (steps 1, 2, 4 to 6) or what it delegates to
     /// (steps 3.1 to 3.5). `Host` and certificate are of this name, never of an SRV target.
-    fn reach(&self, name: &ServerName) -> Endpoint {
+    fn reach(&self, name: &ServerName, until: Option<Instant>) -> Endpoint {
         let host = name.host_str();
         let direct = |port: u16| Endpoint {
             base_url: format!("https://{host}:{port}"),
@@ -84,18 +88,25 @@ impl Discovery {
             (_, Some(port)) => direct(port),
             (Host::Ip(_), None) => direct(DEFAULT_PORT),
             (Host::Name(_), None) => {
-                let via = self.targets(host);
+                let via = self.targets(host, until);
                 if via.is_empty() { direct(DEFAULT_PORT) } else { Endpoint { via, ..direct(DEFAULT_PORT) } }
             }
         }
     }
 
     /// The SRV targets of a host in the order to try them. Where the new record exists, the old one is not asked for, even
-    /// if all targets of the new one are down.
-    fn targets(&self, host: &str) -> Vec<(String, u16)> {
-        let new = self.names.services(&format!("_matrix-fed._tcp.{host}"));
-        let services =
-            if new.is_empty() { self.names.services(&format!("_matrix._tcp.{host}")) } else { new };
+    /// if all targets of the new one are down. While DNS is silent there are none.
+    fn targets(&self, host: &str, until: Option<Instant>) -> Vec<(String, u16)> {
+        let now = Instant::now();
+        let latest = now.checked_add(SRV_TIME).unwrap_or(now);
+        let until = until.map_or(latest, |until| until.min(latest));
+        let ask = |service: &str| self.names.services(&format!("{service}._tcp.{host}"), until);
+        let services = match ask("_matrix-fed") {
+            Ok(new) if !new.is_empty() => new,
+            // Who drops the one question drops the other.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Vec::new(),
+            Ok(_) | Err(_) => ask("_matrix").unwrap_or_default(),
+        };
         let ordered = in_order(services, |below| self.dice.below(below));
         // The root as target says that the service is not offered: it resolves to nothing, and nothing else is tried.
         let host = |host: String| if host.is_empty() { ".".to_owned() } else { host };

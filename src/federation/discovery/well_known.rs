@@ -128,6 +128,7 @@ impl WellKnown {
                 OutboundError::Unresolved
                 | OutboundError::Timeout
                 | OutboundError::Tls(_)
+                | OutboundError::Malformed(_)
                 | OutboundError::Failed(_) => Absence::Passing,
             }
         })?;

@@ -7,6 +7,7 @@ mod read;
 mod summary;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use quick_cache::Weighter;
@@ -24,6 +25,9 @@ use crate::preview::{Fetcher, Landing, Link, MAX_CACHE_AGE, Providers, Step, Tri
 
 /// How long a failure is believed, and a preview whose site was late with a part of it.
 const FAILURE_KEPT: Duration = Duration::from_mins(1);
+
+/// Previews being stored. While the disk is so slow that there are as many, further ones are not kept.
+const MAX_KEEPING: usize = 16;
 
 /// Previews kept.
 const MAX_PREVIEWS: u32 = 10_000;
@@ -44,6 +48,18 @@ pub(super) struct Desk {
     providers: Providers,
     /// The latest answers.
     remembered: Cache<Link, Remembered, Weight>,
+    /// How many previews are being stored.
+    keeping: Arc<AtomicUsize>,
+}
+
+/// The place of a preview that is being stored.
+#[derive(Debug)]
+pub(crate) struct Keeping(Arc<AtomicUsize>);
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// An answer in memory.
@@ -64,7 +80,7 @@ impl Desk {
     pub(super) fn new(config: config::Previews, fetcher: Fetcher) -> Self {
         let providers = Providers::new(&config.oembed);
         let remembered = Cache::with_weighter(REMEMBERED, REMEMBERED_BYTES, Weight);
-        Self { config, fetcher, providers, remembered }
+        Self { config, fetcher, providers, remembered, keeping: Arc::default() }
     }
 }
 
@@ -118,6 +134,22 @@ impl Library {
     /// Where a site that is known to speak oEmbed describes `link`.
     pub(crate) fn known_oembed(&self, link: &Link) -> Option<Link> {
         Link::parse(self.desk.providers.endpoint(link.url())?.as_str()).ok()
+    }
+
+    /// A place for a preview to be stored, if there is one.
+    pub(crate) fn begin_keeping(&self) -> Option<Keeping> {
+        let place = Keeping(Arc::clone(&self.desk.keeping));
+        let before = place.0.fetch_add(1, Ordering::SeqCst);
+        (before < MAX_KEEPING).then_some(place)
+    }
+
+    /// `answer` while the preview is not stored: what is stored meanwhile counts, and it is believed for a while.
+    pub(crate) fn answer_for_now(&self, link: &Link, answer: String) -> Arc<str> {
+        if let Some(Ok(stored)) = self.remembered_preview(link) {
+            return stored;
+        }
+        let lifetime = self.desk.config.cache.0.min(FAILURE_KEPT);
+        self.remember(link, answer, lifetime)
     }
 
     /// Keeps the preview of `link`, and the image with it: blob first, then both rows at once. An image that cannot be stored

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read};
 use std::time::Instant;
 
+use url::Url;
+
 use crate::blobs::{Ingest, IngestError};
 use crate::config;
 use crate::error::{Error, Kind, Result};
@@ -116,11 +118,17 @@ impl Library {
         if preview::sniff(&head, landing.content_type.as_deref()) != Format::Image {
             return Err(unfit("it is no picture"));
         }
-        let candidate = self.take_picture(&mut body)?;
-        if candidate.picture.width.min(candidate.picture.height) < MIN_SIDE {
-            return Err(unfit("it is too small to show anything"));
-        }
-        Ok(candidate)
+        fit(self.take_picture(&mut body)?)
+    }
+
+    /// Takes in a picture that stands in the page itself.
+    ///
+    /// # Errors
+    /// Those of [`Self::read_image`].
+    pub(crate) fn read_embedded_image(&self, url: &Url) -> Result<Candidate> {
+        let bytes = preview::read_data_url(url, self.desk.config.max_image.0);
+        let bytes = bytes.ok_or_else(|| unfit("it is not in the page"))?;
+        fit(self.take_picture(&mut Cursor::new(bytes))?)
     }
 
     /// Decodes what looks like a picture, until `deadline` at most. Blocks for as long as that takes.
@@ -149,6 +157,7 @@ impl Library {
             .take(len_u64(MAX_OEMBED).saturating_add(1))
             .read_to_end(&mut json)
             .map_err(preview::broke_off)?;
+        let json = preview::json_in_utf8(json, landing.content_type.as_deref());
         let none = || Error::new(Kind::PageFailed, "the site's oEmbed answer is malformed");
         preview::parse_oembed(&json, &landing.url).ok_or_else(none)
     }
@@ -156,7 +165,7 @@ impl Library {
     /// Moves a picture to the disk and looks at its header. One that would not fit if all others went is too large.
     pub(crate) fn take_picture(&self, body: &mut dyn Read) -> Result<Candidate> {
         let config::Previews { max_image, max_stored, .. } = &self.desk.config;
-        let mut ingest = self.blobs.ingest(max_image.0.min(max_stored.0)).map_err(storing)?;
+        let mut ingest = self.blobs.ingest(max_image.0.min(max_stored.0), None).map_err(storing)?;
         let mut chunk = vec![0; CHUNK];
         loop {
             let count = body.read(&mut chunk).map_err(preview::broke_off)?;
@@ -217,6 +226,14 @@ impl Picture {
     pub(super) fn size(&self) -> u64 {
         self.ingest.size()
     }
+}
+
+/// A picture that is large enough to show something.
+fn fit(candidate: Candidate) -> Result<Candidate> {
+    if candidate.picture.width.min(candidate.picture.height) < MIN_SIDE {
+        return Err(unfit("it is too small to show anything"));
+    }
+    Ok(candidate)
 }
 
 /// The first bytes of a body, and the whole of it.

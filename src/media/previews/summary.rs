@@ -83,6 +83,11 @@ impl Summary {
         if self.is_incomplete { configured.min(FAILURE_KEPT) } else { configured.max(self.cache_age) }
     }
 
+    /// The answer without an image.
+    pub(crate) fn bare_answer(&self) -> String {
+        Value::Object(self.keys()).to_string()
+    }
+
     /// The answer's keys without an image.
     pub(super) fn keys(&self) -> Map<String, Value> {
         self.page.open_graph()

@@ -47,7 +47,7 @@ pub enum Left {
 
 /// Works on real files, through the system, and remembers what of them is on the medium.
 #[derive(Debug, Default)]
-pub struct ScriptedDisk(Mutex<State>);
+pub struct ScriptedDisk(Mutex<State>, Mutex<()>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -85,13 +85,18 @@ impl ScriptedDisk {
             }
         }
         (state.synced_names, state.synced_folders) = (state.names.clone(), state.folders.clone());
-        Self(Mutex::new(state))
+        Self(Mutex::new(state), Mutex::default())
     }
 
     /// From now on `fault` happens.
     pub fn plan(&self, fault: Option<Fault>) {
         let mut state = self.state();
         (state.fault, state.failures, state.steps) = (fault, 0, Vec::new());
+    }
+
+    /// Nothing gets on the medium while the guard lives: the disk is slow.
+    pub fn hold(&self) -> MutexGuard<'_, ()> {
+        self.1.lock().unwrap()
     }
 
     /// From now on it says that so many bytes are free.
@@ -180,6 +185,7 @@ impl Disk for ScriptedDisk {
     fn begin_sync(&self, _file: &File, _offset: u64, _len: u64) {}
 
     fn sync(&self, file: &File) -> io::Result<()> {
+        drop(self.hold());
         let mut state = self.step(Step::Sync)?;
         let number = state.files[&file.metadata()?.ino()];
         let path = state.names.iter().find(|(_, named)| **named == number).unwrap().0.clone();

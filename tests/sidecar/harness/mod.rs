@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 
 pub use self::client::{Client, Response};
 pub use self::disk::{Fault, Left, ScriptedDisk};
-pub use self::peer::{Authority, Peer, Reply, Request};
+pub use self::peer::{Authority, Peer, Reply, Request, Silent};
 
 /// The sidecar's server name in every test.
 pub const OURS: &str = "sidecar.test";
@@ -68,6 +68,7 @@ pub struct Setup {
 pub struct Zone {
     hosts: Mutex<Vec<(String, u16, Vec<SocketAddr>)>>,
     services: Mutex<Vec<(String, Service)>>,
+    silent: Mutex<Vec<String>>,
     /// SRV questions so far.
     pub asked: Mutex<Vec<String>>,
 }
@@ -83,10 +84,23 @@ impl Zone {
         let service = Service { priority, weight: 0, host: host.to_owned(), port };
         self.services.lock().unwrap().push((name.to_owned(), service));
     }
+
+    /// Questions about `name` are dropped.
+    pub fn drops(&self, name: &str) {
+        self.silent.lock().unwrap().push(name.to_owned());
+    }
+
+    /// Never returns when questions about `name` are dropped.
+    fn answer(&self, name: &str) {
+        while self.silent.lock().unwrap().iter().any(|silent| silent == name) {
+            std::thread::park();
+        }
+    }
 }
 
 impl Names for Zone {
     fn addresses(&self, host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+        self.answer(host);
         let mut hosts = self.hosts.lock().unwrap();
         let mut entries = (0..hosts.len()).filter(|index| hosts[*index].0 == host && hosts[*index].1 == port);
         match (entries.next(), entries.next()) {
@@ -100,10 +114,11 @@ impl Names for Zone {
         }
     }
 
-    fn services(&self, name: &str) -> Vec<Service> {
+    fn services(&self, name: &str) -> std::io::Result<Vec<Service>> {
         self.asked.lock().unwrap().push(name.to_owned());
+        self.answer(name);
         let services = self.services.lock().unwrap();
-        services.iter().filter(|(of, _)| of == name).map(|(_, service)| service.clone()).collect()
+        Ok(services.iter().filter(|(of, _)| of == name).map(|(_, service)| service.clone()).collect())
     }
 }
 

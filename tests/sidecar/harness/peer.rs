@@ -279,6 +279,27 @@ impl Drop for Peer {
     }
 }
 
+/// An address that swallows what is sent to it: nobody is let in, nobody is refused.
+pub struct Silent {
+    pub address: SocketAddr,
+    _listener: rustix::fd::OwnedFd,
+    _queued: TcpStream,
+}
+
+impl Silent {
+    /// At a loopback address. The queue of its listener is full, and the kernel drops who comes further.
+    #[allow(dead_code, reason = "the measurements, which share this file, do not use it")]
+    pub fn at(host: &str) -> Self {
+        use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
+        let listener = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&listener, &SocketAddr::new(host.parse().unwrap(), 0)).unwrap();
+        listen(&listener, 0).unwrap();
+        let address = SocketAddr::try_from(getsockname(&listener).unwrap()).unwrap();
+        let queued = TcpStream::connect(address).unwrap();
+        Self { address, _listener: listener, _queued: queued }
+    }
+}
+
 /// Reads one request and answers it.
 fn serve<S: Read + Write>(
     stream: S,

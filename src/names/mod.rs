@@ -1,31 +1,36 @@
 //! DNS: names to addresses, and SRV records.
 //!
-//! Owns the two resolvers: the system's for addresses, hickory's for SRV records, which the system's cannot ask for.
-//! Refuses to judge what it finds: `outbound` does. Blocks.
+//! Owns the two resolvers: the system's for addresses, hickory's for SRV records, which the system's cannot ask for; and the
+//! deadlines of both ([`Lookups`]). Refuses to judge what it finds: `outbound` does. Blocks.
+
+mod lookups;
+mod srv;
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::proto::rr::RData;
 use tokio::runtime::Handle;
 
-/// SRV answers remembered, as long as their records allow.
-const CACHED_ANSWERS: u64 = 512;
+pub(crate) use self::lookups::Lookups;
+use self::srv::Srv;
 
 /// Where the system says whom to ask.
 const SYSTEM_CONFIGURATION: &str = "/etc/resolv.conf";
 
-/// Where names lead. Tests put a table in its place.
-pub trait Names: Send + Sync + fmt::Debug {
-    /// The addresses of `host`, an IP literal or a DNS name, with `port`.
+/// Where names lead. Tests put a table in its place. Questions block for as long as DNS takes: whoever asks goes through
+/// [`Lookups`], which keeps deadlines.
+pub trait Names: Send + Sync + fmt::Debug + 'static {
+    /// The addresses of `host`, an IP literal or a DNS name, with `port`. Literals are answered at once.
     fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 
-    /// The SRV records of `name`; none when there are none or DNS does not say.
-    fn services(&self, name: &str) -> Vec<Service>;
+    /// The SRV records of `name`, or of what it is an alias of; none when there are none.
+    ///
+    /// # Errors
+    /// `TimedOut` when DNS is silent, others when it does not say.
+    fn services(&self, name: &str) -> io::Result<Vec<Service>>;
 }
 
 /// One SRV record (RFC 2782).
@@ -45,7 +50,7 @@ pub struct Service {
 #[derive(Default)]
 pub struct SystemNames {
     /// Made when first needed, inside the runtime, and anew when the system's configuration changed.
-    srv: Renewed<Option<SystemTime>, TokioResolver>,
+    srv: Renewed<Option<SystemTime>, Arc<Srv>>,
 }
 
 /// What is made from a source and made anew when that changes. What could not be made is tried again.
@@ -72,41 +77,29 @@ impl<M: PartialEq, T: Clone> Renewed<M, T> {
 
 impl Names for SystemNames {
     fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        let bare = host.trim_matches(['[', ']']);
-        match bare.parse::<IpAddr>() {
-            Ok(address) => Ok(vec![SocketAddr::new(address, port)]),
-            Err(_name) => (host, port).to_socket_addrs().map(Iterator::collect),
+        match literal(host) {
+            Some(address) => Ok(vec![SocketAddr::new(address, port)]),
+            None => (host, port).to_socket_addrs().map(Iterator::collect),
         }
     }
 
-    fn services(&self, name: &str) -> Vec<Service> {
-        let Ok(runtime) = Handle::try_current() else { return Vec::new() };
+    fn services(&self, name: &str) -> io::Result<Vec<Service>> {
+        let runtime = Handle::try_current().map_err(io::Error::other)?;
         let changed = std::fs::metadata(SYSTEM_CONFIGURATION).and_then(|file| file.modified()).ok();
-        let Some(resolver) = self.srv.get(changed, resolver) else { return Vec::new() };
-        // With a trailing dot the name is complete: no search domain is tried.
-        let records = match runtime.block_on(resolver.srv_lookup(format!("{name}."))) {
-            Ok(records) => records,
-            Err(error) => {
-                tracing::debug!(name, %error, "no SRV records");
-                return Vec::new();
-            }
+        let make = || {
+            let made = Srv::of_the_system();
+            made.inspect_err(|error| tracing::warn!(%error, "cannot ask for SRV records")).ok().map(Arc::new)
         };
-        let services = records.answers().iter().filter_map(|record| {
-            let RData::SRV(srv) = &record.data else { return None };
-            let host = srv.target.to_utf8().trim_end_matches('.').to_owned();
-            Some(Service { priority: srv.priority, weight: srv.weight, host, port: srv.port })
-        });
-        services.collect()
+        let srv = self.srv.get(changed, make).ok_or_else(|| io::Error::other("no resolver"))?;
+        runtime
+            .block_on(srv.services(name))
+            .inspect_err(|error| tracing::debug!(name, %error, "no SRV records"))
     }
 }
 
-/// A resolver with the system's configuration, if it can be read.
-fn resolver() -> Option<TokioResolver> {
-    let built = TokioResolver::builder_tokio().and_then(|mut builder| {
-        builder.options_mut().cache_size = CACHED_ANSWERS;
-        builder.build()
-    });
-    built.inspect_err(|error| tracing::warn!(%error, "cannot ask for SRV records")).ok()
+/// The address that a host spells out, with or without brackets.
+fn literal(host: &str) -> Option<IpAddr> {
+    host.trim_matches(['[', ']']).parse().ok()
 }
 
 impl fmt::Debug for SystemNames {
@@ -117,6 +110,9 @@ impl fmt::Debug for SystemNames {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     /// Started before the network was configured, it never asked for SRV records.
@@ -128,6 +124,16 @@ mod tests {
         assert_eq!(kept.get(1, || panic!("nothing changed")), Some("a"));
         assert_eq!(kept.get(2, || None), Some("a"), "better than nothing");
         assert_eq!(kept.get(2, || Some("b")), Some("b"));
+    }
+
+    /// The thread that asks is none of the runtime's own.
+    #[tokio::test]
+    async fn srv_records_are_asked_for_from_any_thread() {
+        let lookups = Lookups::from(Arc::new(SystemNames::default()));
+        let until = Instant::now().checked_add(Duration::from_secs(20)).unwrap();
+        let ask = move || lookups.services("_matrix-fed._tcp.nowhere.invalid", until);
+        let found = tokio::task::spawn_blocking(ask).await.unwrap();
+        assert!(found.is_ok_and(|found| found.is_empty()) || !Path::new(SYSTEM_CONFIGURATION).exists());
     }
 
     #[test]

@@ -1,0 +1,84 @@
+//! The configuration file: where it is looked for, and what is said of one that cannot be read.
+//!
+//! Refuses to know what stands in it.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use super::yaml::{Broken, YamlFile};
+use super::{Problem, Problems};
+use crate::matrix::len_u64;
+
+/// Where a configuration is looked for that `--config` does not name.
+const DEFAULT_FILES: [&str; 2] = ["sidecar.yaml", "/etc/media-sidecar/sidecar.yaml"];
+
+/// Largest configuration file read, bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// The configuration file to use: `given`, else `./sidecar.yaml`, else `/etc/media-sidecar/sidecar.yaml`.
+/// `None` when neither default exists: the environment may say everything.
+pub fn find(given: Option<&Path>) -> Option<PathBuf> {
+    // One that may not be looked at is there: that it cannot be read is what must be said.
+    let is_there = |path: &&Path| match path.metadata() {
+        Ok(metadata) => !metadata.is_dir(),
+        Err(why) => why.kind() == io::ErrorKind::PermissionDenied,
+    };
+    given.or_else(|| DEFAULT_FILES.iter().map(Path::new).find(is_there)).map(Path::to_owned)
+}
+
+/// The one problem of a file that cannot be read.
+pub(super) fn unreadable(path: &Path, broken: Broken) -> Problems {
+    let Broken { line, message } = broken;
+    let file = path.display();
+    let place = line.map_or_else(|| file.to_string(), |line| format!("{file}:{line}"));
+    Problems(vec![Problem { place, key: String::new(), message }])
+}
+
+/// The one problem where there is no file and the environment does not say enough.
+pub(super) fn no_file() -> Problem {
+    let looked = DEFAULT_FILES.map(|file| {
+        let path = std::path::absolute(file).unwrap_or_else(|_| file.into());
+        path.display().to_string()
+    });
+    Problem {
+        place: "no configuration file".to_owned(),
+        key: String::new(),
+        message: format!(
+            "looked for {}; copy the shipped sidecar.yaml to one of them and set server_name, or name a file with --config",
+            looked.join(" and ")
+        ),
+    }
+}
+
+/// Reads and parses one file; the error says what to do.
+pub(super) fn read(path: &Path) -> Result<YamlFile, Broken> {
+    let whole = |message: String| Broken { line: None, message };
+    let mut bytes = Vec::new();
+    let read =
+        File::open(path).and_then(|file| file.take(MAX_FILE.saturating_add(1)).read_to_end(&mut bytes));
+    read.map_err(|why| {
+        whole(if why.kind() == io::ErrorKind::NotFound {
+            "there is no such file; name another with --config".to_owned()
+        } else if why.kind() == io::ErrorKind::IsADirectory {
+            format!(
+                "it is a folder; name the file in it (like --config {})",
+                path.join("sidecar.yaml").display()
+            )
+        } else if why.kind() == io::ErrorKind::PermissionDenied {
+            "this user may not read it; let everybody read it (it holds no secret), or run this as root"
+                .to_owned()
+        } else {
+            format!("cannot read it: {why}")
+        })
+    })?;
+    if len_u64(bytes.len()) > MAX_FILE {
+        return Err(whole("it is too large for a configuration; name another file with --config".to_owned()));
+    }
+    let text = String::from_utf8(bytes).map_err(|why| {
+        let before = why.as_bytes().get(..why.utf8_error().valid_up_to()).unwrap_or_default();
+        let line = before.split(|byte| *byte == b'\n').count();
+        Broken { line: Some(line), message: "it is not UTF-8 text; save the file as UTF-8".to_owned() }
+    })?;
+    YamlFile::parse(path, &text)
+}

@@ -1,0 +1,149 @@
+//! `homeserver.url`: where the homeserver listens, over TCP or on a Unix socket.
+//!
+//! Owns its grammar. Refuses to know what is asked there.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::ListenAddr;
+
+/// Where the homeserver is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum HomeserverUrl {
+    /// A base URL, `http` or `https`, without a slash at its end.
+    Web(String),
+    /// A Unix socket that speaks HTTP.
+    Unix(PathBuf),
+}
+
+impl HomeserverUrl {
+    /// Parses `http://127.0.0.1:6167` or `unix:/run/conduwuit/conduwuit.sock`. The error says what is wrong, as the end of a
+    /// sentence that begins with the URL.
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            // Some write it like a URL, with an authority that is empty.
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return if path.starts_with('/') && !path.contains('\0') {
+                Ok(Self::Unix(path.into()))
+            } else {
+                Err("needs an absolute path (like unix:/run/conduwuit/conduwuit.sock)")
+            };
+        }
+        let url = url::Url::parse(text)
+            .map_err(|why| if why == url::ParseError::InvalidPort { NOT_A_PORT } else { NOT_A_URL })?;
+        let is_web = matches!(url.scheme(), "http" | "https") && url.has_host() && text.contains("://");
+        if !is_web || text.parse::<hyper::Uri>().is_err() {
+            return Err(NOT_A_URL);
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("has a query or fragment; end it after host and port (like http://127.0.0.1:6167)");
+        }
+        if url.port() == Some(0) {
+            return Err(NOT_A_PORT);
+        }
+        Ok(Self::Web(text.trim_end_matches('/').to_owned()))
+    }
+
+    /// Whether this is where we listen ourselves: whoever asked there would ask in circles.
+    pub(crate) fn is_ours(&self, listen: &[ListenAddr]) -> bool {
+        match self {
+            Self::Unix(path) => listen.contains(&ListenAddr::Unix(path.clone())),
+            Self::Web(text) => {
+                let Ok(url) = url::Url::parse(text) else { return false };
+                let (host, port) = (url.host(), url.port_or_known_default());
+                listen.iter().any(|address| match address {
+                    ListenAddr::Tcp(address) => {
+                        Some(address.port()) == port && reaches(host.as_ref(), address.ip())
+                    }
+                    ListenAddr::Unix(_) => false,
+                })
+            }
+        }
+    }
+}
+
+/// What has a port that nobody can listen on.
+const NOT_A_PORT: &str = "has a port that cannot be (1 to 65535)";
+
+/// What is no URL at all.
+const NOT_A_URL: &str = "is not a URL (like http://127.0.0.1:6167 or unix:/run/conduwuit/conduwuit.sock)";
+
+/// Whether a URL's host leads to `ours`, as far as can be said without DNS.
+fn reaches(host: Option<&url::Host<&str>>, ours: IpAddr) -> bool {
+    let theirs = match host {
+        Some(url::Host::Ipv4(ip)) => IpAddr::V4(*ip),
+        Some(url::Host::Ipv6(ip)) => IpAddr::V6(*ip).to_canonical(),
+        Some(url::Host::Domain(name)) => {
+            return *name == "localhost" && (ours.is_loopback() || ours.is_unspecified());
+        }
+        None => return false,
+    };
+    // All 127.0.0.0/8 are this machine, but each is an address of its own.
+    theirs == ours
+        || (ours.is_unspecified() && theirs.is_loopback())
+        || (theirs.is_unspecified() && ours.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_and_sockets_are_told_apart_and_nonsense_is_refused() {
+        let web = |text: &str| Ok(HomeserverUrl::Web(text.to_owned()));
+        let unix = |text: &str| Ok(HomeserverUrl::Unix(text.into()));
+        for (text, expected) in [
+            ("http://127.0.0.1:6167", web("http://127.0.0.1:6167")),
+            ("http://127.0.0.1:6167/", web("http://127.0.0.1:6167")),
+            ("https://user:secret@[::1]:8448/matrix/", web("https://user:secret@[::1]:8448/matrix")),
+            ("unix:/run/conduwuit/conduwuit.sock", unix("/run/conduwuit/conduwuit.sock")),
+            ("unix:///run/conduwuit.sock", unix("/run/conduwuit.sock")),
+        ] {
+            assert_eq!(HomeserverUrl::parse(text), expected, "{text}");
+        }
+        for (text, words) in [
+            ("", "is not a URL"),
+            ("127.0.0.1:6167", "is not a URL"),
+            ("localhost:6167", "is not a URL"),
+            ("http:127.0.0.1", "is not a URL"),
+            ("ftp://127.0.0.1", "is not a URL"),
+            ("http://", "is not a URL"),
+            ("http://a b", "is not a URL"),
+            ("http://[::1", "is not a URL"),
+            ("http://127.0.0.1:66167", "has a port that cannot be"),
+            ("http://127.0.0.1:0", "has a port that cannot be"),
+            ("http://127.0.0.1:6167/?a=b", "has a query"),
+            ("http://127.0.0.1:6167#a", "has a query or fragment"),
+            ("unix:conduwuit.sock", "absolute path"),
+            ("unix:", "absolute path"),
+        ] {
+            let why = HomeserverUrl::parse(text).unwrap_err();
+            assert!(why.contains(words), "{text}: {why}");
+        }
+    }
+
+    #[test]
+    fn our_own_addresses_are_recognised() {
+        for (url, listen, expected) in [
+            ("http://127.0.0.1:8090", "127.0.0.1:8090", true),
+            ("http://127.0.0.1:8090/", "127.0.0.1:8090", true),
+            ("http://localhost:8090", "127.0.0.1:8090", true),
+            ("http://localhost:8090", "[::1]:8090", true),
+            ("http://127.0.0.1:8090", "0.0.0.0:8090", true),
+            ("http://[::1]:8090", "[::]:8090", true),
+            ("http://127.0.0.1:8090", "[::]:8090", true),
+            ("http://[::ffff:127.0.0.1]:8090", "127.0.0.1:8090", true),
+            ("http://0.0.0.0:8090", "127.0.0.1:8090", true),
+            ("http://127.0.0.1", "127.0.0.1:80", true),
+            ("unix:/run/a.sock", "unix:/run/a.sock", true),
+            ("unix:/run/b.sock", "unix:/run/a.sock", false),
+            ("http://127.0.0.1:6167", "127.0.0.1:8090", false),
+            ("http://127.0.0.2:8090", "127.0.0.1:8090", false),
+            ("http://192.0.2.7:8090", "0.0.0.0:8090", false),
+            ("http://homeserver.internal:8090", "127.0.0.1:8090", false),
+        ] {
+            let parsed = HomeserverUrl::parse(url).unwrap();
+            assert_eq!(parsed.is_ours(&[listen.parse().unwrap()]), expected, "{url} and {listen}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What a running service goes by and a reload may change.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::Config;
+
+/// A value that is replaced as a whole. Whoever has read it goes on with what he has read.
+#[derive(Debug)]
+pub(crate) struct Live<T>(RwLock<Arc<T>>);
+
+impl<T> Live<T> {
+    /// At first `value`.
+    pub(crate) fn new(value: T) -> Self {
+        Self(RwLock::new(Arc::new(value)))
+    }
+
+    /// The value of this moment. Nobody holds the lock for longer than this takes.
+    pub(crate) fn get(&self) -> Arc<T> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on `value`.
+    pub(crate) fn set(&self, value: T) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
+    }
+}
+
+impl Config {
+    /// Takes back what only a restart can change to what `running` has. Names the keys that differed.
+    pub(crate) fn keep_fixed(&mut self, running: &Self) -> Vec<&'static str> {
+        /// Takes over a value. Says whether it was another.
+        fn keep<T: Clone + PartialEq>(mine: &mut T, theirs: &T) -> bool {
+            let differs = mine != theirs;
+            mine.clone_from(theirs);
+            differs
+        }
+        [
+            ("server_name", keep(&mut self.server_name, &running.server_name)),
+            ("listen", keep(&mut self.listen, &running.listen)),
+            ("data_dir", keep(&mut self.data_dir, &running.data_dir)),
+            ("homeserver.url", keep(&mut self.homeserver.url, &running.homeserver.url)),
+            (
+                "homeserver.signing_key",
+                keep(&mut self.homeserver.signing_key, &running.homeserver.signing_key),
+            ),
+            ("thumbnails.memory", keep(&mut self.thumbnails.memory, &running.thumbnails.memory)),
+            ("thumbnails.workers", keep(&mut self.thumbnails.workers, &running.thumbnails.workers)),
+            (
+                "thumbnails.pregenerate",
+                keep(&mut self.thumbnails.pregenerate, &running.thumbnails.pregenerate),
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::matrix::ServerName;
+
+    #[test]
+    fn what_needs_a_restart_is_named_and_stays_and_the_rest_is_new() {
+        let defaults = || Config::defaults(ServerName::parse("example.org").unwrap());
+        let (running, mut new) = (defaults(), defaults());
+        assert!(new.keep_fixed(&running).is_empty());
+        new.listen = vec![];
+        new.thumbnails.workers = 7;
+        new.uploads.max_size.0 = 7;
+        assert_eq!(new.keep_fixed(&running), ["listen", "thumbnails.workers"]);
+        assert_eq!((&new.listen, new.thumbnails.workers, new.uploads.max_size.0), (&running.listen, 1, 7));
+    }
+}

@@ -1,0 +1,324 @@
+//! What pages do, kind by kind, and what is seen of them.
+
+#![allow(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "tests")]
+
+use url::Url;
+
+use super::*;
+
+fn read(mut bytes: &[u8], content_type: Option<&str>, url: &str) -> Page {
+    read_page(&mut bytes, content_type, &Url::parse(url).unwrap()).unwrap()
+}
+
+fn html(text: &str) -> Page {
+    read(text.as_bytes(), Some("text/html"), "https://x.example/")
+}
+
+/// The description of a page of that body.
+fn description(body: &str) -> Option<String> {
+    html(&format!("<title>T</title><body>{body}")).description
+}
+
+#[test]
+fn a_paragraph_is_whole_whatever_unseen_stands_in_it() {
+    let lead = "Ada Example (EY-da; born 14 March 1879) was a physicist widely held to be one of the greatest of her time.";
+    let second = "The second paragraph says what she did before she came to be known for it.";
+    for unseen in [
+        "<style>.l{font-size:85%}</style>",
+        "<link rel=mw-deduplicated-inline-style href=x>",
+        "<meta name=x content=y>",
+        "<button>Listen</button>",
+        "<noscript><img src=/x.png><p>no</p></noscript>",
+        "<audio controls><source src=a.ogg><p>no sound</p></audio>",
+        "<video><p>no film</p></video>",
+        "<script>var x = '<p>';</script>",
+        "<template><p>later</p></template>",
+        "<svg><title>no</title><text>no</text></svg>",
+        "<iframe src=x><p>no</p></iframe>",
+        "<select><option>one<option>two</select>",
+        "<textarea><p>typed</p></textarea>",
+        "<canvas>no</canvas>",
+        "<object><p>no</p></object>",
+        "<datalist><option>one</datalist>",
+        "<span style='display: none'>no</span>",
+        "<span hidden>no</span>",
+        "<span class=noprint>no</span>",
+        "<sup class=reference><a href=#1>[1]</a></sup>",
+        "<label>no</label>",
+        "<progress>70 %</progress>",
+        "<wbr>",
+        "<img src=/p.png>",
+        "<input value=x>",
+        "<!-- <p> -->",
+    ] {
+        let body = format!(
+            "<p><b>Ada Example</b> (<i>EY-da</i>; {unseen}<span>born 14 March 1879) was a physicist widely held to be one of the greatest of her time.</span></p><p>{second}</p>"
+        );
+        assert_eq!(description(&body), Some(format!("{lead} {second}")), "{unseen}");
+    }
+    for shown in
+        ["tt", "nobr", "small", "custom-element", "unknown", "a href=x", "output", "rt", "font", "blink"]
+    {
+        let name = shown.split(' ').next().unwrap();
+        let body =
+            format!("<p>Some text with a <{shown}>word</{name}> in it, as is usual.</p><p>{second}</p>");
+        assert_eq!(
+            description(&body),
+            Some(format!("Some text with a word in it, as is usual. {second}")),
+            "{shown}"
+        );
+    }
+    let body = format!(
+        "<main><div>A text of the main part that goes <div hidden>no</div><div style='display:none'><p>no</p></div>on behind what is hidden.</div><p>{second}</p></main>"
+    );
+    assert_eq!(description(&body).as_deref(), Some(second));
+    let body = body.replace(&format!("<p>{second}</p>"), "");
+    assert_eq!(
+        description(&body).as_deref(),
+        Some("A text of the main part that goes on behind what is hidden.")
+    );
+}
+
+#[test]
+fn without_anything_better_the_text_of_the_page_describes_it() {
+    let text = "Green tea is made from leaves.";
+    for body in [
+        "<div>#</div>",
+        "<ul><li>#</ul>",
+        "<ol><li>#</li></ol>",
+        "<table><tr><td>#</table>",
+        "<pre>#</pre>",
+        "<blockquote>#</blockquote>",
+        "<article>#</article>",
+        "<section>#</section>",
+        "<main>#</main>",
+        "<dl><dt>Tea<dd>#</dl>",
+        "#",
+        "<center><font size=2>#</font></center>",
+        "<span>#</span>",
+        "<form><div>#</div></form>",
+        "<details><summary>Tea</summary>#</details>",
+        "<h1>Tea</h1>#",
+        "<p>#",
+        "<nav><a href=/>Home</a></nav><div>#</div><footer>About us and our other shops in town.</footer>",
+        "<header><div>The shop for everything</div></header><div>#</div>",
+        "<ul><li><a href=/1>Home</a><li><a href=/2>News of the day and the week</a></ul><div>#</div>",
+        "<div><a href=/1>Home</a> | <a href=/2>News and weather</a> | <a href=/3>About this place</a></div><div>#</div>",
+        "<div id=CookieBanner>We would like you to accept.</div><div>#</div>",
+        "<div>We use cookies to make this better for you.</div><div>#</div>",
+        "<div>Please enable JavaScript to see this page.</div><div>#</div>",
+        "<div>#</div><div>© 2024 Example Ltd. All rights reserved.</div>",
+        "<button>Buy this tea now, please</button><div>#</div>",
+        "<select><option>A language of your choice</select>#",
+    ] {
+        assert_eq!(description(&body.replace('#', text)).as_deref(), Some(text), "{body}");
+    }
+    for (body, expected) in [
+        ("<p>One.</p><p>Two follows here.</p>", Some("One. Two follows here.")),
+        (
+            "<p>One.<p>Two follows here.<p>Three is a bit longer than the others.",
+            Some("One. Two follows here. Three is a bit longer than the others."),
+        ),
+        ("<p>First line.<br><br>Second line.", Some("First line. Second line.")),
+        ("Hi", Some("Hi")),
+        (
+            "<div class=l-sidebar-fixed><p>The text is in what seems to be a bar at the side.</p></div>",
+            Some("The text is in what seems to be a bar at the side."),
+        ),
+        (
+            "<header><h1>Tool</h1><p>Tool is made for all that there is to do.</p></header>",
+            Some("Tool is made for all that there is to do."),
+        ),
+        (
+            "<figure><img src=/a.jpg><figcaption>A view of the harbour at night.</figcaption></figure>",
+            Some("A view of the harbour at night."),
+        ),
+        ("<div class=cookie-banner><p>We value your privacy, and so do all of our partners.</p></div>", None),
+        (
+            "<p>The root <math><mi>x</mi><annotation>{x}</annotation></math> is what we look for.",
+            Some("The root x is what we look for."),
+        ),
+        ("<a href=/>Home</a> <a href=/n>News</a>", None),
+        ("<nav>Home, news and all the rest of it</nav>", None),
+        ("", None),
+        ("<p>Русский текст.</p>", Some("Русский текст.")),
+        ("<div>日本語の文章。</div>", Some("日本語の文章。")),
+    ] {
+        assert_eq!(description(body).as_deref(), expected, "{body}");
+    }
+}
+
+#[test]
+fn a_lead_of_links_is_passed_over_unless_it_is_a_sentence() {
+    let text = "Green tea is made from leaves that have not been withered or oxidised.";
+    let links = "<p><a href=/1>For other uses of the word</a>, see <a href=/2>the list of all that is called so</a>.</p>";
+    assert_eq!(description(&format!("{links}<p>{text}</p>")).as_deref(), Some(text));
+    let lead = "<p><b>Vert</b> is a <a href=/1>commune</a> in the <a href=/2>Seine-et-Marne department</a> in the <a href=/3>Île-de-France region</a> in <a href=/4>north-central France</a>.</p>";
+    let expected = "Vert is a commune in the Seine-et-Marne department in the Île-de-France region in north-central France.";
+    assert_eq!(description(lead).as_deref(), Some(expected));
+}
+
+#[test]
+fn a_long_text_is_cut_where_a_sentence_ends() {
+    let sentence = "This is a sentence of the text that is long enough to be cut in its middle. ";
+    let found = description(&format!("<p>{}</p>", sentence.repeat(9))).unwrap();
+    assert_eq!(found, sentence.repeat(3).trim());
+    let found = description(&format!("<p>{}</p>", "word ".repeat(100))).unwrap();
+    assert!(found.ends_with("word…") && found.chars().count() <= 300, "{found}");
+}
+
+#[test]
+fn titles_are_those_that_browsers_and_wikis_mean() {
+    for (page, expected) in [
+        ("<title>Open<p>text", "Open<p>text"),
+        (
+            "<title>Hermitian matrix - Wiki</title><script type=application/ld+json>{\"@type\":\"Article\",\"name\":\"Hermitian matrix\",\"headline\":\"matrix equal to its transpose\"}</script>",
+            "Hermitian matrix",
+        ),
+        ("<title>Tout O&amp;#39;pre</title>", "Tout O'pre"),
+        ("<meta property=og:title content='A &amp;amp; B'>", "A & B"),
+        ("<title>&amp;quot;q&amp;quot;</title>", "\"q\""),
+        ("<meta property='dc:title og:title' content=Listed><title>T</title>", "Listed"),
+        ("<meta itemprop='name headline' content=Listed>", "Listed"),
+        ("<noscript><title>no</title></noscript><title>yes</title>", "yes"),
+    ] {
+        assert_eq!(html(page).title.as_deref(), Some(expected), "{page}");
+    }
+    assert_eq!(
+        html("<meta name=description content='&lt;p&gt;Some words of it'>").description.as_deref(),
+        Some("Some words of it")
+    );
+}
+
+#[test]
+fn the_site_is_named_by_its_account_if_by_nothing_else() {
+    let account = "<meta name=twitter:site content=@example>";
+    assert_eq!(html(account).site_name.as_deref(), Some("@example"));
+    let named = html(&format!("{account}<meta property=og:site_name content=Example>"));
+    assert_eq!(named.site_name.as_deref(), Some("Example"));
+}
+
+#[test]
+fn pictures_are_found_where_pages_keep_them_best_first() {
+    for (body, expected) in [
+        (
+            "<picture><source srcset='/a.avif' type=image/avif><source srcset='/s.webp 1x, /l.webp 2x' type=image/webp><img src='data:image/gif;base64,AAAA' width=600 height=400></picture>",
+            "/l.webp",
+        ),
+        ("<img src=/blank.gif data-lazy-src=/lazy.jpg>", "/lazy.jpg"),
+        ("<img class=lazy data-original=/o.jpg src=data:x>", "/o.jpg"),
+        ("<img src='data:x' data-lazy-srcset='/s.jpg 300w, /l.jpg 900w'>", "/l.jpg"),
+        ("<noscript><img src=/n.jpg></noscript>", "/n.jpg"),
+        ("<img src=/placeholder.png srcset='/l.jpg 2x'>", "/l.jpg"),
+        ("<img src=/s.jpg data-old-hires=/h.jpg>", "/h.jpg"),
+        (
+            r#"<img src='data:x' data-a-dynamic-image='{"https://x.example/s.jpg":[50,40],"https://x.example/l.jpg":[500,400]}'>"#,
+            "/l.jpg",
+        ),
+        ("<video poster=/still.jpg src=/v.mp4></video>", "/still.jpg"),
+        ("<picture><source srcset=/s.webp><img src=/i.jpg></picture>", "/i.jpg"),
+        ("<picture><source srcset=/s.webp></picture><img src=data:x><img src=/i.jpg>", "/i.jpg"),
+    ] {
+        let page = html(&format!("<title>T</title><body>{body}"));
+        assert_eq!(page.images.first().map(|image| image.url.path()), Some(expected), "{body}");
+        assert_eq!(page.images.len(), 1, "{body}");
+    }
+}
+
+#[test]
+fn behind_the_declared_picture_come_those_shown_and_the_icon() {
+    let page = html(
+        "<title>T</title><meta name=description content=D><link rel=apple-touch-icon href=/icon.png>
+        <meta property=og:image content=/a.png><body><main><img src=/b.png width=600 height=400><img src=/a.png></main>",
+    );
+    let found: Vec<_> = page.images.iter().map(|image| (image.url.path(), image.origin)).collect();
+    assert_eq!(found, [("/a.png", Origin::Declared), ("/b.png", Origin::Shown), ("/icon.png", Origin::Icon)]);
+}
+
+#[test]
+fn a_page_that_only_leads_elsewhere_says_where() {
+    for (page, expected) in [
+        ("<meta http-equiv=refresh content='0;URL=https://y.example/a'>", Some("https://y.example/a")),
+        (
+            "<head><noscript><META http-equiv=\"refresh\" content=\"0;URL=https://y.example/a\"></noscript><title>https://y.example/a</title></head><script>location.replace('x')</script>",
+            Some("https://y.example/a"),
+        ),
+        (
+            "<title>Redirecting…</title><meta http-equiv=Refresh content='1; url=b?c'><p>Click here if nothing happens.",
+            Some("https://x.example/b?c"),
+        ),
+        (
+            "<base href=https://z.example/d/><meta http-equiv=refresh content='0;url=e'>",
+            Some("https://z.example/d/e"),
+        ),
+        (
+            "<title>Please wait</title><meta http-equiv=refresh content='0;url=/a'>",
+            Some("https://x.example/a"),
+        ),
+        ("<title>News</title><meta http-equiv=refresh content='0;url=/a'>", None),
+        ("<meta name=description content=D><meta http-equiv=refresh content='0;url=/a'>", None),
+        ("<meta property=og:image content=/i><meta http-equiv=refresh content='0;url=/a'>", None),
+        ("<meta http-equiv=refresh content='300;url=/a'>", None),
+        ("<meta http-equiv=refresh content='0'>", None),
+        ("<meta http-equiv=refresh content='0;url=https://x.example/#top'>", None),
+        ("<meta http-equiv=refresh content='0;url=javascript:x'>", None),
+        (
+            &format!(
+                "<meta http-equiv=refresh content='0;url=/a'><p>{}",
+                "This page says much of itself. ".repeat(9)
+            ),
+            None,
+        ),
+    ] {
+        assert_eq!(html(page).refresh.map(String::from).as_deref(), expected, "{page}");
+    }
+}
+
+#[test]
+fn a_character_set_counts_wherever_it_is_declared() {
+    let url = "https://x.example/";
+    let script = format!("<script>{}</script>", "x = 1;\n".repeat(33 * 1024 / 7));
+    let russian = encoding_rs::WINDOWS_1251.encode("<title>Привет, мир</title>").0;
+    for (before, after) in [("<meta charset=windows-1251>", ""), ("", "<meta charset=windows-1251>")] {
+        let page = [script.as_bytes(), before.as_bytes(), &russian, after.as_bytes()].concat();
+        assert_eq!(read(&page, Some("text/html"), url).title.as_deref(), Some("Привет, мир"));
+    }
+    let late = format!("{script}<title>Grüße, мир</title>");
+    for content_type in ["text/html; charset=iso-8859-1", "text/html", "text/html; charset=windows-1251"] {
+        assert_eq!(
+            read(late.as_bytes(), Some(content_type), url).title.as_deref(),
+            Some("Grüße, мир"),
+            "{content_type}"
+        );
+    }
+    let mut broken = "<title>Schöne Grüße aus Köln, мир</title><p>\u{1}".to_owned().into_bytes();
+    *broken.last_mut().unwrap() = 0xe4;
+    for content_type in ["text/html", "text/html; charset=iso-8859-1", "text/html; charset=utf-8"] {
+        assert_eq!(
+            read(&broken, Some(content_type), url).title.as_deref(),
+            Some("Schöne Grüße aus Köln, мир"),
+            "{content_type}"
+        );
+    }
+    let page = read(b"<title>Noise \xff\xff here</title>", Some("text/html"), url);
+    assert_eq!(page.title.as_deref(), Some("Noise \u{fffd}\u{fffd} here"));
+    let page = read(b"<title>Noise \xff\xfe\xff\xfe\xff \x93q\x94</title>", Some("text/html"), url);
+    assert_eq!(page.title.as_deref(), Some("Noise ÿþÿþÿ “q”"));
+    let page = read(b"<title>caf\xe9</title>", Some("text/html"), url);
+    assert_eq!(page.title.as_deref(), Some("café"));
+}
+
+#[test]
+fn garbage_describes_nothing() {
+    let noise: Vec<u8> = (0..2000_u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0])
+        .filter(|byte| *byte != b'<')
+        .collect();
+    for content_type in ["text/html", "text/html; charset=utf-8", "text/html; charset=windows-1252"] {
+        let page = [b"<title>T</title><p>".as_slice(), &noise].concat();
+        let page = read(&page, Some(content_type), "https://x.example/");
+        assert_eq!((page.title.as_deref(), page.description.as_deref()), (Some("T"), None), "{content_type}");
+        let page = [b"<title>".as_slice(), &noise, b"</title>"].concat();
+        assert_eq!(read(&page, Some(content_type), "https://x.example/").title, None, "{content_type}");
+    }
+}

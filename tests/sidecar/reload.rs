@@ -1,0 +1,95 @@
+//! SIGHUP: the configuration is read again, without an end of the service.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::binary::{Folder, Service, command};
+use crate::harness::eventually;
+
+const UPLOAD: &str = "/_matrix/media/v3/upload";
+
+/// What the log says after a reload.
+const READ: &str = "the configuration was read again";
+
+/// Changes the configuration and has it read again. `tells` is what the log says then.
+fn reload(folder: &Folder, service: &Service, change: impl FnOnce(&str) -> String, tells: &str) {
+    let path = folder.path("sidecar.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, change(&text)).unwrap();
+    let before = service.log().matches(tells).count();
+    service.signal(Signal::HUP);
+    eventually(tells, || service.log().matches(tells).count() > before);
+}
+
+#[test]
+fn limits_and_the_log_level_change_without_a_restart() {
+    let folder = Folder::new("uploads: {max_size: 100}\nlog: info\n");
+    let service = folder.serve();
+    assert_eq!(service.alice().post(UPLOAD, &[7; 100]).status, 200);
+    assert_eq!(service.alice().post(UPLOAD, &[7; 101]).status, 413);
+    reload(
+        &folder,
+        &service,
+        |text| {
+            text.replace("max_size: 100", "max_size: 101")
+                .replace("log: info", "log: \"info,media_sidecar::access=off\"")
+        },
+        READ,
+    );
+    assert_eq!(service.alice().post(UPLOAD, &[7; 101]).status, 200);
+    assert_eq!(service.alice().get("/_matrix/media/v3/config").json()["m.upload.size"], 101);
+    assert_eq!(service.alice().get("/_matrix/media/unknown").status, 404);
+    reload(&folder, &service, |text| text.replace(",media_sidecar::access=off", ""), READ);
+    assert_eq!(service.alice().put("/_matrix/media/v3/config", b"").status, 405);
+    eventually("access lines are back", || service.log().contains("status=405"));
+    assert!(!service.log().contains("status=404"), "they were off: {}", service.log());
+}
+
+#[test]
+fn a_configuration_with_mistakes_changes_nothing_and_is_said_to() {
+    let folder = Folder::new("uploads: {max_size: 100}\n");
+    let service = folder.serve();
+    reload(
+        &folder,
+        &service,
+        |text| text.replace("max_size: 100", "max_size: 50, max_sise: 3"),
+        "nothing was changed",
+    );
+    assert!(service.log().contains("max_sise"), "{}", service.log());
+    assert_eq!(service.alice().post(UPLOAD, &[7; 100]).status, 200);
+}
+
+#[test]
+fn what_needs_a_restart_is_named_and_the_rest_is_in_force() {
+    let folder = Folder::new("uploads: {max_size: 100}\nthumbnails: {workers: 1}\n");
+    let service = folder.serve();
+    reload(
+        &folder,
+        &service,
+        |text| text.replace("workers: 1", "workers: 2").replace("max_size: 100", "max_size: 50"),
+        "changed, but in force only after a restart: thumbnails.workers",
+    );
+    assert_eq!(service.alice().post(UPLOAD, &[7; 100]).status, 413);
+}
+
+#[test]
+fn systemd_hears_of_the_reload_and_its_end() {
+    let folder = Folder::new("");
+    let socket = UnixDatagram::bind(folder.path("notify.sock")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let next = || {
+        let mut message = [0; 1024];
+        let length = socket.recv(&mut message).expect("a message");
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    };
+    let service = Service::start(
+        command(folder.folder.path()).arg("serve").env("NOTIFY_SOCKET", folder.path("notify.sock")),
+    );
+    assert_eq!(next().trim_end(), "READY=1");
+    service.signal(Signal::HUP);
+    let reloading = next();
+    assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+    assert_eq!(next().trim_end(), "READY=1");
+}
