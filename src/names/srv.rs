@@ -76,7 +76,7 @@ impl Srv {
     pub(super) async fn services(&self, name: &str) -> io::Result<Vec<Service>> {
         let is_under =
             |top: &&str| name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case(top));
-        if NOT_IN_DNS.iter().any(|top| is_under(&top)) {
+        if NOT_IN_DNS.iter().any(is_under) {
             return Ok(Vec::new());
         }
         let now = Instant::now();

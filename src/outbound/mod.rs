@@ -302,6 +302,12 @@ impl Answer {
         self.header("content-length")?.parse().ok()
     }
 
+    /// `Content-Encoding`, all its lines as one list, in lower case.
+    fn codings(&self) -> String {
+        let lines: Vec<_> = self.header_lines("content-encoding").map(String::from_utf8_lossy).collect();
+        lines.join(",").to_ascii_lowercase()
+    }
+
     /// The whole body, without its encoding, if it has at most `limit` bytes; `None` if it has more.
     pub(crate) fn read_at_most(self, limit: u64) -> io::Result<Option<Vec<u8>>> {
         read_at_most(self.into_plain(limit)?, limit)
@@ -329,13 +335,8 @@ impl Answer {
         plain::plain(&codings, self.into_wire(), limit)
     }
 
-    /// `Content-Encoding`, all its lines as one list.
-    fn codings(&self) -> String {
-        self.header_lines("content-encoding").map(String::from_utf8_lossy).collect::<Vec<_>>().join(",")
-    }
-
     /// Whether the body's bytes are others than those that are meant.
-    pub(crate) fn is_packed(&self) -> bool {
+    fn is_packed(&self) -> bool {
         coding::is_packed(&self.codings())
     }
 

@@ -16,7 +16,7 @@ const OVERHEAD: u64 = 64 * 1024;
 /// When a decoder must have given something.
 type Until = Arc<Mutex<Option<Instant>>>;
 
-/// The body `wire` without `codings`, the value of `Content-Encoding`, of which at most `limit` bytes are wanted:
+/// The body `wire` without `codings`, the value of `Content-Encoding` in lower case, of which at most `limit` bytes are wanted:
 /// decoded it may be longer, and then ends in an error or goes on.
 ///
 /// # Errors

@@ -218,7 +218,7 @@ fn is_shown(src: &str) -> bool {
 
 /// Where `http-equiv=refresh` leads, if it does so within a second ([WHATWG, shared declarative
 /// refresh](https://html.spec.whatwg.org/multipage/semantics.html#shared-declarative-refresh-steps)).
-fn refresh(content: &str) -> Option<&str> {
+pub(super) fn refresh(content: &str) -> Option<&str> {
     let content = content.trim_start();
     let digits = content.find(|c: char| !c.is_ascii_digit()).unwrap_or(content.len());
     let (seconds, rest) = content.split_at_checked(digits)?;

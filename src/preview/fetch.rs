@@ -64,6 +64,8 @@ pub(crate) struct Landing {
     pub(crate) content_type: Option<String>,
     /// `Content-Disposition`
     pub(crate) disposition: Option<String>,
+    /// `Refresh`
+    pub(crate) refresh: Option<String>,
     /// Announced length, bytes, where the body is not packed.
     pub(crate) size: Option<u64>,
     /// When reading must end.
@@ -220,12 +222,12 @@ impl Fetcher {
 
     /// What is to be read.
     fn landing(&self, link: &Link, answer: Answer, deadline: Instant) -> Result<Landing> {
-        let is_packed = answer.is_packed();
         let content_type = answer.header_lossy("content-type");
         let disposition = answer.header_lossy("content-disposition");
-        let size = answer.content_length().filter(|_| !is_packed);
+        let refresh = answer.header_lossy("refresh");
+        let size = answer.content_length();
         let body = answer.into_decoded(self.max_wire).map_err(broke_off)?;
-        Ok(Landing { url: link.0.clone(), content_type, disposition, size, deadline, body })
+        Ok(Landing { url: link.0.clone(), content_type, disposition, refresh, size, deadline, body })
     }
 
     /// The next hop: checked like the first.

@@ -33,7 +33,7 @@ pub(crate) use file::{Format, describe_file, media_type, sniff};
 pub(crate) use oembed::{
     Embed, MAX_ANSWER as MAX_OEMBED, MAX_CACHE_AGE, Providers, json_in_utf8, parse_oembed,
 };
-pub(crate) use page::read_page;
+pub(crate) use page::{read_page, refreshed};
 
 /// What a page says of itself. Every text is clean: one line, no control characters, no markup, of bounded length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use url::Url;
 
 use super::body::Body;
 use super::charset::{self, Heard, Utf8Body};
-use super::declared::{Declared, IMAGE_KEYS, RawImage};
+use super::declared::{self, Declared, IMAGE_KEYS, RawImage};
 use super::html::{self, Listener, Syntax, Tag, push_capped};
 use super::json_ld::{self, JsonLd};
 use super::{Image, MAX_IMAGES, MAX_MORE, Origin, Page, oembed, text};
@@ -25,6 +25,11 @@ pub(crate) fn read_page(body: &mut dyn Read, content_type: Option<&str>, url: &U
     html::read(body, syntax, &mut reader)?;
     reader.finish();
     Ok(reader.page(url))
+}
+
+/// Where a page at `url` leads at once by its `Refresh` header, which is the same as `http-equiv=refresh`.
+pub(crate) fn refreshed(url: &Url, header: &str) -> Option<Url> {
+    absolute(url, declared::refresh(header)?)
 }
 
 /// Listens to a page.

@@ -9,8 +9,8 @@ use crate::error::{Error, Kind, Result};
 use crate::media::{Candidate, Library, Picture, Reading, Summary};
 use crate::preview::{Embed, Image, Landing, Link, Step, Wants, late};
 
-/// Pictures tried for one preview.
-const MAX_TRIED: usize = 6;
+/// Pages followed that do nothing but lead to another one.
+const MAX_REFRESHES: usize = 3;
 
 /// The preview of a link, as the JSON of its answer: what is remembered, kept, or made within `timeout` and once for all who
 /// ask.
@@ -155,9 +155,13 @@ async fn ask_oembed(app: &Arc<App>, endpoint: Link, deadline: Deadline) -> Embed
     }
 }
 
-/// Reads what a link leads to. What looks like a picture and is none is described like any other file.
+/// Reads what a link leads to, and what that leads to at once if it says nothing of itself. What looks like a picture and is none is described like any other file.
 async fn read(app: &Arc<App>, link: &Link, deadline: Deadline) -> Result<Reading> {
     let mut reading = travel(app, (link.clone(), Wants::Page), deadline, Library::read_link).await?;
+    for _hop in 0..MAX_REFRESHES {
+        let Some(next) = reading.refresh() else { break };
+        reading = travel(app, (next, Wants::Page), deadline, Library::read_link).await?;
+    }
     if let Some(candidate) = reading.take_candidate() {
         match prove(app, candidate, deadline).await {
             Ok(picture) => reading.show(picture),
@@ -175,7 +179,7 @@ async fn read(app: &Arc<App>, link: &Link, deadline: Deadline) -> Result<Reading
 /// Adds the first picture that shows well, or the largest of those that can be shown at all.
 async fn illustrate(app: &Arc<App>, summary: &mut Summary, deadline: Deadline) {
     let mut best: Option<(Image, Picture)> = None;
-    for image in summary.candidates().into_iter().take(MAX_TRIED) {
+    for image in summary.candidates() {
         if best.as_ref().is_some_and(|(best, _)| best.origin < image.origin) {
             break;
         }

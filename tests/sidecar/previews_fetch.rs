@@ -169,6 +169,80 @@ fn oembed_in_another_character_set_and_of_any_sensible_length_is_read() {
     }
 }
 
+#[test]
+fn a_page_that_only_leads_elsewhere_is_followed_through_the_same_guard() {
+    let inner = Peer::plain_at("127.0.0.2", |_| html(page("Secret")));
+    let port = inner.address.port();
+    let site = Peer::plain(move |request| {
+        let meta = |to: &str| format!("<meta http-equiv='refresh' content='0;URL={to}'>");
+        match request.path() {
+            // As t.co answers.
+            "/short" => html(format!(
+                "<head><noscript>{}</noscript><title>http://site.test/there</title></head><script>x()</script>",
+                meta("http://site.test/there")
+            )),
+            "/bare" => html(meta("/there")),
+            "/header" => html("").header("Refresh", "0; url=/there"),
+            "/there" => html(page("There")),
+            "/said" => html(format!("<title>Said</title>{}", meta("/there"))),
+            "/later" => html(format!(
+                "<title>http://site.test/</title>{}",
+                "<meta http-equiv=refresh content='30;url=/there'>"
+            )),
+            "/inside" => html(meta(&format!("http://127.0.0.2:{port}/"))),
+            "/named" => html(meta("http://inner.test/")),
+            "/denied" => html(meta("http://denied.test/")),
+            "/circle" => html(meta("/circle2")),
+            "/circle2" => html(meta("/circle")),
+            _ => Reply::new(404),
+        }
+    });
+    let setup = beside(&site).with(|config| {
+        config.previews.ip_allow = vec!["127.0.0.1/32".parse().unwrap()];
+        config.previews.deny_hosts = vec!["denied.test".to_owned()];
+    });
+    setup.zone.host("inner.test", 80, &[inner.address]);
+    let sidecar = setup.start();
+    let ask = |path: &str| preview(&sidecar, &format!("http://site.test{path}"));
+    for path in ["/short", "/bare", "/header"] {
+        assert_eq!(keys(&ask(path))["og:title"], "There", "{path}");
+    }
+    assert_eq!(keys(&ask("/said"))["og:title"], "Said");
+    assert_eq!(keys(&ask("/later"))["og:title"], "http://site.test/");
+    for (path, status) in [("/inside", 403), ("/named", 502), ("/denied", 403)] {
+        assert_eq!(ask(path).status, status, "{path}");
+    }
+    assert_eq!(keys(&ask("/circle")), json!({}));
+    assert_eq!(inner.connections(), 0);
+    assert_eq!(site.paths().iter().filter(|path| path.starts_with("/circle")).count(), 4);
+}
+
+#[test]
+fn where_declared_pictures_fail_those_of_the_body_and_then_the_icon_stand_in() {
+    let gone = |number: u32| format!("<meta property=og:image content=/gone{number}.png>");
+    let site = Peer::plain(move |request| match request.path() {
+        "/body" => {
+            html(format!("<title>T</title>{}<main><img src='/b.png' width=600 height=400></main>", gone(0)))
+        }
+        "/many" => html(format!(
+            "<title>T</title>{}<main><img src='/b.png' width=600 height=400></main>",
+            (0..9).map(gone).collect::<Vec<_>>().concat()
+        )),
+        "/icon" => {
+            html(format!("<title>T</title>{}<link rel=apple-touch-icon href=/icon.png><p>x</p>", gone(0)))
+        }
+        "/b.png" => picture(png(600, 400, 1)),
+        "/icon.png" => picture(png(180, 180, 2)),
+        _ => Reply::new(404),
+    });
+    let sidecar = beside(&site).start();
+    for (path, width) in [("/body", 600), ("/many", 600), ("/icon", 180)] {
+        let found = keys(&preview(&sidecar, &format!("http://site.test{path}")));
+        assert_eq!(found["og:image:width"], width, "{path}: {found}");
+    }
+    assert!(site.paths().iter().filter(|path| path.starts_with("/gone")).count() <= 7);
+}
+
 /// With `fsync` slowed to 6 s an answer came after 6 s, whatever `previews.timeout` said.
 #[test]
 fn a_slow_disk_does_not_hold_the_answer_up_and_the_picture_is_named_once_it_is_durable() {

@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::matrix::len_u64;
 use crate::media::Library;
 use crate::preview::MAX_OEMBED;
-use crate::preview::{self, Embed, Format, Landing, Page};
+use crate::preview::{self, Embed, Format, Landing, Link, Page};
 use crate::thumbnail::{self, Header, Limits, Source, ThumbnailError};
 
 /// Enough of a body to tell what it is, bytes.
@@ -68,7 +68,7 @@ pub(crate) struct Picture {
 impl Library {
     /// Reads what a link leads to: first bytes decide what it is, whatever it is called.
     pub(crate) fn read_link(&self, landing: Landing) -> Result<Reading> {
-        let Landing { url, content_type, disposition, size, deadline, body } = landing;
+        let Landing { url, content_type, disposition, refresh, size, deadline, body } = landing;
         let (head, mut body) = head_of(body)?;
         let claimed = content_type.as_deref();
         let kind = preview::media_type(&head, claimed);
@@ -78,7 +78,7 @@ impl Library {
             ..preview::describe_file(&url, disposition.as_deref(), Some(kind), size)
         };
         let mut broke_off = false;
-        let (page, candidate) = match preview::sniff(&head, claimed) {
+        let (mut page, candidate) = match preview::sniff(&head, claimed) {
             _ if head.is_empty() => (Page::default(), None),
             Format::Html => {
                 let mut body = Watched { inner: body.take(self.desk.config.max_page.0), broke_off: false };
@@ -100,6 +100,9 @@ impl Library {
             },
             Format::Json | Format::File => (describe(&kind, size), None),
         };
+        if page == Page::default() {
+            page.refresh = refresh.and_then(|header| preview::refreshed(&url, &header));
+        }
         let is_late = deadline <= Instant::now();
         if is_late && page == Page::default() {
             return Err(preview::late());
@@ -201,6 +204,11 @@ impl Reading {
     /// Notes that a part of it is late.
     pub(crate) fn is_late(&mut self) {
         self.is_cut_off = true;
+    }
+
+    /// Where it leads at once, saying nothing of itself.
+    pub(crate) fn refresh(&self) -> Option<Link> {
+        Link::parse(self.page.refresh.as_ref()?.as_str()).ok()
     }
 }
 

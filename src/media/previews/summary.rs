@@ -7,7 +7,10 @@ use serde_json::{Map, Value};
 use super::FAILURE_KEPT;
 use super::read::{Picture, Reading};
 use crate::error::Result;
-use crate::preview::{Embed, Image, Link, Page};
+use crate::preview::{Embed, Image, Link, Origin, Page};
+
+/// Pictures tried for one preview.
+const MAX_TRIED: usize = 6;
 
 /// What is known of a link so far.
 #[derive(Debug)]
@@ -61,9 +64,23 @@ impl Summary {
         self.cache_age = embed.cache_age.unwrap_or_default();
     }
 
-    /// Pictures that may stand for it, best first; none when one does.
+    /// Pictures to try to have stand for it, best first; none when one does. Where those that the page declares all fail, there
+    /// is room for some that it shows, and for its icon.
     pub(crate) fn candidates(&self) -> Vec<Image> {
-        if self.picture.is_some() { Vec::new() } else { self.page.images.clone() }
+        if self.picture.is_some() {
+            return Vec::new();
+        }
+        let images = &self.page.images;
+        let of = |origin| images.iter().filter(move |image| image.origin == origin);
+        let icons = of(Origin::Icon).count().min(1);
+        let shown = of(Origin::Shown).count().min(2);
+        let reserved = icons.saturating_add(shown);
+        let mut chosen: Vec<_> = of(Origin::Declared).take(MAX_TRIED.saturating_sub(reserved)).collect();
+        let room = MAX_TRIED.saturating_sub(chosen.len());
+        chosen.extend(of(Origin::Shown).take(room.saturating_sub(icons)));
+        let room = MAX_TRIED.saturating_sub(chosen.len());
+        chosen.extend(of(Origin::Icon).take(room));
+        chosen.into_iter().cloned().collect()
     }
 
     /// Has a picture stand for it.
@@ -148,6 +165,35 @@ mod tests {
         let failed = || Err(Error::new(Kind::PageFailed, "x"));
         assert!(Summary::new(failed(), None).is_err());
         assert_eq!(said(&Summary::new(failed(), Some(embed(0))).unwrap()), ("embed", None));
+    }
+
+    #[test]
+    fn pictures_of_every_origin_have_their_turn() {
+        let image = |origin, number: usize| Image {
+            url: format!("http://x.example/{origin:?}{number}").parse().unwrap(),
+            width: None,
+            height: None,
+            alt: None,
+            origin,
+        };
+        let chosen = |declared, shown, icons| {
+            let images = [(Origin::Declared, declared), (Origin::Shown, shown), (Origin::Icon, icons)];
+            let images =
+                images.into_iter().flat_map(|(origin, count)| (0..count).map(move |n| image(origin, n)));
+            let reading =
+                Reading { page: Page { images: images.collect(), ..page("t") }, ..reading("d", false) };
+            let summary = Summary::new(Ok(reading), None).unwrap();
+            let chosen = summary.candidates();
+            assert!(chosen.is_sorted_by_key(|image| image.origin));
+            [Origin::Declared, Origin::Shown, Origin::Icon]
+                .map(|origin| chosen.iter().filter(|image| image.origin == origin).count())
+        };
+        assert_eq!(chosen(8, 0, 0), [6, 0, 0]);
+        assert_eq!(chosen(8, 5, 1), [3, 2, 1]);
+        assert_eq!(chosen(1, 5, 1), [1, 4, 1]);
+        assert_eq!(chosen(1, 1, 1), [1, 1, 1]);
+        assert_eq!(chosen(0, 9, 0), [0, 6, 0]);
+        assert_eq!(chosen(0, 0, 2), [0, 0, 2]);
     }
 
     #[test]
