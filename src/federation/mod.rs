@@ -84,8 +84,6 @@ pub(crate) struct Federation {
     policy: Policy,
     /// Order of outbound attempts.
     families: Vec<Family>,
-    /// Largest file that is taken, bytes.
-    max_size: u64,
     /// Longest silence of a remote server.
     patience: Duration,
     /// Longest wait for keys and the like.
@@ -119,6 +117,15 @@ enum Vain {
     Absent,
     /// It is larger than we take, or its server gives.
     TooLarge,
+}
+
+/// How a file is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    /// How long its server may wait for it to be uploaded.
+    pub(crate) timeout: Duration,
+    /// Largest one that is taken, bytes.
+    pub(crate) max_size: u64,
 }
 
 /// What a [`Federation`] is made of besides its configuration.
@@ -178,7 +185,6 @@ impl Federation {
             outbound_small: small,
             policy: Policy::new(&config.allow, &config.deny),
             families: config.families.clone(),
-            max_size: config.max_size.0,
             patience: config.timeout.0,
             small_patience,
             notaries: config.notaries.clone(),
