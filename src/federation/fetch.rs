@@ -40,7 +40,7 @@ impl Federation {
     /// `RemoteTooLarge`, and `RemoteFailed` for everything else, each saying whose fault it was.
     pub(crate) fn fetch(&self, mxc: &Mxc, wish: Wish) -> Result<RemoteMedia> {
         let server_name = &mxc.server_name;
-        self.policy.check(server_name)?;
+        self.rules.get().policy.check(server_name)?;
         self.check_standing()?;
         let now = (self.monotonic)();
         match self.in_vain.get(mxc) {
@@ -87,7 +87,7 @@ impl Federation {
     fn climb(&self, mxc: &Mxc, wish: Wish) -> Result<RemoteMedia> {
         let proven = self.proven_family(&mxc.server_name);
         let mut rungs: Vec<Family> = proven.into_iter().collect();
-        rungs.extend(self.families.iter().filter(|family| Some(**family) != proven));
+        rungs.extend(self.rules.get().families.iter().filter(|family| Some(**family) != proven));
         let mut not_found = false;
         let mut refused = None;
         let mut broken: Option<MultipartError> = None;
@@ -154,8 +154,9 @@ impl Federation {
     fn attempt(&self, mxc: &Mxc, wish: Wish, (family, is_proven): (Family, bool)) -> Attempt {
         let Mxc { server_name, media_id } = mxc;
         // The remote's "not yet" must come before our patience ends.
-        let ms = wish.timeout.min(self.patience.saturating_sub(MARGIN)).as_millis();
-        let reading = Reading { family, is_proven, outbound: &self.outbound, max_size: wish.max_size };
+        let rules = self.rules.get();
+        let ms = wish.timeout.min(rules.patience.saturating_sub(MARGIN)).as_millis();
+        let reading = Reading { family, is_proven, outbound: &rules.outbound, max_size: wish.max_size };
         let ask = |path: &str, key| match self.ask(server_name, path, key) {
             Ok(answer) => reading.read(answer),
             Err(error) => Attempt::Down(error),
@@ -220,7 +221,7 @@ impl Federation {
             tracing::warn!(%server_name, ?error, "the endpoint family of a server cannot be looked up");
             None
         });
-        family.filter(|family| self.families.contains(family))
+        family.filter(|family| self.rules.get().families.contains(family))
     }
 
     /// Remembers that a family gave media, if it can be. The day counts from the first time, so that better families get their

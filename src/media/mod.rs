@@ -161,8 +161,9 @@ impl Library {
         }
     }
 
-    /// Goes by `config` from now on.
-    pub(crate) fn reload(&self, config: &Config) {
+    /// Goes by `config` from now on, asking for linked pages with `fetcher`.
+    pub(crate) fn reload(&self, config: &Config, fetcher: Fetcher) {
+        self.desk.reload(config.previews.clone(), fetcher);
         self.config.set(config.clone());
     }
 
