@@ -75,7 +75,7 @@ pub(super) fn is_hidden(tag: &Tag) -> bool {
         || style.contains("visibility:hidden")
 }
 
-/// Whether a text is one that any page has: it asks for consent to cookies or for scripts, or claims rights.
+/// Whether a text is one that any page has: it asks for consent to cookies, for scripts or for patience, or claims rights.
 pub(super) fn is_boilerplate(text: &str) -> bool {
     if text.len() >= MAX_BOILERPLATE {
         return false;
@@ -85,7 +85,8 @@ pub(super) fn is_boilerplate(text: &str) -> bool {
     let is_consent = text.contains("cookie") && has(&CONSENT);
     let is_about_scripts = text.contains("javascript") && has(&SCRIPTS);
     let is_claim = has(&CLAIMS) || ["©", "copyright ", "(c) "].iter().any(|start| text.starts_with(start));
-    is_consent || is_about_scripts || (is_claim && text.len() < MAX_CLAIM)
+    let is_waiting = text.starts_with("loading") && text.len() < "loading, please wait...".len();
+    is_consent || is_waiting || is_about_scripts || (is_claim && text.len() < MAX_CLAIM)
 }
 
 /// Whether a text that is no sentence stands beside the text proper: the time and authors of an article, or a call to readers
@@ -290,6 +291,7 @@ mod tests {
             "Nous utilisons des cookies pour tout.",
             "Please enable JavaScript to view this page.",
             "© 2024 Example",
+            "Loading...",
             "Copyright 2020 Example Ltd.",
             "Example. All rights reserved.",
         ] {

@@ -120,6 +120,12 @@ fn without_anything_better_the_text_of_the_page_describes_it() {
             Some("One. Two follows here. Three is a bit longer than the others."),
         ),
         ("<p>First line.<br><br>Second line.", Some("First line. Second line.")),
+        (
+            "<p>See <a href=x>what is written in that other place</a> for all.</p>",
+            Some("See what is written in that other place for all."),
+        ),
+        ("<p>Loading...</p>", None),
+        ("<pre>let x = 1;</pre><p>A short one.</p>", Some("A short one.")),
         ("Hi", Some("Hi")),
         (
             "<div class=l-sidebar-fixed><p>The text is in what seems to be a bar at the side.</p></div>",
