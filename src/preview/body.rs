@@ -150,7 +150,7 @@ impl Body {
         }
         if let Some(hold) = hold {
             let part = Part { name: name.to_owned(), depth: 1, hold };
-            if !matches!(hold, Hold::Doubtful | Hold::Header) || !text::is_block(name) {
+            if !matches!(hold, Hold::Caption | Hold::Doubtful | Hold::Header) || !text::is_block(name) {
                 self.poster(tag);
                 self.left_out = Some(part);
                 return;
@@ -323,8 +323,7 @@ impl Body {
 
     /// Ranks a picture, if it may be one.
     fn image(&mut self, tag: &Tag) {
-        let Some(image) = RawImage::of_img(tag, self.source.take()).filter(|_| self.doubtful.is_none())
-        else {
+        let Some(image) = RawImage::of_img(tag, self.source.take()).filter(|_| !self.is_beside()) else {
             return;
         };
         let is_hidden = furniture::is_hidden(tag);
@@ -335,9 +334,15 @@ impl Body {
         }
     }
 
+    /// Whether a picture here is hardly the page's.
+    fn is_beside(&self) -> bool {
+        self.doubtful.as_ref().is_some_and(|part| part.hold > Hold::Caption)
+    }
+
     /// The still that stands for a film.
     fn poster(&mut self, tag: &Tag) {
         if tag.name() == "video"
+            && !self.is_beside()
             && let Some(image) = RawImage::of_poster(tag)
         {
             self.rank(image, false);

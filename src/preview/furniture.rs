@@ -8,6 +8,8 @@ use super::text;
 /// What may end a part that is left out, besides its own end: pages forget to close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Hold {
+    /// As a doubtful part, but what it shows counts: it is what is said of a picture, or around one.
+    Caption,
     /// A main part or a heading of the first level. Its paragraphs count where there is no other text.
     Doubtful,
     /// A main part or a heading of the first level.
@@ -28,7 +30,7 @@ pub(super) fn hold(tag: &Tag, is_in_main: bool) -> Option<Hold> {
         "nav" | "footer" | "aside" | "menu" | "dialog" | "button" | "label" | "legend" | "title" => {
             Some(Hold::Medium)
         }
-        "figcaption" | "caption" => Some(Hold::Doubtful),
+        "figcaption" | "caption" => Some(Hold::Caption),
         "sup" if is_citation(tag) => Some(Hold::Medium),
         "header" if !is_in_main => Some(Hold::Header),
         _ => None,
@@ -52,7 +54,10 @@ pub(super) fn hold(tag: &Tag, is_in_main: bool) -> Option<Hold> {
     if has(&FURNITURE) {
         return Some(Hold::Weak);
     }
-    has(&DOUBTFUL).then_some(Hold::Doubtful)
+    if has(&DOUBTFUL) {
+        return Some(Hold::Doubtful);
+    }
+    has(&["caption"]).then_some(Hold::Caption)
 }
 
 /// Whether an element holds what the page is about.
@@ -177,14 +182,12 @@ const FURNITURE: [&str; 24] = [
 ];
 
 /// Words in classes and IDs of what often is furniture.
-const DOUBTFUL: [&str; 17] = [
+const DOUBTFUL: [&str; 15] = [
     "byline",
-    "caption",
     "comments",
     "coordinates",
     "hatnote",
     "hidden",
-    "infobox",
     "newsletter",
     "noprint",
     "related",

@@ -186,6 +186,8 @@ fn titles_are_those_that_browsers_and_wikis_mean() {
         ("<title>&amp;quot;q&amp;quot;</title>", "\"q\""),
         ("<meta property='dc:title og:title' content=Listed><title>T</title>", "Listed"),
         ("<meta itemprop='name headline' content=Listed>", "Listed"),
+        ("<meta property='x:title dc:title' content=Core>", "Core"),
+        ("<meta property=dcterms:title content=Terms>", "Terms"),
         ("<noscript><title>no</title></noscript><title>yes</title>", "yes"),
     ] {
         assert_eq!(html(page).title.as_deref(), Some(expected), "{page}");
@@ -222,6 +224,8 @@ fn pictures_are_found_where_pages_keep_them_best_first() {
             "/l.jpg",
         ),
         ("<video poster=/still.jpg src=/v.mp4></video>", "/still.jpg"),
+        ("<div class=wp-caption><img src=/c.jpg><p class=wp-caption-text>Said of it</p></div>", "/c.jpg"),
+        ("<div class=sidebar><img src=/ad.jpg></div><img src=/i.jpg>", "/i.jpg"),
         ("<picture><source srcset=/s.webp><img src=/i.jpg></picture>", "/i.jpg"),
         ("<picture><source srcset=/s.webp></picture><img src=data:x><img src=/i.jpg>", "/i.jpg"),
     ] {
