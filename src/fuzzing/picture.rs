@@ -42,7 +42,7 @@ fn wanted([w1, w0, h1, h0, method, motion, ..]: [u8; 8]) -> Wanted {
 
 /// Checks a result: it is what it says, can be decoded, and holds nothing but pixels. Gives the bytes that took.
 fn check(rendered: &Rendered, job: &Job) -> u64 {
-    let Rendered { content_type, extension, bytes, width, height } = rendered;
+    let Rendered { content_type, extension, bytes, width, height, is_partial: _ } = rendered;
     assert_eq!((*width, *height), (job.width, job.height), "not the planned size");
     let pair = format!("{content_type} {extension}");
     assert!(["image/jpeg jpg", "image/png png", "image/webp webp"].contains(&pair.as_str()), "{pair}");

@@ -30,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::federation::Federation;
 use crate::matrix::{Clock, MediaId, Mxc, Random, ServerName, Timestamp};
 use crate::preview::Fetcher;
+use crate::sha256::Sha256;
 
 /// Says how long an animation may take to be made.
 pub(crate) type AnimationTime = Arc<dyn Fn() -> Duration + Send + Sync>;
@@ -52,6 +53,8 @@ pub(crate) struct Library {
     unanimated: Cache<thumbnails::Animation, Timestamp>,
     /// Pictures that failed.
     refusals: thumbnails::Refusals,
+    /// Pictures of which a part is missing.
+    partial: Cache<Sha256, ()>,
     /// How long an animation may take to be made.
     animation_time: AnimationTime,
     /// What previews go by.
@@ -141,6 +144,7 @@ impl Library {
             thumbnail_requests: Cache::new(thumbnails::REMEMBERED),
             unanimated: Cache::new(thumbnails::UNANIMATED),
             refusals: Cache::new(thumbnails::REFUSED),
+            partial: Cache::new(thumbnails::PARTIAL),
             animation_time,
             desk: previews::Desk::new(config.previews.clone(), fetcher),
             catalog,
