@@ -114,8 +114,11 @@ impl Shades {
 
     /// The channel of a pixel, spread over the whole range.
     fn of(&self, pixel: u32) -> u8 {
-        let value = u64::from((pixel & self.mask).wrapping_shr(self.shift));
-        let most = u64::from(self.most);
+        let value = (pixel & self.mask).wrapping_shr(self.shift);
+        if self.most == u32::from(u8::MAX) {
+            return u8::try_from(value).unwrap_or(u8::MAX);
+        }
+        let (value, most) = (u64::from(value), u64::from(self.most));
         let spread = value.saturating_mul(255).saturating_add(most.div_euclid(2)).checked_div(most);
         u8::try_from(spread.unwrap_or(0)).unwrap_or(u8::MAX)
     }

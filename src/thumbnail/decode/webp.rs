@@ -326,12 +326,10 @@ fn lossless<R: BufRead + Seek>(
         let known: Vec<u64> = shorter.chunks_exact(stride.max(1)).map(mark).collect();
         drop(shorter);
         let Ok(pixels) = argb(input, data, (width, height), LOSSLESS_HEADER, pad) else { continue };
-        for (row, known) in pixels.chunks_exact(stride.max(1)).zip(known) {
-            if known != mark(row) {
-                break;
-            }
-            canvas.push(row.as_chunks::<4>().0.iter().copied());
-        }
+        // Without any difference neither is the picture: it breaks off in the tables before.
+        let rows = || pixels.chunks_exact(stride.max(1));
+        let there = rows().zip(known).position(|(row, known)| known != mark(row)).unwrap_or(0);
+        rows().take(there).for_each(|row| canvas.push(row.as_chunks::<4>().0.iter().copied()));
         break;
     }
     Err(broken_off())

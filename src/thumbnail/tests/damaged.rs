@@ -62,7 +62,7 @@ fn what_breaks_off_shows_the_rows_that_are_there() {
 }
 
 /// Soft colours under noise.
-const GRAIN: [&[u8]; 2] = [
+pub(super) const GRAIN: [&[u8]; 2] = [
     include_bytes!("../../../tests/fixtures/grain.webp"),
     include_bytes!("../../../tests/fixtures/grain-lossless.webp"),
 ];
