@@ -37,7 +37,7 @@ const LEVELS: [&[&str]; 8] = [
 ];
 
 /// Crates that only one module may name.
-const DOORS: [(&str, &[&str]); 30] = [
+const DOORS: [(&str, &[&str]); 31] = [
     ("hickory_resolver", &["names"]),
     ("rusqlite", &["catalog"]),
     ("r2d2", &["catalog"]),
@@ -60,10 +60,11 @@ const DOORS: [(&str, &[&str]); 30] = [
     ("jpeg_encoder", &["thumbnail"]),
     ("fast_image_resize", &["thumbnail"]),
     ("moxcms", &["thumbnail"]),
-    ("tiff", &["thumbnail"]),
+    ("weezl", &["thumbnail"]),
+    ("fax", &["thumbnail"]),
     ("fast_blurhash", &["thumbnail"]),
     ("wildmatch", &["globs", "preview"]),
-    ("flate2", &["outbound"]),
+    ("flate2", &["outbound", "thumbnail"]),
     ("brotli_decompressor", &["outbound"]),
     ("html5gum", &["preview"]),
     ("encoding_rs", &["preview"]),

@@ -47,6 +47,8 @@ pub(crate) struct Library {
     unanimated: Cache<thumbnails::Animation, Moment>,
     /// Pictures that failed.
     refusals: thumbnails::Refusals,
+    /// Pictures of which a part is missing.
+    partial: Cache<Sha256, ()>,
     /// How long an animation may take to be made.
     animation_time: AnimationTime,
     /// What previews go by.
@@ -145,6 +147,7 @@ impl Library {
             thumbnail_requests: Cache::new(thumbnails::REMEMBERED),
             unanimated: Cache::new(thumbnails::UNANIMATED),
             refusals: Cache::new(thumbnails::REFUSED),
+            partial: Cache::new(thumbnails::PARTIAL),
             animation_time,
             desk: previews::Desk::new(config.previews.clone(), fetcher),
             catalog,

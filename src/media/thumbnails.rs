@@ -40,6 +40,9 @@ const REFUSAL: Duration = Duration::from_mins(10);
 /// Pictures of which it is remembered that they failed; about 200 bytes each.
 pub(super) const REFUSED: usize = 1024;
 
+/// Pictures of which it is remembered that a part is missing; about 50 bytes each.
+pub(super) const PARTIAL: usize = 1024;
+
 /// Longest work on a blurhash, for which an upload's answer waits.
 pub(crate) const BLURHASH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -61,8 +64,26 @@ pub(super) type Request = (Sha256, Wanted);
 /// An animation of certain bytes.
 pub(super) type Animation = (Sha256, Job);
 
-/// Why pictures of certain bytes, moving ones or still ones, are not made, and until when.
-pub(super) type Refusals = Cache<(Sha256, bool), (Error, Moment)>;
+/// Why pictures of certain bytes are not made, and until when.
+pub(super) type Refusals = Cache<(Sha256, Step), (Error, Moment)>;
+
+/// What of certain bytes failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Step {
+    /// Their header.
+    Header,
+    /// A picture that does not move.
+    Still,
+    /// One that does.
+    Moving,
+}
+
+impl Step {
+    /// The making of a job.
+    fn of(job: &Job) -> Self {
+        if job.animated { Self::Moving } else { Self::Still }
+    }
+}
 
 /// What a request comes to.
 #[derive(Clone, Debug)]
@@ -93,6 +114,17 @@ pub(crate) struct Making {
     header: Header,
     /// What to make of them. Equal jobs of one source are the same picture.
     pub(crate) job: Job,
+    /// Who wants it.
+    pub(crate) purpose: Purpose,
+}
+
+/// Who wants a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Somebody who waits for it.
+    Asked,
+    /// Nobody yet. Of a file that breaks off nothing is made ahead.
+    Ahead,
 }
 
 impl Library {
@@ -115,8 +147,7 @@ impl Library {
             }
             None => {}
         }
-        let header = thumbnail::probe(&mut reader(&stored.file)).map_err(refused)?;
-        header.admit(&self.thumbnail_limits()).map_err(refused)?;
+        let header = self.read_header(&stored)?;
         let planned = match Plan::new(header.source(), wanted, &self.config.get().thumbnails.sizes) {
             Plan::Original if !WEB.contains(&header.content_type()) => {
                 let Source { width, height, .. } = header.source();
@@ -126,8 +157,9 @@ impl Library {
             Plan::Render(job) if self.is_better_as_it_is(&header, job, wanted) => {
                 return Ok(self.original(stored, wanted, &header));
             }
-            Plan::Render(job) => thumbnail::affordable(&header, job, &self.thumbnail_limits()),
+            Plan::Render(job) => job,
         };
+        let planned = thumbnail::affordable(&header, planned, &self.thumbnail_limits());
         let is_stopgap = planned.animated && self.had_no_time(source, &planned);
         let job = Job { animated: planned.animated && !is_stopgap, ..planned };
         if let Some(filled) = self.catalog.thumbnail(&key(source, &job))?
@@ -140,6 +172,15 @@ impl Library {
             return Ok(Thumbnail::Ready(ready));
         }
         self.making(&stored.filled, header, job).map(Thumbnail::ToMake)
+    }
+
+    /// The header of a picture. That it cannot be read is remembered.
+    fn read_header(&self, stored: &Stored) -> Result<Header> {
+        let source = stored.filled.sha256;
+        self.check_refused(source, Step::Header)?;
+        let read = thumbnail::probe(&mut reader(&stored.file));
+        let admitted = read.and_then(|header| header.admit(&self.thumbnail_limits()).map(|()| header));
+        admitted.map_err(|error| self.note_refusal(source, &[Step::Header], error))
     }
 
     /// The source itself as its thumbnail, which is remembered.
@@ -159,17 +200,20 @@ impl Library {
             && thumbnail::estimate(header, &[job]) > self.config.get().thumbnails.memory.0
     }
 
-    /// What is to be made of `stored` so that every configured size is there.
+    /// What is to be made of `stored` so that every configured size is there; nothing of what is known to break off.
     ///
     /// # Errors
     /// Those of [`Self::find_thumbnail`].
     pub(crate) fn missing_thumbnails(&self, stored: &Stored) -> Result<Vec<Making>> {
         let mut missing: Vec<Making> = Vec::new();
+        if self.partial.get(&stored.filled.sha256).is_some() {
+            return Ok(missing);
+        }
         for ThumbnailSize { width, height, method } in &self.config.get().thumbnails.sizes {
             let wanted = Wanted { width: *width, height: *height, method: *method, motion: Motion::Still };
             match self.find_thumbnail(stored.clone(), wanted)? {
                 Thumbnail::ToMake(making) if missing.iter().all(|other| other.job != making.job) => {
-                    missing.push(making);
+                    missing.push(Making { purpose: Purpose::Ahead, ..making });
                 }
                 Thumbnail::ToMake(_) | Thumbnail::Ready(_) => {}
             }
@@ -218,9 +262,19 @@ impl Library {
         let file = self.open_source(first)?;
         let made = match thumbnail::render(&mut reader(&file), header, &jobs, limits) {
             Err(ThumbnailError::NoTimeToAnimate) => return self.make_stopgaps(set, limits),
-            made => made.map_err(|error| self.note_refusal(*source, &jobs, error))?,
+            made => {
+                let steps: Vec<Step> = jobs.iter().map(Step::of).collect();
+                made.map_err(|error| self.note_refusal(*source, &steps, error))?
+            }
         };
         for (job, rendered) in jobs.iter().zip(made) {
+            if rendered.is_partial {
+                self.partial.insert(*source, ());
+                let is_asked = |making: &Making| making.job == *job && making.purpose == Purpose::Asked;
+                if !set.iter().any(is_asked) {
+                    continue;
+                }
+            }
             self.keep(key(*source, job), rendered)?;
         }
         Ok(jobs.len())
@@ -238,17 +292,25 @@ impl Library {
         self.make_within(&stills, limits)
     }
 
-    /// Remembers that a picture cannot be made, unless that is the disk's fault. Gives what a client reads of it.
-    fn note_refusal(&self, source: Sha256, jobs: &[Job], error: ThumbnailError) -> Error {
+    /// Remembers that a step of a picture failed, unless that is the disk's fault. Gives what a client reads of it.
+    fn note_refusal(&self, source: Sha256, steps: &[Step], error: ThumbnailError) -> Error {
         let is_disk = matches!(error, ThumbnailError::Io(_));
         let error = refused(error);
         if !is_disk {
             let until = (self.monotonic)().after(REFUSAL);
-            for job in jobs {
-                self.refusals.insert((source, job.animated), (error.clone(), until));
+            for step in steps {
+                self.refusals.insert((source, *step), (error.clone(), until));
             }
         }
         error
+    }
+
+    /// Refuses what failed lately.
+    fn check_refused(&self, source: Sha256, step: Step) -> Result<()> {
+        match self.refusals.get(&(source, step)) {
+            Some((error, until)) if (self.monotonic)() < until => Err(error),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Whether there was no time for an animation lately.
@@ -261,8 +323,7 @@ impl Library {
     /// # Errors
     /// Those of [`Self::find_thumbnail`].
     pub(crate) fn plan_blurhash(&self, stored: &Stored) -> Result<Making> {
-        let header = thumbnail::probe(&mut reader(&stored.file)).map_err(refused)?;
-        header.admit(&self.thumbnail_limits()).map_err(refused)?;
+        let header = self.read_header(stored)?;
         self.making(&stored.filled, header, thumbnail::sketch_job(&header))
     }
 
@@ -276,12 +337,8 @@ impl Library {
     /// A picture to make, unless it takes too much memory or failed lately.
     fn making(&self, of: &Filled, header: Header, job: Job) -> Result<Making> {
         let (source, size) = (of.sha256, of.size);
-        if let Some((error, until)) = self.refusals.get(&(source, job.animated))
-            && (self.monotonic)() < until
-        {
-            return Err(error);
-        }
-        let making = Making { source, size, header, job };
+        self.check_refused(source, Step::of(&job))?;
+        let making = Making { source, size, header, job, purpose: Purpose::Asked };
         if memory(std::slice::from_ref(&making)) > self.config.get().thumbnails.memory.0 {
             return Err(Error::new(Kind::UploadTooLarge, "the image takes too much memory to decode"));
         }

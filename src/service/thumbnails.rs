@@ -19,14 +19,18 @@ pub(crate) async fn thumbnail(app: &Arc<App>, mxc: &Mxc, wanted: Wanted, terms: 
     if let Some(ready) = serve_again(app, &title, terms.viewer)? {
         return Ok(ready);
     }
-    let making = match look(app, mxc, terms, wanted).await? {
-        Thumbnail::Ready(stored) => return Ok(app.shelf.put(title, stored)),
-        Thumbnail::ToMake(making) => making,
-    };
-    make(app, vec![making]).await?;
-    match look(app, mxc, Terms { fetch: RemoteFetch::Refused, ..terms }, wanted).await? {
+    let mut terms = terms;
+    // Twice at most: what was being made ahead of a file that turned out to break off is made again for who asks.
+    for _ in 0..2 {
+        match look(app, mxc, terms, wanted).await? {
+            Thumbnail::Ready(stored) => return Ok(app.shelf.put(title, stored)),
+            Thumbnail::ToMake(making) => make(app, vec![making]).await?,
+        }
+        terms.fetch = RemoteFetch::Refused;
+    }
+    match look(app, mxc, terms, wanted).await? {
         Thumbnail::Ready(stored) => Ok(app.shelf.put(title, stored)),
-        // Removed between the two looks.
+        // Removed between two looks.
         Thumbnail::ToMake(_) => Err(Error::not_found()),
     }
 }
@@ -166,9 +170,12 @@ mod tests {
     use super::*;
     use crate::app::Surroundings;
     use crate::config::Config;
+    use crate::config::ThumbnailMethod;
+    use crate::error::Kind;
     use crate::federation::SigningKey;
     use crate::matrix::{ServerName, UserId};
     use crate::media::Upload;
+    use crate::thumbnail::Motion;
 
     /// The log of this thread.
     #[derive(Clone, Default)]
@@ -286,5 +293,22 @@ mod tests {
             assert_eq!(make_missing(&app, &mxc).await.unwrap(), lacked);
         }
         assert_eq!(log.decodes(), [2, 1, 1, 1], "from the large ones down");
+    }
+
+    /// The header of a broken picture was read again at each request.
+    #[tokio::test]
+    async fn that_a_header_is_broken_is_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let (app, mxc) = with_upload(folder.path(), false).await;
+        let good = find_own(&app, &mxc).await.unwrap();
+        let path = folder.path().join("broken");
+        std::fs::write(&path, b"\x89PNG\r\n\x1a\nIHDR").unwrap();
+        let broken = std::fs::File::open(path).unwrap();
+        let wanted = Wanted { width: 32, height: 32, method: ThumbnailMethod::Crop, motion: Motion::Still };
+        let of = |stored: Stored| app.library.find_thumbnail(stored, wanted);
+        let refused = of(Stored { file: Arc::new(broken), ..good.clone() }).unwrap_err();
+        assert_eq!(refused.kind(), Kind::BadRequest);
+        // Whole bytes under the same name would show another look.
+        assert_eq!(of(good).unwrap_err().kind(), Kind::BadRequest);
     }
 }

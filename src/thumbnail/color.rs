@@ -5,16 +5,15 @@
 
 use std::sync::Arc;
 
-use moxcms::{ColorProfile, DataColorSpace, Layout as IccLayout, Transform8BitExecutor, TransformOptions};
+use moxcms::{
+    Chromaticity, ColorPrimaries, ColorProfile, DataColorSpace, Layout as IccLayout, ToneReprCurve,
+    Transform8BitExecutor, TransformOptions, XyY,
+};
 
 use super::pixels::{Layout, Pixels, from_unit};
 
-/// Converts by the profile; without one, or with a broken or unfitting one, colours count as sRGB already.
-pub(super) fn to_srgb(pixels: Pixels, icc: Option<&[u8]>) -> Pixels {
-    Conversion::new(pixels.layout, icc).apply(pixels)
-}
-
-/// The way from a profile's colours to sRGB for pixels of one layout, to be made once for many pictures.
+/// The way from a profile's colours to sRGB for pixels of one layout, to be made once for many pictures. Without a profile, or
+/// with a broken or unfitting one, colours count as sRGB already.
 pub(super) struct Conversion(Option<Transform>);
 
 /// A profile that fits.
@@ -89,6 +88,54 @@ impl Transform {
     }
 }
 
+/// Where a picture's white and its primaries are, in CIE xy.
+pub(super) struct Chromaticities {
+    /// White.
+    pub(super) white: (f32, f32),
+    /// Red.
+    pub(super) red: (f32, f32),
+    /// Green.
+    pub(super) green: (f32, f32),
+    /// Blue.
+    pub(super) blue: (f32, f32),
+}
+
+/// A profile of a gamma and chromaticities, as browsers make it: chromaticities count with a gamma alone, and without them a
+/// gamma that is a screen's changes nothing. `gamma` is that of encoding: light to this power is what is stored.
+pub(super) fn calibrated(
+    gamma: Option<f32>,
+    places: Option<&Chromaticities>,
+    is_grey: bool,
+) -> Option<Vec<u8>> {
+    let gamma = gamma.filter(|gamma| (0.05..=20.0).contains(gamma))?;
+    let power = 1.0 / gamma;
+    if places.is_none() && (gamma * SCREEN_GAMMA - 1.0).abs() < INSIGNIFICANT {
+        return None;
+    }
+    if is_grey {
+        return ColorProfile::new_gray_with_gamma(power).encode().ok();
+    }
+    let mut profile = ColorProfile::new_srgb();
+    if let Some(&Chromaticities { white, red, green, blue }) = places {
+        let at = |(x, y): (f32, f32)| (y > 0.0).then_some(Chromaticity { x, y });
+        let primaries = ColorPrimaries { red: at(red)?, green: at(green)?, blue: at(blue)? };
+        let white = at(white).map(|white| XyY { x: white.x.into(), y: white.y.into(), yb: 1.0 })?;
+        profile.update_rgb_colorimetry(white, primaries);
+    }
+    // What the profile of sRGB says of its curves elsewhere would win.
+    profile.cicp = None;
+    let curve = ToneReprCurve::Parametric(vec![power]);
+    profile.red_trc = Some(curve.clone());
+    profile.green_trc = Some(curve.clone());
+    profile.blue_trc = Some(curve);
+    profile.encode().ok()
+}
+
+/// What browsers take for a screen's.
+const SCREEN_GAMMA: f32 = 2.2;
+/// As libpng: a gamma that near is the same.
+const INSIGNIFICANT: f32 = 0.05;
+
 /// Bytes of a colour profile; those of printing presses have 2 to 3 MB. A picture with a larger one is refused.
 pub(super) const MAX_PROFILE: u32 = 4 << 20;
 /// The same in a PNG, where the length is known only after inflating, and inks do not occur. A larger one is passed over.
@@ -110,6 +157,24 @@ fn deepen(data: &mut [u8], black: [u8; 3]) {
             *value = table.get(usize::from(*value)).copied().unwrap_or(*value);
         }
     }
+}
+
+/// A colour of CIE's L\*a\*b\* under D50, as TIFF has it: lightness over the whole range of a byte.
+pub(super) fn from_lab(lightness: u8, green_red: i16, blue_yellow: i16) -> [u8; 3] {
+    let middle = (f32::from(lightness) * (100.0 / 255.0) + 16.0) / 116.0;
+    let parts = [middle + f32::from(green_red) / 500.0, middle, middle - f32::from(blue_yellow) / 200.0];
+    let cubed = |part: f32| {
+        if part > 6.0 / 29.0 { part.powi(3) } else { (part - 4.0 / 29.0) * (108.0 / 841.0) }
+    };
+    let [x, y, z] = parts.map(cubed);
+    let (x, z) = (x * 0.9642, z * 0.8249);
+    // From D50 by Bradford's way to sRGB's primaries.
+    let row = |[of_x, of_y, of_z]: [f32; 3]| from_linear(x.mul_add(of_x, y.mul_add(of_y, z * of_z)));
+    [
+        row([3.133_856, -1.616_867, -0.490_615]),
+        row([-0.978_768, 1.916_142, 0.033_454]),
+        row([0.071_945, -0.228_991, 1.405_243]),
+    ]
 }
 
 /// An sRGB value as light between 0 and 1 (IEC 61966-2-1).
@@ -142,6 +207,10 @@ fn without_profile(pixels: &Pixels) -> Pixels {
 mod tests {
     use super::*;
 
+    fn to_srgb(pixels: Pixels, icc: Option<&[u8]>) -> Pixels {
+        Conversion::new(pixels.layout, icc).apply(pixels)
+    }
+
     fn one(layout: Layout, data: &[u8]) -> Pixels {
         Pixels { width: 1, height: 1, layout, data: data.to_vec() }
     }
@@ -160,11 +229,57 @@ mod tests {
     }
 
     #[test]
+    fn a_gamma_and_chromaticities_are_a_profile() {
+        let converted = |gamma: f32, places: Option<Chromaticities>, layout, data: &[u8]| {
+            let icc = calibrated(Some(gamma), places.as_ref(), matches!(layout, Layout::Grey));
+            to_srgb(one(layout, data), icc.as_deref()).data
+        };
+        let near = |got: &[u8], expected: &[u8]| {
+            assert!(got.iter().zip(expected).all(|(a, b)| a.abs_diff(*b) <= 3), "{got:?} {expected:?}");
+        };
+        let srgb = || Chromaticities {
+            white: (0.3127, 0.329),
+            red: (0.64, 0.33),
+            green: (0.3, 0.6),
+            blue: (0.15, 0.06),
+        };
+        // Light itself: half of it is 188 in sRGB.
+        near(&converted(1.0, None, Layout::Rgb, &[128, 10, 255]), &[188, 56, 255]);
+        near(&converted(1.0, Some(srgb()), Layout::Rgb, &[128, 10, 255]), &[188, 56, 255]);
+        near(&converted(1.0, None, Layout::Grey, &[128]), &[188]);
+        near(&converted(0.45455, Some(srgb()), Layout::Rgb, &[128, 60, 255]), &[128, 58, 255]);
+        // Red and green exchanged.
+        let odd = Chromaticities { red: (0.3, 0.6), green: (0.64, 0.33), ..srgb() };
+        near(&converted(0.45455, Some(odd), Layout::Rgb, &[200, 50, 100]), &[46, 201, 100]);
+        for gamma in [None, Some(0.0), Some(0.45455), Some(0.46)] {
+            assert_eq!(calibrated(gamma, None, false), None, "{gamma:?}");
+        }
+    }
+
+    #[test]
     fn grey_profiles_leave_grey() {
         let icc = ColorProfile::new_gray_with_gamma(1.0).encode().unwrap();
         let got = to_srgb(one(Layout::Grey, &[55]), Some(&icc));
         assert_eq!(got.layout, Layout::Grey);
         assert!(got.data[0].abs_diff(128) <= 2, "{:?}", got.data);
+    }
+
+    #[test]
+    fn lab_is_seen_as_its_colour() {
+        for (lab, rgb) in [
+            ((255, 0, 0), [255, 255, 255]),
+            ((0, 0, 0), [0, 0, 0]),
+            ((137, 0, 0), [128, 128, 128]),
+            // sRGB's red and blue: (54.3, 80.8, 69.9) and (29.6, 68.3, -112) under D50.
+            ((138, 81, 70), [255, 0, 0]),
+            ((75, 68, -112), [0, 0, 255]),
+        ] {
+            let got = from_lab(lab.0, lab.1, lab.2);
+            assert!(
+                got.iter().zip(rgb).all(|(got, expected)| got.abs_diff(expected) <= 6),
+                "{lab:?}: {got:?}"
+            );
+        }
     }
 
     #[test]

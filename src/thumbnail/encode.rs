@@ -22,18 +22,20 @@ pub(crate) struct Rendered {
     pub(crate) width: u32,
     /// Pixels.
     pub(crate) height: u32,
+    /// Whether the source broke off, so that only a part of it is seen.
+    pub(crate) is_partial: bool,
 }
 
 /// Encodes the result. Transparent: PNG. Opaque and out of a lossless format that drawings come in (PNG, GIF, BMP): PNG
-/// up to 96 × 96, and beyond that where the PNG has at most [`PNG_WORTH`] times the bytes of the JPEG, which keeps
-/// screenshots sharp. Anything else, and what PNG serves badly: JPEG.
+/// up to [`ALWAYS_PNG`] pixels, and beyond that where the PNG has at most [`PNG_WORTH`] times the bytes of the JPEG, which
+/// keeps screenshots and pictures of few colours sharp. Anything else, and what PNG serves badly: JPEG.
 pub(super) fn encode(pixels: Pixels, source: Format) -> Result<Rendered, ThumbnailError> {
     let pixels = drop_full_alpha(pixels);
     if pixels.layout.has_alpha() || pixels.width.max(pixels.height) > u32::from(u16::MAX) {
         return Ok(rendered(&pixels, "image/png", "png", png(&pixels)?));
     }
     let drawn = matches!(source, Format::Png | Format::Gif | Format::Bmp);
-    if drawn && pixels.width.max(pixels.height) <= ALWAYS_PNG {
+    if drawn && pixels.width.saturating_mul(pixels.height) <= ALWAYS_PNG {
         return Ok(rendered(&pixels, "image/png", "png", png(&pixels)?));
     }
     let photograph = jpeg(&pixels)?;
@@ -53,7 +55,8 @@ fn rendered(
     extension: &'static str,
     bytes: Vec<u8>,
 ) -> Rendered {
-    Rendered { content_type, extension, bytes, width: pixels.width, height: pixels.height }
+    let (width, height) = (pixels.width, pixels.height);
+    Rendered { content_type, extension, bytes, width, height, is_partial: false }
 }
 
 /// Alpha that hides nothing is left out.
@@ -108,7 +111,8 @@ fn png(pixels: &Pixels) -> Result<Vec<u8>, ThumbnailError> {
 
 /// As Synapse.
 const QUALITY: u8 = 80;
-/// Pixels a side up to which other servers' tests expect PNG out of PNG.
-const ALWAYS_PNG: u32 = 96;
+/// Pixels up to which PNG out of PNG stays PNG, as clients and other servers' tests expect: what covers 320 × 240, for pictures
+/// up to twice as wide as high.
+const ALWAYS_PNG: u32 = 2 * 320 * 240;
 /// How many times the bytes of the JPEG sharp edges are worth.
 const PNG_WORTH: usize = 2;

@@ -28,7 +28,7 @@ use std::error::Error as StdError;
 use std::io::{self, BufRead, Seek};
 use std::time::Instant;
 
-use pixels::{Decoded, Pixels};
+use pixels::Pixels;
 
 pub(crate) use encode::Rendered;
 pub(crate) use plan::{Job, Motion, Plan, Rect, Source, Wanted};
@@ -79,31 +79,57 @@ impl ThumbnailError {
 }
 
 impl From<io::Error> for ThumbnailError {
-    /// An end that comes too early is the picture's fault, as is whatever a decoder clothes as an I/O error.
+    /// A decoder's word for a picture that it cannot read: what our own reading does wrong is noted where it happens
+    /// ([`input::read`]).
     fn from(error: io::Error) -> Self {
-        let kind = error.kind();
-        if kind == io::ErrorKind::TimedOut {
-            return Self::OutOfTime;
-        }
-        let theirs = [io::ErrorKind::UnexpectedEof, io::ErrorKind::InvalidData, io::ErrorKind::InvalidInput];
-        if theirs.contains(&kind) { Self::broken(error) } else { Self::Io(error) }
+        Self::broken(error)
     }
 }
 
-/// A job as asked, or for a still where all frames would take too much memory.
+/// A job as asked where memory allows. Else a still in place of all frames; else the largest picture of the same part that
+/// memory allows.
 pub(crate) fn affordable(header: &Header, job: Job, limits: &Limits) -> Job {
-    let animated = job.animated && estimate(header, &[job]) <= limits.memory;
-    Job { animated, ..job }
+    let fits = |job: Job| estimate(header, &[job]) <= limits.memory;
+    if fits(job) {
+        return job;
+    }
+    let still = Job { animated: false, ..job };
+    if fits(still) {
+        return still;
+    }
+    let longest = job.width.max(job.height);
+    let (mut least, mut most) = (1, longest);
+    while least < most {
+        let middle = least.saturating_add(most.saturating_sub(least).div_ceil(2));
+        if fits(still.shrunk(middle, longest)) {
+            least = middle;
+        } else {
+            most = middle.saturating_sub(1);
+        }
+    }
+    still.shrunk(least, longest)
 }
 
-/// The bytes that [`render`] holds at its peak, rounded up generously: for a weighted permit.
+/// The bytes that [`render`] holds at its peak, rounded up: for a weighted permit.
 pub(crate) fn estimate(header: &Header, jobs: &[Job]) -> u64 {
-    // The result before and after orientation and colour, and two encodings of it, each of four channels.
-    let output = |job: &Job| u64::from(job.width).saturating_mul(u64::from(job.height)).saturating_mul(4 * 4);
-    let outputs = jobs.iter().map(output).fold(0, u64::saturating_add);
-    let moving = jobs.iter().filter(|job| job.animated).map(|job| animate::estimate(header, job));
-    let decoding = moving.fold(decode::estimate(header, jobs), u64::max);
-    decoding.saturating_add(outputs).saturating_add(BASE_BYTES)
+    let channels = header.channels();
+    let area = |job: &Job| u64::from(job.width).saturating_mul(u64::from(job.height));
+    let result = |job: &Job| area(job).saturating_mul(channels);
+    let sum = |bytes: &dyn Fn(&Job) -> u64| jobs.iter().map(bytes).fold(0, u64::saturating_add);
+    let most = |bytes: &dyn Fn(&Job) -> u64| jobs.iter().map(bytes).fold(0, u64::max);
+    let decode::Cost { reading, kept } = decode::estimate(header, jobs);
+    // The filter's half-way picture, the result before and after colour and orientation.
+    let filtering = |job: &Job| resize::halfway(header, job).saturating_add(result(job).saturating_mul(2));
+    let finishing = kept.saturating_add(sum(&result)).saturating_add(most(&filtering));
+    // A PNG as it is compressed and as a file that grows, and a JPEG.
+    let encoding = |job: &Job| result(job).saturating_mul(3).saturating_add(area(job).saturating_mul(2));
+    let encoding = sum(&result).saturating_add(most(&encoding));
+    let moving = |job: &Job| if job.animated { animate::estimate(header, job) } else { 0 };
+    let moving = match most(&moving) {
+        0 => 0,
+        moving => moving.saturating_add(most(&|job| area(job).saturating_mul(16))),
+    };
+    [reading, finishing, encoding, moving].into_iter().fold(0, u64::max).saturating_add(BASE_BYTES)
 }
 
 /// Whether one decode serves both jobs.
@@ -125,8 +151,10 @@ pub(crate) fn render<R: BufRead + Seek>(
     {
         return Ok(vec![animation]);
     }
-    let drawn = draw(input, header, jobs, limits)?;
-    drawn.into_iter().map(|pixels| encode::encode(pixels, header.format)).collect()
+    let Drawn { pictures, is_partial } = draw(input, header, jobs, limits)?;
+    let encode = |pixels| encode::encode(pixels, header.format);
+    let whole = pictures.into_iter().map(encode);
+    whole.map(|made| made.map(|rendered| Rendered { is_partial, ..rendered })).collect()
 }
 
 /// The job that [`blurhash`] and [`prove`] take: the cheapest that there is.
@@ -140,8 +168,8 @@ pub(crate) fn blurhash<R: BufRead + Seek>(
     header: &Header,
     limits: &Limits,
 ) -> Result<String, ThumbnailError> {
-    let drawn = draw(input, header, &[sketch_job(header)], limits)?;
-    sketch::blurhash(drawn.first().ok_or_else(|| ThumbnailError::broken("nothing was made"))?)
+    let Drawn { pictures, .. } = draw(input, header, &[sketch_job(header)], limits)?;
+    sketch::blurhash(pictures.first().ok_or_else(|| ThumbnailError::broken("nothing was made"))?)
 }
 
 /// Refuses what [`prove`] would refuse by its header alone.
@@ -158,32 +186,44 @@ pub(crate) fn prove<R: BufRead + Seek>(
     draw(input, header, &[sketch_job(header)], limits).map(drop)
 }
 
+/// The results before they are encoded.
+struct Drawn {
+    /// In the order of the jobs.
+    pictures: Vec<Pixels>,
+    /// Whether the file broke off.
+    is_partial: bool,
+}
+
 /// The pixels of the results.
 fn draw<R: BufRead + Seek>(
     input: &mut R,
     header: &Header,
     jobs: &[Job],
     limits: &Limits,
-) -> Result<Vec<Pixels>, ThumbnailError> {
+) -> Result<Drawn, ThumbnailError> {
     admit(header, jobs, limits)?;
-    input.rewind().map_err(ThumbnailError::Io)?;
-    let input = input::Timed::buffered(input, limits.deadline);
-    let decoded = decode::decode(input, header, jobs, limits)?;
-    let finish = |job: &Job| {
-        let divisor = decode::reduction(header, job);
-        let decoded = decoded.iter().find(|decoded| decoded.divisor == divisor);
-        finish(decoded.ok_or_else(|| ThumbnailError::broken("a size was left out"))?, header, job)
-    };
-    jobs.iter().map(finish).collect()
-}
-
-/// From the pixels as they were decoded to those of the result.
-fn finish(decoded: &Decoded, header: &Header, job: &Job) -> Result<Pixels, ThumbnailError> {
-    let part = header.orientation.stored_part(job.crop, (header.width, header.height));
-    let size = header.orientation.turn((job.width, job.height));
-    let small = resize::resize(&decoded.pixels, decoded.divisor, part, size)?;
-    let small = color::to_srgb(small, decoded.icc.as_deref());
-    Ok(header.orientation.apply(small))
+    let decoded = input::read(input, limits.deadline, |input| decode::decode(input, header, jobs, limits))?;
+    let is_partial = decoded.iter().any(|decoded| decoded.is_partial);
+    // Those of one reduction together, so that what each needs of it is done once.
+    let mut pictures: Vec<Option<Pixels>> = jobs.iter().map(|_| None).collect();
+    for decoded in decoded {
+        let mut source = resize::Source::new(decoded.pixels, decoded.divisor);
+        let conversion = color::Conversion::new(source.layout(), decoded.icc.as_deref());
+        // What needs no filter first: the filter changes the source.
+        for filtered in [false, true] {
+            for (job, picture) in jobs.iter().zip(&mut pictures) {
+                let part = header.orientation.stored_part(job.crop, (header.width, header.height));
+                let size = header.orientation.turn((job.width, job.height));
+                let is_one = decode::reduction(header, job) == decoded.divisor;
+                if is_one && source.is_as_wanted(part, size) != filtered {
+                    let small = conversion.apply(source.resize(part, size)?);
+                    *picture = Some(header.orientation.apply(small));
+                }
+            }
+        }
+    }
+    let pictures: Option<Vec<Pixels>> = pictures.into_iter().collect();
+    Ok(Drawn { pictures: pictures.ok_or_else(|| ThumbnailError::broken("a size was left out"))?, is_partial })
 }
 
 /// Every frame; nothing where only a still can be shown, however much time there is.
@@ -194,8 +234,8 @@ fn animation<R: BufRead + Seek>(
     limits: &Limits,
 ) -> Result<Option<Rendered>, ThumbnailError> {
     admit(header, &[*job], limits)?;
-    input.rewind().map_err(ThumbnailError::Io)?;
-    match animate::animate(input, header, job, limits.animation_deadline) {
+    let deadline = limits.animation_deadline;
+    match input::read(input, deadline, |input| animate::animate(input, header, job, deadline)) {
         Err(ThumbnailError::OutOfTime) => Err(ThumbnailError::NoTimeToAnimate),
         Err(ThumbnailError::TooLarge(_) | ThumbnailError::Broken(_) | ThumbnailError::NotAnImage) => Ok(None),
         other => other,

@@ -56,6 +56,46 @@ pub(super) struct Decoded {
     pub(super) divisor: u32,
     /// The colour profile.
     pub(super) icc: Option<Vec<u8>>,
+    /// Whether the file broke off: what lacks is grey in a JPEG, as browsers show it, and else transparent.
+    pub(super) is_partial: bool,
+}
+
+impl Pixels {
+    /// Adds what lacks below, transparent, where it can be seen that it lacks.
+    pub(super) fn lengthen(mut self, height: u32) -> Self {
+        if self.height >= height {
+            return self;
+        }
+        self.layout = match self.layout {
+            Layout::Grey => self.spread::<1, 2>(Layout::GreyAlpha),
+            Layout::Rgb => self.spread::<3, 4>(Layout::Rgba),
+            layout @ (Layout::GreyAlpha | Layout::Rgba | Layout::Cmyk) => layout,
+        };
+        let length = |side: u32| usize::try_from(side).unwrap_or(0);
+        let row = length(self.width).saturating_mul(self.layout.channels());
+        self.data.resize(row.saturating_mul(length(height)), 0);
+        self.height = height;
+        self
+    }
+
+    /// Gives every pixel of `N` bytes an alpha that hides nothing, in place.
+    fn spread<const N: usize, const M: usize>(&mut self, to: Layout) -> Layout {
+        let count = self.data.len().checked_div(N).unwrap_or(0);
+        self.data.resize(count.saturating_mul(M), u8::MAX);
+        for at in (0..count).rev() {
+            let from = at.saturating_mul(N);
+            let Some(pixel) = self.data.get(from..).and_then(|rest| rest.first_chunk::<N>()).copied() else {
+                continue;
+            };
+            if let Some(place) =
+                self.data.get_mut(at.saturating_mul(M)..).and_then(|rest| rest.first_chunk_mut::<M>())
+            {
+                *place = [u8::MAX; M];
+                place.iter_mut().zip(pixel).for_each(|(to, value)| *to = value);
+            }
+        }
+        to
+    }
 }
 
 /// Averages squares of `divisor × divisor` pixels over rows that come one by one. Colours count by their alpha, so
@@ -81,17 +121,14 @@ pub(super) struct Reducer {
 pub(super) const MAX_DIVISOR: u32 = 128;
 
 impl Reducer {
-    /// Ready for rows of `width` pixels.
-    pub(super) fn new(width: u32, layout: Layout, divisor: u32) -> Self {
-        Self {
-            divisor: divisor.clamp(1, MAX_DIVISOR),
-            width,
-            layout,
-            sums: Vec::new(),
-            rows: 0,
-            data: Vec::new(),
-            height: 0,
-        }
+    /// Ready for `height` rows of `width` pixels.
+    pub(super) fn new((width, height): (u32, u32), layout: Layout, divisor: u32) -> Self {
+        let divisor = divisor.clamp(1, MAX_DIVISOR);
+        let side = |length: u32| usize::try_from(length.div_ceil(divisor)).unwrap_or(0);
+        // Room at once: a vector that grows is held twice for a while.
+        let room = side(width).saturating_mul(side(height)).saturating_mul(layout.channels());
+        let data = Vec::with_capacity(room);
+        Self { divisor, width, layout, sums: Vec::new(), rows: 0, data, height: 0 }
     }
 
     /// Takes the next row; what a short one lacks is missing from the picture too.
@@ -212,7 +249,7 @@ mod tests {
 
     #[test]
     fn squares_are_averaged_to_the_edge() {
-        let mut reducer = Reducer::new(5, Layout::Grey, 2);
+        let mut reducer = Reducer::new((5, 3), Layout::Grey, 2);
         for row in [[0, 10, 20, 30, 40], [10, 20, 30, 40, 50], [7, 9, 0, 0, 100]] {
             reducer.push(&row);
         }
@@ -222,8 +259,22 @@ mod tests {
     }
 
     #[test]
+    fn what_lacks_below_is_transparent() {
+        let pixels = |layout, data: &[u8]| Pixels { width: 1, height: 2, layout, data: data.to_vec() };
+        let lengthened = |layout, data: &[u8]| {
+            let got = pixels(layout, data).lengthen(3);
+            assert_eq!(got.height, 3);
+            got.data
+        };
+        assert_eq!(lengthened(Layout::Grey, &[7, 9]), [7, 255, 9, 255, 0, 0]);
+        assert_eq!(lengthened(Layout::Rgb, &[1, 2, 3, 4, 5, 6]), [1, 2, 3, 255, 4, 5, 6, 255, 0, 0, 0, 0]);
+        assert_eq!(lengthened(Layout::Cmyk, &[1; 8]), [1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0], "paper");
+        assert_eq!(pixels(Layout::Rgb, &[1; 6]).lengthen(2).layout, Layout::Rgb);
+    }
+
+    #[test]
     fn invisible_colours_do_not_bleed() {
-        let mut reducer = Reducer::new(2, Layout::Rgba, 2);
+        let mut reducer = Reducer::new((2, 2), Layout::Rgba, 2);
         reducer.push(&[255, 0, 0, 255, 0, 255, 0, 0]);
         reducer.push(&[255, 0, 0, 255, 0, 255, 0, 0]);
         assert_eq!(reducer.finish().data, [255, 0, 0, 128]);
@@ -231,7 +282,7 @@ mod tests {
 
     #[test]
     fn the_largest_square_does_not_overflow() {
-        let mut reducer = Reducer::new(300, Layout::Rgba, 1000);
+        let mut reducer = Reducer::new((300, 300), Layout::Rgba, 1000);
         for _ in 0..300 {
             reducer.push(&[255; 1200]);
         }

@@ -120,6 +120,15 @@ impl Wanted {
 }
 
 impl Job {
+    /// The same part at `numerator / denominator` of the size.
+    pub(super) fn shrunk(self, numerator: u32, denominator: u32) -> Self {
+        Self {
+            width: scaled(self.width, numerator, denominator).max(1),
+            height: scaled(self.height, numerator, denominator).max(1),
+            ..self
+        }
+    }
+
     /// The largest whole factor by which the part may be reduced before the final filter such that a margin of
     /// `numerator / denominator` is left for it.
     pub(super) fn factor(&self, numerator: u32, denominator: u32) -> u32 {

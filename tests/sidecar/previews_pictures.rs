@@ -30,20 +30,26 @@ fn webp(side: u32, pixels: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The first part of a file.
+/// A file that breaks off where its pixels begin.
 fn cut(mut bytes: Vec<u8>) -> Vec<u8> {
-    bytes.truncate(bytes.len() * 2 / 3);
+    bytes.truncate(pixels(&bytes) + 18);
     bytes
 }
 
-/// A file whose middle is something else.
+/// A file whose pixels begin with something else.
 fn torn(mut bytes: Vec<u8>) -> Vec<u8> {
-    let middle = bytes.len() / 2;
-    for (at, byte) in bytes[middle..middle + 64].iter_mut().enumerate() {
+    let start = pixels(&bytes) + 16;
+    for (at, byte) in bytes[start..start + 64].iter_mut().enumerate() {
         // Ones without end, to a JPEG: no code is that.
         *byte = if at % 2 == 0 { 0xff } else { 0 };
     }
     bytes
+}
+
+/// Where pixels begin: what breaks off behind its first rows is shown.
+fn pixels(bytes: &[u8]) -> usize {
+    let marks: [&[u8]; 3] = [b"IDAT", b"\xff\xda", b"VP8L"];
+    marks.iter().find_map(|mark| memchr::memmem::find(bytes, mark)).unwrap()
 }
 
 /// Files with a good header and broken bytes behind it.

@@ -5,7 +5,7 @@ use std::io::{BufRead, Seek};
 use png::{BlendOp, ColorType, Decoder, DisposeOp, Limits as PngLimits, OutputInfo, Reader, Transformations};
 
 use super::super::ThumbnailError;
-use super::super::decode::from_png;
+use super::super::decode::{from_png, png_profile};
 use super::super::plan::Rect;
 use super::super::probe::Header;
 use super::canvas::{Blend, Canvas, Dispose, Frame};
@@ -74,11 +74,7 @@ impl<R: BufRead + Seek> Frames for Apng<R> {
     fn film(&self) -> Film {
         let info = self.reader.info();
         let plays = info.animation_control().map_or(0, |control| control.num_plays);
-        Film {
-            plays: u16::try_from(plays).unwrap_or(u16::MAX),
-            frames: self.left,
-            icc: info.icc_profile.as_ref().map(|profile| profile.to_vec()),
-        }
+        Film { plays: u16::try_from(plays).unwrap_or(u16::MAX), frames: self.left, icc: png_profile(info) }
     }
 
     fn next(&mut self, canvas: &mut Canvas) -> Result<Option<u32>, ThumbnailError> {

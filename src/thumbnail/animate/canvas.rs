@@ -97,7 +97,7 @@ impl Canvas {
 
     /// What is seen, reduced.
     pub(super) fn reduced(&self, divisor: u32) -> Pixels {
-        let mut reducer = Reducer::new(self.width, Layout::Rgba, divisor);
+        let mut reducer = Reducer::new((self.width, self.height), Layout::Rgba, divisor);
         for row in self.data.chunks_exact(bytes(self.width).max(1)) {
             reducer.push(row);
         }

@@ -3,11 +3,12 @@
 use std::io::{BufRead, Seek};
 use std::num::NonZeroU64;
 
-use gif::{ColorOutput, DecodeOptions, Decoder, DecodingError, DisposalMethod, MemoryLimit, Repeat};
+use gif::{ColorOutput, DecodeOptions, Decoder, DisposalMethod, MemoryLimit, Repeat};
 
 use super::super::ThumbnailError;
+use super::super::decode::from_gif;
 use super::super::plan::Rect;
-use super::super::probe::{Header, count_gif_frames};
+use super::super::probe::{Header, count_gif_frames, gif_canvas};
 use super::canvas::{Blend, Canvas, Dispose, Frame};
 use super::{Film, Frames, MAX_FRAMES};
 
@@ -17,6 +18,8 @@ pub(super) struct Gif<R: BufRead + Seek> {
     decoder: Decoder<R>,
     /// How many there are.
     count: u32,
+    /// Whether none has been read.
+    is_at_start: bool,
 }
 
 impl<R: BufRead + Seek> Gif<R> {
@@ -29,7 +32,7 @@ impl<R: BufRead + Seek> Gif<R> {
         // No frame may be larger than the canvas, beyond what metadata takes.
         let most = header.pixels().saturating_mul(4).saturating_add(METADATA);
         options.set_memory_limit(NonZeroU64::new(most).map_or(MemoryLimit::Unlimited, MemoryLimit::Bytes));
-        Ok(Self { decoder: options.read_info(input).map_err(from_gif)?, count })
+        Ok(Self { decoder: options.read_info(input).map_err(from_gif)?, count, is_at_start: true })
     }
 }
 
@@ -45,10 +48,13 @@ impl<R: BufRead + Seek> Frames for Gif<R> {
     }
 
     fn next(&mut self, canvas: &mut Canvas) -> Result<Option<u32>, ThumbnailError> {
+        let screen = (self.decoder.width().into(), self.decoder.height().into());
         let Some(frame) = self.decoder.read_next_frame().map_err(from_gif)? else { return Ok(None) };
         let (width, height) = (u32::from(frame.width), u32::from(frame.height));
+        let part = Rect { x: frame.left.into(), y: frame.top.into(), width, height };
+        let is_first = std::mem::replace(&mut self.is_at_start, false);
         canvas.draw(&Frame {
-            part: Rect { x: frame.left.into(), y: frame.top.into(), width, height },
+            part: if is_first { gif_canvas(screen, part).1 } else { part },
             data: &frame.buffer,
             stride: usize::from(frame.width).saturating_mul(4),
             blend: Blend::Over,
@@ -60,11 +66,6 @@ impl<R: BufRead + Seek> Frames for Gif<R> {
         })?;
         Ok(Some(u32::from(frame.delay).saturating_mul(10)))
     }
-}
-
-/// A failure inside the decoder as ours.
-fn from_gif(error: DecodingError) -> ThumbnailError {
-    if let DecodingError::Io(error) = error { error.into() } else { ThumbnailError::broken(error) }
 }
 
 /// Bytes that profile and XMP may have besides.

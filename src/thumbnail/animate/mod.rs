@@ -18,7 +18,6 @@ use super::ThumbnailError;
 use super::color::Conversion;
 use super::decode;
 use super::encode::Rendered;
-use super::input::Timed;
 use super::pixels::Layout;
 use super::plan::Job;
 use super::probe::{Format, Header};
@@ -50,14 +49,13 @@ trait Frames {
 /// # Errors
 /// What is over a bound is [`ThumbnailError::TooLarge`]: a still is to be made instead. Past the deadline it is
 /// [`ThumbnailError::OutOfTime`], never an animation that ends early.
-pub(super) fn animate<R: BufRead + Seek>(
-    input: &mut R,
+pub(super) fn animate<'a, R: BufRead + Seek + 'a>(
+    input: R,
     header: &Header,
     job: &Job,
     deadline: Option<Instant>,
 ) -> Result<Option<Rendered>, ThumbnailError> {
-    let input = Timed::buffered(input, deadline);
-    let mut frames: Box<dyn Frames + '_> = match header.format {
+    let mut frames: Box<dyn Frames + 'a> = match header.format {
         Format::Gif => Box::new(gif::Gif::open(input, header)?),
         Format::Png => Box::new(apng::Apng::open(input, header)?),
         Format::WebP => Box::new(webp::WebP::open(input, header)?),
@@ -84,7 +82,7 @@ pub(super) fn animate<R: BufRead + Seek>(
             Ok(None) | Err(ThumbnailError::Broken(_)) => break,
             Err(error) => return Err(error),
         };
-        let small = resize::resize(&canvas.reduced(divisor), divisor, part, size)?;
+        let small = resize::Source::new(canvas.reduced(divisor), divisor).resize(part, size)?;
         writer.add(header.orientation.apply(conversion.apply(small)), seen_for(duration))?;
     }
     writer.finish(plays)

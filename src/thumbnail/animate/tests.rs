@@ -298,6 +298,11 @@ fn what_breaks_off_moves_as_far_as_it_goes() {
             let Ok(got) = small(&bytes[..end], &LIMITS) else { continue };
             if got.content_type == "image/webp" {
                 shown.push(frames(&got).0.len());
+            } else if got.is_partial {
+                // It breaks off in the first frame.
+                let picture = image::load_from_memory(&got.bytes).unwrap().to_rgba8();
+                let [red, green, blue, alpha] = picture.get_pixel(0, 0).0;
+                assert!(red > 250 && green.max(blue) < 5 && alpha > 0, "{what}");
             } else {
                 assert_still(&got, what);
                 shown.push(1);

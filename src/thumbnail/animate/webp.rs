@@ -79,6 +79,7 @@ impl<R: BufRead + Seek> WebP<R> {
 
     /// Decodes a frame of a size into RGBA.
     fn decode(&mut self, payload: &[u8], width: u32, height: u32) -> Result<&[u8], ThumbnailError> {
+        check_size(payload, (width, height))?;
         // Only a lossy bitstream on its own has no alpha.
         let alpha = if payload.starts_with(b"VP8 ") { 0 } else { ALPHA };
         self.file.clear();
@@ -135,6 +136,24 @@ impl<R: BufRead + Seek> Frames for WebP<R> {
         })?;
         Ok(Some(number(d0, d1, d2)))
     }
+}
+
+/// Refuses a lossy frame of another size than the container says: the decoder sets its planes up by it
+/// ([RFC 6386, 9.1](https://www.rfc-editor.org/rfc/rfc6386#section-9.1)).
+fn check_size(mut payload: &[u8], (width, height): (u32, u32)) -> Result<(), ThumbnailError> {
+    while let Ok((name, length)) = chunk(&mut payload) {
+        if &name == b"VP8 " {
+            let Some([_, _, _, _, _, _, w0, w1, h0, h1]) = payload.first_chunk() else { break };
+            // Two bits of each are a scale for the screen.
+            let side = |low: &u8, high: &u8| u32::from(u16::from_le_bytes([*low, *high]) & 0x3fff);
+            if (side(w0, w1), side(h0, h1)) != (width, height) {
+                return Err(ThumbnailError::broken("a frame of another size than it says"));
+            }
+        }
+        let padded = usize::try_from(length.next_multiple_of(2)).unwrap_or(usize::MAX);
+        payload = payload.get(padded..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// A chunk's name and length.

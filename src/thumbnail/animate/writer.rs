@@ -106,7 +106,8 @@ impl Writer {
             *place = byte;
         }
         self.file.shrink_to_fit();
-        Ok(Some(Rendered { content_type: "image/webp", extension: "webp", bytes: self.file, width, height }))
+        let (content_type, extension) = ("image/webp", "webp");
+        Ok(Some(Rendered { content_type, extension, bytes: self.file, width, height, is_partial: false }))
     }
 
     /// Writes the last frame.

@@ -18,7 +18,8 @@ pub(super) fn decode(
     limits: &Limits,
 ) -> Result<Decoded, ThumbnailError> {
     let divisor = scale(header, job);
-    let Picture { width, height, channels, data, icc } = jpeg::decode(input, divisor, limits.deadline)?;
+    let Picture { width, height, channels, data, icc, is_partial } =
+        jpeg::decode(input, divisor, limits.deadline)?;
     if (width, height) != (header.width.div_ceil(divisor), header.height.div_ceil(divisor)) {
         return Err(ThumbnailError::broken("the size is not what the header says"));
     }
@@ -27,7 +28,7 @@ pub(super) fn decode(
         3 => Layout::Rgb,
         _ => Layout::Cmyk,
     };
-    Ok(Decoded { pixels: Pixels { width, height, layout, data }, divisor, icc })
+    Ok(Decoded { pixels: Pixels { width, height, layout, data }, divisor, icc, is_partial })
 }
 
 /// The fraction to decode at: the smallest that leaves a factor of two to the final filter; of a picture that would

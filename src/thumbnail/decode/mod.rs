@@ -2,23 +2,26 @@
 //!
 //! Owns what that costs. Refuses to know orientation and colour spaces.
 
+mod bmp;
+mod gif;
 mod jpeg;
 mod png;
 mod tiff;
-mod whole;
+mod webp;
 
 use std::io::{BufRead, Seek};
 
-pub(super) use self::png::{chunk_bytes as png_bytes, from_png};
+pub(super) use self::gif::from_gif;
+pub(super) use self::png::{chunk_bytes as png_bytes, from_png, profile as png_profile};
 use super::Limits;
 use super::ThumbnailError;
-use super::pixels::{Decoded, MAX_DIVISOR, Pixels, Reducer};
+use super::pixels::{Decoded, Layout, MAX_DIVISOR, Reducer};
 use super::plan::Job;
 use super::probe::{Format, Header, Storage};
 
 /// Decodes the first frame at a fraction of its size that leaves at least a factor of two to the final filter
 /// (JPEG: see [`jpeg::scale`]), once for all jobs, which [`shares`] must have let go together: one picture for each
-/// [`reduction`] among them, the same as if its jobs were alone.
+/// [`reduction`] among them, the same as if its jobs were alone. Of a file that breaks off, what is there.
 pub(super) fn decode<R: BufRead + Seek>(
     input: R,
     header: &Header,
@@ -26,13 +29,69 @@ pub(super) fn decode<R: BufRead + Seek>(
     limits: &Limits,
 ) -> Result<Vec<Decoded>, ThumbnailError> {
     let divisors = reductions(header, jobs);
-    match (header.storage, header.format) {
-        (Storage::Jpeg(_), _) => {
+    match header.format {
+        Format::Jpeg => {
             jobs.first().map(|job| jpeg::decode(input, header, job, limits)).into_iter().collect()
         }
-        (_, Format::Png) => png::decode(input, header, &divisors),
-        (_, Format::Tiff) => tiff::decode(input, header, &divisors, limits),
-        (Storage::Rows | Storage::Whole { .. }, _) => whole::decode(input, header, &divisors),
+        Format::Png => png::decode(input, header, &divisors),
+        Format::Gif => gif::decode(input, header, &divisors),
+        Format::WebP => webp::decode(input, header, &divisors),
+        Format::Bmp => bmp::decode(input, header, &divisors),
+        Format::Tiff => tiff::decode(input, header, &divisors),
+    }
+}
+
+/// Rows from the top on their way into the reductions that are wanted.
+struct Sink {
+    /// One for each.
+    reducers: Vec<Reducer>,
+    /// Their divisors.
+    divisors: Vec<u32>,
+    /// Rows that belong to the picture.
+    height: u32,
+    /// Rows that came.
+    rows: u32,
+    /// Whether rows were put in the place of some that lack.
+    is_partial: bool,
+}
+
+impl Sink {
+    /// Nothing yet.
+    fn new(header: &Header, layout: Layout, divisors: &[u32]) -> Self {
+        let reducer = |divisor: &u32| Reducer::new((header.width, header.height), layout, *divisor);
+        let reducers = divisors.iter().map(reducer).collect();
+        Self { reducers, divisors: divisors.to_vec(), height: header.height, rows: 0, is_partial: false }
+    }
+
+    /// Takes the next row; those below the picture are passed over.
+    fn push(&mut self, row: &[u8]) {
+        if self.rows < self.height {
+            self.reducers.iter_mut().for_each(|reducer| reducer.push(row));
+            self.rows = self.rows.saturating_add(1);
+        }
+    }
+
+    /// What came of the picture. `outcome` says how reading ended: a broken end does not matter to the rows before it.
+    fn finish(
+        self,
+        outcome: Result<(), ThumbnailError>,
+        icc: Option<&[u8]>,
+    ) -> Result<Vec<Decoded>, ThumbnailError> {
+        let is_partial = self.is_partial || self.rows < self.height || outcome.is_err();
+        match outcome {
+            Err(ThumbnailError::Broken(_)) if self.rows > 0 => {}
+            Err(error) => return Err(error),
+            Ok(()) if self.rows == 0 => return Err(ThumbnailError::broken("no rows")),
+            Ok(()) => {}
+        }
+        let height = self.height;
+        let decoded = |(reducer, divisor): (Reducer, u32)| Decoded {
+            pixels: reducer.finish().lengthen(height.div_ceil(divisor.max(1))),
+            divisor,
+            icc: icc.map(<[u8]>::to_vec),
+            is_partial,
+        };
+        Ok(self.reducers.into_iter().zip(self.divisors).map(decoded).collect())
     }
 }
 
@@ -41,7 +100,7 @@ pub(super) fn decode<R: BufRead + Seek>(
 pub(super) fn shares(header: &Header, one: &Job, other: &Job) -> bool {
     match header.storage {
         Storage::Jpeg(_) => jpeg::scale(header, one) == jpeg::scale(header, other),
-        Storage::Rows | Storage::Whole { .. } => true,
+        Storage::Rows { .. } => true,
     }
 }
 
@@ -49,7 +108,7 @@ pub(super) fn shares(header: &Header, one: &Job, other: &Job) -> bool {
 pub(super) fn reduction(header: &Header, job: &Job) -> u32 {
     match header.storage {
         Storage::Jpeg(_) => jpeg::scale(header, job),
-        Storage::Rows | Storage::Whole { .. } => divisor(header, job),
+        Storage::Rows { .. } => divisor(header, job),
     }
 }
 
@@ -61,36 +120,33 @@ fn reductions(header: &Header, jobs: &[Job]) -> Vec<u32> {
     divisors
 }
 
-/// Bytes held while decoding and resizing for jobs that go together.
-pub(super) fn estimate(header: &Header, jobs: &[Job]) -> u64 {
+/// What decoding for jobs that go together holds, bytes.
+pub(super) struct Cost {
+    /// At its peak.
+    pub(super) reading: u64,
+    /// What is left of it for the final filter.
+    pub(super) kept: u64,
+}
+
+/// What decoding holds for jobs that go together.
+pub(super) fn estimate(header: &Header, jobs: &[Job]) -> Cost {
     let divisors = reductions(header, jobs);
-    let small = |channels: u64| {
-        divisors.iter().map(|divisor| reduced(header, *divisor, channels)).fold(0, u64::saturating_add)
-    };
-    let (decoding, small) = match header.storage {
-        Storage::Jpeg(summary) => {
-            let scale = divisors.first().copied().unwrap_or(1);
-            (super::jpeg::estimate(&summary, scale), small(4))
-        }
-        // A row as stored, the one before, their sums for each reduction, and the decoder's window.
-        Storage::Rows => {
-            let sums = u64::try_from(divisors.len()).unwrap_or(u64::MAX).saturating_mul(16);
-            let row = u64::from(header.width).saturating_mul(sums.saturating_add(24));
-            (row.saturating_add(1 << 18), small(4))
-        }
-        Storage::Whole { bytes_per_pixel } => {
-            (header.pixels().saturating_mul(u64::from(bytes_per_pixel)), small(4))
+    let small = |divisor: &u32| reduced(header, *divisor, header.channels());
+    let kept = divisors.iter().map(small).fold(0, u64::saturating_add);
+    let reading = match header.storage {
+        Storage::Jpeg(summary) => super::jpeg::estimate(&summary, divisors.first().copied().unwrap_or(1)),
+        Storage::Rows { held } => {
+            // Each reduction has sums of a row.
+            let sums = |divisor: &u32| if *divisor == 1 { 0 } else { 4 };
+            let sums: u64 = divisors.iter().map(sums).fold(0, u64::saturating_add);
+            let sums = u64::from(header.width).saturating_mul(header.channels()).saturating_mul(sums);
+            held.saturating_add(sums).saturating_add(kept)
         }
     };
-    // The filter holds a picture of the result's width and the source's height, or one with alpha multiplied in.
-    let reading = decoding.max(small).saturating_add(small).saturating_add(header.held_bytes);
-    match u64::from(header.profile_bytes) {
-        0 => reading,
-        // A profile is held in pieces and whole; what is made of it comes when the filter is done.
-        profile => {
-            reading.saturating_add(profile.saturating_mul(3)).max(small.saturating_add(conversion(header)))
-        }
-    }
+    // A profile is held in pieces and whole; what is made of it is there before the filter.
+    let profile = u64::from(header.profile_bytes);
+    let conversion = conversion(header);
+    Cost { reading: reading.saturating_add(profile.saturating_mul(3)), kept: kept.saturating_add(conversion) }
 }
 
 /// Bytes held while a colour profile is made into a way to sRGB.
@@ -114,20 +170,6 @@ pub(super) fn divisor(header: &Header, job: &Job) -> u32 {
 pub(super) fn reduced(header: &Header, divisor: u32, channels: u64) -> u64 {
     let side = |length: u32| u64::from(length.div_ceil(divisor.max(1)));
     side(header.width).saturating_mul(side(header.height)).saturating_mul(channels)
-}
-
-/// Reduces a picture that is in memory already, once for each divisor.
-fn reduce(pixels: Pixels, divisors: &[u32], icc: Option<&[u8]>) -> Vec<Decoded> {
-    if *divisors == [1] {
-        return vec![Decoded { pixels, divisor: 1, icc: icc.map(<[u8]>::to_vec) }];
-    }
-    let row = usize::try_from(pixels.width).unwrap_or(0).saturating_mul(pixels.layout.channels());
-    let reduce = |divisor: &u32| {
-        let mut reducer = Reducer::new(pixels.width, pixels.layout, *divisor);
-        pixels.data.chunks_exact(row.max(1)).for_each(|row| reducer.push(row));
-        Decoded { divisor: *divisor, pixels: reducer.finish(), icc: icc.map(<[u8]>::to_vec) }
-    };
-    divisors.iter().map(reduce).collect()
 }
 
 /// Bytes of the tables that even a small profile can ask for.

@@ -1,7 +1,7 @@
 //! Bits of entropy-coded data (T.81, F.2.2.5), a machine word at a time.
 //!
 //! Owns byte stuffing and the markers between. Behind a marker, and behind the end of the file, bits are 0; what needed
-//! bits from behind the end is noticed by [`Bits::check_end`].
+//! such bits is noticed by [`Bits::is_exhausted`].
 
 use std::io::{self, BufRead};
 use std::time::Instant;
@@ -16,7 +16,7 @@ pub(super) struct Bits<R> {
     word: u64,
     /// How many of them count.
     count: u32,
-    /// How many zeros were added behind the end of the file.
+    /// How many zeros were added behind a marker or the end of the file.
     padding: u32,
     /// Where entropy-coded data stopped.
     stop: Option<Stop>,
@@ -26,7 +26,7 @@ pub(super) struct Bits<R> {
 
 /// What stands behind entropy-coded data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
+pub(super) enum Stop {
     /// A marker of this code.
     Marker(u8),
     /// Nothing.
@@ -106,37 +106,53 @@ impl<R: BufRead> Bits<R> {
         if bits < half { bits.wrapping_sub(half.wrapping_mul(2)).wrapping_add(1) } else { bits }
     }
 
-    /// Whether all that was taken was in the file, and there is time for more. To be asked after each row of units: behind a
-    /// marker bits are 0 for ever, and a file of few bytes can say that there are many scans.
-    pub(super) fn check_end(&self) -> Result<(), ThumbnailError> {
-        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
-        }
-        if self.count < self.padding { Err(truncated()) } else { Ok(()) }
+    /// Whether bits were taken that are not there.
+    #[inline]
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.count < self.padding
     }
 
-    /// Goes on behind the restart marker that stands here.
-    pub(super) fn restart(&mut self) -> Result<(), ThumbnailError> {
-        self.check_end()?;
-        (self.word, self.count) = (0, 0);
-        if self.stop.is_none() {
-            self.find_marker()?;
-        }
-        match self.stop.take() {
-            Some(Stop::Marker(0xd0..=0xd7)) => Ok(()),
-            Some(Stop::EndOfFile) => Err(truncated()),
-            Some(Stop::Marker(_)) | None => {
-                Err(ThumbnailError::broken("no restart marker where one belongs"))
+    /// Whether there is time for more. To be asked after each row of units: behind a marker bits are 0 for ever, and a file of
+    /// few bytes can say that there are many scans.
+    pub(super) fn check_time(&self) -> Result<(), ThumbnailError> {
+        let is_late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        if is_late { Err(ThumbnailError::OutOfTime) } else { Ok(()) }
+    }
+
+    /// Passes over what is left of the data before the next marker, and says what that is. It stays.
+    pub(super) fn find_marker(&mut self) -> io::Result<Stop> {
+        (self.word, self.count, self.padding) = (0, 0, 0);
+        loop {
+            if let Some(stop) = self.stop {
+                return Ok(stop);
+            }
+            let bytes = self.input.fill_buf()?;
+            let passed = memchr::memchr(0xff, bytes).unwrap_or(bytes.len());
+            self.input.consume(passed);
+            if let Err(stop) = self.entropy_byte()? {
+                self.stop = Some(stop);
             }
         }
     }
 
-    /// Ends a scan: the marker that was met already, if any.
-    pub(super) fn end_scan(&mut self) -> Option<u8> {
+    /// Goes on behind the marker that stands here.
+    pub(super) fn pass_marker(&mut self) {
         (self.word, self.count, self.padding) = (0, 0, 0);
-        match self.stop.take() {
-            Some(Stop::Marker(code)) => Some(code),
-            Some(Stop::EndOfFile) | None => None,
+        self.stop = None;
+    }
+
+    /// Ends a scan: the next marker that does not belong to it, if there is one.
+    pub(super) fn end_scan(&mut self) -> io::Result<Option<u8>> {
+        loop {
+            let stop = self.find_marker()?;
+            self.stop = None;
+            match stop {
+                Stop::EndOfFile => return Ok(None),
+                Stop::Marker(0xc0..=0xcf | 0xd8..=0xfe) if let Stop::Marker(code) = stop => {
+                    return Ok(Some(code));
+                }
+                Stop::Marker(_) => {}
+            }
         }
     }
 
@@ -145,10 +161,8 @@ impl<R: BufRead> Bits<R> {
     fn refill_bytes(&mut self) -> io::Result<()> {
         while self.count <= 56 {
             let byte = match self.stop {
-                Some(stop) => {
-                    if stop == Stop::EndOfFile {
-                        self.padding = self.padding.saturating_add(8);
-                    }
+                Some(_) => {
+                    self.padding = self.padding.saturating_add(8);
                     0
                 }
                 None => match self.entropy_byte()? {
@@ -181,17 +195,6 @@ impl<R: BufRead> Bits<R> {
             Some(byte) => Ok(Ok(byte)),
         }
     }
-
-    /// Passes over what is left before the next marker.
-    fn find_marker(&mut self) -> io::Result<()> {
-        for _ in 0..MAX_STRAY {
-            if let Err(stop) = self.entropy_byte()? {
-                self.stop = Some(stop);
-                break;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The next byte; none at the end.
@@ -212,14 +215,6 @@ fn has_ff(word: u64) -> bool {
     inverted.wrapping_sub(0x0101_0101_0101_0101) & word & 0x8080_8080_8080_8080 != 0
 }
 
-/// The file ends too early.
-fn truncated() -> ThumbnailError {
-    io::Error::from(io::ErrorKind::UnexpectedEof).into()
-}
-
-/// Bytes between a scan's data and a marker.
-const MAX_STRAY: usize = 1 << 16;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,9 +231,10 @@ mod tests {
         assert_eq!(got, [0xa5, 0xff, 0x0f, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
         // Behind the marker come zeros.
         bits.refill().unwrap();
+        assert!(!bits.is_exhausted());
         assert_eq!(bits.take(16), 0);
-        bits.check_end().unwrap();
-        assert_eq!(bits.end_scan(), Some(0xd9));
+        assert!(bits.is_exhausted());
+        assert_eq!(bits.end_scan().unwrap(), Some(0xd9));
     }
 
     #[test]
@@ -247,14 +243,28 @@ mod tests {
         let mut bits = Bits::new(bytes.as_slice(), None);
         bits.refill().unwrap();
         assert_eq!(bits.take(16), 0x1234);
-        bits.check_end().unwrap();
+        assert!(!bits.is_exhausted());
         bits.take(1);
-        assert!(bits.check_end().is_err());
+        assert!(bits.is_exhausted());
         for _ in 0..100 {
             bits.refill().unwrap();
             bits.take(16);
         }
-        assert!(bits.check_end().is_err());
+        assert!(bits.is_exhausted());
+        assert_eq!(bits.end_scan().unwrap(), None);
+    }
+
+    #[test]
+    fn data_is_passed_over_up_to_the_next_marker() {
+        let mut bytes = vec![7; 100_000];
+        bytes.extend([0xff, 0, 0xff, 0xff, 0xd3, 1, 2, 0xff, 0x02, 3, 0xff, 0xda]);
+        let mut bits = Bits::new(bytes.as_slice(), None);
+        assert_eq!(bits.find_marker().unwrap(), Stop::Marker(0xd3));
+        assert_eq!(bits.find_marker().unwrap(), Stop::Marker(0xd3), "it stays");
+        bits.pass_marker();
+        bits.refill().unwrap();
+        assert_eq!(bits.take(16), 0x0102);
+        assert_eq!(bits.end_scan().unwrap(), Some(0xda));
     }
 
     #[test]

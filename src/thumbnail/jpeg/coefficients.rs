@@ -107,7 +107,7 @@ impl Coefficients {
                     }
                 }
             }
-            colors.push(&strips);
+            colors.push(&mut strips);
         }
     }
 }

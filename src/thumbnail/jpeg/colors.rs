@@ -20,6 +20,18 @@ struct Strip {
     block: (usize, usize),
     /// How they are made.
     transform: Transform,
+    /// The same at the result's size, where blocks are not made that large.
+    stretched: Option<Stretched>,
+}
+
+/// Samples brought to the result's size, each the nearest one.
+struct Stretched {
+    /// Over how many samples of the result how many of its own go, across and down.
+    ratios: [(usize, usize); 2],
+    /// Rows of `stride`.
+    samples: Vec<u8>,
+    /// Samples of a row.
+    stride: usize,
 }
 
 impl Strips {
@@ -29,7 +41,18 @@ impl Strips {
         let strip = |blocks: &super::geometry::Blocks| {
             let stride = length(blocks.columns.saturating_mul(blocks.width));
             let rows = length(blocks.down.saturating_mul(blocks.height));
+            let stretched = blocks.stretch.map(|ratios| {
+                let ratios = ratios.map(|(most, own)| (length(most), length(own).max(1)));
+                let [(most, own), _] = ratios;
+                let stride = stride.checked_div(own).unwrap_or(0).saturating_mul(most);
+                Stretched {
+                    ratios,
+                    samples: vec![0; stride.saturating_mul(length(geometry.strip_rows))],
+                    stride,
+                }
+            });
             Strip {
+                stretched,
                 samples: vec![0; stride.saturating_mul(rows)],
                 stride,
                 block: (length(blocks.width), length(blocks.height)),
@@ -50,11 +73,44 @@ impl Strips {
         strip.transform.put(values, out, strip.stride);
     }
 
+    /// Makes a unit as if there were nothing in it: grey, as browsers show what lacks.
+    pub(super) fn blank(&mut self, geometry: &Geometry, unit: u32) {
+        for (component, blocks) in geometry.components().iter().enumerate() {
+            for row in 0..blocks.down {
+                for column in 0..blocks.across {
+                    let column = unit.saturating_mul(blocks.across).saturating_add(column);
+                    self.put((component, column, row), &[0; 64]);
+                }
+            }
+        }
+    }
+
+    /// Ends a row of units: what has to be stretched is.
+    fn stretch(&mut self) {
+        for Strip { samples, stride, stretched, .. } in &mut self.0 {
+            let Some(Stretched { ratios: [across, down], samples: out, stride: wide }) = stretched else {
+                continue;
+            };
+            let from = |at: usize, (most, own): (usize, usize)| {
+                at.saturating_mul(own).checked_div(most).unwrap_or(0)
+            };
+            for (row, line) in out.chunks_exact_mut((*wide).max(1)).enumerate() {
+                let source = samples.chunks_exact((*stride).max(1)).nth(from(row, *down)).unwrap_or_default();
+                for (at, to) in line.iter_mut().enumerate() {
+                    *to = source.get(from(at, *across)).copied().unwrap_or(0);
+                }
+            }
+        }
+    }
+
     /// One row of samples of a component.
     fn row(&self, component: usize, row: usize) -> &[u8] {
-        let found =
-            self.0.get(component).and_then(|strip| strip.samples.chunks_exact(strip.stride.max(1)).nth(row));
-        found.unwrap_or_default()
+        let Some(strip) = self.0.get(component) else { return &[] };
+        let (samples, stride) = match &strip.stretched {
+            Some(Stretched { samples, stride, .. }) => (samples, *stride),
+            None => (&strip.samples, strip.stride),
+        };
+        samples.chunks_exact(stride.max(1)).nth(row).unwrap_or_default()
     }
 }
 
@@ -77,13 +133,13 @@ impl Colors {
     pub(super) fn new(geometry: &Geometry, space: ColorSpace) -> Self {
         let length = |length: u32| usize::try_from(length).unwrap_or(0);
         let (width, height) = (length(geometry.size.0), length(geometry.size.1));
-        let bytes = width.saturating_mul(height).saturating_mul(channels(space));
+        let bytes = width.saturating_mul(height).saturating_mul(space.channels());
         Self { space, width, strip_rows: length(geometry.strip_rows), data: vec![0; bytes], done: 0 }
     }
 
     /// Bytes of a pixel.
     pub(super) fn channels(&self) -> usize {
-        channels(self.space)
+        self.space.channels()
     }
 
     /// The pixels.
@@ -91,8 +147,15 @@ impl Colors {
         self.data
     }
 
+    /// Whether all rows are there.
+    pub(super) fn is_full(&self) -> bool {
+        self.done >= self.data.len()
+    }
+
     /// Takes the next rows; what is below the picture is cut off.
-    pub(super) fn push(&mut self, strips: &Strips) {
+    pub(super) fn push(&mut self, strips: &mut Strips) {
+        strips.stretch();
+        let strips = &*strips;
         let bytes = self.width.saturating_mul(self.channels());
         let left = self.data.get_mut(self.done..).unwrap_or_default();
         for (row, out) in left.chunks_exact_mut(bytes.max(1)).take(self.strip_rows).enumerate() {
@@ -119,15 +182,6 @@ impl Colors {
     }
 }
 
-/// Bytes of a pixel.
-fn channels(space: ColorSpace) -> usize {
-    match space {
-        ColorSpace::Grey => 1,
-        ColorSpace::YCbCr | ColorSpace::Rgb => 3,
-        ColorSpace::Cmyk | ColorSpace::InvertedCmyk | ColorSpace::Ycck => 4,
-    }
-}
-
 /// One row of pixels out of one of each component.
 #[inline]
 fn interleave<const C: usize>(out: &mut [u8], parts: [&[u8]; C], convert: impl Fn([u8; C]) -> [u8; C]) {
@@ -138,7 +192,7 @@ fn interleave<const C: usize>(out: &mut [u8], parts: [&[u8]; C], convert: impl F
 
 /// Luma and chromas as red, green and blue (JFIF, section "Conversion to and from RGB"), in 65536ths.
 #[inline]
-fn to_rgb([y, cb, cr]: [u8; 3]) -> [u8; 3] {
+pub(in crate::thumbnail) fn to_rgb([y, cb, cr]: [u8; 3]) -> [u8; 3] {
     let y = i32::from(y).wrapping_mul(1 << 16).wrapping_add(1 << 15);
     let (cb, cr) = (i32::from(cb).wrapping_sub(128), i32::from(cr).wrapping_sub(128));
     let red = y.wrapping_add(cr.wrapping_mul(91_881));

@@ -3,7 +3,6 @@
 //! Owns the arithmetic of sampling factors (T.81, A.1 and A.2). A component that was stored with fewer samples is
 //! transformed to larger blocks, so that all components come out at one size and nothing has to be stretched.
 
-use super::ThumbnailError;
 use super::headers::{Scan, Summary};
 
 /// A file's blocks at a fraction of its size.
@@ -42,6 +41,9 @@ pub(super) struct Blocks {
     own_rows: u32,
     /// Which quantisation table is its own.
     pub(super) quantization: usize,
+    /// Where blocks cannot be made larger, for the ratio is no power of two: over how many samples of the result how many of
+    /// its own are stretched, across and down.
+    pub(super) stretch: Option<[(u32, u32); 2]>,
 }
 
 /// The units of a scan.
@@ -67,7 +69,7 @@ impl Blocks {
 
 impl Geometry {
     /// At `1 / divisor` of the size; `divisor` is 1, 2, 4 or 8.
-    pub(super) fn new(summary: &Summary, divisor: u32) -> Result<Self, ThumbnailError> {
+    pub(super) fn new(summary: &Summary, divisor: u32) -> Self {
         let frame = &summary.frame;
         let block = 8_u32.checked_div(divisor).filter(|side| *side > 0).unwrap_or(1);
         let most = |factor: fn(&super::headers::Component) -> u32| {
@@ -79,13 +81,15 @@ impl Geometry {
             (frame.width.div_ceil(unit(most_across)), frame.height.div_ceil(unit(most_down)));
         let mut components = Vec::new();
         for component in frame.components() {
-            let larger = |most: u32, own: u32| {
-                // The ratios that are not a power of two are in no file that cameras or programs write.
-                let ratio = most.checked_div(own).filter(|ratio| ratio.is_power_of_two());
-                let exact = ratio.filter(|ratio| ratio.saturating_mul(own) == most);
-                exact
-                    .map(|ratio| ratio.saturating_mul(block))
-                    .ok_or_else(|| ThumbnailError::broken("rare sampling"))
+            let ratio = |most: u32, own: u32| {
+                let ratio = most.checked_div(own).filter(|ratio| ratio.is_power_of_two())?;
+                (ratio.saturating_mul(own) == most).then_some(ratio)
+            };
+            let ratios = (ratio(most_across, component.across), ratio(most_down, component.down));
+            // Thirds are rare, and stretched by the nearest sample.
+            let (across, down, stretch) = match ratios {
+                (Some(across), Some(down)) => (across, down, None),
+                _ => (1, 1, Some([(most_across, component.across), (most_down, component.down)])),
             };
             let own = |length: u32, factor: u32, most: u32| {
                 length.saturating_mul(factor).div_ceil(most.max(1)).div_ceil(8)
@@ -93,23 +97,19 @@ impl Geometry {
             components.push(Blocks {
                 across: component.across,
                 down: component.down,
-                width: larger(most_across, component.across)?,
-                height: larger(most_down, component.down)?,
+                width: across.saturating_mul(block),
+                height: down.saturating_mul(block),
                 columns: mcu_columns.saturating_mul(component.across),
                 rows: mcu_rows.saturating_mul(component.down),
                 own_columns: own(frame.width, component.across, most_across),
                 own_rows: own(frame.height, component.down, most_down),
                 quantization: usize::from(component.quantization),
+                stretch,
             });
         }
-        let side = |length: u32| length.div_ceil(divisor.max(1));
-        Ok(Self {
-            size: (side(frame.width), side(frame.height)),
-            mcu_columns,
-            mcu_rows,
-            strip_rows: most_down.saturating_mul(block),
-            components,
-        })
+        let reduced = |length: u32| length.div_ceil(divisor.max(1));
+        let size = (reduced(frame.width), reduced(frame.height));
+        Self { size, mcu_columns, mcu_rows, strip_rows: most_down.saturating_mul(block), components }
     }
 
     /// The components.
@@ -121,7 +121,10 @@ impl Geometry {
     pub(super) fn strip_bytes(&self) -> u64 {
         let bytes = |blocks: &Blocks| {
             let row = u64::from(blocks.columns).saturating_mul(blocks.width.into());
-            row.saturating_mul(u64::from(blocks.down).saturating_mul(blocks.height.into()))
+            let own = row.saturating_mul(u64::from(blocks.down).saturating_mul(blocks.height.into()));
+            let stretched =
+                blocks.stretch.map_or(0, |[(across, _), (down, _)]| across.saturating_mul(down).into());
+            own.saturating_mul(stretched.max(1)).saturating_add(own)
         };
         self.components.iter().map(bytes).fold(0, u64::saturating_add)
     }

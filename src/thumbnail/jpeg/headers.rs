@@ -9,6 +9,7 @@ use super::super::color::MAX_PROFILE;
 use super::ThumbnailError;
 use super::bits::next_byte;
 use super::huffman::Huffman;
+use super::standard;
 
 /// What was read of a file so far.
 #[derive(Debug, Default)]
@@ -101,19 +102,30 @@ pub(super) struct Tables {
 
 /// What components stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ColorSpace {
+pub(in crate::thumbnail) enum ColorSpace {
     /// One component.
     Grey,
     /// Three, luma and two chromas.
     YCbCr,
     /// Three, as they are.
     Rgb,
-    /// Four, inks.
+    /// Four, inks, as TIFF has them.
     Cmyk,
-    /// Four, Adobe's light that inks let through.
+    /// Four, the light that inks let through.
     InvertedCmyk,
     /// Four, the same with the first three as luma and chromas.
     Ycck,
+}
+
+impl ColorSpace {
+    /// Bytes of a pixel.
+    pub(super) fn channels(self) -> usize {
+        match self {
+            Self::Grey => 1,
+            Self::YCbCr | Self::Rgb => 3,
+            Self::Cmyk | Self::InvertedCmyk | Self::Ycck => 4,
+        }
+    }
 }
 
 impl Summary {
@@ -122,9 +134,31 @@ impl Summary {
         (self.frame.width, self.frame.height)
     }
 
+    /// Bytes of a decoded pixel.
+    pub(in crate::thumbnail) fn channels(&self) -> u64 {
+        self.frame.count.into()
+    }
+
     /// Whether coefficients have to be kept until the last scan.
     pub(super) fn is_buffered(&self) -> bool {
         self.frame.progressive || !self.interleaved
+    }
+}
+
+impl Tables {
+    /// Puts the tables of T.81, annex K.3, where there are none.
+    fn add_standard(&mut self) {
+        for ((dc, ac), (for_dc, for_ac)) in
+            self.dc.iter_mut().zip(&mut self.ac).zip(standard::DC.into_iter().zip(standard::AC))
+        {
+            let fill = |table: &mut Option<Huffman>, (counts, symbols): ([u8; 16], &[u8])| {
+                if table.is_none() {
+                    *table = Huffman::new(counts, symbols.to_vec());
+                }
+            };
+            fill(dc, for_dc);
+            fill(ac, for_ac);
+        }
     }
 }
 
@@ -161,11 +195,15 @@ impl Frame {
 }
 
 impl Headers {
-    /// Reads up to the first scan.
-    pub(super) fn read(input: &mut impl BufRead) -> Result<(Self, Scan), ThumbnailError> {
+    /// Reads up to the first scan. Tables may come from another place, before.
+    pub(super) fn read(input: &mut impl BufRead, mut tables: &[u8]) -> Result<(Self, Scan), ThumbnailError> {
+        let mut headers = Self::default();
+        if tables.len() > 2 {
+            tables.consume(2);
+            headers.next_scan(&mut tables, None)?;
+        }
         let mut start = [0; 2];
         input.read_exact(&mut start)?;
-        let mut headers = Self::default();
         let scan = headers.next_scan(input, None)?;
         Ok((headers, scan.ok_or_else(|| ThumbnailError::broken("no scan after the headers"))?))
     }
@@ -193,9 +231,9 @@ impl Headers {
             (3, Some(0)) => ColorSpace::Rgb,
             (3, None) if is_rgb => ColorSpace::Rgb,
             (3, _) => ColorSpace::YCbCr,
-            (4, None) => ColorSpace::Cmyk,
             (4, Some(2)) => ColorSpace::Ycck,
-            (4, Some(_)) => ColorSpace::InvertedCmyk,
+            // Without Adobe's marker too: browsers take every one for such.
+            (4, _) => ColorSpace::InvertedCmyk,
             _ => ColorSpace::Grey,
         }
     }
@@ -224,6 +262,8 @@ impl Headers {
                 Some(code) => {
                     let segment = read_segment(input)?;
                     if code == 0xda {
+                        // Frames of webcams and cameras leave them out.
+                        self.tables.add_standard();
                         return self.parse_scan(&segment).map(Some).ok_or_else(senseless);
                     }
                     self.take_segment(code, &segment).ok_or_else(senseless)?;
@@ -388,7 +428,8 @@ fn next_marker(input: &mut impl BufRead) -> Result<Option<u8>, ThumbnailError> {
 fn read_segment(input: &mut impl BufRead) -> Result<Vec<u8>, ThumbnailError> {
     let mut length = [0; 2];
     input.read_exact(&mut length)?;
-    let length = u16::from_be_bytes(length).checked_sub(2).ok_or_else(senseless)?;
+    // Less than the length itself is taken for nothing, as other decoders do.
+    let length = u16::from_be_bytes(length).saturating_sub(2);
     let mut segment = Vec::new();
     let read = input.take(length.into()).read_to_end(&mut segment)?;
     if read < usize::from(length) { Err(ThumbnailError::broken("a segment breaks off")) } else { Ok(segment) }

@@ -8,7 +8,7 @@
 //!
 //! Read are baseline, extended sequential and progressive files of 8 bits a sample with Huffman codes, with 1, 3 or 4
 //! components, interleaved or not. Arithmetic codes, 12 bits, lossless and hierarchical files are refused: browsers
-//! do not show them either.
+//! do not show them either. Of what is damaged or breaks off all is shown that can be read.
 
 mod bits;
 mod blocks;
@@ -17,18 +17,21 @@ mod colors;
 mod geometry;
 mod headers;
 mod huffman;
+mod scans;
+mod standard;
 mod transform;
 
 use std::io::BufRead;
 use std::time::Instant;
 
 use self::bits::Bits;
-use self::blocks::{Buffered, Streamed};
 use self::coefficients::Coefficients;
-use self::colors::{Colors, Strips};
+use self::colors::Colors;
+pub(super) use self::colors::to_rgb;
 use self::geometry::Geometry;
-pub(super) use self::headers::Summary;
-use self::headers::{Headers, Scan};
+use self::headers::Headers;
+pub(super) use self::headers::{ColorSpace, Summary};
+use self::scans::Coverage;
 use super::ThumbnailError;
 
 /// A decoded picture, as it is stored: not yet oriented.
@@ -44,15 +47,14 @@ pub(super) struct Picture {
     pub(super) data: Vec<u8>,
     /// The colour profile.
     pub(super) icc: Option<Vec<u8>>,
+    /// Whether some of it could not be read.
+    pub(super) is_partial: bool,
 }
 
 /// Reads the segments up to the first scan: what the file is, and its EXIF block.
 pub(super) fn probe(input: &mut impl BufRead) -> Result<(Summary, Option<Vec<u8>>), ThumbnailError> {
-    let (headers, scan) = Headers::read(input)?;
-    let summary = headers.summary(&scan)?;
-    // Refuses sampling that cannot be read.
-    Geometry::new(&summary, 8)?;
-    Ok((summary, headers.exif))
+    let (headers, scan) = Headers::read(input, &[])?;
+    Ok((headers.summary(&scan)?, headers.exif))
 }
 
 /// Decodes at `1 / divisor` of the size until `deadline`; `divisor` is 1, 2, 4 or 8.
@@ -61,123 +63,102 @@ pub(super) fn decode(
     divisor: u32,
     deadline: Option<Instant>,
 ) -> Result<Picture, ThumbnailError> {
-    let (mut headers, scan) = Headers::read(&mut input)?;
+    let first = Headers::read(&mut input, &[])?;
+    decode_scans(Bits::new(input, deadline), first, None, divisor)
+}
+
+/// Decodes a part of a TIFF, whose tables may stand apart and whose colours the TIFF says, within so many bytes.
+pub(super) fn decode_part(
+    mut input: impl BufRead,
+    tables: &[u8],
+    space: Option<ColorSpace>,
+    most: u64,
+) -> Result<Picture, ThumbnailError> {
+    let (headers, scan) = Headers::read(&mut input, tables)?;
+    if estimate(&headers.summary(&scan)?, 1) > most {
+        return Err(ThumbnailError::broken("a JPEG that does not fit its place"));
+    }
+    let channels = headers.color_space().channels();
+    let space = space.filter(|space| space.channels() == channels);
+    decode_scans(Bits::new(input, None), (headers, scan), space, 1)
+}
+
+/// Decodes from the first scan on.
+fn decode_scans(
+    mut bits: Bits<impl BufRead>,
+    (mut headers, scan): (Headers, headers::Scan),
+    space: Option<ColorSpace>,
+    divisor: u32,
+) -> Result<Picture, ThumbnailError> {
     let icc = headers.profile.close();
     let summary = headers.summary(&scan)?;
-    let geometry = Geometry::new(&summary, divisor)?;
-    let mut colors = Colors::new(&geometry, headers.color_space());
-    let mut bits = Bits::new(input, deadline);
-    if summary.is_buffered() {
+    let geometry = Geometry::new(&summary, divisor);
+    let mut colors = Colors::new(&geometry, space.unwrap_or_else(|| headers.color_space()));
+    let is_partial = if summary.is_buffered() {
         let mut kept = Coefficients::new(&geometry);
-        let mut next = Some(scan);
-        let mut scans = 0_u32;
-        while let Some(scan) = next {
-            scans = scans.saturating_add(1);
-            if scans > MAX_SCANS {
-                return Err(ThumbnailError::TooLarge("the image takes too long to decode"));
-            }
-            kept.take_divisors(&geometry, &headers, &scan)?;
-            read_scan(&mut bits, &headers, &scan, &geometry, &mut kept)?;
-            let marker = bits.end_scan();
-            next = headers.next_scan(bits.input(), marker)?;
-        }
+        let is_partial = gather(&mut bits, &mut headers, scan, &geometry, &mut kept)?;
         kept.render(&geometry, &mut colors);
+        is_partial
     } else {
-        stream(&mut bits, &headers, &scan, &geometry, &mut colors)?;
-    }
+        let coverage = scans::stream(&mut bits, &headers, &scan, &geometry, &mut colors)?;
+        check(coverage)?;
+        !coverage.is_complete()
+    };
     let (width, height) = geometry.size;
-    Ok(Picture { width, height, channels: colors.channels(), data: colors.into_pixels(), icc })
+    Ok(Picture { width, height, channels: colors.channels(), data: colors.into_pixels(), icc, is_partial })
+}
+
+/// Reads scans up to the last, or to where they break off. Says whether something lacks.
+fn gather(
+    bits: &mut Bits<impl BufRead>,
+    headers: &mut Headers,
+    first: headers::Scan,
+    geometry: &Geometry,
+    kept: &mut Coefficients,
+) -> Result<bool, ThumbnailError> {
+    let mut is_partial = false;
+    let mut next = Some(first);
+    let mut scans = 0_u32;
+    while let Some(scan) = next {
+        scans = scans.saturating_add(1);
+        if scans > MAX_SCANS {
+            return Err(ThumbnailError::TooLarge("the image takes too long to decode"));
+        }
+        let outcome = kept
+            .take_divisors(geometry, headers, &scan)
+            .and_then(|()| scans::read(bits, headers, &scan, geometry, kept));
+        match outcome {
+            Ok(coverage) => {
+                if scans == 1 {
+                    check(coverage)?;
+                }
+                is_partial |= !coverage.is_complete();
+            }
+            Err(ThumbnailError::Broken(_)) if scans > 1 => return Ok(true),
+            Err(error) => return Err(error),
+        }
+        // Without a word of its end it may have had more scans.
+        let Some(marker) = bits.end_scan()? else { return Ok(true) };
+        next = match headers.next_scan(bits.input(), Some(marker)) {
+            Err(ThumbnailError::Broken(_)) => return Ok(true),
+            other => other?,
+        };
+    }
+    Ok(is_partial)
+}
+
+/// Refuses what shows too little.
+fn check(coverage: Coverage) -> Result<(), ThumbnailError> {
+    if coverage.is_enough() { Ok(()) } else { Err(ThumbnailError::broken("nothing of it can be read")) }
 }
 
 /// Bytes held at the peak of [`decode`], but for the profile.
 pub(super) fn estimate(summary: &Summary, divisor: u32) -> u64 {
-    let Ok(geometry) = Geometry::new(summary, divisor) else { return u64::MAX };
+    let geometry = Geometry::new(summary, divisor);
     let kept = if summary.is_buffered() { Coefficients::bytes(&geometry) } else { 0 };
     let (width, height) = geometry.size;
-    let pixels = u64::from(width).saturating_mul(u64::from(height));
-    let pixels = pixels.saturating_mul(summary.frame.count.into());
+    let pixels = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(summary.channels());
     [kept, pixels, geometry.strip_bytes()].into_iter().fold(0, u64::saturating_add)
-}
-
-/// The one scan of a sequential file, transformed while it is read.
-fn stream(
-    bits: &mut Bits<impl BufRead>,
-    headers: &Headers,
-    scan: &Scan,
-    geometry: &Geometry,
-    colors: &mut Colors,
-) -> Result<(), ThumbnailError> {
-    let mut strips = Strips::new(geometry);
-    let mut reader = Streamed::new(headers, scan, geometry)?;
-    let mut restarts = Restarts::new(headers);
-    for _ in 0..geometry.mcu_rows {
-        for unit in 0..geometry.mcu_columns {
-            if restarts.is_due() {
-                bits.restart()?;
-                reader.restart();
-            }
-            reader.unit(bits, |(component, column, row), values| {
-                let across = geometry.components().get(component).map_or(1, |blocks| blocks.across);
-                strips.put((component, unit.saturating_mul(across).saturating_add(column), row), values);
-            })?;
-        }
-        bits.check_end()?;
-        colors.push(&strips);
-    }
-    Ok(())
-}
-
-/// One of several scans, into the coefficients.
-fn read_scan(
-    bits: &mut Bits<impl BufRead>,
-    headers: &Headers,
-    scan: &Scan,
-    geometry: &Geometry,
-    kept: &mut Coefficients,
-) -> Result<(), ThumbnailError> {
-    let mut reader = Buffered::new(headers, scan)?;
-    let mut restarts = Restarts::new(headers);
-    let grid = geometry.scan_grid(scan);
-    for row in 0..grid.rows {
-        for column in 0..grid.columns {
-            if restarts.is_due() {
-                bits.restart()?;
-                reader.restart();
-            }
-            for (index, part) in scan.parts.iter().enumerate() {
-                for at in geometry.blocks_of(scan, part.component, (column, row)) {
-                    let block = kept
-                        .block(part.component, at)
-                        .ok_or_else(|| ThumbnailError::broken("no such block"))?;
-                    reader.block(bits, index, block)?;
-                }
-            }
-        }
-        bits.check_end()?;
-    }
-    Ok(())
-}
-
-/// Counts units towards the next restart marker.
-struct Restarts {
-    /// Units between two; 0 for none.
-    interval: u32,
-    /// Units since the last.
-    since: u32,
-}
-
-impl Restarts {
-    /// At the start of a scan.
-    fn new(headers: &Headers) -> Self {
-        Self { interval: headers.tables.restart_interval, since: 0 }
-    }
-
-    /// Whether a marker stands before the unit that comes now.
-    fn is_due(&mut self) -> bool {
-        let due = self.interval > 0 && self.since == self.interval;
-        self.since = if due { 1 } else { self.since.saturating_add(1) };
-        due
-    }
 }
 
 /// Encoders write about ten.

@@ -152,18 +152,201 @@ fn fractions_are_averages_of_the_whole() {
     }
 }
 
+/// The mean difference within some rows.
+fn apart(one: &[u8], other: &[u8], channels: usize, rows: std::ops::Range<usize>) -> f64 {
+    let row = usize::from(SIZE.0) * channels;
+    difference(&one[rows.start * row..rows.end * row], &other[rows.start * row..rows.end * row]).0
+}
+
+/// Where the data of the first scan begin.
+fn first_scan(bytes: &[u8]) -> usize {
+    let at = memchr::memmem::find(bytes, b"\xff\xda").unwrap();
+    at + 8 + 2 * usize::from(bytes[at + 4])
+}
+
 #[test]
-fn a_file_that_breaks_off_is_broken_wherever_it_does() {
-    for (kind, bytes) in files().into_iter().step_by(7) {
-        for end in (0..bytes.len() - 2).step_by(97) {
-            let got = decode(&bytes[..end], 4, None);
-            // Between two scans of a progressive file it is a picture already.
-            if !kind.contains("true") {
-                assert!(matches!(got, Err(ThumbnailError::Broken(_))), "{kind} {end}");
+fn a_file_that_breaks_off_shows_what_is_there() {
+    for (kind, bytes) in files() {
+        let whole = decode(bytes.as_slice(), 1, None).unwrap();
+        assert!(!whole.is_partial, "{kind}");
+        let start = first_scan(&bytes);
+        // Only the end marker is missing, or that and what stands before it.
+        for end in [bytes.len() - 2, bytes.len() - 3] {
+            let got = decode(&bytes[..end], 1, None).unwrap();
+            assert!(difference(&got.data, &whole.data).0 < 2.0, "{kind}");
+            assert!(got.is_partial || end == bytes.len() - 2, "{kind}");
+        }
+        // A progressive file has its rows in its first scan, and those first.
+        let end = start + (bytes.len() - start) * 6 / 10;
+        let got = decode(&bytes[..end], 1, None).unwrap();
+        assert!(got.is_partial, "{kind}");
+        // Where one component comes after the other the chromas lack.
+        let is_interleaved =
+            usize::from(bytes[memchr::memmem::find(&bytes, b"\xff\xda").unwrap() + 4]) == got.channels;
+        if is_interleaved {
+            assert!(apart(&got.data, &whole.data, got.channels, 0..32) < 12.0, "{kind}");
+        }
+        // Nothing but headers shows nothing.
+        assert!(matches!(decode(&bytes[..start], 1, None), Err(ThumbnailError::Broken(_))), "{kind}");
+        assert!(decode(&bytes[..start + 3], 1, None).is_err(), "{kind}: nearly nothing");
+    }
+}
+
+/// A file with markers, whose rows of units have two intervals each.
+fn with_markers() -> (Vec<u8>, Picture) {
+    let bytes = encode(ColorType::Rgb, 3, |encoder| {
+        encoder.set_sampling_factor(SamplingFactor::F_2_2);
+        encoder.set_restart_interval(6);
+    });
+    let whole = decode(bytes.as_slice(), 1, None).unwrap();
+    (bytes, whole)
+}
+
+/// Where restart markers stand.
+fn markers(bytes: &[u8]) -> Vec<usize> {
+    let start = first_scan(bytes);
+    (start..bytes.len() - 1)
+        .filter(|at| bytes[*at] == 0xff && (0xd0..=0xd7).contains(&bytes[at + 1]))
+        .collect()
+}
+
+#[test]
+fn damage_between_two_markers_stays_there() {
+    let (bytes, whole) = with_markers();
+    let markers = markers(&bytes);
+    // Twelve units across: rows 32 to 47 are intervals 4 and 5, of which 4 is between markers 3 and 4.
+    let mut zeroed = bytes.clone();
+    zeroed[markers[3] + 2..markers[4]].fill(0);
+    let mut bad = bytes.clone();
+    bad[markers[3] + 6..markers[3] + 16].fill(0xfe);
+    let mut stray = bytes.clone();
+    stray[markers[3] + 8..markers[3] + 10].copy_from_slice(&[0xff, 0x33]);
+    let mut gone = bytes.clone();
+    gone.drain(markers[3] + 2..markers[4]);
+    for (what, damaged) in [("zeroed", zeroed), ("bad", bad), ("stray", stray), ("gone", gone)] {
+        let got = decode(damaged.as_slice(), 1, None).unwrap();
+        for rows in [0..32, 48..101] {
+            assert!(apart(&got.data, &whole.data, 3, rows.clone()) < 0.1, "{what} {rows:?}");
+        }
+        // The other half of the row is whole.
+        let right = |picture: &Picture| picture.data[(40 * 187 + 100) * 3..(40 * 187 + 187) * 3].to_vec();
+        assert_eq!(right(&got), right(&whole), "{what}");
+    }
+}
+
+#[test]
+fn a_lost_marker_costs_the_interval_behind_it() {
+    let (bytes, whole) = with_markers();
+    for lost in 0..markers(&bytes).len() - 1 {
+        let at = markers(&bytes)[lost];
+        let mut removed = bytes.clone();
+        removed.drain(at..at + 2);
+        let mut overwritten = bytes.clone();
+        overwritten[at..at + 2].fill(0);
+        for damaged in [removed, overwritten] {
+            let got = decode(damaged.as_slice(), 1, None).unwrap();
+            assert!(got.is_partial);
+            let row = lost.div_ceil(2) * 16;
+            assert!(row == 0 || apart(&got.data, &whole.data, 3, 0..row) < 0.1, "{lost}");
+            if row + 16 < 101 {
+                assert!(apart(&got.data, &whole.data, 3, row + 16..101) < 0.1, "{lost}");
             }
         }
-        // Only the end marker is missing.
-        decode(&bytes[..bytes.len() - 2], 4, None).unwrap();
+    }
+}
+
+#[test]
+fn a_marker_from_before_is_passed_over() {
+    let (mut bytes, whole) = with_markers();
+    let at = markers(&bytes)[5];
+    bytes.splice(at..at, [0xff, 0xd1]);
+    let got = decode(bytes.as_slice(), 1, None).unwrap();
+    assert!(difference(&got.data, &whole.data).0 < 0.1);
+}
+
+/// A file without the segments of a marker.
+fn without(bytes: &[u8], marker: u8) -> Vec<u8> {
+    let mut rest = bytes.to_vec();
+    while let Some(at) = memchr::memmem::find(&rest[..first_scan(&rest)], &[0xff, marker]) {
+        let length = usize::from(u16::from_be_bytes([rest[at + 2], rest[at + 3]]));
+        rest.drain(at..at + 2 + length);
+    }
+    rest
+}
+
+#[test]
+fn frames_of_webcams_have_the_standard_tables() {
+    for color in [ColorType::Rgb, ColorType::Luma] {
+        let bytes = encode(color, if color == ColorType::Luma { 1 } else { 3 }, |_| {});
+        let got = decode(without(&bytes, 0xc4).as_slice(), 1, None).unwrap();
+        assert_eq!(got.data, decode(bytes.as_slice(), 1, None).unwrap().data);
+        assert!(!got.is_partial);
+    }
+}
+
+#[test]
+fn inks_are_inverted_with_adobes_marker_and_without() {
+    let bytes = encode(ColorType::Cmyk, 4, |_| {});
+    let marked = decode(bytes.as_slice(), 1, None).unwrap();
+    assert_eq!(decode(without(&bytes, 0xee).as_slice(), 1, None).unwrap().data, marked.data);
+}
+
+#[test]
+fn a_comment_shorter_than_its_length_is_nothing() {
+    let bytes = encode(ColorType::Rgb, 3, |_| {});
+    let whole = decode(bytes.as_slice(), 1, None).unwrap();
+    for length in [0, 1, 2] {
+        let mut odd = bytes.clone();
+        odd.splice(2..2, [0xff, 0xfe, 0, length]);
+        assert_eq!(decode(odd.as_slice(), 1, None).unwrap().data, whole.data, "{length}");
+    }
+}
+
+/// A grey file whose frame is said to have luma of some blocks a unit over chromas of one, all of one colour.
+fn sampled(across: u8, down: u8, (width, height): (u16, u16)) -> Vec<u8> {
+    let mut bytes = encode(ColorType::Rgb, 3, |encoder| encoder.set_sampling_factor(SamplingFactor::F_1_1));
+    let frame = memchr::memmem::find(&bytes, b"\xff\xc0").unwrap();
+    bytes[frame + 5..frame + 7].copy_from_slice(&height.to_be_bytes());
+    bytes[frame + 7..frame + 9].copy_from_slice(&width.to_be_bytes());
+    bytes[frame + 11] = across << 4 | down;
+    let start = first_scan(&bytes);
+    bytes.truncate(start);
+    // Standard tables: a luma of +40 (DC 6 bits: 1110, then 101000; end 1010), chromas of +20 and -20 (5 bits: 11110).
+    let units = usize::from(width).div_ceil(usize::from(across) * 8)
+        * usize::from(height).div_ceil(usize::from(down) * 8);
+    let mut bits = String::new();
+    for unit in 0..units {
+        for block in 0..across * down {
+            bits += if unit == 0 && block == 0 { "11101010001010" } else { "001010" };
+        }
+        bits += if unit == 0 { "111101010000111100101100" } else { "00000000" };
+    }
+    while !bits.len().is_multiple_of(8) {
+        bits += "1";
+    }
+    for byte in bits.as_bytes().chunks(8) {
+        let byte = u8::from_str_radix(std::str::from_utf8(byte).unwrap(), 2).unwrap();
+        bytes.push(byte);
+        if byte == 0xff {
+            bytes.push(0);
+        }
+    }
+    bytes.extend(b"\xff\xd9");
+    bytes
+}
+
+#[test]
+fn chromas_of_a_third_of_the_luma_are_stretched() {
+    for (across, down) in [(1, 3), (3, 1), (3, 3), (1, 2)] {
+        let bytes = sampled(across, down, (50, 60));
+        for divisor in [1, 2, 4, 8] {
+            let got = decode(bytes.as_slice(), divisor, None).unwrap();
+            assert_eq!((got.width, got.height), (50_u32.div_ceil(divisor), 60_u32.div_ceil(divisor)));
+            assert!(!got.is_partial, "{across} {down}");
+            let first = &got.data[..3];
+            assert!(first[0] != first[1] && first[1] != first[2], "it has a colour: {first:?}");
+            assert!(got.data.chunks(3).all(|pixel| pixel == first), "{across} {down} 1/{divisor}");
+        }
     }
 }
 

@@ -4,50 +4,68 @@ use std::io::{BufRead, Seek};
 
 use super::super::ThumbnailError;
 use super::super::color::MAX_PROFILE;
-use super::super::plan::Motion;
+use super::super::plan::{Motion, Rect};
 use super::{Format, Header, Storage, bytes, skip};
 
 /// Reads blocks until a second frame or the end.
 pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, ThumbnailError> {
     skip(input, 6)?;
     let [w0, w1, h0, h1, flags, _background, _aspect] = bytes(input)?;
-    let size = (u32::from(u16::from_le_bytes([w0, w1])), u32::from(u16::from_le_bytes([h0, h1])));
-    // The canvas and a frame in four channels, and the frame's indices.
-    let mut header = Header::new(Format::Gif, size, Storage::Whole { bytes_per_pixel: 13 })?;
+    let screen = (u32::from(u16::from_le_bytes([w0, w1])), u32::from(u16::from_le_bytes([h0, h1])));
     skip_palette(input, flags)?;
-    let mut frames = 0_u32;
+    let mut found: Option<Header> = None;
+    let mut metadata = 0_u32;
     loop {
-        // A file that breaks off after its first frame still has that one.
-        match bytes::<1>(input) {
-            Ok([0x21]) => {
+        // A file that breaks off in its first frame or behind it still has that one.
+        match (bytes::<1>(input), found) {
+            (Ok([0x21]), _) => {
                 skip(input, 1)?;
-                let length = skip_blocks(input, frames)?;
-                if frames > 0 {
+                let length = skip_blocks(input, u32::from(found.is_some()))?;
+                if found.is_some() {
                     continue;
                 }
                 // The decoder keeps a profile and XMP until its end.
-                header.profile_bytes = header.profile_bytes.saturating_add(length);
-                if header.profile_bytes > MAX_PROFILE {
+                metadata = metadata.saturating_add(length);
+                if metadata > MAX_PROFILE {
                     return Err(ThumbnailError::TooLarge("the image's metadata is too large"));
                 }
             }
-            Ok([0x2c]) if frames > 0 => {
-                header.motion = Motion::Animated;
-                return Ok(header);
+            (Ok([0x2c]), Some(header)) => return Ok(Header { motion: Motion::Animated, ..header }),
+            (Ok([0x2c]), None) => {
+                let header = first_frame(input, screen)?;
+                found = Some(Header { profile_bytes: metadata, ..header });
+                skip_blocks(input, 1)?;
             }
-            Ok([0x2c]) => {
-                skip(input, 8)?;
-                let [flags] = bytes(input)?;
-                skip_palette(input, flags)?;
-                skip(input, 1)?;
-                frames = 1;
-                skip_blocks(input, frames)?;
-            }
-            Ok(_) | Err(ThumbnailError::Broken(_)) if frames > 0 => return Ok(header),
-            Ok(_) => return Err(ThumbnailError::broken("no frame")),
-            Err(error) => return Err(error),
+            (Ok(_) | Err(ThumbnailError::Broken(_)), Some(header)) => return Ok(header),
+            (Ok(_), None) => return Err(ThumbnailError::broken("no frame")),
+            (Err(error), _) => return Err(error),
         }
     }
+}
+
+/// What the first frame's descriptor makes of the picture, read up to the frame's data.
+fn first_frame(input: &mut (impl BufRead + Seek), screen: (u32, u32)) -> Result<Header, ThumbnailError> {
+    let [x0, x1, y0, y1, w0, w1, h0, h1, flags] = bytes(input)?;
+    let number = |low, high| u32::from(u16::from_le_bytes([low, high]));
+    let part = Rect { x: number(x0, x1), y: number(y0, y1), width: number(w0, w1), height: number(h0, h1) };
+    let (size, part) = canvas(screen, part);
+    skip_palette(input, flags)?;
+    skip(input, 1)?;
+    // Rows of the canvas and of the frame, and the tables of the codes. Interlaced, all of the frame's indices.
+    let rows = u64::from(size.0).saturating_mul(8).saturating_add(part.width.into()).saturating_add(1 << 18);
+    let whole = u64::from(part.width).saturating_mul(part.height.into());
+    let held = if flags & INTERLACED == 0 { rows } else { rows.saturating_add(whole) };
+    Header::new(Format::Gif, size, Storage::Rows { held })
+}
+
+/// The size of the picture and the place of its first frame. A frame that is larger than the screen is the picture, as in
+/// browsers.
+pub(in crate::thumbnail) fn canvas(screen: (u32, u32), frame: Rect) -> ((u32, u32), Rect) {
+    let (width, height) = screen;
+    if frame.width > width || frame.height > height {
+        return ((frame.width, frame.height), Rect { x: 0, y: 0, ..frame });
+    }
+    (screen, frame)
 }
 
 /// Counts frames, up to so many; the last one may be cut short.
@@ -104,3 +122,6 @@ fn skip_blocks(input: &mut (impl BufRead + Seek), frames: u32) -> Result<u32, Th
         }
     }
 }
+
+/// The flag of a frame whose rows come in four passes.
+const INTERLACED: u8 = 0x40;

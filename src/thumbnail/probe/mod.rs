@@ -3,6 +3,7 @@
 //! Owns the recognition by magic bytes; the claimed type plays no part. Refuses to decode pixels, and allocates
 //! nothing by what a header claims.
 
+mod bmp;
 mod gif;
 mod jpeg;
 mod png;
@@ -12,16 +13,15 @@ mod webp;
 use std::io::{BufRead, Read, Seek};
 use std::time::{Duration, Instant};
 
-use image::ImageDecoder as _;
-use image::codecs::bmp::BmpDecoder;
 use image::metadata::Orientation as ImageOrientation;
 
-pub(super) use self::gif::count_frames as count_gif_frames;
-pub(super) use self::tiff::from_tiff;
-pub(super) use self::webp::{from_webp, profile as webp_profile};
+pub(super) use self::bmp::Bitmap;
+pub(super) use self::gif::{canvas as gif_canvas, count_frames as count_gif_frames};
+pub(super) use self::tiff::{Directory, FLOATING, OLD_JPEG};
+pub(super) use self::webp::{Coding, Span, from_webp, profile as webp_profile, still as webp_still};
 use super::Limits;
 use super::ThumbnailError;
-use super::input::Timed;
+use super::input;
 use super::jpeg::Summary;
 use super::orient::Orientation;
 use super::plan::{Motion, Source};
@@ -43,8 +43,6 @@ pub(crate) struct Header {
     pub(super) storage: Storage,
     /// Bytes of its colour profile, at most.
     pub(super) profile_bytes: u32,
-    /// Bytes that the decoder holds of the file itself.
-    pub(super) held_bytes: u64,
 }
 
 /// What can be thumbnailed.
@@ -70,11 +68,9 @@ pub(super) enum Storage {
     /// At a fraction of the size.
     Jpeg(Summary),
     /// Row by row.
-    Rows,
-    /// All at once.
-    Whole {
-        /// Of the decoder and its result together, at the peak.
-        bytes_per_pixel: u32,
+    Rows {
+        /// Bytes that the decoder holds while rows come.
+        held: u64,
     },
 }
 
@@ -97,9 +93,10 @@ impl Header {
         }
     }
 
-    /// Refuses a picture of too many pixels.
+    /// Refuses a picture of too many pixels. A JPEG has none too many: its pixels cost time by its bytes, and memory is bounded
+    /// apart. Of other formats a few bytes can claim pixels for minutes.
     pub(crate) fn admit(&self, limits: &Limits) -> Result<(), ThumbnailError> {
-        if self.pixels() > limits.max_pixels {
+        if self.format != Format::Jpeg && self.pixels() > limits.max_pixels {
             return Err(ThumbnailError::TooLarge("the image has too many pixels"));
         }
         Ok(())
@@ -110,13 +107,21 @@ impl Header {
         u64::from(self.width).saturating_mul(u64::from(self.height))
     }
 
+    /// Bytes of a decoded pixel, at most. What breaks off gets alpha, but for JPEG.
+    pub(super) fn channels(&self) -> u64 {
+        match self.storage {
+            Storage::Jpeg(summary) => summary.channels(),
+            Storage::Rows { .. } => 4,
+        }
+    }
+
     /// A header, unless a side is 0.
     fn new(format: Format, (width, height): (u32, u32), storage: Storage) -> Result<Self, ThumbnailError> {
         if width == 0 || height == 0 {
             return Err(ThumbnailError::broken("a side is 0"));
         }
         let (orientation, motion) = (Orientation::UPRIGHT, Motion::Still);
-        Ok(Self { format, width, height, orientation, motion, storage, profile_bytes: 0, held_bytes: 0 })
+        Ok(Self { format, width, height, orientation, motion, storage, profile_bytes: 0 })
     }
 }
 
@@ -130,21 +135,21 @@ fn probe_until<R: BufRead + Seek>(
     input: &mut R,
     deadline: Option<Instant>,
 ) -> Result<Header, ThumbnailError> {
-    input.rewind().map_err(ThumbnailError::Io)?;
-    let mut magic = Vec::with_capacity(MAGIC_BYTES);
-    let most = u64::try_from(MAGIC_BYTES).unwrap_or(0);
-    input.by_ref().take(most).read_to_end(&mut magic).map_err(ThumbnailError::Io)?;
-    let format = recognise(&magic).ok_or(ThumbnailError::NotAnImage)?;
-    input.rewind().map_err(ThumbnailError::Io)?;
-    let mut input = Timed::buffered(input, deadline);
-    match format {
-        Format::Jpeg => jpeg::probe(&mut input),
-        Format::Png => png::probe(&mut input),
-        Format::Gif => gif::probe(&mut input),
-        Format::WebP => webp::probe(&mut input),
-        Format::Bmp => bmp(&mut input),
-        Format::Tiff => tiff::probe(&mut input),
-    }
+    input::read(input, deadline, |mut input| {
+        let mut magic = Vec::with_capacity(MAGIC_BYTES);
+        let most = u64::try_from(MAGIC_BYTES).unwrap_or(0);
+        input.by_ref().take(most).read_to_end(&mut magic)?;
+        let format = recognise(&magic).ok_or(ThumbnailError::NotAnImage)?;
+        input.rewind()?;
+        match format {
+            Format::Jpeg => jpeg::probe(&mut input),
+            Format::Png => png::probe(&mut input),
+            Format::Gif => gif::probe(&mut input),
+            Format::WebP => webp::probe(&mut input),
+            Format::Bmp => bmp::probe(&mut input),
+            Format::Tiff => tiff::probe(&mut input),
+        }
+    })
 }
 
 /// The format that a file begins with.
@@ -157,29 +162,10 @@ fn recognise(magic: &[u8]) -> Option<Format> {
         () if starts(b"GIF87a") || starts(b"GIF89a") => Some(Format::Gif),
         () if webp => Some(Format::WebP),
         () if starts(b"BM") => Some(Format::Bmp),
-        () if starts(b"II*\0") || starts(b"MM\0*") => Some(Format::Tiff),
+        () if [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"].iter().any(|start| magic.starts_with(*start)) => {
+            Some(Format::Tiff)
+        }
         () => None,
-    }
-}
-
-/// A bitmap's header.
-fn bmp(input: &mut (impl BufRead + Seek)) -> Result<Header, ThumbnailError> {
-    let decoder = BmpDecoder::new(input).map_err(from_image)?;
-    let native = u32::from(decoder.color_type().bytes_per_pixel());
-    // Beside the picture, a palette or the row at hand.
-    let storage = Storage::Whole { bytes_per_pixel: native.saturating_add(1) };
-    Header::new(Format::Bmp, decoder.dimensions(), storage)
-}
-
-/// A failure inside `image` as ours.
-pub(super) fn from_image(error: image::ImageError) -> ThumbnailError {
-    match error {
-        image::ImageError::IoError(error) => error.into(),
-        image::ImageError::Limits(_) => ThumbnailError::TooLarge("the image takes too much memory to decode"),
-        error @ (image::ImageError::Decoding(_)
-        | image::ImageError::Encoding(_)
-        | image::ImageError::Parameter(_)
-        | image::ImageError::Unsupported(_)) => ThumbnailError::broken(error),
     }
 }
 
@@ -190,7 +176,7 @@ fn exif_orientation(exif: &[u8]) -> Orientation {
 }
 
 /// Reads `N` bytes.
-fn bytes<const N: usize>(input: &mut impl Read) -> Result<[u8; N], ThumbnailError> {
+pub(super) fn bytes<const N: usize>(input: &mut impl Read) -> Result<[u8; N], ThumbnailError> {
     let mut bytes = [0; N];
     input.read_exact(&mut bytes)?;
     Ok(bytes)

@@ -16,18 +16,17 @@ pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, Thumbna
     }
     let width = u32::from_be_bytes(bytes(input)?);
     let height = u32::from_be_bytes(bytes(input)?);
-    let [depth, color, _compression, _filter, interlace] = bytes(input)?;
+    let [_depth, color, _compression, _filter, interlace] = bytes(input)?;
     skip(input, 4)?;
-    let storage = if interlace == 0 {
-        Storage::Rows
-    } else {
-        // Pixels of 8 bits a channel, once in the decoder's passes and once expanded.
-        let channels: u32 = match color {
-            0 | 4 => 2,
-            _ => 4,
-        };
-        Storage::Whole { bytes_per_pixel: channels.saturating_mul(if depth == 16 { 2 } else { 1 }) }
+    let width_bytes = u64::from(width).saturating_mul(24).saturating_add(1 << 18);
+    let pixels = u64::from(width).saturating_mul(u64::from(height));
+    let channels: u64 = match color {
+        0 | 4 => 2,
+        _ => 4,
     };
+    // The row at hand in the decoder's hands, and its window. Interlaced, besides, all pixels of 8 bits a channel.
+    let whole = if interlace == 0 { 0 } else { pixels.saturating_mul(channels) };
+    let storage = Storage::Rows { held: width_bytes.saturating_add(whole) };
     let mut header = Header::new(Format::Png, (width, height), storage)?;
     for _ in 0..MAX_CHUNKS {
         let length = u32::from_be_bytes(bytes(input)?);

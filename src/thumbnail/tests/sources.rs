@@ -124,10 +124,8 @@ fn jpegs() -> Vec<Source> {
     });
     let adobe = jpeg(&inks, &exif(1), ColorType::Cmyk, SamplingFactor::F_1_1);
     let at = adobe.windows(5).position(|word| word == b"Adobe").unwrap();
-    // Without Adobe's segment, from 4 bytes before its name to 12 after, the same bytes are the opposite amounts of ink.
-    let negative =
-        RgbaImage::from_fn(SIZE.0, SIZE.1, |x, y| image::Rgba(inks.get_pixel(x, y).0.map(|ink| !ink)));
-    let mut plain = jpeg(&negative, &exif(1), ColorType::Cmyk, SamplingFactor::F_1_1);
+    // Without Adobe's segment, from 4 bytes before its name to 12 after, they are the same inks to browsers.
+    let mut plain = adobe.clone();
     plain.drain(at - 4..at + 12);
     let grey = picture(GREY);
     let rgb = |sampling| jpeg(&seen, &exif(1), ColorType::Rgb, sampling);

@@ -1,0 +1,286 @@
+//! TIFF: strips row by row, tiles and planes gathered a row of chunks at a time.
+//!
+//! Owns the way from chunks to rows. A chunk that cannot be read leaves its place white.
+
+mod fax;
+mod samples;
+mod unpack;
+
+use std::io::{BufRead, Read, Seek, SeekFrom};
+use std::ops::Range;
+
+use self::samples::Meaning;
+use super::super::ThumbnailError;
+use super::super::jpeg;
+use super::super::pixels::{Decoded, Layout};
+use super::super::probe::{Directory, Header, OLD_JPEG};
+use super::Sink;
+
+/// Decodes the first page, reduced once for each divisor.
+pub(super) fn decode(
+    mut input: impl BufRead + Seek,
+    header: &Header,
+    divisors: &[u32],
+) -> Result<Vec<Decoded>, ThumbnailError> {
+    let directory = Directory::read(&mut input)?;
+    if (directory.width, directory.height) != (header.width, header.height) {
+        return Err(ThumbnailError::broken("the size is not what the header says"));
+    }
+    let meaning = Meaning::of(&directory).ok_or_else(rare)?;
+    let icc = profile(&mut input, &directory, header)?;
+    let layout = meaning.layout(&directory);
+    let mut reading = Reading {
+        input,
+        meaning,
+        layout,
+        sink: Sink::new(header, layout, divisors),
+        lost: 0,
+        pixels: Vec::new(),
+        directory,
+    };
+    let bands = reading.directory.height.div_ceil(reading.directory.chunk.1.max(1));
+    let mut why = None;
+    for band in 0..bands {
+        let done = band.saturating_mul(reading.directory.chunk.1);
+        let rows = reading.directory.chunk.1.min(reading.directory.height.saturating_sub(done));
+        let is_gathered = reading.directory.is_tiled || reading.directory.is_planar;
+        let outcome = if is_gathered { reading.gather(band, rows) } else { reading.strip(band, rows) };
+        match outcome {
+            Ok(()) => {}
+            Err(error @ ThumbnailError::Broken(_)) => why = Some(error),
+            Err(error) => return Err(error),
+        }
+        // What a chunk did not give.
+        let came = reading.sink.rows.saturating_add(reading.lost);
+        reading.lost = reading.lost.saturating_add(done.saturating_add(rows).saturating_sub(came));
+    }
+    let icc = icc.filter(|icc| !icc.is_empty() && !matches!(meaning, Meaning::Lab { .. }));
+    reading.sink.finish(why.map_or(Ok(()), Err), icc.as_deref())
+}
+
+/// The colour profile; none if the file breaks off in it.
+fn profile(
+    input: &mut (impl BufRead + Seek),
+    directory: &Directory,
+    header: &Header,
+) -> Result<Option<Vec<u8>>, ThumbnailError> {
+    let Some((start, length)) = directory.profile else { return Ok(None) };
+    let mut icc = Vec::new();
+    input.seek(SeekFrom::Start(start))?;
+    input.by_ref().take(length.min(header.profile_bytes.into())).read_to_end(&mut icc)?;
+    Ok(Some(icc))
+}
+
+/// A page while its rows are read.
+struct Reading<R> {
+    /// The file.
+    input: R,
+    /// What it says.
+    directory: Directory,
+    /// What samples stand for.
+    meaning: Meaning,
+    /// What pixels become of them.
+    layout: Layout,
+    /// Where rows go.
+    sink: Sink,
+    /// Rows that lack since the last that came.
+    lost: u32,
+    /// A row of pixels.
+    pixels: Vec<u8>,
+}
+
+impl<R: BufRead + Seek> Reading<R> {
+    /// Hands on the rows of a strip as they come.
+    fn strip(&mut self, band: u32, rows: u32) -> Result<(), ThumbnailError> {
+        let Self { input, directory, meaning, layout, sink, lost, pixels } = self;
+        let (meaning, layout) = (*meaning, *layout);
+        let chunk = usize::try_from(band).unwrap_or(usize::MAX);
+        each_row(input, directory, meaning, (chunk, rows), |samples, meaning| {
+            bridge(sink, lost, layout, directory.width);
+            samples::to_pixels(samples, directory, meaning, layout, pixels);
+            sink.push(pixels);
+        })
+    }
+
+    /// Hands on the rows of a row of tiles, or of the same strip of every plane, once all of them are there.
+    fn gather(&mut self, band: u32, rows: u32) -> Result<(), ThumbnailError> {
+        let Self { input, directory, meaning, layout, sink, lost, pixels } = self;
+        let (width, samples) = (length(directory.width), length(directory.samples));
+        let across = directory.width.div_ceil(directory.chunk.0.max(1));
+        let down = directory.height.div_ceil(directory.chunk.1.max(1));
+        let planes = if directory.is_planar { directory.samples } else { 1 };
+        // White is 0 in ink, and what is not opaque shows nothing.
+        let blank = if matches!(meaning, Meaning::Light | Meaning::Rgb) { u8::MAX } else { 0 };
+        let mut gathered = vec![blank; width.saturating_mul(samples).saturating_mul(length(rows))];
+        let (mut any, mut why) = (false, None);
+        let mut found = *meaning;
+        for plane in 0..planes {
+            for column in 0..across {
+                let chunk = plane
+                    .saturating_mul(down)
+                    .saturating_add(band)
+                    .saturating_mul(across)
+                    .saturating_add(column);
+                let left = length(column.saturating_mul(directory.chunk.0));
+                let columns = left..left.saturating_add(length(directory.chunk.0)).min(width);
+                let plane = directory.is_planar.then_some(length(plane));
+                let mut lines = gathered.chunks_exact_mut(width.saturating_mul(samples).max(1));
+                let outcome = each_row(input, directory, *meaning, (length(chunk), rows), |row, meaning| {
+                    any = true;
+                    found = meaning;
+                    if let Some(line) = lines.next() {
+                        place(line, row, &columns, samples, plane);
+                    }
+                });
+                match outcome {
+                    Ok(()) => {}
+                    Err(error @ ThumbnailError::Broken(_)) => why = Some(error),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        if any {
+            bridge(sink, lost, *layout, directory.width);
+            for row in gathered.chunks_exact(width.saturating_mul(samples).max(1)) {
+                samples::to_pixels(row, directory, found, *layout, pixels);
+                sink.push(pixels);
+            }
+            sink.is_partial |= why.is_some();
+        }
+        why.map_or(Ok(()), Err)
+    }
+}
+
+/// Puts white in the place of rows that lack between others.
+fn bridge(sink: &mut Sink, lost: &mut u32, layout: Layout, width: u32) {
+    let value = if layout == Layout::Cmyk { 0 } else { u8::MAX };
+    let row =
+        if *lost > 0 { vec![value; length(width).saturating_mul(layout.channels())] } else { Vec::new() };
+    for _ in 0..std::mem::take(lost) {
+        sink.push(&row);
+        sink.is_partial = true;
+    }
+}
+
+/// Puts a chunk's row into its columns of a gathered row.
+fn place(line: &mut [u8], row: &[u8], columns: &Range<usize>, samples: usize, plane: Option<usize>) {
+    let from = columns.start.saturating_mul(samples);
+    let to = columns.end.saturating_mul(samples);
+    let line = line.get_mut(from..to).unwrap_or_default();
+    match plane {
+        None => line.iter_mut().zip(row).for_each(|(to, value)| *to = *value),
+        Some(plane) => {
+            let places = line.iter_mut().skip(plane).step_by(samples.max(1));
+            places.zip(row).for_each(|(to, value)| *to = *value);
+        }
+    }
+}
+
+/// Reads the rows of a chunk as samples of 8 bits. A JPEG's come as red, green and blue if it has chromas.
+fn each_row<R: BufRead + Seek>(
+    input: &mut R,
+    directory: &Directory,
+    meaning: Meaning,
+    (chunk, rows): (usize, u32),
+    mut take: impl FnMut(&[u8], Meaning),
+) -> Result<(), ThumbnailError> {
+    if directory.is_jpeg() {
+        let picture = from_jpeg(input, directory, meaning, chunk)?;
+        let row = length(picture.width).saturating_mul(picture.channels);
+        let meaning = if meaning == Meaning::YCbCr { Meaning::Rgb } else { meaning };
+        picture.data.chunks_exact(row.max(1)).take(length(rows)).for_each(|row| take(row, meaning));
+        let is_whole = picture.height >= rows && !picture.is_partial;
+        return if is_whole { Ok(()) } else { Err(ThumbnailError::broken("a chunk lacks rows")) };
+    }
+    let mut reader = unpack::open(input, directory, chunk)?;
+    let count = length(directory.chunk.0).saturating_mul(length(directory.together()));
+    let mut samples = Vec::new();
+    if meaning == Meaning::YCbCr && directory.subsampling != (1, 1) && !directory.is_planar {
+        return shared_chromas(&mut reader, directory, rows, |row| take(row, meaning));
+    }
+    let mut row = vec![0; usize::try_from(directory.row_bytes()).map_err(ThumbnailError::broken)?];
+    for _ in 0..rows {
+        reader.read_exact(&mut row)?;
+        samples::to_bytes(&mut row, directory, count, &mut samples)?;
+        take(&samples, meaning);
+    }
+    Ok(())
+}
+
+/// Rows of squares of lumas, each with its pair of chromas behind (TIFF 6.0, section 21).
+fn shared_chromas(
+    reader: &mut dyn Read,
+    directory: &Directory,
+    rows: u32,
+    mut take: impl FnMut(&[u8]),
+) -> Result<(), ThumbnailError> {
+    let (across, down) = (length(directory.subsampling.0), length(directory.subsampling.1));
+    let width = length(directory.chunk.0);
+    let unit = across.saturating_mul(down).saturating_add(2);
+    if directory.bits != 8 || directory.samples != 3 {
+        return Err(rare());
+    }
+    let mut units = vec![0; width.div_ceil(across).saturating_mul(unit)];
+    let mut row = Vec::new();
+    for _ in 0..rows.div_ceil(directory.subsampling.1) {
+        reader.read_exact(&mut units)?;
+        for line in 0..down {
+            row.clear();
+            for unit in units.chunks_exact(unit) {
+                let lumas = unit.get(line.saturating_mul(across)..).unwrap_or_default().iter().take(across);
+                if let Some([blue, red]) = unit.last_chunk::<2>() {
+                    lumas.for_each(|luma| row.extend([*luma, *blue, *red]));
+                }
+            }
+            row.truncate(width.saturating_mul(3));
+            take(&row);
+        }
+    }
+    Ok(())
+}
+
+/// A chunk that is a JPEG, its tables perhaps apart.
+fn from_jpeg<R: BufRead + Seek>(
+    input: &mut R,
+    directory: &Directory,
+    meaning: Meaning,
+    chunk: usize,
+) -> Result<jpeg::Picture, ThumbnailError> {
+    let space = match meaning {
+        Meaning::Rgb => Some(jpeg::ColorSpace::Rgb),
+        Meaning::YCbCr => Some(jpeg::ColorSpace::YCbCr),
+        Meaning::Cmyk => Some(jpeg::ColorSpace::Cmyk),
+        Meaning::Ink | Meaning::Light | Meaning::Palette | Meaning::Lab { .. } => None,
+    };
+    let mut tables = Vec::new();
+    let most = directory.jpeg_bytes();
+    let picture = if directory.compression == OLD_JPEG {
+        // The whole picture in one.
+        let (start, _) = directory.jpeg.filter(|_| chunk == 0).ok_or_else(rare)?;
+        input.seek(SeekFrom::Start(start))?;
+        jpeg::decode_part(input, &tables, space, most)?
+    } else {
+        if let Some((start, length)) = directory.jpeg {
+            input.seek(SeekFrom::Start(start))?;
+            input.by_ref().take(length.min(MOST_TABLES)).read_to_end(&mut tables)?;
+        }
+        jpeg::decode_part(unpack::stored(input, directory, chunk)?, &tables, space, most)?
+    };
+    if picture.channels != length(directory.together()) || picture.width != directory.chunk.0 {
+        return Err(ThumbnailError::broken("a JPEG that does not fit its place"));
+    }
+    Ok(picture)
+}
+
+/// A side as a length.
+fn length(side: u32) -> usize {
+    usize::try_from(side).unwrap_or(usize::MAX)
+}
+
+/// What is not read.
+fn rare() -> ThumbnailError {
+    ThumbnailError::broken("a rare kind of TIFF")
+}
+
+/// Bytes of a JPEG's tables.
+const MOST_TABLES: u64 = 1 << 14;
