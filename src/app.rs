@@ -16,7 +16,7 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::disk::{Disk, SystemDisk};
 use crate::error::{Error, Result};
-use crate::federation::{Federation, Parts, SigningKey};
+use crate::federation::{Federation, KeyFile, Parts, SigningKey};
 use crate::homeserver::Homeserver;
 use crate::matrix::{Clock, Mxc, Random, ServerName, Timestamp};
 use crate::media::{ANIMATION_TIMEOUT, Library, Making};
@@ -162,6 +162,7 @@ impl App {
             Accounts::new(Arc::clone(&homeserver), config.homeserver.token_cache.0, Arc::clone(&clock));
         let parts = Parts {
             signing_key,
+            key_file: KeyFile::locate(&config.homeserver.signing_key),
             homeserver,
             catalog: Arc::clone(&catalog),
             names: Arc::clone(&names),

@@ -136,7 +136,8 @@ impl Federation {
         let Mxc { server_name, media_id } = mxc;
         // The remote's "not yet" must come before our patience ends.
         let ms = timeout.min(self.patience.saturating_sub(MARGIN)).as_millis();
-        let signed = Some(&self.signing_key);
+        let signing_key = self.signing_key();
+        let signed = Some(&*signing_key);
         let ask = |path: String, key| match self.ask(server_name, &path, key) {
             Ok(answer) => Attempt::read(family, answer, &self.outbound),
             Err(error) => Attempt::Down(error),

@@ -176,8 +176,8 @@ impl SigningKey {
         Self::parse_file(path, read_file(path).map_err(unreadable)?.as_deref())
     }
 
-    /// Reads the credential that systemd guards, by means that its mode does not show.
-    pub fn read_credential(path: &Path) -> Result<Self, KeyError> {
+    /// Reads the credential of systemd, whatever its mode.
+    fn read_credential(path: &Path) -> Result<Self, KeyError> {
         let unreadable = |source| KeyError::Unreadable { path: path.to_owned(), source };
         Self::parse_file(path, read_file(path).map_err(unreadable)?.as_deref())
     }
@@ -381,6 +381,45 @@ fn mend_of_sqlite(why: &ConduitError) -> String {
         }
         ConduitError::Unusable(why) => {
             format!("{why}; is it Conduit's database? name its database_path, the folder with conduit.db")
+        }
+    }
+}
+
+/// Where the service has its key from.
+#[derive(Clone, Debug)]
+pub(crate) enum KeyFile {
+    /// The credential `signing.key` that systemd handed over at the start.
+    Credential(PathBuf),
+    /// The file that `homeserver.signing_key` names.
+    File(PathBuf),
+}
+
+impl KeyFile {
+    /// The credential if there is one, else the `configured` file.
+    pub(crate) fn locate(configured: &Path) -> Self {
+        let folder = std::env::var_os("CREDENTIALS_DIRECTORY");
+        let credential = folder.map(|folder| Path::new(&folder).join("signing.key"));
+        match credential.filter(|path| path.exists()) {
+            Some(path) => Self::Credential(path),
+            None => Self::File(configured.to_owned()),
+        }
+    }
+
+    /// Reads the key. A file's mode is checked; a credential is guarded by systemd, by means that its mode does not show.
+    pub(crate) fn load(&self) -> Result<LoadedKey, KeyError> {
+        match self {
+            Self::Credential(path) => {
+                Ok(LoadedKey { key: SigningKey::read_credential(path)?, warning: None })
+            }
+            Self::File(path) => SigningKey::load(path),
+        }
+    }
+
+    /// What makes a running service take another key.
+    pub(crate) fn how_to_renew(&self) -> &'static str {
+        match self {
+            Self::Credential(_) => "then restart the service: systemd hands the key over at the start",
+            Self::File(_) => "the file is read again within a minute, without a restart",
         }
     }
 }

@@ -17,7 +17,7 @@ use self::report::{Level, Report};
 use super::{Failure, load_config, load_signing_key, runtime};
 use crate::app::Surroundings;
 use crate::config::{Config, Size, redacted};
-use crate::federation::{SigningKey, Standing, compare_published_key};
+use crate::federation::{KeyFile, SigningKey, Standing, compare_published_key};
 use crate::homeserver::{Homeserver, IN_CIRCLES};
 use crate::matrix::Timestamp;
 use crate::outbound::Answer;
@@ -114,7 +114,8 @@ fn check_homeserver(
     report.say(Level::Ok, "homeserver", format!("{url} answers"))?;
     check_clock(&answer, report)?;
     let announces = read_json(answer).as_ref().is_some_and(supports_authenticated_media);
-    let standing = key.map(|key| compare_published_key(&homeserver, &config.server_name, key));
+    let renew = KeyFile::locate(&config.homeserver.signing_key).how_to_renew();
+    let standing = key.map(|key| compare_published_key(&homeserver, &config.server_name, key, renew));
     let differs = matches!(standing, Some(Ok(Standing::Differs(_))));
     match standing {
         None => {}
