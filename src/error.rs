@@ -255,6 +255,15 @@ struct Inside {
     source: Box<dyn StdError + Send + Sync>,
 }
 
+/// An error of the system in words, without Rust's number for it.
+pub(crate) fn in_words(error: &impl fmt::Display) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error ") {
+        Some((words, rest)) => format!("{words}{}", rest.split_once(')').map_or("", |(_, rest)| rest)),
+        None => text,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::conduit_key::{self, Record};
 use super::signed_json::{Object, decode_base64, signable};
 use crate::catalog::{ConduitError, read_conduit_keypair};
+use crate::error::in_words;
 use crate::matrix::{ServerName, Timestamp, len_u64};
 
 /// Algorithm of every Matrix signing key.
@@ -57,7 +58,7 @@ pub struct LoadedKey {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file that `homeserver.signing_key` names cannot be read.
-    #[error("cannot read the signing key {}: {source}; {}", path.display(), mend_of_reading(source, path))]
+    #[error("cannot read the signing key {}: {}; {}", path.display(), in_words(source), mend_of_reading(source, path))]
     Unreadable {
         /// Which file.
         path: PathBuf,
@@ -65,7 +66,7 @@ pub enum KeyError {
         source: io::Error,
     },
     /// The file to import cannot be read.
-    #[error("cannot read {}: {source}; {}", path.display(), mend_of_importing(source))]
+    #[error("cannot read {}: {}; {}", path.display(), in_words(source), mend_of_importing(source))]
     NoSource {
         /// Which file.
         path: PathBuf,
@@ -105,7 +106,7 @@ pub enum KeyError {
     #[error("{} exists already; use --force to replace it", .0.display())]
     Exists(PathBuf),
     /// The file cannot be written.
-    #[error("cannot write the signing key {}: {source}; {}", path.display(), mend_of_writing(source))]
+    #[error("cannot write the signing key {}: {}; {}", path.display(), in_words(source), mend_of_writing(source))]
     Unwritable {
         /// Which file.
         path: PathBuf,
@@ -367,7 +368,7 @@ fn mend_of_database(folder: &Path, why: &io::Error) -> String {
              then `media-sidecar key import record.hex`"
         )
     } else {
-        format!("it holds no conduit.db ({why}); name Conduit's database_path, the folder with conduit.db")
+        "it holds no conduit.db; name Conduit's database_path, the folder with conduit.db".to_owned()
     }
 }
 
