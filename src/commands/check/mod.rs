@@ -60,9 +60,14 @@ pub fn check(path: Option<&Path>, out: &mut impl Write) -> Result<bool, Failure>
     let homeserver = check_homeserver(&config, key.as_ref(), &mut report)?;
     check_data_dir(&config, &mut report)?;
     if let Some(key) = key {
-        let outside = proxy::Outside::find(&config, &key)?;
-        let state = service::check(&config, &outside, homeserver, &mut report)?;
-        proxy::check(&config, &outside, (state, homeserver), &mut report)?;
+        match proxy::Outside::find(&config, &key) {
+            Ok(outside) => {
+                let state = service::check(&config, &outside, homeserver, &mut report)?;
+                proxy::check(&config, &outside, (state, homeserver), &mut report)?;
+            }
+            // A `ca_file` that is none, for instance.
+            Err(why) => report.say(Level::Fail, "service and proxy", in_words(&why))?,
+        }
     } else {
         report.say(
             Level::Warn,
