@@ -15,7 +15,7 @@ use crate::bridge::Bridge;
 use crate::config::{Config, Live};
 use crate::disk::{Disk, SystemDisk};
 use crate::error::{Error, Result};
-use crate::federation::{Federation, Parts, SigningKey};
+use crate::federation::{Federation, KeyFile, Parts, SigningKey};
 use crate::homeserver::Homeserver;
 use crate::matrix::{Clock, Moment, Monotonic, Mxc, Random, ServerName, Timestamp};
 use crate::media::{ANIMATION_TIMEOUT, Library, Making};
@@ -172,6 +172,7 @@ impl App {
         accounts.reload(&config.homeserver);
         let parts = Parts {
             signing_key,
+            key_file: KeyFile::locate(&config.homeserver.signing_key),
             homeserver,
             catalog: Arc::clone(&catalog),
             names: Arc::clone(&names),

@@ -282,6 +282,16 @@ struct Inside {
     source: Box<dyn StdError + Send + Sync>,
 }
 
+/// An error of the system in words, without Rust's number for it, nor the name that a temporary file would have had.
+pub(crate) fn in_words(error: &impl fmt::Display) -> String {
+    let text = error.to_string();
+    let text = text.split_once(" at path \"").map_or(text.as_str(), |(words, _)| words);
+    match text.split_once(" (os error ") {
+        Some((words, rest)) => format!("{words}{}", rest.split_once(')').map_or("", |(_, rest)| rest)),
+        None => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,5 +326,14 @@ mod tests {
         assert_eq!(Kind::UploadTooLarge.row().status, 413);
         assert_eq!(Kind::RemoteTooLarge.row().status, 502);
         assert_eq!(Kind::UploadTooLarge.row().errcode, Kind::RemoteTooLarge.row().errcode);
+    }
+
+    #[test]
+    fn errors_of_the_system_are_told_without_numbers() {
+        let error = std::io::Error::from_raw_os_error(2);
+        assert_eq!(in_words(&error), "No such file or directory");
+        assert_eq!(in_words(&format!("a: {error}, b")), "a: No such file or directory, b");
+        assert_eq!(in_words(&"it rains"), "it rains");
+        assert_eq!(in_words(&"No room at path \"/a/.tmpx\""), "No room");
     }
 }

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::config::ListenAddr;
+use crate::error::in_words;
 
 /// A socket to accept from.
 #[derive(Debug)]
@@ -108,11 +109,19 @@ impl Listener {
         }
     }
 }
+/// What to do about an address that cannot be listened on.
+const MENDS: [(io::ErrorKind, &str); 3] = [
+    (io::ErrorKind::AddrInUse, "stop what listens there, or set `listen`"),
+    (io::ErrorKind::NotFound, "make its folder, or set `listen`"),
+    (io::ErrorKind::AddrNotAvailable, "it is no address of this machine; set `listen`"),
+];
 
 /// Opens the sockets of `addresses`. A Unix socket that an earlier run left is replaced, and may be used by its group.
 pub fn bind(addresses: &[ListenAddr]) -> io::Result<Vec<Listener>> {
     let with_address = |address: &ListenAddr, error: io::Error| {
-        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+        let mend =
+            MENDS.iter().find(|(kind, _)| *kind == error.kind()).map_or("set `listen`", |(_, mend)| *mend);
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {}; {mend}", in_words(&error)))
     };
     let bind_one = |address: &ListenAddr| match address {
         ListenAddr::Tcp(address) => {

@@ -116,7 +116,10 @@ enum Key {
         config: ConfigArg,
     },
     /// Copy the homeserver's key into the file that `homeserver.signing_key` names
-    #[command(after_help = "Example: media-sidecar key import --conduit-db /var/lib/matrix-conduit")]
+    #[command(
+        after_help = "Example: media-sidecar key import --conduit-db /var/lib/matrix-conduit",
+        override_usage = "media-sidecar key import [OPTIONS] FILE\n       media-sidecar key import [OPTIONS] --conduit-db DIR"
+    )]
     Import {
         /// Which configuration.
         #[command(flatten)]

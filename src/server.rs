@@ -194,13 +194,8 @@ struct Route {
 pub async fn run(app: Arc<App>, listeners: Vec<Listener>, stop: impl Future<Output = ()>) {
     let (stopping, stopped) = watch::channel(());
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let server = Arc::new(Server {
-        app: Arc::clone(&app),
-        routes: routes(),
-        stopped,
-        places: Arc::clone(&places),
-        fingerprint: app.federation.fingerprint(),
-    });
+    let server =
+        Arc::new(Server { app: Arc::clone(&app), routes: routes(), stopped, places: Arc::clone(&places) });
     let mut tasks = JoinSet::new();
     housekeeping::start(&app, &mut tasks);
     let mut accepting = JoinSet::new();
@@ -311,8 +306,6 @@ struct Server {
     stopped: watch::Receiver<()>,
     /// One for each connection.
     places: Arc<Semaphore>,
-    /// Whose sidecar this is.
-    fingerprint: String,
 }
 
 impl Server {
@@ -331,7 +324,8 @@ impl Server {
         let (name, route) = found.as_ref().map_or(("-", None), |found| (found.value.name, Some(found.value)));
         let mark = route.is_none().then(|| {
             let target = request::target(&uri);
-            Mark::of(&self.fingerprint, &target, request.version(), request.headers()).to_string()
+            Mark::of(&self.app.federation.fingerprint(), &target, request.version(), request.headers())
+                .to_string()
         });
         // Who asks how we are is not to keep us busy.
         let busy = route.filter(|route| route.column != Column::Own).map(|_| self.app.activity.begin());

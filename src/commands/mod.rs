@@ -13,7 +13,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use crate::config::{self, Config, Loaded, Problems};
-use crate::federation::{KeyError, LoadedKey, SigningKey};
+use crate::federation::{KeyError, KeyFile, LoadedKey};
 
 pub use self::bench_fill::bench_fill;
 pub use self::check::check;
@@ -42,13 +42,7 @@ pub fn load_config_quietly(given: Option<&Path>) -> Result<Config, Failure> {
     Ok(loaded.config)
 }
 
-/// The signing key: the credential `signing.key` that systemd handed over, else the file that `homeserver.signing_key` names,
-/// whose mode is checked. A credential is guarded by systemd, by means that its mode does not show.
+/// The signing key: the credential `signing.key` that systemd handed over, else the file that `homeserver.signing_key` names.
 fn load_signing_key(config: &Config) -> Result<LoadedKey, KeyError> {
-    let folder = std::env::var_os("CREDENTIALS_DIRECTORY");
-    let credential = folder.map(|folder| Path::new(&folder).join("signing.key")).filter(|path| path.exists());
-    match credential {
-        Some(path) => Ok(LoadedKey { key: SigningKey::read_credential(&path)?, warning: None }),
-        None => SigningKey::load(&config.homeserver.signing_key),
-    }
+    KeyFile::locate(&config.homeserver.signing_key).load()
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::yaml::{Broken, YamlFile};
 use super::{Problem, Problems};
+use crate::error::in_words;
 use crate::matrix::len_u64;
 
 /// Where a configuration is looked for that `--config` does not name.
@@ -69,7 +70,7 @@ pub(super) fn read(path: &Path) -> Result<YamlFile, Broken> {
             "this user may not read it; let everybody read it (it holds no secret), or run this as root"
                 .to_owned()
         } else {
-            format!("cannot read it: {why}")
+            format!("cannot read it: {}", in_words(&why))
         })
     })?;
     if len_u64(bytes.len()) > MAX_FILE {

@@ -161,7 +161,8 @@ impl Federation {
             Ok(answer) => reading.read(answer),
             Err(error) => Attempt::Down(error),
         };
-        let signed = Some(&self.signing_key);
+        let signing_key = self.signing_key();
+        let signed = Some(&*signing_key);
         match family {
             Family::Msc1902 => self.either(server_name, |version| {
                 let path = format!("/_matrix/federation/{version}/remote_media/download");

@@ -165,10 +165,11 @@ impl Federation {
             asked.checked_add(half).unwrap_or(until)
         };
         let homeserver = self.homeserver.get_until(&path, half).map_err(RemoteError::from);
+        let signing_key = self.signing_key();
         let own_key =
-            signed_json::decode_base64(&self.signing_key.public_key()).and_then(|key| key.try_into().ok());
+            signed_json::decode_base64(&signing_key.public_key()).and_then(|key| key.try_into().ok());
         let own_keys: Vec<_> =
-            own_key.map(|key| (self.signing_key.key_id().to_owned(), key)).into_iter().collect();
+            own_key.map(|key| (signing_key.key_id().to_owned(), key)).into_iter().collect();
         let by_homeserver =
             homeserver.and_then(|answer| testimony(answer, server_name, &self.server_name, &own_keys, now));
         by_homeserver.ok().or_else(|| {

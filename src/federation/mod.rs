@@ -42,6 +42,7 @@ pub(crate) use self::inbound::{Claim, InboundRequest, Verdict};
 pub(crate) use self::keys::{check_document, check_testimony};
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::signed_json::{Object, canonical, decode_base64, signable};
+pub(crate) use self::signing_key::KeyFile;
 pub use self::signing_key::{KeyError, LoadedKey, Overwrite, SigningKey};
 pub(crate) use self::standing::{Standing, compare_published_key};
 #[cfg(any(fuzzing, test))]
@@ -70,8 +71,10 @@ const UNSTABLE_ASKED: usize = 4096;
 pub(crate) struct Federation {
     /// Our own name.
     server_name: ServerName,
-    /// The homeserver's key.
-    signing_key: SigningKey,
+    /// The homeserver's key. Read again while it is not the one the homeserver publishes.
+    signing_key: RwLock<Arc<SigningKey>>,
+    /// Where it was read.
+    key_file: KeyFile,
     /// Whether it is the one the homeserver publishes.
     standing: RwLock<Standing>,
     /// What follows from the configuration.
@@ -169,6 +172,8 @@ pub(crate) struct Wish {
 pub(crate) struct Parts {
     /// The homeserver's key.
     pub(crate) signing_key: SigningKey,
+    /// Where it was read.
+    pub(crate) key_file: KeyFile,
     /// The neighbour.
     pub(crate) homeserver: Arc<Homeserver>,
     /// Remembers keys and families.
@@ -204,12 +209,13 @@ impl Federation {
         config: &config::Federation,
         parts: Parts,
     ) -> std::result::Result<Self, OutboundError> {
-        let Parts { signing_key, homeserver, catalog, names, clock, monotonic, random } = parts;
+        let Parts { signing_key, key_file, homeserver, catalog, names, clock, monotonic, random } = parts;
         let names = Lookups::from(names);
         let clocks = (Arc::clone(&clock), Arc::clone(&monotonic));
         Ok(Self {
             server_name,
-            signing_key,
+            signing_key: RwLock::new(Arc::new(signing_key)),
+            key_file,
             standing: RwLock::new(Standing::Unknown("not yet compared".to_owned())),
             rules: Live::new(Rules::new(config, &names, clocks, Arc::clone(&random))?),
             names,
@@ -239,7 +245,12 @@ impl Federation {
 
     /// Tells this server's sidecar from any other, see [`SigningKey::fingerprint`].
     pub(crate) fn fingerprint(&self) -> String {
-        self.signing_key.fingerprint(&self.server_name)
+        self.signing_key().fingerprint(&self.server_name)
+    }
+
+    /// The key in force.
+    fn signing_key(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.signing_key.read().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     /// Whether configuration lets us exchange media of `server_name` at all, stored or not.

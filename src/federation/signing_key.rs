@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::conduit_key::{self, Record};
 use super::signed_json::{Object, decode_base64, signable};
 use crate::catalog::{ConduitError, read_conduit_keypair};
+use crate::error::in_words;
 use crate::matrix::{ServerName, Timestamp, len_u64};
 
 /// Algorithm of every Matrix signing key.
@@ -57,7 +58,7 @@ pub struct LoadedKey {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file that `homeserver.signing_key` names cannot be read.
-    #[error("cannot read the signing key {}: {source}; {}", path.display(), mend_of_reading(source, path))]
+    #[error("cannot read the signing key {}: {}; {}", path.display(), in_words(source), mend_of_reading(source, path))]
     Unreadable {
         /// Which file.
         path: PathBuf,
@@ -65,7 +66,7 @@ pub enum KeyError {
         source: io::Error,
     },
     /// The file to import cannot be read.
-    #[error("cannot read {}: {source}; {}", path.display(), mend_of_importing(source))]
+    #[error("cannot read {}: {}; {}", path.display(), in_words(source), mend_of_importing(source))]
     NoSource {
         /// Which file.
         path: PathBuf,
@@ -105,7 +106,7 @@ pub enum KeyError {
     #[error("{} exists already; use --force to replace it", .0.display())]
     Exists(PathBuf),
     /// The file cannot be written.
-    #[error("cannot write the signing key {}: {source}; {}", path.display(), mend_of_writing(source))]
+    #[error("cannot write the signing key {}: {}; {}", path.display(), in_words(source), mend_of_writing(source))]
     Unwritable {
         /// Which file.
         path: PathBuf,
@@ -176,8 +177,8 @@ impl SigningKey {
         Self::parse_file(path, read_file(path).map_err(unreadable)?.as_deref())
     }
 
-    /// Reads the credential that systemd guards, by means that its mode does not show.
-    pub fn read_credential(path: &Path) -> Result<Self, KeyError> {
+    /// Reads the credential of systemd, whatever its mode.
+    fn read_credential(path: &Path) -> Result<Self, KeyError> {
         let unreadable = |source| KeyError::Unreadable { path: path.to_owned(), source };
         Self::parse_file(path, read_file(path).map_err(unreadable)?.as_deref())
     }
@@ -367,7 +368,7 @@ fn mend_of_database(folder: &Path, why: &io::Error) -> String {
              then `media-sidecar key import record.hex`"
         )
     } else {
-        format!("it holds no conduit.db ({why}); name Conduit's database_path, the folder with conduit.db")
+        "it holds no conduit.db; name Conduit's database_path, the folder with conduit.db".to_owned()
     }
 }
 
@@ -381,6 +382,45 @@ fn mend_of_sqlite(why: &ConduitError) -> String {
         }
         ConduitError::Unusable(why) => {
             format!("{why}; is it Conduit's database? name its database_path, the folder with conduit.db")
+        }
+    }
+}
+
+/// Where the service has its key from.
+#[derive(Clone, Debug)]
+pub(crate) enum KeyFile {
+    /// The credential `signing.key` that systemd handed over at the start.
+    Credential(PathBuf),
+    /// The file that `homeserver.signing_key` names.
+    File(PathBuf),
+}
+
+impl KeyFile {
+    /// The credential if there is one, else the `configured` file.
+    pub(crate) fn locate(configured: &Path) -> Self {
+        let folder = std::env::var_os("CREDENTIALS_DIRECTORY");
+        let credential = folder.map(|folder| Path::new(&folder).join("signing.key"));
+        match credential.filter(|path| path.exists()) {
+            Some(path) => Self::Credential(path),
+            None => Self::File(configured.to_owned()),
+        }
+    }
+
+    /// Reads the key. A file's mode is checked; a credential is guarded by systemd, by means that its mode does not show.
+    pub(crate) fn load(&self) -> Result<LoadedKey, KeyError> {
+        match self {
+            Self::Credential(path) => {
+                Ok(LoadedKey { key: SigningKey::read_credential(path)?, warning: None })
+            }
+            Self::File(path) => SigningKey::load(path),
+        }
+    }
+
+    /// What makes a running service take another key.
+    pub(crate) fn how_to_renew(&self) -> &'static str {
+        match self {
+            Self::Credential(_) => "then restart the service: systemd hands the key over at the start",
+            Self::File(_) => "the file is read again within a minute, without a restart",
         }
     }
 }

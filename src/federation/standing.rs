@@ -4,10 +4,11 @@
 //! of them would be refused.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
 
 use serde::Deserialize;
 
-use super::{Federation, SigningKey};
+use super::{Federation, LoadedKey, SigningKey};
 use crate::error::{Error, Kind, Result};
 use crate::homeserver::Homeserver;
 use crate::matrix::ServerName;
@@ -43,11 +44,14 @@ struct PublishedKey {
 }
 
 impl Federation {
-    /// Compares our key with the published one and remembers the outcome. Blocks.
+    /// Compares our key with the published one and remembers the outcome. While they differ the key file is read again, so that
+    /// putting the right key there is enough. Blocks.
     pub(crate) fn compare_published_key(&self) -> Standing {
-        let standing = compare_published_key(&self.homeserver, &self.server_name, &self.signing_key);
-        let standing = standing.unwrap_or_else(Standing::Unknown);
-        let mut remembered = self.standing.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut standing = self.compare();
+        if matches!(standing, Standing::Differs(_)) && self.reread_key() {
+            standing = self.compare();
+        }
+        let mut remembered = self.standing.write().unwrap_or_else(PoisonError::into_inner);
         // A homeserver that cannot be asked has not taken back what it said.
         if matches!((&*remembered, &standing), (Standing::Differs(_), Standing::Unknown(_))) {
             return remembered.clone();
@@ -58,7 +62,10 @@ impl Federation {
                     tracing::warn!(why, "cannot compare the signing key with the homeserver's");
                 }
                 Standing::Agrees => {
-                    tracing::info!(key_id = self.signing_key.key_id(), "the signing key is the homeserver's");
+                    tracing::info!(
+                        key_id = self.signing_key().key_id(),
+                        "the signing key is the homeserver's"
+                    );
                 }
                 Standing::Differs(what) => tracing::error!("{what}"),
             }
@@ -67,9 +74,47 @@ impl Federation {
         standing
     }
 
+    /// What is wrong with our key, if it was not the published one and still is not. Blocks.
+    pub(crate) fn key_problem(&self) -> Option<String> {
+        let known = self.standing.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let now = if matches!(known, Standing::Differs(_)) { self.compare_published_key() } else { known };
+        match now {
+            Standing::Differs(what) => Some(what),
+            Standing::Agrees | Standing::Unknown(_) => None,
+        }
+    }
+
+    /// One comparison.
+    fn compare(&self) -> Standing {
+        let (key, renew) = (self.signing_key(), self.key_file.how_to_renew());
+        let compared = compare_published_key(&self.homeserver, &self.server_name, &key, renew);
+        compared.unwrap_or_else(Standing::Unknown)
+    }
+
+    /// Takes the key that the file has now, if it is another one. Whether it is.
+    fn reread_key(&self) -> bool {
+        let LoadedKey { key, warning } = match self.key_file.load() {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                tracing::warn!(%error, "the signing key cannot be read again");
+                return false;
+            }
+        };
+        let old = self.signing_key();
+        if (key.key_id(), key.public_key()) == (old.key_id(), old.public_key()) {
+            return false;
+        }
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}");
+        }
+        tracing::info!(key_id = key.key_id(), "the signing key was read again");
+        *self.signing_key.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+        true
+    }
+
     /// Refuses outbound work that needs our signature while the keys differ.
     pub(super) fn check_standing(&self) -> Result<()> {
-        match &*self.standing.read().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        match &*self.standing.read().unwrap_or_else(PoisonError::into_inner) {
             Standing::Unknown(_) | Standing::Agrees => Ok(()),
             Standing::Differs(_) => Err(Error::new(
                 Kind::RemoteFailed,
@@ -79,11 +124,13 @@ impl Federation {
     }
 }
 
-/// Compares `key` with what the homeserver of `server_name` publishes. The error says why nothing could be seen.
+/// Compares `key` with what the homeserver of `server_name` publishes; `renew` says what makes the service take another. The error
+/// says why nothing could be seen.
 pub(crate) fn compare_published_key(
     homeserver: &Homeserver,
     server_name: &ServerName,
     key: &SigningKey,
+    renew: &str,
 ) -> std::result::Result<Standing, String> {
     let path = "/_matrix/key/v2/server";
     let answer = homeserver.get(path, None).map_err(|error| error.to_string())?;
@@ -94,7 +141,7 @@ pub(crate) fn compare_published_key(
     let published: Published = serde_json::from_slice(&body).map_err(|error| format!("{path}: {error}"))?;
     if published.server_name != server_name.as_str() {
         return Ok(Standing::Differs(format!(
-            "the homeserver calls itself {}, server_name says {server_name}: set server_name to the name in user IDs",
+            "the homeserver calls itself {}, server_name says {server_name}: set server_name to the name in user IDs and restart",
             published.server_name
         )));
     }
@@ -105,7 +152,7 @@ pub(crate) fn compare_published_key(
     let theirs: Vec<_> = published.verify_keys.iter().map(|(id, key)| format!("{id} {}", key.key)).collect();
     Ok(Standing::Differs(format!(
         "the signing key here is {key_id} {ours}, the homeserver publishes {}: import the homeserver's key with \
-         `media-sidecar key import`",
+         `media-sidecar key import --force FILE`; {renew}",
         theirs.join(", ")
     )))
 }

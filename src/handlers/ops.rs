@@ -18,8 +18,10 @@ pub(crate) async fn health(app: &Arc<App>) -> Result<Response> {
         (Arc::clone(&app.store.catalog), Arc::clone(&app.store.blobs), Arc::clone(&app.accounts));
     let database = app.bridge.run(Pool::Disk, move || Ok(catalog.check().err().map(|error| error.causes())));
     let store = app.bridge.run(Pool::Disk, move || Ok(blobs.check().err().map(|error| error.to_string())));
-    let homeserver =
-        app.bridge.run(Pool::Homeserver, move || Ok(accounts.check().err().map(|error| error.causes())));
+    let federation = Arc::clone(&app.federation);
+    let homeserver = app.bridge.run(Pool::Homeserver, move || {
+        Ok(accounts.check().err().map(|error| error.causes()).or_else(|| federation.key_problem()))
+    });
     let (database, store, homeserver) = tokio::try_join!(database, store, homeserver)?;
 
     let failing = database.is_some() || store.is_some() || homeserver.is_some();

@@ -413,6 +413,26 @@ fn a_configuration_that_cannot_be_read_is_told() {
 }
 
 #[test]
+fn an_authority_that_cannot_be_read_is_told() {
+    let folder = Folder::new("federation: {ca_file: nope.pem}\n");
+    let output = command(folder.folder.path())
+        .arg("check")
+        .env("SIDECAR_SERVER_NAME", "127.0.0.1:1")
+        .output()
+        .unwrap();
+    let report = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{report}");
+    let line = report
+        .lines()
+        .find(|line| line.contains("federation.ca_file nope.pem"))
+        .unwrap_or_else(|| panic!("{report}"));
+    assert!(
+        line.starts_with("FAIL") && line.contains("No such file") && !line.contains("os error"),
+        "{line}"
+    );
+}
+
+#[test]
 fn too_little_room_for_one_upload_is_told() {
     let front = Front::start(Manners::default());
     let deployment = Deployment::behind(&front);

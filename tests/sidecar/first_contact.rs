@@ -140,3 +140,21 @@ fn a_proxys_configuration_follows_a_public_host_and_offers_a_fallback() {
     let refused = print(&["--public-host", "https://matrix.example.org"]);
     assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
 }
+
+#[test]
+fn an_address_that_is_taken_is_told_with_the_mend() {
+    let folder = Folder::new("");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (listen, words) in [
+        (address.as_str(), "Address already in use; stop what listens there, or set `listen`"),
+        ("unix:/nope/x.sock", "No such file or directory; make its folder, or set `listen`"),
+    ] {
+        let output =
+            command(folder.folder.path()).arg("serve").env("SIDECAR_LISTEN", listen).output().unwrap();
+        assert_eq!(
+            text(&output.stderr).lines().last(),
+            Some(&*format!("media-sidecar: cannot listen on {listen}: {words}"))
+        );
+    }
+}

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 
 use crate::binary::{Folder, command, text};
-use crate::harness::OUR_KEY;
+use crate::harness::{Homeserver, OUR_KEY, OURS, Peer, RemoteKey, Reply, Setup, eventually};
 
 /// A user without rights, where tests run as root.
 const NOBODY: u32 = 65534;
@@ -131,4 +131,52 @@ fn what_is_no_sqlite_of_conduit_is_told_with_the_next_step() {
         let advises_itself = told.contains("key import`") || told.contains("key import FILE`");
         assert!(!advises_itself && told.lines().count() == 1, "{told}");
     }
+}
+
+#[test]
+fn with_a_wrong_key_health_says_so_and_the_right_one_in_the_file_is_enough() {
+    // The homeserver's real key is another than the one this sidecar started with.
+    let real = RemoteKey::new(2);
+    let document = real.document(OURS, i64::MAX);
+    let homeserver = Homeserver::with(move |request| {
+        (request.path() == "/_matrix/key/v2/server").then(|| Reply::json(200, &document))
+    });
+    let remote = Peer::tls(|_| {
+        Reply::new(200).header("Content-Type", "image/png").header("Content-Disposition", "inline").body(b"x")
+    });
+    let mut setup = Setup::new().beside(homeserver);
+    let file = setup.folder.path().join("signing.key");
+    std::fs::write(&file, OUR_KEY).unwrap();
+    set_mode(&file, 0o600);
+    setup.config.homeserver.signing_key = file.clone();
+    let sidecar = setup.start();
+    let health = || {
+        let answer = sidecar.anonymous().get("/_sidecar/health");
+        (answer.status, answer.json()["homeserver"].as_str().unwrap().to_owned())
+    };
+    eventually("the keys are compared", || health().0 == 503);
+    let told = health().1;
+    for words in
+        ["ed25519:1 ", "the homeserver publishes ed25519:r2 ", "key import --force", "without a restart"]
+    {
+        assert!(told.contains(words), "{words} is not in {told}");
+    }
+    let download = format!("/_matrix/client/v1/media/download/{}/x", remote.name());
+    assert_eq!(sidecar.alice().get(&download).status, 502);
+    assert!(remote.requests().is_empty());
+    let mark = || sidecar.anonymous().get("/nothing").header("x-media-sidecar").unwrap().to_owned();
+    let old_mark = mark();
+
+    // A file that everybody can read is not taken.
+    let seed = data_encoding::BASE64_NOPAD.encode(real.key.as_bytes());
+    std::fs::write(&file, format!("ed25519 r2 {seed}\n")).unwrap();
+    set_mode(&file, 0o644);
+    assert_eq!(health().0, 503);
+    set_mode(&file, 0o600);
+    assert_eq!(health(), (200, "ok".to_owned()));
+    assert_eq!(sidecar.alice().get(&download).status, 200);
+    let signed = remote.requests().iter().any(|request| {
+        request.header("authorization").is_some_and(|header| header.contains("key=\"ed25519:r2\""))
+    });
+    assert!(signed && mark() != old_mark, "{:?}", remote.requests());
 }

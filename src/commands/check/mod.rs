@@ -8,7 +8,7 @@ mod report;
 mod service;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -16,8 +16,9 @@ use serde_json::Value;
 use self::report::{Level, Report};
 use super::{Failure, load_config, load_signing_key, runtime};
 use crate::app::Surroundings;
-use crate::config::{Config, Size, redacted};
-use crate::federation::{SigningKey, Standing, compare_published_key};
+use crate::config::{Config, Size, find as find_config, redacted};
+use crate::error::in_words;
+use crate::federation::{KeyFile, SigningKey, Standing, compare_published_key};
 use crate::homeserver::{Homeserver, IN_CIRCLES};
 use crate::matrix::Timestamp;
 use crate::outbound::Answer;
@@ -36,12 +37,12 @@ const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
 const EARLIEST: Timestamp = Timestamp(1_767_225_600_000);
 
 /// Judges the deployment and tells `out`. `Ok(false)` when anything fails.
-pub fn check(config: Option<&Path>, out: &mut impl Write) -> Result<bool, Failure> {
+pub fn check(path: Option<&Path>, out: &mut impl Write) -> Result<bool, Failure> {
     let runtime = runtime()?;
     // SRV records are asked for inside it.
     let _inside = runtime.enter();
     let mut report = Report::new(out);
-    let loaded = match load_config(config) {
+    let loaded = match load_config(path) {
         Ok(loaded) => loaded,
         Err(problems) => {
             for problem in problems.0 {
@@ -54,14 +55,26 @@ pub fn check(config: Option<&Path>, out: &mut impl Write) -> Result<bool, Failur
         report.say(Level::Warn, "configuration", warning)?;
     }
     let config = loaded.config;
-    report.say(Level::Ok, "configuration", format!("server_name is {}", config.server_name))?;
+    let file = find_config(path).map(|file| format!(" ({})", file.display())).unwrap_or_default();
+    report.say(Level::Ok, "configuration", format!("server_name is {}{file}", config.server_name))?;
     let key = check_key(&config, &mut report)?;
     let homeserver = check_homeserver(&config, key.as_ref(), &mut report)?;
     check_data_dir(&config, &mut report)?;
     if let Some(key) = key {
-        let outside = proxy::Outside::find(&config, &key)?;
-        let state = service::check(&config, &outside, homeserver, &mut report)?;
-        proxy::check(&config, &outside, (state, homeserver), &mut report)?;
+        match proxy::Outside::find(&config, &key) {
+            Ok(outside) => {
+                let state = service::check(&config, &outside, homeserver, &mut report)?;
+                proxy::check(&config, &outside, (state, homeserver), &mut report)?;
+            }
+            // A `ca_file` that is none, for instance.
+            Err(why) => report.say(Level::Fail, "service and proxy", in_words(&why))?,
+        }
+    } else {
+        report.say(
+            Level::Warn,
+            "service and proxy",
+            "not looked at without the signing key, by which we know our own",
+        )?;
     }
     Ok(!report.has_failed())
 }
@@ -106,7 +119,7 @@ fn check_homeserver(
                     "{url}: {why}; set homeserver.url to the homeserver's own address, not the proxy's or ours"
                 )
             } else {
-                format!("{url} does not answer ({why}); start it or set homeserver.url")
+                format!("{url} does not answer ({}); start it or set homeserver.url", in_words(&why))
             };
             report.say(Level::Fail, "homeserver", finding)?;
             return Ok(Neighbour::Unwell);
@@ -115,7 +128,8 @@ fn check_homeserver(
     report.say(Level::Ok, "homeserver", format!("{url} answers"))?;
     check_clock(&answer, report)?;
     let announces = read_json(answer).as_ref().is_some_and(supports_authenticated_media);
-    let standing = key.map(|key| compare_published_key(&homeserver, &config.server_name, key));
+    let renew = KeyFile::locate(&config.homeserver.signing_key).how_to_renew();
+    let standing = key.map(|key| compare_published_key(&homeserver, &config.server_name, key, renew));
     let differs = matches!(standing, Some(Ok(Standing::Differs(_))));
     match standing {
         None => {}
@@ -178,7 +192,9 @@ fn check_clock(answer: &Answer, report: &mut Report<'_, impl Write>) -> Result<(
 /// Whether the data directory can be written and has room.
 fn check_data_dir(config: &Config, report: &mut Report<'_, impl Write>) -> Result<(), Failure> {
     let path = &config.data_dir;
-    let shown = path.display();
+    // Without the dots in between.
+    let shown = path.components().collect::<PathBuf>();
+    let shown = shown.display();
     if !path.exists() {
         return report.say(
             Level::Warn,
@@ -195,7 +211,8 @@ fn check_data_dir(config: &Config, report: &mut Report<'_, impl Write>) -> Resul
         }
     }
     if let Err(error) = tempfile::tempfile_in(path) {
-        let finding = format!("{shown} cannot be written ({error}); give it to the user the service runs as");
+        let why = in_words(&error);
+        let finding = format!("{shown} cannot be written ({why}); give it to the user the service runs as");
         return report.say(Level::Fail, "data directory", finding);
     }
     let space = rustix::fs::statvfs(path).map(|space| space.f_bavail.saturating_mul(space.f_frsize));

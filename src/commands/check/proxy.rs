@@ -12,6 +12,7 @@ use super::{Failure, Neighbour, read_json, supports_authenticated_media};
 use crate::app::Surroundings;
 use crate::commands::delegation::Delegation;
 use crate::config::Config;
+use crate::error::in_words;
 use crate::federation::{Endpoint, SigningKey};
 use crate::mark::{MARK, Mark};
 use crate::outbound::{Answer, Get, Guard, Limits, Outbound, OutboundError};
@@ -289,7 +290,7 @@ impl Outside {
         ];
         let answer = self
             .get(endpoint, &target, &headers)
-            .map_err(|error| format!("no answer ({}); see to the proxy", plain(&error)))?;
+            .map_err(|error| format!("no answer ({}); see to the proxy", in_words(&error)))?;
         let mark = self.mark_of(&answer)?;
         let mut faults = Vec::new();
         if !mark.has_target(&target) {
@@ -326,7 +327,7 @@ impl Outside {
         let answer = match with(endpoint, &target, &headers, |get| self.outbound.post(get, &body)) {
             Ok(answer) => answer,
             Err(error) => {
-                return Some(format!("an upload of 1.1 MB breaks off ({}); {mend}", plain(&error)));
+                return Some(format!("an upload of 1.1 MB breaks off ({}); {mend}", in_words(&error)));
             }
         };
         match self.mark_of(&answer) {
@@ -402,10 +403,10 @@ fn fault_of_cors(answer: &Answer) -> Option<String> {
 
 /// What a door where nobody answers needs.
 fn mend_of_silence(error: &OutboundError, endpoint: &Endpoint) -> String {
-    let why = plain(error);
+    let why = in_words(error);
     match error {
         OutboundError::Unresolved => "the name has no address; see to its DNS records".to_owned(),
-        OutboundError::Tls(_) => format!("no secure connection ({why}); see to the proxy's certificate"),
+        OutboundError::Tls(cause) => fault_of_certificate(cause),
         OutboundError::Timeout => {
             "nobody answers in time; is the address right, and does a firewall let it through?".to_owned()
         }
@@ -422,10 +423,26 @@ fn mend_of_silence(error: &OutboundError, endpoint: &Endpoint) -> String {
     }
 }
 
-/// An error without the system's number for it.
-fn plain(error: &OutboundError) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
+/// What is wrong with the certificate, or with TLS.
+fn fault_of_certificate(cause: &str) -> String {
+    let told = |word: &str| cause.contains(word);
+    if told("UnknownIssuer") {
+        "its certificate is from nobody whom others trust; use one of a public authority, or in a private federation name its \
+         authority in federation.ca_file"
+            .to_owned()
+    } else if told("CaUsedAsEndEntity") {
+        "its certificate is an authority's own, which nobody takes for a server; let it sign one for the server's name".to_owned()
+    } else if told("expired") || told("Expired") {
+        "its certificate has expired; renew it and reload the proxy".to_owned()
+    } else if told("not valid yet") || told("NotValidYet") {
+        "its certificate is not valid yet; see to the clock".to_owned()
+    } else if told("not valid for") || told("NotValidForName") {
+        "its certificate is for another name; let the proxy use one that carries this name".to_owned()
+    } else {
+        format!(
+            "no secure connection ({cause}); see to the proxy's certificate, and whether it speaks TLS on this port"
+        )
+    }
 }
 
 /// Whether servers use a path, and sign what they ask for.
@@ -478,6 +495,20 @@ mod tests {
             assert!(UPLOAD_PREFIXES.iter().any(|prefix| path.starts_with(prefix)), "{path}");
         }
         assert!(UPLOAD_PREFIXES.iter().all(|prefix| PROXY_PREFIXES.contains(prefix)));
+    }
+
+    #[test]
+    fn faults_of_certificates_are_told_in_words() {
+        for (cause, words) in [
+            ("invalid peer certificate: UnknownIssuer", "from nobody whom others trust"),
+            ("invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))", "an authority's own"),
+            ("invalid peer certificate: certificate expired: verification time 1 (UNIX)", "has expired"),
+            ("invalid peer certificate: certificate not valid yet: verification time", "see to the clock"),
+            ("invalid peer certificate: certificate not valid for name \"a\"", "is for another name"),
+            ("received corrupt message of type InvalidContentType", "whether it speaks TLS on this port"),
+        ] {
+            assert!(fault_of_certificate(cause).contains(words), "{cause}");
+        }
     }
 
     #[test]

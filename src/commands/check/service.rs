@@ -6,6 +6,7 @@ use super::proxy::{Outside, PROBE};
 use super::report::{Level, Report};
 use super::{Failure, Neighbour, read_json};
 use crate::config::{Config, ListenAddr, reachable};
+use crate::error::in_words;
 use crate::mark::{MARK, Mark};
 use crate::outbound::{Answer, Get, Outbound, OutboundError};
 
@@ -114,7 +115,10 @@ fn tell_silence(
         report.say(Level::Warn, "service", finding)?;
         return Ok(State::Runs);
     }
-    let finding = format!("nobody answers at {address} ({why}); start it (`systemctl start media-sidecar`)");
+    let finding = format!(
+        "nobody answers at {address} ({}); start it (`systemctl start media-sidecar`)",
+        in_words(why)
+    );
     report.say(Level::Fail, "service", finding)?;
     Ok(State::Silent)
 }
@@ -124,7 +128,7 @@ fn ailments(outbound: &Outbound, base_url: &str, homeserver: Neighbour) -> Optio
     let answer = match ask(outbound, &format!("{base_url}/_sidecar/health")) {
         Ok(answer) if answer.status() == 200 => return None,
         Ok(answer) => answer,
-        Err(error) => return Some(format!("its health is not told ({error})")),
+        Err(error) => return Some(format!("its health is not told ({})", in_words(&error))),
     };
     let status = answer.status();
     let Some(health) = read_json(answer) else { return Some(format!("its health answers {status}")) };
