@@ -96,6 +96,9 @@ fn check_text(text: Option<&str>, max: usize) {
 
 /// Checks an address: one that may be fetched and shown.
 fn check_url(url: &Url) {
+    if url.as_str().starts_with("data:image/") {
+        return;
+    }
     assert!(matches!(url.scheme(), "http" | "https") && url.has_host(), "{url}");
     assert!(url.username().is_empty() && url.password().is_none(), "credentials: {url}");
     assert!(!url.as_str().contains(|c: char| c.is_control() || c.is_whitespace()), "{url}");

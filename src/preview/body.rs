@@ -353,14 +353,16 @@ impl Body {
     fn rank(&mut self, image: RawImage, is_ornament: bool) {
         let sides = [image.width, image.height];
         let is_small = sides.into_iter().flatten().any(|side| side < MIN_SIDE);
-        if is_small || declared::is_placeholder(&image.src) {
+        // What is in the page has no name to judge by.
+        let is_embedded = declared::is_embedded(&image.src);
+        if is_small || (!is_embedded && declared::is_placeholder(&image.src)) {
             return;
         }
         let area = match sides {
             [Some(width), Some(height)] => u64::from(width).saturating_mul(u64::from(height)),
             _ => 0,
         };
-        let name = image.src.to_ascii_lowercase();
+        let name = if is_embedded { String::new() } else { image.src.to_ascii_lowercase() };
         let is_ornament = is_ornament || ORNAMENTS.iter().any(|word| name.contains(word));
         let rank = (!is_ornament, self.main.is_some(), area >= LARGE_AREA, area);
         if let Some(at) = self.images.iter().position(|(_, known)| known.src == image.src) {

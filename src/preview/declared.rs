@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::html::{MAX_VALUE, Tag};
+use super::html::{MAX_EMBEDDED, MAX_VALUE, Tag};
 
 /// The declarations of a page.
 #[derive(Debug, Default)]
@@ -183,7 +183,9 @@ impl RawImage {
         let set = |name: &&str| tag.get(name).and_then(largest_of_set).filter(|src| is_shown(src));
         let src = LATER.iter().find_map(named);
         let src = src.or_else(|| tag.get("data-a-dynamic-image").and_then(largest_of_map));
-        let src = src.or_else(|| named(&"src")).or_else(|| SETS.iter().find_map(set)).or(source)?;
+        let src = src.or_else(|| named(&"src")).or_else(|| SETS.iter().find_map(set)).or(source);
+        let embedded = || tag.get("src").map(str::trim).filter(|src| is_embedded(src)).map(str::to_owned);
+        let src = src.or_else(embedded)?;
         Some(Self::shown(tag, src))
     }
 
@@ -215,6 +217,16 @@ pub(super) fn is_placeholder(src: &str) -> bool {
     let src = src.to_ascii_lowercase();
     PLACEHOLDERS.iter().any(|word| src.contains(word))
 }
+
+/// Whether an address holds a picture itself (`data:`), whole and more than a dot that stands in for another one.
+pub(super) fn is_embedded(src: &str) -> bool {
+    let is_whole = src.len() != MAX_VALUE && src.len() < MAX_EMBEDDED;
+    let is_picture = src.starts_with("data:image/") && !src.starts_with("data:image/svg");
+    is_picture && is_whole && src.len() >= MIN_EMBEDDED
+}
+
+/// The shortest address that is taken for a picture of its own, bytes: shorter ones are blank dots and spinners.
+const MIN_EMBEDDED: usize = 512;
 
 /// Whether an address in the body leads to a picture.
 fn is_shown(src: &str) -> bool {

@@ -329,8 +329,11 @@ impl<L: Listener> Emitter for Bridge<'_, L> {
     #[inline]
     fn push_attribute_value(&mut self, piece: &[u8]) {
         self.begin_value();
-        if let Some((_, start)) = self.kept {
-            push_capped(&mut self.tag.values, piece, start.saturating_add(MAX_VALUE));
+        if let Some((name, start)) = self.kept {
+            let so_far = self.tag.values.get(start..).unwrap_or_default();
+            let is_embedded = name == "src" && so_far.iter().chain(piece).take(EMBEDDED.len()).eq(EMBEDDED);
+            let most = if is_embedded { MAX_EMBEDDED } else { MAX_VALUE };
+            push_capped(&mut self.tag.values, piece, start.saturating_add(most));
         }
     }
 
@@ -415,6 +418,12 @@ const MAX_NAME: usize = 32;
 
 /// Longest value of an attribute, bytes. A URL that is longer is none, a text is cut far shorter.
 pub(super) const MAX_VALUE: usize = 4096;
+
+/// How the address of a picture begins that stands in the page itself.
+const EMBEDDED: &[u8; 11] = b"data:image/";
+
+/// The longest such address that is kept, bytes.
+pub(super) const MAX_EMBEDDED: usize = 256 * 1024;
 
 #[cfg(test)]
 mod tests {

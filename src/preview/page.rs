@@ -262,7 +262,9 @@ impl PageReader {
 fn resolve(base: &Url, candidates: &[RawImage], origin: Origin, images: &mut Vec<Image>) {
     let room = images.len().saturating_add(origin.most()).min(MAX_IMAGES);
     for raw in candidates {
-        let Some(mut url) = absolute(base, &raw.src) else { continue };
+        let is_embedded = declared::is_embedded(&raw.src);
+        let url = if is_embedded { Url::parse(&raw.src).ok() } else { absolute(base, &raw.src) };
+        let Some(mut url) = url else { continue };
         url.set_fragment(None);
         if let Some(known) = images.iter_mut().find(|image| image.url == url) {
             known.width = known.width.or(raw.width);

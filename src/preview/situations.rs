@@ -207,6 +207,25 @@ fn the_site_is_named_by_its_account_if_by_nothing_else() {
 }
 
 #[test]
+fn a_picture_inside_the_page_is_one_if_it_is_whole_and_no_dot() {
+    let data = |kind: &str, length: usize| format!("data:image/{kind};base64,{}", "A".repeat(length));
+    let images =
+        |src: &str, more: &str| html(&format!("<title>T</title><body>{more}<img src='{src}'>")).images;
+    for (kind, length, expected) in
+        [("png", 100_000, 1), ("jpeg", 1000, 1), ("gif", 60, 0), ("svg+xml", 1000, 0), ("png", 300_000, 0)]
+    {
+        let src = data(kind, length);
+        let found = images(&src, "");
+        assert_eq!(found.len(), expected, "{kind} of {length}");
+        assert!(found.iter().all(|image| image.url.as_str() == src));
+    }
+    let found = images(&data("png", 1000), "<img src=/a.jpg>");
+    assert_eq!(found.len(), 2, "beside another");
+    let lazy = html(&format!("<body><img src='{}' data-src=/late.jpg>", data("png", 1000))).images;
+    assert_eq!(lazy.first().map(|image| image.url.path()), Some("/late.jpg"));
+}
+
+#[test]
 fn pictures_are_found_where_pages_keep_them_best_first() {
     for (body, expected) in [
         (
