@@ -159,6 +159,8 @@ impl Huffman {
                 return Ok(*symbol);
             }
         }
+        // Passed over, so that whoever goes on gets on.
+        bits.skip(16);
         Err(ThumbnailError::broken("no such code"))
     }
 }

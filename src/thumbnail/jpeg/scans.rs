@@ -52,6 +52,7 @@ pub(super) fn stream(
     let mut strips = Strips::new(geometry);
     let mut reader = Streamed::new(headers, scan, geometry)?;
     let mut pace = Pace::new(headers, Coverage::none(geometry.mcu_columns, geometry.mcu_rows));
+    pace.goes_on = pace.interval == 0;
     for _ in 0..geometry.mcu_rows {
         for unit in 0..geometry.mcu_columns {
             if pace.advance(bits)? {
@@ -139,6 +140,9 @@ struct Pace {
     is_lost: bool,
     /// Whether nothing more can be read.
     is_ended: bool,
+    /// Whether reading goes on behind a bad code: without markers there is no better place, and browsers show what comes,
+    /// though it may be out of place.
+    goes_on: bool,
     /// What was read.
     coverage: Coverage,
 }
@@ -147,7 +151,7 @@ impl Pace {
     /// At the start of a scan.
     fn new(headers: &Headers, coverage: Coverage) -> Self {
         let interval = headers.tables.restart_interval;
-        Self { interval, since: 0, expected: 0, is_lost: false, is_ended: false, coverage }
+        Self { interval, since: 0, expected: 0, is_lost: false, is_ended: false, goes_on: false, coverage }
     }
 
     /// Goes on to the next unit, behind the marker that belongs before it if one does. Says whether that is so.
@@ -202,7 +206,7 @@ impl Pace {
         };
         if is_good && !bits.is_exhausted() {
             self.coverage.good = self.coverage.good.saturating_add(1);
-        } else {
+        } else if bits.is_exhausted() || !self.goes_on {
             self.is_lost = true;
             self.is_ended = self.interval == 0;
         }

@@ -235,6 +235,22 @@ fn damage_between_two_markers_stays_there() {
 }
 
 #[test]
+fn without_markers_reading_goes_on_behind_a_bad_code() {
+    let bytes = encode(ColorType::Luma, 1, |_| {});
+    let whole = decode(bytes.as_slice(), 1, None).unwrap();
+    let middle = first_scan(&bytes) + (bytes.len() - first_scan(&bytes)) / 2;
+    let mut bad = bytes.clone();
+    // Ones, of which there is no code.
+    bad[middle..middle + 6].copy_from_slice(&[0xff, 0, 0xff, 0, 0xff, 0]);
+    let got = decode(bad.as_slice(), 1, None).unwrap();
+    assert!(got.is_partial);
+    assert!(apart(&got.data, &whole.data, 1, 0..32) < 0.1);
+    let last = &got.data[90 * 187..101 * 187];
+    let is_grey = last.iter().filter(|level| level.abs_diff(128) < 2).count() > last.len() / 2;
+    assert!(!is_grey, "what stands behind is shown");
+}
+
+#[test]
 fn a_lost_marker_costs_the_interval_behind_it() {
     let (bytes, whole) = with_markers();
     for lost in 0..markers(&bytes).len() - 1 {
