@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::config::Guests;
+use crate::config::{self, Guests, Live};
 use crate::error::{Error, Kind, Result};
 use crate::homeserver::Homeserver;
 use crate::matrix::{Moment, Monotonic, UserId};
@@ -57,14 +57,12 @@ const VERSIONS: &str = "/_matrix/client/versions";
 pub(crate) struct Accounts {
     /// Whom to ask.
     homeserver: Arc<Homeserver>,
-    /// How long a good answer is believed.
-    good_for: Duration,
+    /// The operator's word.
+    terms: Live<Terms>,
     /// Answers by credential.
     cache: Cache<CredentialHash, Remembered<Result<Account>>>,
     /// Whether the homeserver leaves questions without an answer.
     silence: Silence,
-    /// What guests may do, by the operator's word; without one it depends on what the homeserver is.
-    guests: Option<Guests>,
     /// What guests may do by what the homeserver is.
     nature: Cache<(), Remembered<Guests>>,
     /// For how long they are remembered.
@@ -125,18 +123,25 @@ struct Software {
     name: String,
 }
 
+/// The operator's word on accounts.
+struct Terms {
+    /// How long a good answer is believed.
+    good_for: Duration,
+    /// What guests may do; without a word it depends on what the homeserver is.
+    guests: Option<Guests>,
+}
+
 impl Accounts {
     /// Asks `homeserver` and believes good answers for `good_for`.
     pub(crate) fn new(homeserver: Arc<Homeserver>, good_for: Duration, clock: Monotonic) -> Self {
         let (cache, nature) = (Cache::new(CACHED_TOKENS), Cache::new(1));
-        Self { homeserver, good_for, cache, silence: Silence::default(), guests: None, nature, clock }
+        let terms = Live::new(Terms { good_for, guests: None });
+        Self { homeserver, terms, cache, silence: Silence::default(), nature, clock }
     }
 
-    /// The same, with the operator's word on guests, if there is one.
-    #[must_use]
-    pub(crate) fn with_guests(mut self, guests: Option<Guests>) -> Self {
-        self.guests = guests;
-        self
+    /// Goes by `config` from now on.
+    pub(crate) fn reload(&self, config: &config::Homeserver) {
+        self.terms.set(Terms { good_for: config.token_cache.0, guests: config.guests });
     }
 
     /// The remembered answer, if there is one. Never blocks.
@@ -157,7 +162,7 @@ impl Accounts {
     pub(crate) fn ask(&self, credential: &Credential) -> Result<Account> {
         let result = self.whoami(credential);
         let good_for = match &result {
-            Ok(_) => self.good_for,
+            Ok(_) => self.terms.get().good_for,
             Err(error) if matches!(error.kind(), Kind::UnknownToken | Kind::Forbidden) => BAD_TOKEN_CACHE,
             Err(_) => return result,
         };
@@ -202,7 +207,7 @@ impl Accounts {
 
     /// What guests may do. Asked only about a guest.
     fn guests(&self) -> Guests {
-        if let Some(guests) = self.guests {
+        if let Some(guests) = self.terms.get().guests {
             return guests;
         }
         let now = (self.clock)();
@@ -213,7 +218,10 @@ impl Accounts {
             Ok(name) if CALL_BOTS_GUESTS.contains(&name.as_str()) => (Guests::Allow, NATURE_KEPT),
             Ok(_) => (Guests::Spec, NATURE_KEPT),
             Err(why) => {
-                tracing::debug!(why, "the homeserver does not say what it is; its guests may only download");
+                tracing::info!(
+                    why,
+                    "the homeserver does not say what it is, so its guests may only download; set homeserver.guests if they are bots"
+                );
                 (Guests::Spec, NO_NATURE_KEPT)
             }
         };
@@ -309,14 +317,15 @@ fn read_versions(said: std::result::Result<Said, String>) -> Result<serde_json::
     }
 }
 
-/// What the homeserver calls itself, in lower case.
+/// What the homeserver calls itself: its first word, in lower case.
 fn read_software(said: Said) -> std::result::Result<String, String> {
     let Said { status, body, .. } = said;
     let version = match (status, body) {
         (200, Some(body)) => serde_json::from_str::<Version>(&body).map_err(|error| error.to_string())?,
         (status, _) => return Err(format!("status {status} for {VERSION}")),
     };
-    Ok(version.server.name.to_ascii_lowercase())
+    let mut words = version.server.name.split(|char: char| !char.is_alphanumeric());
+    Ok(words.next().unwrap_or_default().to_ascii_lowercase())
 }
 
 /// What the homeserver has against a caller, in its own words.

@@ -56,6 +56,8 @@ pub struct App {
     pub(crate) server_name: ServerName,
     /// What is in force.
     config: Live<Config>,
+    /// DNS.
+    names: Arc<dyn Names>,
     /// Who a client is.
     pub(crate) accounts: Arc<Accounts>,
     /// Who a server is.
@@ -167,7 +169,7 @@ impl App {
         let homeserver = Arc::new(homeserver);
         let accounts =
             Accounts::new(Arc::clone(&homeserver), config.homeserver.token_cache.0, Arc::clone(&monotonic));
-        let accounts = accounts.with_guests(config.homeserver.guests);
+        accounts.reload(&config.homeserver);
         let parts = Parts {
             signing_key,
             homeserver,
@@ -180,7 +182,7 @@ impl App {
         let federation = Federation::new(config.server_name.clone(), &config.federation, parts)
             .map_err(|error| Error::internal("preparing requests to other servers", error))?;
         let federation = Arc::new(federation);
-        let fetcher = Fetcher::new(&config.previews, names)
+        let fetcher = Fetcher::new(&config.previews, Arc::clone(&names))
             .map_err(|error| Error::internal("preparing requests to linked pages", error))?;
 
         let parts = (Arc::clone(&catalog), Arc::clone(&blobs), Arc::clone(&federation), fetcher);
@@ -190,6 +192,7 @@ impl App {
         Ok(Arc::new(Self {
             server_name: config.server_name.clone(),
             config: Live::new(config.clone()),
+            names: Arc::clone(&names),
             accounts: Arc::new(accounts),
             federation,
             library: Arc::new(library),
@@ -225,7 +228,16 @@ impl App {
     pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>> {
         let mut config = config.clone();
         let fixed = config.keep_fixed(&self.config.get());
-        self.library.reload(&config);
+        // What can fail comes first: then everything changes, or nothing.
+        let rules = self
+            .federation
+            .prepare(&config.federation)
+            .map_err(|error| Error::internal("preparing requests to other servers", error))?;
+        let fetcher = Fetcher::new(&config.previews, Arc::clone(&self.names))
+            .map_err(|error| Error::internal("preparing requests to linked pages", error))?;
+        self.federation.reload(rules);
+        self.accounts.reload(&config.homeserver);
+        self.library.reload(&config, fetcher);
         self.config.set(config);
         Ok(fixed)
     }

@@ -98,6 +98,19 @@ pub(crate) struct Claim {
     sha256: Sha256,
     /// Its length, bytes.
     size: u64,
+    /// Whether other bytes had its name before.
+    has_replaced_damage: bool,
+}
+
+/// What stands where a blob should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// Nothing.
+    Nothing,
+    /// The blob.
+    Whole,
+    /// Something else.
+    Damaged,
 }
 
 /// Bytes that did not become a durable blob. A file may lie under the blob's name all the same.
@@ -287,21 +300,28 @@ impl Blobs {
         tempfile::tempfile_in(&self.tmp)?.write_all(&[1; 4096])
     }
 
-    /// Whether the file at `path` holds the bytes of `sha256`. They are read once after each opening: a medium or a person may
-    /// have changed them.
-    fn holds(&self, path: &Path, sha256: &Sha256, size: u64) -> bool {
-        let Ok(there) = fs::metadata(path) else { return false };
+    /// What stands at `path`, where the bytes of `sha256` should. They are read once after each opening: a medium or a person may have
+    /// changed them.
+    fn look(&self, path: &Path, sha256: &Sha256, size: u64) -> Found {
+        let Ok(there) = fs::symlink_metadata(path) else { return Found::Nothing };
         if there.is_file() && there.len() == size {
             if self.verified.get(sha256).is_some() {
-                return true;
+                return Found::Whole;
             }
-            if digest(path).is_ok_and(|digest| digest == *sha256) {
-                self.verified.insert(*sha256, ());
-                return true;
+            match digest(path) {
+                Ok(digest) if digest == *sha256 => {
+                    self.verified.insert(*sha256, ());
+                    return Found::Whole;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(%sha256, %error, "a blob cannot be read; the same bytes replace it");
+                    return Found::Damaged;
+                }
             }
         }
-        tracing::error!(%sha256, "a blob is damaged; the same bytes have been uploaded again and replace it");
-        false
+        tracing::error!(%sha256, "a blob is damaged; the same bytes have come again and replace it");
+        Found::Damaged
     }
 
     /// `ab`
@@ -358,9 +378,12 @@ impl Ingest {
         let Self { blobs, temp, hasher, size, .. } = self;
         let sha256 = Sha256::from_bytes(hasher.finalize().into());
         // Claimed first: from here on nobody removes a file of that name.
-        let claim = Claim::new(Arc::clone(&blobs), sha256, size);
+        let mut claim = Claim::new(Arc::clone(&blobs), sha256, size);
         match temp.become_blob(&blobs, &sha256, size) {
-            Ok(()) => Ok(claim),
+            Ok(has_replaced_damage) => {
+                claim.has_replaced_damage = has_replaced_damage;
+                Ok(claim)
+            }
             Err(source) => Err(Unfinished { sha256, source }),
         }
     }
@@ -368,11 +391,12 @@ impl Ingest {
 
 impl TempFile {
     /// Takes the place of a blob of `size` bytes in `blobs`, unless one is there, and makes its name durable. A file of that name
-    /// with other bytes was damaged from outside, and is replaced.
-    fn become_blob(mut self, blobs: &Blobs, sha256: &Sha256, size: u64) -> io::Result<()> {
+    /// with other bytes was damaged from outside, and is replaced; says whether there was one.
+    fn become_blob(mut self, blobs: &Blobs, sha256: &Sha256, size: u64) -> io::Result<bool> {
         let path = blobs.path(sha256);
         let folder = path.parent().unwrap_or(&blobs.root);
-        if !blobs.holds(&path, sha256, size) {
+        let found = blobs.look(&path, sha256, size);
+        if found != Found::Whole {
             self.disk.sync(&self.file)?;
             if fs::symlink_metadata(&path).is_ok_and(|there| there.is_dir()) {
                 // No file can be renamed over a folder. Whoever made it may miss it.
@@ -386,7 +410,8 @@ impl TempFile {
             blobs.verified.insert(*sha256, ());
         }
         // For a file found there too: whoever renamed it may not have come this far.
-        self.disk.sync_folder(folder)
+        self.disk.sync_folder(folder)?;
+        Ok(found == Found::Damaged)
     }
 }
 
@@ -407,7 +432,7 @@ impl Claim {
         let count = claims.entry(sha256).or_default();
         *count = count.saturating_add(1);
         drop(claims);
-        Self { blobs, sha256, size }
+        Self { blobs, sha256, size, has_replaced_damage: false }
     }
 
     /// The blob's name.
@@ -418,6 +443,11 @@ impl Claim {
     /// The blob's length, bytes.
     pub(crate) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Whether other bytes had the blob's name before: what was read of them is wrong.
+    pub(crate) fn has_replaced_damage(&self) -> bool {
+        self.has_replaced_damage
     }
 }
 

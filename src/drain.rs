@@ -6,6 +6,7 @@
 
 use std::future::Future as _;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -43,6 +44,8 @@ pub(crate) struct Draining<S> {
     connection: Arc<Connection>,
     /// Closed when the service stops.
     stopped: watch::Receiver<()>,
+    /// Whether something was written that is not flushed: hyper is through with an answer before all of it is sent.
+    is_sending: bool,
     /// How long the rest of a request is waited for; made when the service stops.
     moment: Option<Pin<Box<Sleep>>>,
 }
@@ -77,17 +80,22 @@ impl Drop for InFlight {
     }
 }
 
-impl<S> Draining<S> {
+impl<S: AsFd> Draining<S> {
     /// `stream`, of which `connection` is known, until `stopped` changes.
     pub(crate) fn new(stream: S, connection: Arc<Connection>, stopped: watch::Receiver<()>) -> Self {
-        Self { stream, connection, stopped, moment: None }
+        Self { stream, connection, stopped, is_sending: false, moment: None }
     }
 
     /// Whether a stream that has nothing to read has ended.
     fn is_over(&mut self, context: &mut Context<'_>) -> bool {
-        if !self.stopped.has_changed().unwrap_or(true)
+        if self.is_sending
+            || !self.stopped.has_changed().unwrap_or(true)
             || self.connection.in_flight.load(Ordering::Acquire) > 0
         {
+            return false;
+        }
+        // The kernel is asked: what the runtime knows of readiness may be old.
+        if rustix::io::ioctl_fionread(&self.stream).is_ok_and(|waiting| waiting > 0) {
             return false;
         }
         if !self.connection.is_expecting.load(Ordering::Acquire) {
@@ -98,7 +106,7 @@ impl<S> Draining<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Draining<S> {
+impl<S: AsyncRead + AsFd + Unpin> AsyncRead for Draining<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -122,11 +130,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Draining<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.is_sending = true;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let poll = Pin::new(&mut self.stream).poll_flush(context);
+        self.is_sending &= poll.is_pending();
+        poll
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -138,6 +149,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Draining<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.is_sending = true;
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 

@@ -128,7 +128,8 @@ impl Error {
 
     /// Our own fault while something was stored, unless the disk has no room left for it: that the client may know.
     pub(crate) fn storing(what: &'static str, source: std::io::Error) -> Self {
-        let is_full = source.kind() == std::io::ErrorKind::StorageFull;
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        let is_full = matches!(source.kind(), StorageFull | QuotaExceeded);
         let inside = Self::internal(what, source);
         if is_full { inside.with_kind(Kind::NoRoom, "no room left on the server") } else { inside }
     }

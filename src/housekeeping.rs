@@ -48,24 +48,29 @@ pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
     ));
 }
 
-/// Looks once for what an interrupted run left, and then after it by the hour.
+/// Looks for what an interrupted run left until that was seen whole, and then after it by the hour.
 async fn tend_orphans(app: Arc<App>) {
-    let (library, store) = (Arc::clone(&app.library), Arc::clone(&app.store));
-    let look = move || {
-        library.forget_sourceless_thumbnails()?;
-        store.find_orphans()
-    };
-    if let Err(error) = app.bridge.run(Pool::Disk, look).await {
-        tracing::error!(?error, "looking for blobs without a row failed");
-    }
     let mut ticks = tokio::time::interval(TEND_EVERY);
-    // The first is now.
-    ticks.tick().await;
+    let mut is_known = false;
     loop {
         ticks.tick().await;
-        let store = Arc::clone(&app.store);
-        if let Err(error) = app.bridge.run(Pool::Disk, move || store.tend_orphans(TEND_EVERY)).await {
-            tracing::error!(?error, "dealing with blobs without a row failed");
+        let (library, store) = (Arc::clone(&app.library), Arc::clone(&app.store));
+        let done = if is_known {
+            let tend = move || {
+                store.note_generation()?;
+                store.tend_orphans(TEND_EVERY)
+            };
+            app.bridge.run(Pool::Disk, tend).await
+        } else {
+            // What was not seen whole is not touched.
+            let look = move || {
+                library.forget_sourceless_thumbnails()?;
+                store.find_orphans()
+            };
+            app.bridge.run(Pool::Disk, look).await.inspect(|()| is_known = true)
+        };
+        if let Err(error) = done {
+            tracing::error!(?error, "looking after blobs without a row failed; it is tried again in an hour");
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::pin::Pin;
@@ -32,6 +33,45 @@ pub(crate) enum Stream {
     Unix(UnixStream),
 }
 
+/// Connections that were made and not accepted.
+#[derive(Debug)]
+pub(crate) enum Queue {
+    /// TCP.
+    Tcp(std::net::TcpListener),
+    /// Through a Unix socket.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Queue {
+    /// Takes one; `None` when there is none. The kernel is asked: what the runtime knows of readiness may be old.
+    pub(crate) fn next(&self) -> io::Result<Option<Stream>> {
+        let accepted = match self {
+            Self::Tcp(listener) => listener.accept().and_then(|(stream, peer)| {
+                stream.set_nonblocking(true)?;
+                TcpStream::from_std(stream).map(|stream| Stream::Tcp(stream, peer.ip()))
+            }),
+            Self::Unix(listener) => listener.accept().and_then(|(stream, _)| {
+                stream.set_nonblocking(true)?;
+                UnixStream::from_std(stream).map(Stream::Unix)
+            }),
+        };
+        match accepted {
+            Ok(stream) => Ok(Some(stream)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream, _) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
 impl Stream {
     /// The address at the other end; none through a Unix socket.
     pub(crate) fn peer(&self) -> Option<IpAddr> {
@@ -48,13 +88,12 @@ impl Listener {
         std::future::poll_fn(|context| self.poll_accept(context)).await
     }
 
-    /// A connection that is in the queue; `None` when none is.
-    pub(crate) async fn accept_waiting(&self) -> Option<io::Result<Stream>> {
-        std::future::poll_fn(|context| match self.poll_accept(context) {
-            Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
-            Poll::Pending => Poll::Ready(None),
+    /// Stops waiting: only what is in the queue now is left to be taken.
+    pub(crate) fn into_queue(self) -> io::Result<Queue> {
+        Ok(match self {
+            Self::Tcp(listener) => Queue::Tcp(listener.into_std()?),
+            Self::Unix(listener) => Queue::Unix(listener.into_std()?),
         })
-        .await
     }
 
     /// The next connection, if there is one.

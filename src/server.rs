@@ -224,6 +224,10 @@ pub async fn run(app: Arc<App>, listeners: Vec<Listener>, stop: impl Future<Outp
     if let Err(error) = app.bridge.run(Pool::Disk, move || library.flush_accesses()).await {
         tracing::error!(?error, "last-access times are lost");
     }
+    let store = Arc::clone(&app.store);
+    if let Err(error) = app.bridge.run(Pool::Disk, move || store.note_generation()).await {
+        tracing::error!(?error, "store-id could not be written");
+    }
 }
 
 /// Accepts connections until the service stops, and then those that are in the queue already.
@@ -248,13 +252,14 @@ async fn accept(server: Arc<Server>, listener: Listener) {
             }
         }
     }
+    let Ok(queue) = listener.into_queue() else { return };
     for _ in 0..MAX_CONNECTIONS {
-        let (Ok(place), Some(Ok(stream))) =
-            (Arc::clone(&server.places).try_acquire_owned(), listener.accept_waiting().await)
-        else {
-            return;
-        };
-        serve_connection(&server, stream, place);
+        let Ok(place) = Arc::clone(&server.places).try_acquire_owned() else { return };
+        match queue.next() {
+            Ok(Some(stream)) => serve_connection(&server, stream, place),
+            Ok(None) => return,
+            Err(error) => tracing::warn!(%error, "cannot accept a connection"),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::blobs::Blobs;
@@ -38,8 +39,7 @@ pub(crate) const ORPHAN_ASIDE: Duration = Duration::from_hours(30 * 24);
 /// The file beside the blob directory that says whose it is.
 const MARKER: &str = "store-id";
 
-/// So many blobs without a row are what crashes leave. If there are more, and more than one in ten, something is wrong with the
-/// catalog, and they are kept.
+/// So many blobs without a row are what crashes leave. If there are more, something is wrong with the catalog, and they are kept.
 const FEW_ORPHANS: usize = 64;
 
 /// Names handled at once: in memory, and in one transaction.
@@ -53,12 +53,12 @@ pub(crate) struct Store {
     pub(crate) blobs: Arc<Blobs>,
     /// What both have in common.
     id: StoreId,
-    /// How often they were opened, this time included.
-    openings: i64,
+    /// How often that was noted in both.
+    openings: AtomicI64,
     /// Which file the catalog is.
     file: String,
     /// Whether the catalog may be older than the directory: blobs without a row may have come after it.
-    is_older: bool,
+    is_older: AtomicBool,
 }
 
 /// Why the two halves are not opened, and what to do.
@@ -75,8 +75,8 @@ pub(crate) enum StoreError {
     },
     /// The catalog knows media, and the directory is not there.
     #[error(
-        "catalog.db knows media, but {} is missing or empty; nothing was changed. Mount its disk, or restore it from a backup \
-         (README, \"Backup and restore\"). To go on without the files: mkdir -p {0}/00", .blobs.display()
+        "catalog.db knows media, but {} is missing or empty; nothing was changed. Mount the disk of data_dir, or restore it from \
+         a backup (README, \"Backup and restore\"). To go on without the files: mkdir -p {0}/00, as the user the service runs as", .blobs.display()
     )]
     MissingBlobs {
         /// The directory.
@@ -85,7 +85,7 @@ pub(crate) enum StoreError {
     /// Both are there and belong to different stores.
     #[error(
         "catalog.db and blobs/ belong to different stores; nothing was changed. Put the two together that were backed up together. \
-         To go on with these two all the same: echo {id} > {}", .marker.display()
+         To go on with these two all the same: rm {0}; echo {id} > {0}", .marker.display()
     )]
     Foreign {
         /// `data_dir/store-id`
@@ -107,40 +107,45 @@ impl Store {
     /// # Errors
     /// A [`StoreError`] as source when the halves do not belong together. Nothing is changed then.
     pub(crate) fn open(data_dir: &Path, disk: Arc<dyn Disk>) -> Result<Self> {
-        let refused = |error| Error::internal("opening the store", error);
-        let directory = Directory::look(data_dir)?;
-        if directory.has_blobs && is_empty(&data_dir.join("catalog.db")) {
-            return Err(refused(StoreError::MissingCatalog { blobs: directory.root }));
+        if let Some(error) = inspect(data_dir)? {
+            return Err(Error::internal("opening the store", error));
         }
+        let directory = Directory::look(data_dir)?;
         let catalog = Arc::new(Catalog::open(data_dir)?);
         let (id, openings) = catalog.store_id()?;
-        directory.check(id, catalog.has_media()?).map_err(refused)?;
-
         let blobs =
             Blobs::open(data_dir, disk).map_err(|error| Error::internal("opening the blob store", error))?;
         let file = file_identity(&data_dir.join("catalog.db"));
-        let (theirs, known) = directory.marker.map_or((0, None), |marker| (marker.openings, marker.catalog));
-        let is_older = theirs > openings || known.is_some_and(|known| known != file);
-        if is_older {
+        let theirs = directory.marker.as_ref().map_or(0, |marker| marker.openings);
+        let is_known =
+            |marker: &Marker| marker.openings <= openings && marker.catalog.as_ref() == Some(&file);
+        let is_older = directory.has_blobs && !directory.marker.as_ref().is_some_and(is_known);
+        if is_older && directory.marker.is_some() {
             tracing::warn!(
-                "catalog.db was put in the place of another: a backup was restored. Files in blobs/ that came after it have no \
-                 row and cannot be served; they are kept"
+                "catalog.db is not the file that was here before: a backup was restored, or data_dir was copied. Files in \
+                 blobs/ that came after it have no row and cannot be served; they are kept"
             );
         }
-        let openings = openings.max(theirs).saturating_add(1);
-        let store = Self { catalog, blobs, id, openings, file, is_older };
-        if !is_older {
-            store.note_opening()?;
+        let openings = AtomicI64::new(openings.max(theirs));
+        let store = Self { catalog, blobs, id, openings, file, is_older: AtomicBool::new(is_older) };
+        // A full disk is no reason not to serve what is there.
+        if let Err(error) = store.note_generation() {
+            tracing::error!(?error, "store-id could not be written");
         }
         store.take_back_wanted()?;
         Ok(store)
     }
 
-    /// Writes to both halves how often they were opened.
-    fn note_opening(&self) -> Result<()> {
-        self.catalog.set_openings(self.openings)?;
+    /// Counts on in both halves, the catalog first: whoever restores a copy of it that was made before is found out. To be called at
+    /// the opening, now and then, and at the end; does nothing while the catalog may be the older one.
+    pub(crate) fn note_generation(&self) -> Result<()> {
+        if self.is_older.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let generation = self.openings.fetch_add(1, Ordering::AcqRel).saturating_add(1);
+        self.catalog.set_openings(generation)?;
         let failed = |error| Error::internal("writing store-id", error);
-        let text = format!("{} {} {}\n", self.id, self.openings, self.file);
+        let text = format!("{} {generation} {}\n", self.id, self.file);
         self.blobs.write_beside(MARKER, &text).map_err(failed)
     }
 
@@ -154,7 +159,7 @@ impl Store {
             Ok(())
         })?;
         for sha256 in &wanted {
-            if self.blobs.size(sha256).is_some() {
+            if self.blobs.is_whole(sha256) {
                 self.blobs.remove_orphan(sha256)?;
             } else {
                 self.blobs.take_back(sha256)?;
@@ -168,41 +173,43 @@ impl Store {
     }
 
     /// Looks for blobs without a row and notes them. Walks the whole directory: for a background thread, once after the start.
+    /// Until it has succeeded nothing may be done about any of them.
     pub(crate) fn find_orphans(&self) -> Result<()> {
-        let (mut count, mut bytes, mut all, mut batch) = (0_usize, 0_u64, 0_usize, Vec::new());
+        let is_older = self.is_older.load(Ordering::Acquire);
+        let (mut count, mut bytes, mut batch) = (0_usize, 0_u64, Vec::new());
         self.blobs.walk(|sha256| {
-            all = all.saturating_add(1);
             if !self.catalog.refers_to(&sha256)? && !self.blobs.is_claimed(&sha256) {
-                (count, bytes) =
-                    (count.saturating_add(1), bytes.saturating_add(self.blobs.size(&sha256).unwrap_or(0)));
+                count = count.saturating_add(1);
+                bytes = bytes.saturating_add(self.blobs.size(&sha256).unwrap_or(0));
                 batch.push(sha256);
             }
             if batch.len() >= usize::try_from(BATCH).unwrap_or(usize::MAX) {
-                self.catalog.note_orphans(std::mem::take(&mut batch), self.is_older)?;
+                self.catalog.note_orphans(std::mem::take(&mut batch), is_older)?;
             }
             Ok(())
         })?;
-        self.catalog.note_orphans(batch, self.is_older)?;
-        if self.is_older {
-            // Only now, when all that is newer than the catalog is noted.
-            self.note_opening()?;
-        }
-        if count == 0 {
-            return Ok(());
-        }
-        let is_suspicious = count > FEW_ORPHANS && count > all.div_euclid(10);
-        if self.is_older || is_suspicious {
+        self.catalog.note_orphans(batch, is_older)?;
+        if count > FEW_ORPHANS {
             self.catalog.keep_orphans()?;
+        }
+        if is_older {
+            // Only now, when all that is newer than the catalog is noted.
+            self.is_older.store(false, Ordering::Release);
+            self.note_generation()?;
+        }
+        let kept = self.catalog.kept_orphans()?;
+        if kept > 0 {
             tracing::warn!(
-                count,
-                bytes,
-                "files in blobs/ have no row in catalog.db. Too many for crashes: is it the right catalog? They are kept"
+                kept,
+                "files in blobs/ have no row in catalog.db and are kept: a restored catalog may be older than they are (README, \
+                 \"Backup and restore\")"
             );
-        } else {
+        }
+        if count > 0 && count <= FEW_ORPHANS && !is_older {
             tracing::warn!(
                 count,
                 bytes,
-                "files in blobs/ have no row in catalog.db; they are moved to orphans/ after {} days of running",
+                "files in blobs/ have no row in catalog.db; what is not kept is moved to orphans/ after {} days of running",
                 days(ORPHAN_IN_PLACE)
             );
         }
@@ -262,10 +269,10 @@ impl Store {
     }
 }
 
-/// Why the halves below `data_dir` would not be opened, if so. Changes nothing, and may be asked while the service runs.
+/// Why the halves below `data_dir` would not be opened, if so. Changes neither, and may be asked while the service runs.
 ///
 /// # Errors
-/// When one of them cannot be read.
+/// When one of them cannot be read, or the catalog is damaged or a newer version's.
 pub(crate) fn inspect(data_dir: &Path) -> Result<Option<StoreError>> {
     let directory = Directory::look(data_dir)?;
     let path = data_dir.join("catalog.db");
@@ -273,7 +280,7 @@ pub(crate) fn inspect(data_dir: &Path) -> Result<Option<StoreError>> {
         let blobs = directory.root;
         return Ok(directory.has_blobs.then_some(StoreError::MissingCatalog { blobs }));
     }
-    let Some((id, has_media)) = catalog::peek(&path)? else { return Ok(None) };
+    let (id, has_media) = catalog::peek(&path)?;
     Ok(directory.check(id, has_media).err())
 }
 
@@ -316,22 +323,22 @@ impl Directory {
         Ok(Self { root, marker_path, is_there, has_blobs, marker })
     }
 
-    /// Whether the catalog with `id` is this directory's.
-    fn check(&self, id: StoreId, has_media: bool) -> std::result::Result<(), StoreError> {
+    /// Whether the catalog with `id` is this directory's; none has an ID from before there were any.
+    fn check(&self, id: Option<StoreId>, has_media: bool) -> std::result::Result<(), StoreError> {
         let (blobs, marker) = (self.root.clone(), self.marker_path.clone());
         let theirs = self.marker.as_ref().map(|marker| marker.id);
         if has_media && !self.is_there {
             return Err(StoreError::MissingBlobs { blobs });
         }
-        match theirs {
-            Some(None) => Err(StoreError::Malformed { marker }),
-            Some(Some(theirs)) if theirs == id => Ok(()),
+        match (theirs, id) {
+            (Some(None), _) => Err(StoreError::Malformed { marker }),
+            (Some(Some(theirs)), Some(id)) if theirs == id => Ok(()),
             // Of two that are empty neither has anything to lose.
             _ if !self.has_blobs && !has_media => Ok(()),
             _ if !has_media => Err(StoreError::MissingCatalog { blobs }),
-            Some(Some(_)) => Err(StoreError::Foreign { marker, id }),
-            // Written by a build that knew of no such file.
-            None => Ok(()),
+            (Some(Some(_)), Some(id)) => Err(StoreError::Foreign { marker, id }),
+            // One of them was written by a build that knew of no IDs.
+            (None, _) | (_, None) => Ok(()),
         }
     }
 }
@@ -431,7 +438,7 @@ mod tests {
         drop(store);
         let catalog = fs::read(folder.join("catalog.db")).unwrap();
         fs::rename(folder.join("blobs"), folder.join("elsewhere")).unwrap();
-        assert!(say().contains("Mount its disk"));
+        assert!(say().contains("Mount the disk"));
         fs::rename(folder.join("elsewhere"), folder.join("blobs")).unwrap();
         remove_catalog(folder);
         assert!(say().contains("missing or empty"));
@@ -479,12 +486,16 @@ mod tests {
         let refusal = refusal(one.path());
         assert!(refusal.contains("belong to different stores"), "{refusal}");
         // The words of the message, as a shell would do it.
-        let (_, command) = refusal.split_once("all the same: echo ").unwrap();
-        let (id, path) = command.split_once(" > ").unwrap();
+        let (_, command) = refusal.split_once("all the same: rm ").unwrap();
+        let (path, rest) = command.split_once("; echo ").unwrap();
+        let (id, same_path) = rest.split_once(" > ").unwrap();
+        assert_eq!(path, same_path);
+        fs::remove_file(path).unwrap();
         fs::write(path, format!("{id}\n")).unwrap();
         let store = open(one.path()).unwrap();
         store.find_orphans().unwrap();
-        assert_eq!(files(one.path()).len(), 1);
+        store.tend_orphans(ORPHAN_IN_PLACE.saturating_mul(100)).unwrap();
+        assert_eq!(files(&one.path().join("blobs")).len(), 1, "kept in its place");
     }
 
     #[test]
@@ -493,11 +504,13 @@ mod tests {
         add(&open(folder.path()).unwrap(), "a");
         fs::rename(folder.path().join("blobs"), folder.path().join("elsewhere")).unwrap();
         let refusal = refusal(folder.path());
-        assert!(refusal.contains("Mount its disk"), "{refusal}");
+        assert!(refusal.contains("Mount the disk"), "{refusal}");
         assert!(!folder.path().join("blobs").exists());
         let (_, command) = refusal.split_once("mkdir -p ").unwrap();
-        fs::create_dir_all(command).unwrap();
-        assert!(open(folder.path()).unwrap().catalog.has_media().unwrap());
+        let (path, _) = command.split_once(", as the user").unwrap();
+        fs::create_dir_all(path).unwrap();
+        assert!(inspect(folder.path()).unwrap().is_none());
+        drop(open(folder.path()).unwrap());
     }
 
     #[test]
@@ -505,7 +518,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         add(&open(folder.path()).unwrap(), "a");
         fs::remove_file(folder.path().join("store-id")).unwrap();
-        drop(open(folder.path()).unwrap());
+        open(folder.path()).unwrap().find_orphans().unwrap();
         assert!(folder.path().join("store-id").exists());
     }
 
@@ -528,6 +541,21 @@ mod tests {
         assert!(!aside.exists());
         assert!(store.blobs.size(&wanted).is_some());
         assert!(!store.catalog.age_orphans(SECOND).unwrap(), "nothing is left to look after");
+    }
+
+    #[test]
+    fn a_damaged_copy_is_no_reason_to_remove_the_whole_one_in_orphans() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path()).unwrap();
+        let sha256 = add(&store, "whole");
+        drop(store);
+        let name = sha256.to_string();
+        let blob = folder.path().join("blobs").join(&name[..2]).join(&name);
+        fs::copy(&blob, folder.path().join("orphans").join(&name)).unwrap();
+        fs::remove_file(&blob).unwrap();
+        fs::write(&blob, "wh").unwrap();
+        drop(open(folder.path()).unwrap());
+        assert_eq!(fs::read(&blob).unwrap(), b"whole");
     }
 
     #[test]
@@ -579,11 +607,11 @@ mod tests {
         // Killed before it has looked: the next run knows it as well.
         drop(open(folder.path()).unwrap());
         let store = open(folder.path()).unwrap();
-        assert!(store.is_older);
+        assert!(store.is_older.load(Ordering::Acquire));
         store.find_orphans().unwrap();
         drop(store);
         let store = open(folder.path()).unwrap();
-        assert!(!store.is_older);
+        assert!(!store.is_older.load(Ordering::Acquire));
         store.find_orphans().unwrap();
         store.tend_orphans(ORPHAN_IN_PLACE.saturating_mul(100)).unwrap();
         assert!(store.blobs.size(&newer).is_some());
@@ -603,12 +631,12 @@ mod tests {
         remove_catalog(folder.path());
         fs::copy(&backup, folder.path().join("catalog.db")).unwrap();
         let store = open(folder.path()).unwrap();
-        assert!(store.is_older);
+        assert!(store.is_older.load(Ordering::Acquire));
         store.find_orphans().unwrap();
         store.tend_orphans(ORPHAN_IN_PLACE.saturating_mul(100)).unwrap();
         assert!(store.blobs.size(&newer).is_some());
         drop(store);
-        assert!(!open(folder.path()).unwrap().is_older);
+        assert!(!open(folder.path()).unwrap().is_older.load(Ordering::Acquire));
     }
 
     #[test]

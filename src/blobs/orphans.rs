@@ -63,6 +63,11 @@ impl Blobs {
         fs::metadata(self.path(sha256)).ok().map(|file| file.len())
     }
 
+    /// Whether a blob is in its place, with the bytes that its name says. Reads all of it.
+    pub(crate) fn is_whole(&self, sha256: &Sha256) -> bool {
+        super::digest(&self.path(sha256)).is_ok_and(|digest| digest == *sha256)
+    }
+
     /// Renames a file and puts both folders on the medium.
     fn move_durably(&self, from: &std::path::Path, to: &std::path::Path) -> io::Result<()> {
         self.disk.rename(from, to)?;

@@ -47,6 +47,9 @@ const MIGRATIONS: [&str; 6] = [
     include_str!("../../assets/migrations/0006_store.sql"),
 ];
 
+/// What `user_version` is when all have run.
+const NEWEST: u32 = 6;
+
 impl Catalog {
     /// Opens `catalog.db` in `data_dir`, creates or migrates it.
     pub(crate) fn open(data_dir: &Path) -> Result<Self> {
@@ -90,7 +93,7 @@ impl Catalog {
 fn migrate(connection: &mut Connection) -> std::result::Result<(), MigrationError> {
     let done: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let migrations = (1_u32..).zip(MIGRATIONS);
-    if migrations.clone().last().is_none_or(|(newest, _)| done > newest) {
+    if done > NEWEST {
         return Err(MigrationError::Newer);
     }
     for (number, migration) in migrations.filter(|(number, _)| *number > done) {
@@ -134,6 +137,11 @@ enum MigrationError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_is_the_last() {
+        assert_eq!(usize::try_from(NEWEST).unwrap(), MIGRATIONS.len());
+    }
 
     #[test]
     fn a_catalog_of_the_future_is_left_alone() {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use rusqlite::{Connection, OpenFlags};
 
-use super::Catalog;
-use crate::error::{Error, Result};
+use super::connection::PATIENCE;
+use super::{Catalog, MigrationError, NEWEST, unopened};
+use crate::error::Result;
 use crate::sha256::Sha256;
 
 /// What a catalog and its blob directory have in common.
@@ -43,18 +44,33 @@ pub(crate) enum Place {
     Orphans,
 }
 
-/// Which store the catalog at `path` belongs to, and whether it has media, without opening it for good; nothing for one of an
-/// older build.
-pub(crate) fn peek(path: &Path) -> Result<Option<(StoreId, bool)>> {
-    let failed = |error| Error::internal("reading catalog.db", error);
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
-    let version: u32 =
-        connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
-    if version < FIRST_WITH_ID {
-        return Ok(None);
-    }
-    let question = "SELECT id, EXISTS (SELECT 1 FROM media WHERE sha256 IS NOT NULL) FROM store";
-    connection.query_row(question, [], |row| Ok(Some((StoreId(row.get(0)?), row.get(1)?)))).map_err(failed)
+/// Which store the catalog at `path` belongs to, if it is new enough to know, and whether it has media. The file is not changed;
+/// `SQLite` may make its `-shm` beside it.
+///
+/// # Errors
+/// When it cannot be read, is damaged, or a newer version's.
+pub(crate) fn peek(path: &Path) -> Result<(Option<StoreId>, bool)> {
+    let look = || {
+        // A log that a crash left is read only by one who may write.
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+            .or_else(|_| Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY))?;
+        connection.busy_timeout(PATIENCE)?;
+        let version: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if version == 0 {
+            return Ok((None, false));
+        }
+        if version > NEWEST {
+            return Err(MigrationError::Newer);
+        }
+        let has_media = "SELECT EXISTS (SELECT 1 FROM media WHERE sha256 IS NOT NULL)";
+        let has_media = connection.query_row(has_media, [], |row| row.get(0))?;
+        if version < FIRST_WITH_ID {
+            return Ok((None, has_media));
+        }
+        let id = connection.query_row("SELECT id FROM store", [], |row| row.get(0).map(StoreId))?;
+        Ok((Some(id), has_media))
+    };
+    look().map_err(unopened)
 }
 
 /// The migration that brought the table `store`.
@@ -77,15 +93,6 @@ impl Catalog {
         })
     }
 
-    /// Whether any media ID is filled.
-    pub(crate) fn has_media(&self) -> Result<bool> {
-        self.readers.ask(|connection| {
-            connection.query_row("SELECT EXISTS (SELECT 1 FROM media WHERE sha256 IS NOT NULL)", [], |row| {
-                row.get(0)
-            })
-        })
-    }
-
     /// Notes blobs that were found in `blobs/` without a row. Those that are noted already stay as they are; `is_kept` says that
     /// they are never to be removed.
     pub(crate) fn note_orphans(&self, found: Vec<Sha256>, is_kept: bool) -> Result<()> {
@@ -98,6 +105,23 @@ impl Catalog {
                 statement.execute((sha256.as_bytes(), is_kept))?;
             }
             Ok(())
+        })
+    }
+
+    /// How many of the orphans in `blobs/` are never removed by themselves.
+    pub(crate) fn kept_orphans(&self) -> Result<u64> {
+        let question = "SELECT count(*) FROM orphan WHERE is_aside = 0 AND is_kept = 1";
+        let kept: i64 =
+            self.readers.ask(|connection| connection.query_row(question, [], |row| row.get(0)))?;
+        Ok(kept.try_into().unwrap_or(0))
+    }
+
+    /// Whether a blob in `blobs/` is noted as one without a row.
+    pub(crate) fn is_orphan(&self, sha256: &Sha256) -> Result<bool> {
+        self.readers.ask(|connection| {
+            connection
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM orphan WHERE sha256 = ?1 AND is_aside = 0)")?
+                .query_row([sha256.as_bytes()], |row| row.get(0))
         })
     }
 
@@ -131,15 +155,16 @@ impl Catalog {
         })
     }
 
-    /// Makes all orphans older by the time the service has run since the last call. Says whether there are any.
+    /// Makes all orphans that are not kept older by the time the service has run since the last call. Says whether there are any.
     pub(crate) fn age_orphans(&self, by: Duration) -> Result<bool> {
         let has_orphans = self.readers.ask(|connection| {
-            connection.query_row("SELECT EXISTS (SELECT 1 FROM orphan)", [], |row| row.get(0))
+            connection
+                .query_row("SELECT EXISTS (SELECT 1 FROM orphan WHERE is_kept = 0)", [], |row| row.get(0))
         })?;
         if has_orphans {
             let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
             self.writer.write(move |connection| {
-                connection.execute("UPDATE orphan SET age_ms = age_ms + ?1", [by]).map(drop)
+                connection.execute("UPDATE orphan SET age_ms = age_ms + ?1 WHERE is_kept = 0", [by]).map(drop)
             })?;
         }
         Ok(has_orphans)

@@ -97,6 +97,19 @@ impl Catalog {
         })
     }
 
+    /// Forgets all thumbnails of a source, whose bytes were damaged when they were made, and what is kept in memory of it. Gives what
+    /// their rows referred to.
+    pub(crate) fn forget_thumbnails_of(&self, source: &Sha256) -> Result<Vec<Sha256>> {
+        let source = *source;
+        let forgotten = self.writer.write(move |connection| {
+            let mut forget =
+                connection.prepare_cached("DELETE FROM thumbnail WHERE source = ?1 RETURNING sha256")?;
+            forget.query_map([source.as_bytes()], |row| row.get(0).map(Sha256::from_bytes))?.collect()
+        });
+        self.note_removal();
+        forgotten
+    }
+
     /// Forgets thumbnails whose source no media has any more. Gives what their rows referred to.
     pub(crate) fn forget_sourceless_thumbnails(&self) -> Result<Vec<Sha256>> {
         self.writer.write(|connection| {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::Config;
+use super::{Config, Homeserver, Thumbnails};
 
 /// A value that is replaced as a whole. Whoever has read it goes on with what he has read.
 #[derive(Debug)]
@@ -34,21 +34,28 @@ impl Config {
             mine.clone_from(theirs);
             differs
         }
+        // Every key stands here: a new one is either taken over below, or read anew by whoever goes by it.
+        let Self {
+            server_name,
+            listen,
+            data_dir,
+            homeserver: Homeserver { url, signing_key, token_cache: _, guests: _ },
+            uploads: _,
+            unauthenticated_media: _,
+            federation: _,
+            thumbnails: Thumbnails { sizes: _, max_pixels: _, memory, workers, pregenerate },
+            previews: _,
+            log: _,
+        } = running;
         [
-            ("server_name", keep(&mut self.server_name, &running.server_name)),
-            ("listen", keep(&mut self.listen, &running.listen)),
-            ("data_dir", keep(&mut self.data_dir, &running.data_dir)),
-            ("homeserver.url", keep(&mut self.homeserver.url, &running.homeserver.url)),
-            (
-                "homeserver.signing_key",
-                keep(&mut self.homeserver.signing_key, &running.homeserver.signing_key),
-            ),
-            ("thumbnails.memory", keep(&mut self.thumbnails.memory, &running.thumbnails.memory)),
-            ("thumbnails.workers", keep(&mut self.thumbnails.workers, &running.thumbnails.workers)),
-            (
-                "thumbnails.pregenerate",
-                keep(&mut self.thumbnails.pregenerate, &running.thumbnails.pregenerate),
-            ),
+            ("server_name", keep(&mut self.server_name, server_name)),
+            ("listen", keep(&mut self.listen, listen)),
+            ("data_dir", keep(&mut self.data_dir, data_dir)),
+            ("homeserver.url", keep(&mut self.homeserver.url, url)),
+            ("homeserver.signing_key", keep(&mut self.homeserver.signing_key, signing_key)),
+            ("thumbnails.memory", keep(&mut self.thumbnails.memory, memory)),
+            ("thumbnails.workers", keep(&mut self.thumbnails.workers, workers)),
+            ("thumbnails.pregenerate", keep(&mut self.thumbnails.pregenerate, pregenerate)),
         ]
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))

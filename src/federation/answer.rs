@@ -250,7 +250,7 @@ fn read_errcode(body: &[u8]) -> Option<String> {
 
 impl RemoteMedia {
     /// Refuses a file that announces more than `limit` bytes.
-    pub(crate) fn at_most(self, limit: u64) -> crate::error::Result<Self> {
+    pub(super) fn at_most(self, limit: u64) -> crate::error::Result<Self> {
         match self.size {
             Some(size) if size > limit => Err(too_large()),
             _ => Ok(self),

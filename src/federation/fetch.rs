@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::answer::{Attempt, Reading, RemoteMedia, limited};
 use super::backoff::Wait;
-use super::{Federation, RemoteError, Vain, left_alone, too_large};
+use super::{Federation, RemoteError, Vain, Wish, left_alone, too_large};
 use crate::config::Family;
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Expiry, Mxc, ServerName, Timestamp};
@@ -33,14 +33,14 @@ const UNSTABLE_LIFETIME: Duration = Duration::from_hours(24);
 const VAIN_LIFETIME: Duration = Duration::from_mins(10);
 
 impl Federation {
-    /// Finds `mxc` at its origin, which is another server, waiting there up to `timeout` for a pending upload. Blocks.
+    /// Finds `mxc` at its origin, which is another server, waiting there for a pending upload. Blocks.
     ///
     /// # Errors
     /// `NotFound` when the origin says so, `Forbidden` when configuration excludes it, `NotYetUploaded`, `LimitExceeded`,
     /// `RemoteTooLarge`, and `RemoteFailed` for everything else, each saying whose fault it was.
-    pub(crate) fn fetch(&self, mxc: &Mxc, timeout: Duration) -> Result<RemoteMedia> {
+    pub(crate) fn fetch(&self, mxc: &Mxc, wish: Wish) -> Result<RemoteMedia> {
         let server_name = &mxc.server_name;
-        self.policy.check(server_name)?;
+        self.rules.get().policy.check(server_name)?;
         self.check_standing()?;
         let now = (self.monotonic)();
         match self.in_vain.get(mxc) {
@@ -53,7 +53,7 @@ impl Federation {
             Some(Wait::Limited(wait)) => return Err(limited(wait)),
             None => {}
         }
-        let outcome = self.climb(mxc, timeout);
+        let outcome = self.climb(mxc, wish).and_then(|media| media.at_most(wish.max_size));
         match &outcome {
             Err(error) if error.kind() == Kind::NotFound => {
                 self.in_vain.insert(mxc.clone(), (Vain::Absent, now.after(VAIN_LIFETIME)));
@@ -84,10 +84,10 @@ impl Federation {
     }
 
     /// Tries the families until one gives the media or an answer that settles the matter.
-    fn climb(&self, mxc: &Mxc, timeout: Duration) -> Result<RemoteMedia> {
+    fn climb(&self, mxc: &Mxc, wish: Wish) -> Result<RemoteMedia> {
         let proven = self.proven_family(&mxc.server_name);
         let mut rungs: Vec<Family> = proven.into_iter().collect();
-        rungs.extend(self.families.iter().filter(|family| Some(**family) != proven));
+        rungs.extend(self.rules.get().families.iter().filter(|family| Some(**family) != proven));
         let mut not_found = false;
         let mut refused = None;
         let mut broken: Option<MultipartError> = None;
@@ -99,7 +99,7 @@ impl Federation {
             if settled && family != Family::Legacy {
                 continue;
             }
-            match self.attempt(mxc, timeout, (family, proven == Some(family))) {
+            match self.attempt(mxc, wish, (family, proven == Some(family))) {
                 Attempt::Media(media) => {
                     // What the unsigned route gives of a server whose signed one has spoken is old media, not the rule.
                     if !settled && broken.is_none() {
@@ -151,11 +151,12 @@ impl Federation {
     }
 
     /// One rung: a family, and whether it has given media of this server before.
-    fn attempt(&self, mxc: &Mxc, timeout: Duration, (family, is_proven): (Family, bool)) -> Attempt {
+    fn attempt(&self, mxc: &Mxc, wish: Wish, (family, is_proven): (Family, bool)) -> Attempt {
         let Mxc { server_name, media_id } = mxc;
         // The remote's "not yet" must come before our patience ends.
-        let ms = timeout.min(self.patience.saturating_sub(MARGIN)).as_millis();
-        let reading = Reading { family, is_proven, outbound: &self.outbound, max_size: self.max_size };
+        let rules = self.rules.get();
+        let ms = wish.timeout.min(rules.patience.saturating_sub(MARGIN)).as_millis();
+        let reading = Reading { family, is_proven, outbound: &rules.outbound, max_size: wish.max_size };
         let ask = |path: &str, key| match self.ask(server_name, path, key) {
             Ok(answer) => reading.read(answer),
             Err(error) => Attempt::Down(error),
@@ -220,7 +221,7 @@ impl Federation {
             tracing::warn!(%server_name, ?error, "the endpoint family of a server cannot be looked up");
             None
         });
-        family.filter(|family| self.families.contains(family))
+        family.filter(|family| self.rules.get().families.contains(family))
     }
 
     /// Remembers that a family gave media, if it can be. The day counts from the first time, so that better families get their

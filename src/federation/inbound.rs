@@ -76,7 +76,7 @@ impl Federation {
                 self.server_name
             )));
         }
-        self.policy.check(&origin)?;
+        self.rules.get().policy.check(&origin)?;
         Ok(Claim { origin, method: request.method, uri: request.uri, signatures })
     }
 

@@ -108,12 +108,12 @@ impl Federation {
             return Err(unavailable().caused_by(RemoteError::BackingOff(wait)));
         }
         let started = Instant::now();
-        let until = started.checked_add(self.small_patience).unwrap_or(started);
+        let until = started.checked_add(self.rules.get().small_patience).unwrap_or(started);
         let direct = self.ask_small(server_name, "/_matrix/key/v2/server", until).and_then(read_document);
         let direct = direct.and_then(|document| check(&document, server_name, now));
         let found = direct.or_else(|error| {
             tracing::debug!(%server_name, error = error.to_string(), "asking notaries for its keys");
-            let until = until.checked_add(self.small_patience.div_f32(2.0)).unwrap_or(until);
+            let until = until.checked_add(self.rules.get().small_patience.div_f32(2.0)).unwrap_or(until);
             self.ask_notaries(server_name, now, until).ok_or(error)
         });
         match found {
@@ -159,7 +159,11 @@ impl Federation {
         // It may ask the server itself, as patiently as we did: some time stays for the others.
         let asked = Instant::now();
         let half = until.saturating_duration_since(asked).div_f32(2.0);
-        let half = if self.notaries.is_empty() { until } else { asked.checked_add(half).unwrap_or(until) };
+        let half = if self.rules.get().notaries.is_empty() {
+            until
+        } else {
+            asked.checked_add(half).unwrap_or(until)
+        };
         let homeserver = self.homeserver.get_until(&path, half).map_err(RemoteError::from);
         let own_key =
             signed_json::decode_base64(&self.signing_key.public_key()).and_then(|key| key.try_into().ok());
@@ -168,7 +172,7 @@ impl Federation {
         let by_homeserver =
             homeserver.and_then(|answer| testimony(answer, server_name, &self.server_name, &own_keys, now));
         by_homeserver.ok().or_else(|| {
-            self.notaries.iter().filter(|notary| *notary != server_name).find_map(|notary| {
+            self.rules.get().notaries.iter().filter(|notary| *notary != server_name).find_map(|notary| {
                 let keys = self.keys_of_notary(notary, now, until)?;
                 let answer = self.ask_small(notary, &path, until);
                 let found = answer.and_then(|answer| testimony(answer, server_name, notary, &keys, now));

@@ -26,7 +26,7 @@ use self::backoff::Backoff;
 use self::policy::Policy;
 use self::x_matrix::SignedRequest;
 use crate::catalog::{Catalog, StoredKey};
-use crate::config::{self, Family};
+use crate::config::{self, Family, Live};
 use crate::error::{Error, Kind, Result};
 use crate::homeserver::Homeserver;
 use crate::matrix::{Clock, Moment, Monotonic, Mxc, Random, ServerName};
@@ -74,24 +74,10 @@ pub(crate) struct Federation {
     signing_key: SigningKey,
     /// Whether it is the one the homeserver publishes.
     standing: RwLock<Standing>,
-    /// For media: bounded by what the largest file may take.
-    outbound: Outbound,
-    /// For keys and the like.
-    outbound_small: Outbound,
-    /// Where servers are.
-    discovery: Discovery,
-    /// Who may exchange media with us.
-    policy: Policy,
-    /// Order of outbound attempts.
-    families: Vec<Family>,
-    /// Largest file that is taken, bytes.
-    max_size: u64,
-    /// Longest silence of a remote server.
-    patience: Duration,
-    /// Longest wait for keys and the like.
-    small_patience: Duration,
-    /// Key servers besides the homeserver.
-    notaries: Vec<ServerName>,
+    /// What follows from the configuration.
+    rules: Live<Rules>,
+    /// DNS.
+    names: Lookups,
     /// The neighbour, which is a notary too.
     homeserver: Arc<Homeserver>,
     /// Servers that do not give media.
@@ -110,6 +96,55 @@ pub(crate) struct Federation {
     clock: Clock,
     /// For what is remembered a while.
     monotonic: Monotonic,
+    /// Unpredictable bytes.
+    random: Random,
+}
+
+/// What follows from the configuration; made anew when that is read again.
+pub(crate) struct Rules {
+    /// For media: bounded by what the largest file may take.
+    outbound: Outbound,
+    /// For keys and the like.
+    outbound_small: Outbound,
+    /// Where servers are.
+    discovery: Discovery,
+    /// Who may exchange media with us.
+    policy: Policy,
+    /// Order of outbound attempts.
+    families: Vec<Family>,
+    /// Longest silence of a remote server.
+    patience: Duration,
+    /// Longest wait for keys and the like.
+    small_patience: Duration,
+    /// Key servers besides the homeserver.
+    notaries: Vec<ServerName>,
+}
+
+impl Rules {
+    /// The rules of `config`.
+    fn new(
+        config: &config::Federation,
+        names: &Lookups,
+        clocks: (Clock, Monotonic),
+        random: Random,
+    ) -> std::result::Result<Self, OutboundError> {
+        let outbound = |stall, total| {
+            let guard = Guard::new(&config.ip_deny, &config.ip_allow);
+            Outbound::new(guard, config.ca_file.as_deref(), Limits { stall, total }, names.clone())
+        };
+        let small_patience = SMALL_TIMEOUT.min(config.timeout.0);
+        let small = outbound(small_patience, Some(small_patience))?;
+        Ok(Self {
+            outbound: outbound(config.timeout.0, Some(longest_fetch(config)))?,
+            discovery: Discovery::new(small.clone(), names.clone(), clocks, random),
+            outbound_small: small,
+            policy: Policy::new(&config.allow, &config.deny),
+            families: config.families.clone(),
+            patience: config.timeout.0,
+            small_patience,
+            notaries: config.notaries.clone(),
+        })
+    }
 }
 
 /// Why media was asked for in vain.
@@ -119,6 +154,15 @@ enum Vain {
     Absent,
     /// It is larger than we take, or its server gives.
     TooLarge,
+}
+
+/// How a file is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    /// How long its server may wait for it to be uploaded.
+    pub(crate) timeout: Duration,
+    /// Largest one that is taken, bytes.
+    pub(crate) max_size: u64,
 }
 
 /// What a [`Federation`] is made of besides its configuration.
@@ -162,26 +206,13 @@ impl Federation {
     ) -> std::result::Result<Self, OutboundError> {
         let Parts { signing_key, homeserver, catalog, names, clock, monotonic, random } = parts;
         let names = Lookups::from(names);
-        let outbound = |stall, total| {
-            let guard = Guard::new(&config.ip_deny, &config.ip_allow);
-            Outbound::new(guard, config.ca_file.as_deref(), Limits { stall, total }, names.clone())
-        };
-        let small_patience = SMALL_TIMEOUT.min(config.timeout.0);
-        let small = outbound(small_patience, Some(small_patience))?;
         let clocks = (Arc::clone(&clock), Arc::clone(&monotonic));
         Ok(Self {
             server_name,
             signing_key,
             standing: RwLock::new(Standing::Unknown("not yet compared".to_owned())),
-            outbound: outbound(config.timeout.0, Some(longest_fetch(config)))?,
-            discovery: Discovery::new(small.clone(), names.clone(), clocks, random),
-            outbound_small: small,
-            policy: Policy::new(&config.allow, &config.deny),
-            families: config.families.clone(),
-            max_size: config.max_size.0,
-            patience: config.timeout.0,
-            small_patience,
-            notaries: config.notaries.clone(),
+            rules: Live::new(Rules::new(config, &names, clocks, Arc::clone(&random))?),
+            names,
             homeserver,
             backoff: Backoff::new(),
             key_backoff: Backoff::new(),
@@ -191,7 +222,19 @@ impl Federation {
             catalog,
             clock,
             monotonic,
+            random,
         })
+    }
+
+    /// The rules of another configuration, for [`reload`](Self::reload).
+    pub(crate) fn prepare(&self, config: &config::Federation) -> std::result::Result<Rules, OutboundError> {
+        let clocks = (Arc::clone(&self.clock), Arc::clone(&self.monotonic));
+        Rules::new(config, &self.names, clocks, Arc::clone(&self.random))
+    }
+
+    /// Goes by `rules` from now on.
+    pub(crate) fn reload(&self, rules: Rules) {
+        self.rules.set(rules);
     }
 
     /// Tells this server's sidecar from any other, see [`SigningKey::fingerprint`].
@@ -201,7 +244,7 @@ impl Federation {
 
     /// Whether configuration lets us exchange media of `server_name` at all, stored or not.
     pub(crate) fn check_policy(&self, server_name: &ServerName) -> Result<()> {
-        self.policy.check(server_name)
+        self.rules.get().policy.check(server_name)
     }
 
     /// Asks `server_name` for something small, unsigned, waiting until then at most. Without time it is not asked: that it
@@ -213,10 +256,11 @@ impl Federation {
         until: Instant,
     ) -> std::result::Result<Answer, RemoteError> {
         outbound::left(Some(until))?;
-        let Endpoint { base_url, host, via } = self.discovery.resolve(server_name, Some(until));
+        let rules = self.rules.get();
+        let Endpoint { base_url, host, via } = rules.discovery.resolve(server_name, Some(until));
         let url = format!("{base_url}{path}");
         let within = outbound::left(Some(until))?;
-        Ok(self.outbound_small.get(&Get { url: &url, headers: &[("Host", &host)], via: &via, within })?)
+        Ok(rules.outbound_small.get(&Get { url: &url, headers: &[("Host", &host)], via: &via, within })?)
     }
 
     /// Asks `server_name` for media, signed when there is a key.
@@ -226,14 +270,15 @@ impl Federation {
         path: &str,
         key: Option<&SigningKey>,
     ) -> std::result::Result<Answer, RemoteError> {
-        let endpoint = self.discovery.resolve(server_name, None);
+        let rules = self.rules.get();
+        let endpoint = rules.discovery.resolve(server_name, None);
         let url = format!("{}{path}", endpoint.base_url);
         let request =
             SignedRequest { method: "GET", uri: path, origin: &self.server_name, destination: server_name };
         let authorization = key.map(|key| request.authorization(key));
         let mut headers = vec![("Host", endpoint.host.as_str())];
         headers.extend(authorization.as_deref().map(|value| ("Authorization", value)));
-        Ok(self.outbound.get(&Get { url: &url, headers: &headers, via: &endpoint.via, within: None })?)
+        Ok(rules.outbound.get(&Get { url: &url, headers: &headers, via: &endpoint.via, within: None })?)
     }
 }
 

@@ -161,8 +161,9 @@ impl Library {
         }
     }
 
-    /// Goes by `config` from now on.
-    pub(crate) fn reload(&self, config: &Config) {
+    /// Goes by `config` from now on, asking for linked pages with `fetcher`.
+    pub(crate) fn reload(&self, config: &Config, fetcher: Fetcher) {
+        self.desk.reload(config.previews.clone(), fetcher);
         self.config.set(config.clone());
     }
 
@@ -176,8 +177,8 @@ impl Library {
         let removals = self.removals();
         match self.catalog.media(mxc)? {
             // A pending ID is pending on frozen routes too: its flag is decided when it is filled.
-            Some(Media { content: Content::Pending { expires }, .. })
-                if self.is_pending(expires) && self.may_see(viewer, true) =>
+            Some(Media { content: Content::Pending { expires }, created, .. })
+                if self.is_pending(created, expires) && self.may_see(viewer, true) =>
             {
                 Ok(Found::Pending)
             }

@@ -8,7 +8,7 @@ use super::Library;
 use crate::blobs::{Ingest, IngestError};
 use crate::catalog::{Content, Media, NewMedia};
 use crate::error::{Error, Kind, Result};
-use crate::federation::{self, GRACE, MIN_RATE, RemoteMedia};
+use crate::federation::{self, GRACE, MIN_RATE, RemoteMedia, Wish};
 use crate::matrix::Mxc;
 
 /// How much is moved at once, bytes.
@@ -49,7 +49,7 @@ impl Library {
             }
         };
         let max_size = self.config.get().federation.max_size.0;
-        let remote = self.federation.fetch(mxc, timeout)?.at_most(max_size).inspect_err(too_large)?;
+        let remote = self.federation.fetch(mxc, Wish { timeout, max_size })?;
         let mut ingest = self
             .blobs
             .ingest(max_size, remote.size)

@@ -11,6 +11,9 @@ use crate::sha256::Sha256;
 /// How long it is kept which endpoint family a server has; it is believed for a day.
 const FAMILY_KEPT: Duration = Duration::from_hours(48);
 
+/// How long the row of a pending ID is kept after its end.
+const PENDING_KEPT: Duration = Duration::from_hours(7 * 24);
+
 /// How far the clock of the day may be from where it was expected before it counts as set.
 const DRIFT: Duration = Duration::from_mins(10);
 
@@ -49,7 +52,8 @@ impl Library {
         if self.last_look.was_clock_set(now, (self.monotonic)()) {
             return Ok(());
         }
-        self.catalog.forget_expired(now)?;
+        // Who asks for an expired ID is told so by its time; the row may wait for a clock that is right.
+        self.catalog.forget_expired(now.before(PENDING_KEPT))?;
         self.catalog.forget_expired_keys(now)?;
         self.catalog.forget_families(now.before(FAMILY_KEPT))?;
         self.forget_expired_previews()
@@ -64,7 +68,9 @@ impl Library {
     /// Removes a blob that a row referred to until now, if nothing refers to it any more. The question is asked again under the store's lock: an upload of the
     /// same bytes may have come between.
     pub(super) fn remove_blob(&self, sha256: &Sha256) -> Result<bool> {
-        self.blobs.remove_unless(sha256, || self.catalog.refers_to(sha256))
+        // One that was found without a row is not ours to remove: another catalog may want it.
+        let is_wanted = || Ok(self.catalog.refers_to(sha256)? || self.catalog.is_orphan(sha256)?);
+        self.blobs.remove_unless(sha256, is_wanted)
     }
 }
 

@@ -15,7 +15,8 @@ use super::Library;
 use crate::blobs::Ingest;
 use crate::catalog::{Content, Filled, NewMedia, Reservation, Reserved};
 use crate::error::{Error, Kind, Result};
-use crate::matrix::{Expiry, MediaId, Mxc, UserId};
+use crate::matrix::{Expiry, MediaId, Mxc, Timestamp, UserId};
+use crate::sha256::Sha256;
 
 /// `create` requests a second, per user, in the long run.
 const CREATE_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
@@ -118,6 +119,9 @@ impl Library {
             // The claim lasts until the row is committed.
             Ok(claim) => {
                 let (sha256, size) = (claim.sha256(), claim.size());
+                if claim.has_replaced_damage() {
+                    self.forget_damage(&sha256);
+                }
                 (sha256, commit(Filled { sha256, size, content_type, upload_name }))
             }
             Err(error) => {
@@ -128,9 +132,25 @@ impl Library {
         if !matches!(outcome, Ok(true))
             && let Err(error) = self.remove_blob(&sha256)
         {
-            tracing::error!(?error, "a blob that nothing refers to stays until the next start");
+            tracing::error!(
+                ?error,
+                "a blob that nothing refers to stays, to be dealt with after the next start"
+            );
         }
         outcome
+    }
+
+    /// Lets go of what was made or kept of a damaged blob.
+    fn forget_damage(&self, sha256: &Sha256) {
+        let forget = || {
+            for thumbnail in self.catalog.forget_thumbnails_of(sha256)? {
+                self.remove_blob(&thumbnail)?;
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = forget() {
+            tracing::error!(?error, "thumbnails of a damaged picture stay");
+        }
     }
 
     /// Starts filling `mxc` for `user_id`, in the order of checks that Synapse has.
@@ -151,14 +171,14 @@ impl Library {
         }
         match media.content {
             Content::Stored(_) => Err(cannot_overwrite()),
-            Content::Pending { expires } if !self.is_pending(expires) => Err(expired()),
+            Content::Pending { expires } if !self.is_pending(media.created, expires) => Err(expired()),
             Content::Pending { .. } => place.ok_or_else(cannot_overwrite),
         }
     }
 
-    /// Whether an ID that is to end then can still be filled.
-    pub(super) fn is_pending(&self, expires: Expiry) -> bool {
-        expires.lies_ahead((self.clock)(), self.config.get().uploads.pending_lifetime.0)
+    /// Whether an ID that was created then, to end then, can still be filled.
+    pub(super) fn is_pending(&self, created: Timestamp, expires: Expiry) -> bool {
+        expires.lies_ahead((self.clock)(), created.until(expires.time()))
     }
 
     /// Fills an ID with what was taken in.

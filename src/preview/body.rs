@@ -150,7 +150,7 @@ impl Body {
         }
         if let Some(hold) = hold {
             let part = Part { name: name.to_owned(), depth: 1, hold };
-            if !matches!(hold, Hold::Doubtful | Hold::Header) || !text::is_block(name) {
+            if !matches!(hold, Hold::Caption | Hold::Doubtful | Hold::Header) || !text::is_block(name) {
                 self.poster(tag);
                 self.left_out = Some(part);
                 return;
@@ -265,38 +265,44 @@ impl Body {
         let text = String::from_utf8_lossy(&block.text);
         let Some(text) = text::line(&text, MAX_BLOCK) else { return };
         let prelude = self.prelude.take();
-        if block.is_mostly_links(&text) || furniture::is_boilerplate(&text) {
+        if furniture::is_boilerplate(&text) {
             return;
         }
         let (weight, is_sentence) = (weight(&text), text::is_sentence(&text));
         if self.doubtful.is_some() {
-            if (self.place == Place::Paragraph || is_sentence) && weight >= LEAST_PARAGRAPH {
+            if (self.place == Place::Paragraph || is_sentence)
+                && weight >= LEAST_PARAGRAPH
+                && !block.is_mostly_links(&text)
+            {
                 self.keep(6, &text);
             }
             return;
         }
-        let (tier, least) = match (self.place, self.main.is_some()) {
-            (Place::Paragraph, true) => (0, LEAST_PARAGRAPH),
-            (Place::Paragraph, false) => (2, LEAST_PARAGRAPH),
-            (Place::Other, true) => (1, 40),
-            (Place::Other, false) => (3, 60),
-            (Place::Preformatted, _) => (4, usize::MAX),
-        };
-        let is_label = furniture::is_label(&text);
-        if weight >= least && !is_label {
-            if self.place == Place::Paragraph
-                && let Some(prelude) = prelude
-            {
-                self.keep(tier, &prelude);
+        if block.is_mostly_links(&text) {
+            if is_sentence && block.plain_words >= 3 {
+                self.keep(5, &text);
             }
-            self.keep(tier, &text);
-        } else if self.place == Place::Paragraph
-            && is_sentence
-            && prelude.as_ref().is_none_or(|prelude| prelude.len() < MAX_BLOCK)
-        {
-            self.prelude = Some(prelude.map_or_else(|| text.clone(), |prelude| format!("{prelude} {text}")));
+            return;
         }
-        if !is_label && (is_sentence || weight >= LEAST_PARAGRAPH || self.place == Place::Paragraph) {
+        let is_label = furniture::is_label(&text);
+        match (self.place, self.main.is_some()) {
+            _ if is_label => {}
+            (Place::Paragraph, in_main) => {
+                let tier = if in_main { 0 } else { 2 };
+                if weight >= LEAST_PARAGRAPH {
+                    self.keep(tier, &prelude.unwrap_or_default());
+                    self.keep(tier, &text);
+                } else if is_sentence {
+                    let before = prelude.filter(|prelude| prelude.len() < MAX_BLOCK).unwrap_or_default();
+                    self.prelude = Some(format!("{before} {text}").trim_start().to_owned());
+                }
+            }
+            (Place::Other, true) if weight >= 40 => self.keep(1, &text),
+            (Place::Other, false) if weight >= 60 => self.keep(3, &text),
+            (Place::Other | Place::Preformatted, _) => {}
+        }
+        let reads = is_sentence || weight >= LEAST_PARAGRAPH || self.place == Place::Paragraph;
+        if reads && !is_label && self.place != Place::Preformatted {
             self.keep(4, &text);
         } else if text.contains(char::is_alphabetic) {
             self.keep(5, &text);
@@ -308,7 +314,7 @@ impl Body {
         if let Some(known) = self.texts.get_mut(tier)
             && known.chars().count() < ENOUGH_TEXT
         {
-            if !known.is_empty() {
+            if !known.is_empty() && !text.is_empty() {
                 known.push(' ');
             }
             known.push_str(text);
@@ -317,8 +323,7 @@ impl Body {
 
     /// Ranks a picture, if it may be one.
     fn image(&mut self, tag: &Tag) {
-        let Some(image) = RawImage::of_img(tag, self.source.take()).filter(|_| self.doubtful.is_none())
-        else {
+        let Some(image) = RawImage::of_img(tag, self.source.take()).filter(|_| !self.is_beside()) else {
             return;
         };
         let is_hidden = furniture::is_hidden(tag);
@@ -329,9 +334,15 @@ impl Body {
         }
     }
 
+    /// Whether a picture here is hardly the page's.
+    fn is_beside(&self) -> bool {
+        self.doubtful.as_ref().is_some_and(|part| part.hold > Hold::Caption)
+    }
+
     /// The still that stands for a film.
     fn poster(&mut self, tag: &Tag) {
         if tag.name() == "video"
+            && !self.is_beside()
             && let Some(image) = RawImage::of_poster(tag)
         {
             self.rank(image, false);

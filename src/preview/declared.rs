@@ -90,6 +90,11 @@ impl Declared {
             self.image_part(part, content);
             return;
         }
+        // Dublin Core is written with a point in HTML, with a colon in RDFa.
+        let dotted = ["dc", "dcterms"]
+            .iter()
+            .find_map(|prefix| Some(format!("{prefix}.{}", key.strip_prefix(prefix)?.strip_prefix(':')?)));
+        let key = dotted.as_deref().unwrap_or(key);
         let is_wanted =
             NAMES.binary_search(&key).is_ok() || VOCABULARIES.iter().any(|prefix| key.starts_with(prefix));
         let is_wanted = is_wanted || key.starts_with("twitter:") || key.starts_with("itemprop:");

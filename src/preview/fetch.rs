@@ -192,7 +192,7 @@ impl Fetcher {
     }
 
     /// `Forbidden` for a host or port that the operator excludes.
-    fn admit(&self, link: &Link) -> Result<()> {
+    pub(crate) fn admit(&self, link: &Link) -> Result<()> {
         if !self.hosts.permit(link.host()) {
             return Err(Error::new(Kind::Forbidden, "this server does not preview that host"));
         }

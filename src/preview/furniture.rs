@@ -8,6 +8,8 @@ use super::text;
 /// What may end a part that is left out, besides its own end: pages forget to close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Hold {
+    /// As a doubtful part, but what it shows counts: it is what is said of a picture, or around one.
+    Caption,
     /// A main part or a heading of the first level. Its paragraphs count where there is no other text.
     Doubtful,
     /// A main part or a heading of the first level.
@@ -28,7 +30,7 @@ pub(super) fn hold(tag: &Tag, is_in_main: bool) -> Option<Hold> {
         "nav" | "footer" | "aside" | "menu" | "dialog" | "button" | "label" | "legend" | "title" => {
             Some(Hold::Medium)
         }
-        "figcaption" | "caption" => Some(Hold::Doubtful),
+        "figcaption" | "caption" => Some(Hold::Caption),
         "sup" if is_citation(tag) => Some(Hold::Medium),
         "header" if !is_in_main => Some(Hold::Header),
         _ => None,
@@ -52,7 +54,10 @@ pub(super) fn hold(tag: &Tag, is_in_main: bool) -> Option<Hold> {
     if has(&FURNITURE) {
         return Some(Hold::Weak);
     }
-    has(&DOUBTFUL).then_some(Hold::Doubtful)
+    if has(&DOUBTFUL) {
+        return Some(Hold::Doubtful);
+    }
+    has(&["caption"]).then_some(Hold::Caption)
 }
 
 /// Whether an element holds what the page is about.
@@ -75,7 +80,7 @@ pub(super) fn is_hidden(tag: &Tag) -> bool {
         || style.contains("visibility:hidden")
 }
 
-/// Whether a text is one that any page has: it asks for consent to cookies or for scripts, or claims rights.
+/// Whether a text is one that any page has: it asks for consent to cookies, for scripts or for patience, or claims rights.
 pub(super) fn is_boilerplate(text: &str) -> bool {
     if text.len() >= MAX_BOILERPLATE {
         return false;
@@ -85,7 +90,8 @@ pub(super) fn is_boilerplate(text: &str) -> bool {
     let is_consent = text.contains("cookie") && has(&CONSENT);
     let is_about_scripts = text.contains("javascript") && has(&SCRIPTS);
     let is_claim = has(&CLAIMS) || ["©", "copyright ", "(c) "].iter().any(|start| text.starts_with(start));
-    is_consent || is_about_scripts || (is_claim && text.len() < MAX_CLAIM)
+    let is_waiting = text.starts_with("loading") && text.len() < "loading, please wait...".len();
+    is_consent || is_waiting || is_about_scripts || (is_claim && text.len() < MAX_CLAIM)
 }
 
 /// Whether a text that is no sentence stands beside the text proper: the time and authors of an article, or a call to readers
@@ -176,14 +182,12 @@ const FURNITURE: [&str; 24] = [
 ];
 
 /// Words in classes and IDs of what often is furniture.
-const DOUBTFUL: [&str; 17] = [
+const DOUBTFUL: [&str; 15] = [
     "byline",
-    "caption",
     "comments",
     "coordinates",
     "hatnote",
     "hidden",
-    "infobox",
     "newsletter",
     "noprint",
     "related",
@@ -290,6 +294,7 @@ mod tests {
             "Nous utilisons des cookies pour tout.",
             "Please enable JavaScript to view this page.",
             "© 2024 Example",
+            "Loading...",
             "Copyright 2020 Example Ltd.",
             "Example. All rights reserved.",
         ] {

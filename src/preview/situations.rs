@@ -120,6 +120,12 @@ fn without_anything_better_the_text_of_the_page_describes_it() {
             Some("One. Two follows here. Three is a bit longer than the others."),
         ),
         ("<p>First line.<br><br>Second line.", Some("First line. Second line.")),
+        (
+            "<p>See <a href=x>what is written in that other place</a> for all.</p>",
+            Some("See what is written in that other place for all."),
+        ),
+        ("<p>Loading...</p>", None),
+        ("<pre>let x = 1;</pre><p>A short one.</p>", Some("A short one.")),
         ("Hi", Some("Hi")),
         (
             "<div class=l-sidebar-fixed><p>The text is in what seems to be a bar at the side.</p></div>",
@@ -180,6 +186,8 @@ fn titles_are_those_that_browsers_and_wikis_mean() {
         ("<title>&amp;quot;q&amp;quot;</title>", "\"q\""),
         ("<meta property='dc:title og:title' content=Listed><title>T</title>", "Listed"),
         ("<meta itemprop='name headline' content=Listed>", "Listed"),
+        ("<meta property='x:title dc:title' content=Core>", "Core"),
+        ("<meta property=dcterms:title content=Terms>", "Terms"),
         ("<noscript><title>no</title></noscript><title>yes</title>", "yes"),
     ] {
         assert_eq!(html(page).title.as_deref(), Some(expected), "{page}");
@@ -216,6 +224,8 @@ fn pictures_are_found_where_pages_keep_them_best_first() {
             "/l.jpg",
         ),
         ("<video poster=/still.jpg src=/v.mp4></video>", "/still.jpg"),
+        ("<div class=wp-caption><img src=/c.jpg><p class=wp-caption-text>Said of it</p></div>", "/c.jpg"),
+        ("<div class=sidebar><img src=/ad.jpg></div><img src=/i.jpg>", "/i.jpg"),
         ("<picture><source srcset=/s.webp><img src=/i.jpg></picture>", "/i.jpg"),
         ("<picture><source srcset=/s.webp></picture><img src=data:x><img src=/i.jpg>", "/i.jpg"),
     ] {

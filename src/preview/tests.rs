@@ -330,7 +330,7 @@ fn tags_of_attributes() -> Vec<String> {
 
 #[test]
 fn no_page_deepens_the_stack() {
-    let small = std::thread::Builder::new().stack_size(128 * 1024);
+    let small = std::thread::Builder::new().stack_size(256 * 1024);
     let reader = small.spawn(|| {
         for tag in tags_of_attributes() {
             let page = html(&format!("<title>T</title>{tag}"));
@@ -342,6 +342,23 @@ fn no_page_deepens_the_stack() {
         for (what, text, _) in hostile() {
             assert_sane(&html(&text), what);
             assert_sane(&read(text.as_bytes(), Some("application/xhtml+xml"), "https://x.example/"), what);
+        }
+    });
+    reader.unwrap().join().unwrap();
+}
+
+/// `serde_json` goes 127 levels deep, which takes more than half of this stack where it is not optimised, and no further.
+#[test]
+fn no_json_deepens_the_stack() {
+    let small = std::thread::Builder::new().stack_size(384 * 1024);
+    let reader = small.spawn(|| {
+        for depth in [100, 127, 128, 100_000] {
+            for (opens, closes) in [("[", "]"), ("{\"@graph\":", "}"), ("{\"html\":[", "]}")] {
+                let json = format!("{}1{}", opens.repeat(depth), closes.repeat(depth));
+                assert_eq!(parse_oembed(json.as_bytes(), &Url::parse("https://x.example/").unwrap()), None);
+                let page = html(&format!("<title>T</title><script type=application/ld+json>{json}</script>"));
+                assert_eq!(page.title.as_deref(), Some("T"));
+            }
         }
     });
     reader.unwrap().join().unwrap();

@@ -74,7 +74,8 @@ pub(crate) async fn obtain(app: &Arc<App>, mxc: &Mxc, terms: Terms, until: Until
                     .bridge
                     .run(Pool::Federation, move || library.fetch(&remote, timeout, &listener))
                     .await
-            })?;
+            });
+            let arrival = arrival.await?;
             match until {
                 Until::Stored => arrival.stored().await?,
                 Until::FirstByte => match arrival.served(app.bridge.readers()).await? {

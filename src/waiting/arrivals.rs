@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hyper::body::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use super::{Entry, RETRY, lock};
 use crate::bridge::{FileStream, Readers};
@@ -27,9 +29,38 @@ const MAX_ARRIVALS_OF_SERVER: usize = 32;
 /// The same that were asked for without a token, so that those who have one still find a place in a flood.
 const MAX_ANONYMOUS_ARRIVALS: usize = 128;
 
+/// Those who may wait until a further one is begun, of those with a token; who comes then is told to come back. A room full of pictures
+/// is opened at once, and many of them are of one server.
+const MAX_WAITING: usize = 256;
+
+/// The longest that one of them waits.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
 /// Remote files on their way in.
-#[derive(Debug, Default)]
-pub(crate) struct Arrivals(Arc<Mutex<HashMap<Mxc, OnItsWay>>>);
+#[derive(Debug)]
+pub(crate) struct Arrivals {
+    /// All of them.
+    table: Arc<Mutex<HashMap<Mxc, OnItsWay>>>,
+    /// Wakes those who wait, whenever one has ended.
+    ended: Arc<Notify>,
+    /// A place for each who waits.
+    queue: Semaphore,
+}
+
+impl Default for Arrivals {
+    fn default() -> Self {
+        Self { table: Arc::default(), ended: Arc::default(), queue: Semaphore::new(MAX_WAITING) }
+    }
+}
+
+/// Wakes those who wait when it is dropped, however the task ends that holds it.
+struct Waking(Arc<Notify>);
+
+impl Drop for Waking {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
+    }
+}
 
 /// One of them.
 #[derive(Debug)]
@@ -130,12 +161,13 @@ pub(crate) struct Coming {
 }
 
 impl Arrivals {
-    /// Joins the fetch of `mxc` for `viewer`, or starts one: `fetch` reports to the listener it is given and ends when the row is
-    /// committed. It runs to its end even if all who asked go away.
+    /// Joins the fetch of `mxc` for `viewer`, or starts one, after a while if too many are on their way: `fetch` reports to the
+    /// listener it is given and ends when the row is committed. It runs to its end even if all who asked go away.
     ///
     /// # Errors
-    /// `LimitExceeded` when too many are on their way.
-    pub(crate) fn join<F>(
+    /// `LimitExceeded` when too many are on their way and nobody may wait any more, or has waited long enough. Who has no token does not
+    /// wait.
+    pub(crate) async fn join<F>(
         &self,
         mxc: &Mxc,
         viewer: Viewer,
@@ -144,9 +176,43 @@ impl Arrivals {
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
-        let mut arrivals = lock(&self.0);
+        let mut fetch = Some(fetch);
+        let refused = || {
+            let message = "too many remote files are being fetched";
+            Error::new(Kind::LimitExceeded, message).retry_after(RETRY)
+        };
+        if let Some(arrival) = self.enter(mxc, viewer, &mut fetch) {
+            return Ok(arrival);
+        }
+        let place = (viewer == Viewer::Known).then(|| self.queue.try_acquire().ok()).flatten();
+        let _waiting = place.ok_or_else(refused)?;
+        let wait = async {
+            loop {
+                // Listened for before the look, so that nothing is missed in between.
+                let mut ended = pin!(self.ended.notified());
+                ended.as_mut().enable();
+                if let Some(arrival) = self.enter(mxc, viewer, &mut fetch) {
+                    return arrival;
+                }
+                ended.await;
+            }
+        };
+        tokio::time::timeout(LONGEST_WAIT, wait).await.map_err(|_elapsed| refused())
+    }
+
+    /// Joins, or starts; `None` when too many are on their way.
+    fn enter<F>(
+        &self,
+        mxc: &Mxc,
+        viewer: Viewer,
+        fetch: &mut Option<impl FnOnce(Reporter) -> F>,
+    ) -> Option<Arrival>
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let mut arrivals = lock(&self.table);
         if let Some(arrival) = arrivals.get(mxc) {
-            return Ok(Arrival { progress: arrival.progress.clone(), is_first: false });
+            return Some(Arrival { progress: arrival.progress.clone(), is_first: false });
         }
         let of_server = arrivals.keys().filter(|other| other.server_name == mxc.server_name).count();
         let of_anonymous = || arrivals.values().filter(|other| other.viewer == Viewer::Anonymous).count();
@@ -154,21 +220,22 @@ impl Arrivals {
             || of_server >= MAX_ARRIVALS_OF_SERVER
             || viewer == Viewer::Anonymous && of_anonymous() >= MAX_ANONYMOUS_ARRIVALS
         {
-            let message = "too many remote files are being fetched";
-            return Err(Error::new(Kind::LimitExceeded, message).retry_after(RETRY));
+            return None;
         }
+        let fetch = fetch.take()?;
         let (sender, progress) = watch::channel(Progress::Asked);
         arrivals.insert(mxc.clone(), OnItsWay { progress: progress.clone(), viewer });
         let sender = Arc::new(sender);
         let fetch = fetch(Reporter(Arc::clone(&sender)));
-        let entry = Entry::new(&self.0, mxc.clone());
+        // In this order: there is room when those who wait are woken.
+        let entry = (Entry::new(&self.table, mxc.clone()), Waking(Arc::clone(&self.ended)));
         tokio::spawn(async move {
             let outcome = fetch.await;
             // From here on, who asks asks anew.
             drop(entry);
             sender.send_modify(|progress| *progress = progress.ended(outcome));
         });
-        Ok(Arrival { progress, is_first: true })
+        Some(Arrival { progress, is_first: true })
     }
 }
 
@@ -301,6 +368,8 @@ impl FetchListener for Reporter {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
     use crate::matrix::{MediaId, ServerName};
 
@@ -314,27 +383,69 @@ mod tests {
     async fn a_fetch_that_panics_is_an_error_and_leaves_its_place() {
         let arrivals = Arrivals::default();
         for _ in 0..2 {
-            let arrival =
-                arrivals.join(&file(0), Viewer::Known, |_reporter| async { panic!("on purpose") }).unwrap();
+            let fetch = |_reporter| async { panic!("on purpose") };
+            let arrival = arrivals.join(&file(0), Viewer::Known, fetch).await.unwrap();
             assert!(arrival.is_first);
             arrival.stored().await.unwrap_err();
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_flood_without_tokens_leaves_places_to_those_who_have_one() {
         let arrivals = Arrivals::default();
-        let join = |number, viewer| arrivals.join(&file(number), viewer, |_reporter| std::future::pending());
+        let join = async |number, viewer| {
+            arrivals.join(&file(number), viewer, |_reporter| std::future::pending()).await
+        };
         for number in 0..MAX_ANONYMOUS_ARRIVALS {
-            join(number, Viewer::Anonymous).unwrap();
+            join(number, Viewer::Anonymous).await.unwrap();
         }
-        let error = join(MAX_ANONYMOUS_ARRIVALS, Viewer::Anonymous).unwrap_err();
-        assert_eq!(error.kind(), Kind::LimitExceeded);
+        let started = Instant::now();
+        let error = join(MAX_ANONYMOUS_ARRIVALS, Viewer::Anonymous).await.unwrap_err();
+        assert_eq!((error.kind(), started.elapsed()), (Kind::LimitExceeded, Duration::ZERO));
         // What is under way is shared with everybody.
-        assert!(!join(0, Viewer::Anonymous).unwrap().is_first);
+        assert!(!join(0, Viewer::Anonymous).await.unwrap().is_first);
         for number in MAX_ANONYMOUS_ARRIVALS..MAX_ARRIVALS {
-            assert!(join(number, Viewer::Known).unwrap().is_first);
+            assert!(join(number, Viewer::Known).await.unwrap().is_first);
         }
-        join(MAX_ARRIVALS, Viewer::Known).unwrap_err();
+        join(MAX_ARRIVALS, Viewer::Known).await.unwrap_err();
+        assert_eq!(started.elapsed(), LONGEST_WAIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_a_token_waits_for_a_place_and_the_queue_is_bounded() {
+        let (arrivals, gate) = (Arc::new(Arrivals::default()), Arc::new(Semaphore::new(0)));
+        let ask = |number: usize| {
+            let (arrivals, gate) = (Arc::clone(&arrivals), Arc::clone(&gate));
+            let mxc = Mxc {
+                server_name: ServerName::parse("remote.example").unwrap(),
+                media_id: MediaId::parse(&format!("f{number}")).unwrap(),
+            };
+            let fetch = move |_reporter| async move {
+                gate.acquire().await.unwrap().forget();
+                // A fetch that panics makes room too.
+                assert_ne!(number, 5, "on purpose");
+                Ok(())
+            };
+            tokio::spawn(async move { arrivals.join(&mxc, Viewer::Known, fetch).await?.stored().await })
+        };
+        let asked: Vec<_> = (0..MAX_ARRIVALS_OF_SERVER + MAX_WAITING).map(ask).collect();
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(
+            (lock(&arrivals.table).len(), arrivals.queue.available_permits()),
+            (MAX_ARRIVALS_OF_SERVER, 0)
+        );
+        let started = Instant::now();
+        assert_eq!(ask(1000).await.unwrap().unwrap_err().kind(), Kind::LimitExceeded);
+        assert_eq!(started.elapsed(), Duration::ZERO, "at once");
+        gate.add_permits(asked.len());
+        let mut stored = 0;
+        for asked in asked {
+            stored += usize::from(asked.await.unwrap().is_ok());
+        }
+        assert_eq!((stored, started.elapsed()), (MAX_ARRIVALS_OF_SERVER + MAX_WAITING - 1, Duration::ZERO));
+        assert_eq!(arrivals.queue.available_permits(), MAX_WAITING);
+        assert!(lock(&arrivals.table).is_empty());
     }
 }

@@ -245,6 +245,7 @@ fn beside_conduit_and_its_relatives_an_account_without_a_password_is_no_guest() 
         ("conduwuit", 200),
         ("continuwuity", 200),
         ("Tuwunel", 200),
+        ("Conduit (built at home) 0.10", 200),
         ("Synapse", 403),
         ("Dendrite", 403),
         ("conduits", 403),

@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use media_sidecar::matrix::Timestamp;
 
@@ -10,6 +11,7 @@ use crate::binary::Folder;
 use crate::harness::{
     OURS, Peer, RemoteKey, Reply, Setup, Sidecar, eventually, files_below, picture, unique,
 };
+use crate::previews;
 
 /// Something that happens to the file of a blob.
 type Damage = (&'static str, fn(&Path));
@@ -155,6 +157,28 @@ fn a_thumbnail_is_made_anew() {
         apply(&made.expect("a thumbnail's blob"));
         let after = thumbnail(31 - number);
         assert!(after.status == 200 && after.complete && after.body == before.body, "{damage}");
+    }
+}
+
+#[test]
+fn the_picture_of_a_preview_is_404_until_the_page_is_read_again() {
+    let site = Peer::plain(|request| match request.path() {
+        "/page" => previews::html("<title>T</title><meta property=og:image content=/i.png>"),
+        _ => previews::picture(previews::png(40, 30, 1)),
+    });
+    for (damage, apply) in DAMAGES {
+        let sidecar = previews::beside(&site).start();
+        let image = || {
+            let keys = previews::keys(&previews::preview(&sidecar, "http://site.test/page"));
+            format!("/_matrix/client/v1/media/download/{}", previews::image_of(&keys))
+        };
+        let path = image();
+        apply(&sidecar.blobs()[0]);
+        assert_eq!(sidecar.alice().get(&path).failure(), (404, "M_NOT_FOUND".to_owned()), "{damage}");
+        sidecar.advance(Duration::from_hours(2));
+        assert_eq!(image(), path, "{damage}");
+        let response = sidecar.alice().get(&path);
+        assert!(response.status == 200 && response.body == previews::png(40, 30, 1), "{damage}");
     }
 }
 

@@ -1,6 +1,9 @@
 //! `GET download`: headers, ranges, conditions, names.
 
-use crate::harness::{Setup, Sidecar};
+use std::io::Write as _;
+
+use crate::harness::client::read_response;
+use crate::harness::{Peer, Reply, Setup, Sidecar};
 
 const TEXT: &[u8] = b"0123456789abcdef";
 
@@ -367,5 +370,30 @@ fn a_page_may_read_what_media_players_look_for() {
         "authorization",
     ] {
         assert!(allowed.contains(&name), "{name}");
+    }
+}
+
+#[test]
+fn a_room_full_of_pictures_of_one_server_is_shown_whole() {
+    let remote = Peer::tls(|request| {
+        let media_id = request.path().rsplit('/').next().unwrap().to_owned();
+        Reply::new(200)
+            .header("Content-Type", "image/png")
+            .header("Content-Disposition", "inline")
+            .body(media_id)
+    });
+    let sidecar = Sidecar::start();
+    let alice = sidecar.alice();
+    let target = |number: usize| format!("/_matrix/client/v1/media/download/{}/f{number}", remote.name());
+    let mut connections: Vec<_> = (0..100)
+        .map(|number| {
+            let mut connection = alice.connect();
+            connection.write_all(&alice.request("GET", &target(number), b"")).unwrap();
+            connection
+        })
+        .collect();
+    for (number, connection) in connections.iter_mut().enumerate() {
+        let response = read_response(connection, "GET");
+        assert_eq!((response.status, response.text()), (200, format!("f{number}")));
     }
 }

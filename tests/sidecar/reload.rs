@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::binary::{Folder, Service, command};
-use crate::harness::eventually;
+use crate::harness::{Authority, Peer, Reply, eventually};
 
 const UPLOAD: &str = "/_matrix/media/v3/upload";
 
@@ -92,4 +92,42 @@ fn systemd_hears_of_the_reload_and_its_end() {
     let reloading = next();
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
     assert_eq!(next().trim_end(), "READY=1");
+}
+
+#[test]
+fn lists_and_rules_of_federation_and_previews_change_without_a_restart() {
+    let site = Peer::plain(|_| {
+        Reply::new(200)
+            .header("Content-Type", "text/html")
+            .body("<title>Hello</title><p>Some words of a page.</p>")
+    });
+    let remote = Peer::tls(|_| Reply::new(200).header("Content-Disposition", "inline").body("x"));
+    let folder = Folder::new(
+        "federation: {ca_file: ca.pem, ip_allow: [127.0.0.0/8], deny: []}\n\
+         previews: {ip_allow: [127.0.0.0/8], deny_hosts: []}\nlog: info\n",
+    );
+    std::fs::write(folder.path("ca.pem"), Authority::get().ca_pem()).unwrap();
+    let service = folder.serve();
+    let fetch = |number: u32| {
+        service.alice().get(&format!("/_matrix/client/v1/media/download/{}/{number}", remote.name())).status
+    };
+    let preview =
+        || service.alice().get(&format!("/_matrix/client/v1/media/preview_url?url={}/", site.url())).status;
+    assert_eq!((fetch(1), preview()), (200, 200));
+    let deny = |text: &str| {
+        text.replace("deny: []", "deny: [127.0.0.1]").replace("deny_hosts: []", "deny_hosts: [127.0.0.1]")
+    };
+    reload(&folder, &service, deny, READ);
+    assert_eq!((fetch(1), fetch(2), preview()), (403, 403, 403));
+    let allow = |text: &str| {
+        text.replace("deny: [127.0.0.1]", "deny: []")
+            .replace("deny_hosts: [127.0.0.1]", "deny_hosts: []")
+            .replace("ip_allow: [127.0.0.0/8]", "ip_allow: []")
+    };
+    reload(&folder, &service, allow, READ);
+    assert_eq!(
+        (fetch(1), fetch(2), preview()),
+        (200, 502, 403),
+        "what is stored, and addresses that are denied"
+    );
 }

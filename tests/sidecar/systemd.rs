@@ -175,3 +175,30 @@ fn who_waits_for_a_pending_upload_is_told_so_when_the_service_stops() {
     assert_eq!((response.status, response.errcode().as_str()), (504, "M_NOT_YET_UPLOADED"));
     assert!(service.child.wait().unwrap().success());
 }
+
+#[test]
+fn an_answer_that_its_client_reads_slowly_is_sent_to_its_end_when_the_service_stops() {
+    use std::io::Write as _;
+    let folder = Folder::new("");
+    let mut service = folder.serve();
+    let bytes = crate::harness::unique(1, 12_000_000);
+    let uploaded = service.alice().post("/_matrix/media/v3/upload", &bytes).json();
+    let mxc = uploaded["content_uri"].as_str().unwrap().trim_start_matches("mxc://").to_owned();
+    let mut connections: Vec<_> = (0..8)
+        .map(|_| {
+            let mut connection = service.alice().connect();
+            let target = format!("/_matrix/client/v1/media/download/{mxc}");
+            connection.write_all(&service.alice().request("GET", &target, b"")).unwrap();
+            connection
+        })
+        .collect();
+    // An answer has begun when there is something to be read of it.
+    connections.iter().for_each(|connection| assert_eq!(connection.peek(&mut [0]).unwrap(), 1));
+    service.signal(Signal::TERM);
+    crate::harness::eventually("it stops", || service.log().contains("stopping"));
+    for connection in &mut connections {
+        let response = crate::harness::client::read_response(connection, "GET");
+        assert!(response.complete && response.body == bytes);
+    }
+    assert!(service.child.wait().unwrap().success());
+}

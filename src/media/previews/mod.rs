@@ -18,7 +18,7 @@ pub(crate) use self::read::{Candidate, Picture, Reading};
 pub(crate) use self::summary::Summary;
 use super::Library;
 use crate::catalog::{Dropped, Filled, NewMedia, NewPreview, Preview, Room};
-use crate::config;
+use crate::config::{self, Live};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Expiry, Moment, Mxc, len_u64};
 use crate::preview::{Fetcher, Landing, Link, MAX_CACHE_AGE, Providers, Step, Trip, Wants};
@@ -40,16 +40,22 @@ const REMEMBERED: usize = 512;
 
 /// What previews need besides the library's own parts.
 pub(super) struct Desk {
+    /// What follows from the configuration.
+    rules: Live<Rules>,
+    /// The latest answers.
+    remembered: Cache<Link, Remembered, Weight>,
+    /// How many previews are being stored.
+    keeping: Arc<AtomicUsize>,
+}
+
+/// What follows from the configuration; made anew when that is read again.
+struct Rules {
     /// The operator's wishes.
     config: config::Previews,
     /// The way to pages.
     fetcher: Fetcher,
     /// Who speaks oEmbed.
     providers: Providers,
-    /// The latest answers.
-    remembered: Cache<Link, Remembered, Weight>,
-    /// How many previews are being stored.
-    keeping: Arc<AtomicUsize>,
 }
 
 /// The place of a preview that is being stored.
@@ -78,20 +84,38 @@ struct Weight;
 impl Desk {
     /// Asking with `fetcher`.
     pub(super) fn new(config: config::Previews, fetcher: Fetcher) -> Self {
-        let providers = Providers::new(&config.oembed);
         let remembered = Cache::with_weighter(REMEMBERED, REMEMBERED_BYTES, Weight);
-        Self { config, fetcher, providers, remembered, keeping: Arc::default() }
+        Self { rules: Live::new(Rules::new(config, fetcher)), remembered, keeping: Arc::default() }
+    }
+
+    /// Goes by `config` from now on, asking with `fetcher`. What was refused may be allowed now.
+    pub(super) fn reload(&self, config: config::Previews, fetcher: Fetcher) {
+        self.rules.set(Rules::new(config, fetcher));
+        self.remembered.clear();
+    }
+}
+
+impl Rules {
+    /// The rules of `config`, asking with `fetcher`.
+    fn new(config: config::Previews, fetcher: Fetcher) -> Self {
+        let providers = Providers::new(&config.oembed);
+        Self { config, fetcher, providers }
     }
 }
 
 impl Library {
     /// How long a preview may take; `None` when there are none here.
     pub(crate) fn preview_timeout(&self) -> Option<Duration> {
-        self.desk.config.enabled.then_some(self.desk.config.timeout.0)
+        let previews = &self.desk.rules.get().config;
+        previews.enabled.then_some(previews.timeout.0)
     }
 
     /// The answer for `link`, if it is in memory. Does not block.
     pub(crate) fn remembered_preview(&self, link: &Link) -> Option<Result<Arc<str>>> {
+        // What was kept of a host that is excluded by now is not shown.
+        if let Err(error) = self.desk.rules.get().fetcher.admit(link) {
+            return Some(Err(error));
+        }
         let remembered = self.desk.remembered.get(link)?;
         ((self.monotonic)() < remembered.until).then_some(remembered.outcome)
     }
@@ -102,7 +126,7 @@ impl Library {
             return remembered.map(Some);
         }
         let Some(Preview { answer, expires }) = self.catalog.preview(link.as_str())? else { return Ok(None) };
-        let left = expires.left((self.clock)(), self.desk.config.cache.0.max(MAX_CACHE_AGE));
+        let left = expires.left((self.clock)(), self.desk.rules.get().config.cache.0.max(MAX_CACHE_AGE));
         Ok((!left.is_zero()).then(|| self.remember(link, answer, left)))
     }
 
@@ -118,7 +142,7 @@ impl Library {
 
     /// The beginning of the way to `link`.
     pub(crate) fn set_out(&self, link: Link, wants: Wants) -> Result<Trip> {
-        self.desk.fetcher.set_out(link, wants)
+        self.desk.rules.get().fetcher.set_out(link, wants)
     }
 
     /// Goes one hop, until `deadline` at most; `land` reads what is at the end. Blocks.
@@ -128,12 +152,12 @@ impl Library {
         deadline: Instant,
         land: fn(&Self, Landing) -> Result<T>,
     ) -> Result<Step<T>> {
-        self.desk.fetcher.step(trip, deadline, |landing| land(self, landing))
+        self.desk.rules.get().fetcher.step(trip, deadline, |landing| land(self, landing))
     }
 
     /// Where a site that is known to speak oEmbed describes `link`.
     pub(crate) fn known_oembed(&self, link: &Link) -> Option<Link> {
-        Link::parse(self.desk.providers.endpoint(link.url())?.as_str()).ok()
+        Link::parse(self.desk.rules.get().providers.endpoint(link.url())?.as_str()).ok()
     }
 
     /// A place for a preview to be stored, if there is one.
@@ -148,14 +172,14 @@ impl Library {
         if let Some(Ok(stored)) = self.remembered_preview(link) {
             return stored;
         }
-        let lifetime = self.desk.config.cache.0.min(FAILURE_KEPT);
+        let lifetime = self.desk.rules.get().config.cache.0.min(FAILURE_KEPT);
         self.remember(link, answer, lifetime)
     }
 
     /// Keeps the preview of `link`, and the image with it: blob first, then both rows at once. An image that cannot be stored
     /// is left out, for a while. Gives the answer.
     pub(crate) fn keep_preview(&self, link: &Link, summary: Summary) -> Result<Arc<str>> {
-        let mut lifetime = summary.lifetime(self.desk.config.cache.0);
+        let mut lifetime = summary.lifetime(self.desk.rules.get().config.cache.0);
         let without_picture = summary.keys();
         let (keys, picture) = summary.into_keys();
         let mut kept = (String::new(), Dropped::default());
@@ -205,7 +229,7 @@ impl Library {
         let answer = Value::Object(keys).to_string();
         let expires = Expiry::at((self.clock)().after(lifetime));
         let new = NewPreview { url, preview: Preview { answer: answer.clone(), expires }, image };
-        let room = Room { count: MAX_PREVIEWS, bytes: self.desk.config.max_stored.0 };
+        let room = Room { count: MAX_PREVIEWS, bytes: self.desk.rules.get().config.max_stored.0 };
         let dropped = self.catalog.keep_preview(new, &self.server_name, room)?;
         Ok((answer, dropped))
     }
@@ -213,7 +237,7 @@ impl Library {
     /// Forgets previews that have expired or, after a change of configuration, are too much; their images and what was made of
     /// them.
     pub(super) fn forget_expired_previews(&self) -> Result<()> {
-        let bytes = self.desk.config.max_stored.0;
+        let bytes = self.desk.rules.get().config.max_stored.0;
         let dropped = self.catalog.forget_previews((self.clock)(), &self.server_name, bytes)?;
         self.clear_away(&dropped);
         Ok(())

@@ -81,7 +81,8 @@ impl Library {
         let (mut page, candidate) = match preview::sniff(&head, claimed) {
             _ if head.is_empty() => (Page::default(), None),
             Format::Html => {
-                let mut body = Watched { inner: body.take(self.desk.config.max_page.0), broke_off: false };
+                let mut body =
+                    Watched { inner: body.take(self.desk.rules.get().config.max_page.0), broke_off: false };
                 let page = preview::read_page(&mut body, claimed, &url).map_err(preview::broke_off)?;
                 broke_off = body.broke_off;
                 (page, None)
@@ -107,7 +108,7 @@ impl Library {
         if is_late && page == Page::default() {
             return Err(preview::late());
         }
-        let is_of_known_site = self.desk.providers.endpoint(&url).is_some();
+        let is_of_known_site = self.desk.rules.get().providers.endpoint(&url).is_some();
         let is_cut_off = is_late || broke_off;
         Ok(Reading { page, candidate, picture: None, is_of_known_site, is_cut_off })
     }
@@ -129,7 +130,7 @@ impl Library {
     /// # Errors
     /// Those of [`Self::read_image`].
     pub(crate) fn read_embedded_image(&self, url: &Url) -> Result<Candidate> {
-        let bytes = preview::read_data_url(url, self.desk.config.max_image.0);
+        let bytes = preview::read_data_url(url, self.desk.rules.get().config.max_image.0);
         let bytes = bytes.ok_or_else(|| unfit("it is not in the page"))?;
         fit(self.take_picture(&mut Cursor::new(bytes))?)
     }
@@ -167,7 +168,8 @@ impl Library {
 
     /// Moves a picture to the disk and looks at its header. One that would not fit if all others went is too large.
     pub(crate) fn take_picture(&self, body: &mut dyn Read) -> Result<Candidate> {
-        let config::Previews { max_image, max_stored, .. } = &self.desk.config;
+        let rules = self.desk.rules.get();
+        let config::Previews { max_image, max_stored, .. } = &rules.config;
         let mut ingest = self.blobs.ingest(max_image.0.min(max_stored.0), None).map_err(storing)?;
         let mut chunk = vec![0; CHUNK];
         loop {
