@@ -36,6 +36,9 @@ const MAX_ALIASES: usize = 8;
 /// Longest time an answer is remembered, whatever it says.
 const MAX_LIFETIME: Duration = Duration::from_hours(24);
 
+/// How long an old answer goes on while nobody gives a new one, before it is asked for again.
+const SILENCE_BRIDGED: Duration = Duration::from_mins(1);
+
 /// How long it is remembered that there is no record, if the answer does not say; and longest whatever it says.
 const NONE_LIFETIME: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(1));
 
@@ -80,16 +83,22 @@ impl Srv {
             return Ok(Vec::new());
         }
         let now = Instant::now();
-        if let Some((services, _)) = self.answers.get(name).filter(|(_, until)| now < *until) {
-            return Ok(services);
+        let known = self.answers.get(name);
+        if let Some((services, _)) = known.as_ref().filter(|(_, until)| now < *until) {
+            return Ok(services.clone());
         }
         let patience = self.patience.saturating_mul(QUESTIONS_AT_LENGTH);
         let asked = tokio::time::timeout(patience, self.ask(name)).await.unwrap_or(Err(NetError::Timeout));
-        let (services, lifetime) = asked.map_err(|error| {
-            let is_silence = matches!(error, NetError::Timeout);
-            let kind = if is_silence { io::ErrorKind::TimedOut } else { io::ErrorKind::Other };
-            io::Error::new(kind, error)
-        })?;
+        let (services, lifetime) = match (asked, known) {
+            (Ok(found), _) => found,
+            // Of a server that was found by its record the old one is more likely right than none.
+            (Err(NetError::Timeout), Some((old, _))) if !old.is_empty() => (old, SILENCE_BRIDGED),
+            (Err(error), _) => {
+                let is_silence = matches!(error, NetError::Timeout);
+                let kind = if is_silence { io::ErrorKind::TimedOut } else { io::ErrorKind::Other };
+                return Err(io::Error::new(kind, error));
+            }
+        };
         if let Some(until) = now.checked_add(lifetime) {
             self.answers.insert(name.to_owned(), (services.clone(), until));
         }
@@ -162,6 +171,7 @@ fn time_of(record: &Record) -> Duration {
 #[cfg(test)]
 mod tests {
     use std::net::{SocketAddr, UdpSocket};
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex};
 
     use hickory_resolver::config::{ConnectionConfig, ProtocolConfig};
@@ -282,6 +292,25 @@ mod tests {
             assert!(ask.services("b.test").await.unwrap().is_empty());
         }
         assert_eq!(server.asked(), ["a.test.", "b.test."]);
+    }
+
+    #[tokio::test]
+    async fn while_nobody_answers_the_old_records_go_on() {
+        let is_well = Arc::new(AtomicBool::new(true));
+        let answers = Arc::clone(&is_well);
+        let server = Server::start(move |name| {
+            let mut record = srv(name, 1, "m.test.");
+            record.ttl = 0;
+            answers.load(Ordering::SeqCst).then(|| vec![record])
+        });
+        let ask = server.ask(Duration::from_millis(200));
+        // Over UDP on a busy machine the first answer may come too late.
+        while ask.services("a.test").await.is_err() {}
+        is_well.store(false, Ordering::SeqCst);
+        for _ in 0..3 {
+            assert_eq!(hosts(&ask.services("a.test").await.unwrap()), ["m.test"]);
+        }
+        assert_eq!(ask.services("b.test").await.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]
