@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use percent_encoding::{AsciiSet, percent_encode};
 use rustls::ClientConfig;
 use ureq::http::{HeaderMap, HeaderValue, Response as HttpResponse, StatusCode};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, SendBody};
 use url::Url;
 
 use self::guard::CheckedResolver;
@@ -209,6 +209,22 @@ impl Outbound {
         Ok(Answer { response: request.send(body)?, url: get.url.to_owned() })
     }
 
+    /// Announces a body of `length` bytes with POST and does not send it. `None` when the other end would have taken it;
+    /// [`Get::within`] is not heeded.
+    pub(crate) fn announce(&self, get: &Get<'_>, length: u64) -> Result<Option<Answer>, OutboundError> {
+        let agent = self.agent_for(get);
+        let request =
+            agent.post(get.url).header("Expect", "100-continue").header("Content-Length", length.to_string());
+        let request =
+            get.headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let mut body = Unsent { is_asked_for: false };
+        match request.send(SendBody::from_reader(&mut body)) {
+            Ok(response) => Ok(Some(Answer { response, url: get.url.to_owned() })),
+            Err(_) if body.is_asked_for => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Asks what may be done there, with OPTIONS; [`Get::within`] is not heeded.
     pub(crate) fn options(&self, get: &Get<'_>) -> Result<Answer, OutboundError> {
         let agent = self.agent_for(get);
@@ -352,6 +368,19 @@ impl Answer {
     /// The body's bytes as they come.
     fn into_wire(self) -> impl Read + Send + 'static {
         Plain(self.response.into_body().into_reader())
+    }
+}
+
+/// A body that is announced and never sent.
+struct Unsent {
+    /// Whether it would have been sent.
+    is_asked_for: bool,
+}
+
+impl Read for Unsent {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.is_asked_for = true;
+        Err(io::Error::other("the body is not sent"))
     }
 }
 

@@ -17,7 +17,7 @@ struct Manners {
     /// The target that goes on; `None`: the proxy answers 404 itself.
     target: fn(&str) -> Option<String>,
     /// Larger bodies are answered 413 by the proxy.
-    limit: usize,
+    limit: u64,
     /// What it speaks to the sidecar.
     version: &'static str,
     /// Headers of requests that get lost.
@@ -36,7 +36,7 @@ impl Default for Manners {
     fn default() -> Self {
         Self {
             target: |target| (!target.starts_with("/_sidecar/")).then(|| target.to_owned()),
-            limit: usize::MAX,
+            limit: u64::MAX,
             version: "1.1",
             lost: &[],
             lost_answers: &[],
@@ -88,7 +88,7 @@ impl Drop for Front {
 fn pass(stream: TcpStream, sidecar: Option<SocketAddr>, manners: &Manners) -> std::io::Result<()> {
     let connection = ServerConnection::new(Authority::get().server()).unwrap();
     let mut front = BufReader::new(StreamOwned::new(connection, stream));
-    let (mut line, mut headers, mut length) = (String::new(), Vec::new(), 0);
+    let (mut line, mut headers, mut length) = (String::new(), Vec::new(), 0_u64);
     front.read_line(&mut line)?;
     let words: Vec<_> = line.split(' ').collect();
     let (method, target) = (words[0].to_owned(), words[1].to_owned());
@@ -102,8 +102,12 @@ fn pass(stream: TcpStream, sidecar: Option<SocketAddr>, manners: &Manners) -> st
         }
         headers.push((name, value));
     }
-    let mut body = vec![0; length];
-    front.read_exact(&mut body)?;
+    let waits = headers.iter().any(|(name, value)| name == "expect" && value == "100-continue");
+    if waits && length <= manners.limit {
+        front.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+    }
+    let (mut body, taken) = (Vec::new(), if waits && length > manners.limit { 0 } else { length });
+    front.by_ref().take(taken).read_to_end(&mut body)?;
     let own = |status: &str| {
         format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").into_bytes()
     };
@@ -242,6 +246,14 @@ fn a_proxy_that_takes_small_bodies_only_fails() {
         );
     }
     assert_eq!(report.1.matches("comes here as it was sent").count(), 6, "{}", report.1);
+}
+
+#[test]
+fn a_proxy_with_a_smaller_limit_than_ours_fails() {
+    let report = checked(Manners { limit: 10 << 20, ..Manners::default() });
+    let words =
+        "an upload of uploads.max_size, 50MiB, is too large for the proxy (status 413); set no limit there";
+    fails_with(&report, &[("/_matrix/media/", words)]);
 }
 
 #[test]

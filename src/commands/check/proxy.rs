@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::report::{Level, Report};
+use super::report::{Causes, Level, Report};
 use super::service::State;
 use super::{Failure, Neighbour, read_json, supports_authenticated_media};
 use crate::app::Surroundings;
 use crate::commands::delegation::Delegation;
-use crate::config::Config;
+use crate::config::{Config, Size};
 use crate::error::in_words;
 use crate::federation::{Endpoint, SigningKey};
 use crate::mark::{MARK, Mark};
@@ -48,6 +48,8 @@ pub(super) struct Outside {
     fingerprint: String,
     /// A server's signature, which is none.
     x_matrix: String,
+    /// The largest upload.
+    max_upload: Size,
     /// Where the name leads.
     delegation: Delegation,
 }
@@ -62,10 +64,6 @@ struct Door<'a> {
     for_clients: bool,
 }
 
-/// What is wrong, each cause with all the places where it was seen.
-#[derive(Default)]
-struct Causes(Vec<(String, Vec<String>)>);
-
 impl Outside {
     /// Looks where the server's name leads.
     pub(super) fn find(config: &Config, key: &SigningKey) -> Result<Self, Failure> {
@@ -79,7 +77,7 @@ impl Outside {
             config.server_name
         );
         let fingerprint = key.fingerprint(&config.server_name);
-        Ok(Self { outbound, fingerprint, x_matrix, delegation })
+        Ok(Self { outbound, fingerprint, x_matrix, max_upload: config.uploads.max_size, delegation })
     }
 
     /// What asks.
@@ -169,7 +167,7 @@ pub(super) fn check(
             Ok(answer) => {
                 check_door(outside, &door, &mut causes, report)?;
                 // A proxy that reaches nobody was told of by its paths.
-                let is_told = matches!(answer.status(), 502..=504) && !causes.0.is_empty();
+                let is_told = matches!(answer.status(), 502..=504) && !causes.is_empty();
                 let versions = read_json(answer);
                 open.push((
                     door.endpoint,
@@ -261,6 +259,9 @@ fn check_door(
         if door.for_clients && UPLOAD_PREFIXES.contains(prefix) {
             faults.extend(outside.probe_body(door.endpoint, prefix));
             faults.extend(outside.probe_preflight(door.endpoint, prefix));
+            if faults.is_empty() {
+                faults.extend(outside.probe_length(door.endpoint, prefix));
+            }
         }
         if faults.is_empty() {
             report.say(Level::Ok, &place, "comes here as it was sent")?;
@@ -344,6 +345,22 @@ impl Outside {
                 answer.status()
             )),
         }
+    }
+
+    /// Announces the largest upload that is allowed here.
+    fn probe_length(&self, endpoint: &Endpoint, prefix: &str) -> Option<String> {
+        let target = format!("{prefix}{PROBE}");
+        let headers = [("Authorization", BEARER), ("Content-Type", BODY_TYPE)];
+        let length = self.max_upload.0;
+        let answer = with(endpoint, &target, &headers, |get| self.outbound.announce(get, length)).ok()??;
+        let is_refused = answer.status() == 413 && self.mark_of(&answer).is_err();
+        is_refused.then(|| {
+            format!(
+                "an upload of uploads.max_size, {}, is too large for the proxy (status 413); set no limit there, media-sidecar \
+                 has its own (nginx: client_max_body_size 0)",
+                self.max_upload
+            )
+        })
     }
 
     /// Asks as browsers do before an upload.
@@ -450,37 +467,6 @@ fn is_federation(prefix: &str) -> bool {
     prefix.starts_with("/_matrix/federation/")
 }
 
-impl Causes {
-    /// Notes that `cause` was seen at `place`.
-    fn add(&mut self, cause: String, place: String) {
-        match self.0.iter_mut().find(|(known, _)| *known == cause) {
-            Some((_, places)) if places.contains(&place) => {}
-            Some((_, places)) => places.push(place),
-            None => self.0.push((cause, vec![place])),
-        }
-    }
-
-    /// Tells each cause once.
-    fn tell(&self, report: &mut Report<'_, impl Write>) -> Result<(), Failure> {
-        for (cause, places) in &self.0 {
-            let Some((first, others)) = places.split_first() else { continue };
-            let door: String = first.split_inclusive('/').take(3).collect();
-            let others: Vec<_> = others
-                .iter()
-                .map(|place| {
-                    place.strip_prefix(&door).map_or_else(|| place.clone(), |path| format!("/{path}"))
-                })
-                .collect();
-            let finding = match others.len() {
-                0 => cause.clone(),
-                _ => format!("{cause} (the same: {})", others.join(", ")),
-            };
-            report.say(Level::Fail, first, finding)?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -509,23 +495,5 @@ mod tests {
         ] {
             assert!(fault_of_certificate(cause).contains(words), "{cause}");
         }
-    }
-
-    #[test]
-    fn a_cause_is_told_once_with_all_its_places() {
-        let mut causes = Causes::default();
-        for place in ["https://a/x/", "https://a/y/", "https://a/y/", "https://b/x/"] {
-            causes.add("it rains".to_owned(), place.to_owned());
-        }
-        causes.add("it snows".to_owned(), "https://a/x/".to_owned());
-        let mut told = Vec::new();
-        let mut report = Report::new(&mut told);
-        causes.tell(&mut report).unwrap();
-        assert!(report.has_failed());
-        let told = String::from_utf8(told).unwrap();
-        assert_eq!(
-            told,
-            "FAIL  https://a/x/: it rains (the same: /y/, https://b/x/)\nFAIL  https://a/x/: it snows\n"
-        );
     }
 }

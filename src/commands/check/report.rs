@@ -51,3 +51,66 @@ impl<'a, W: Write> Report<'a, W> {
         Ok(writeln!(self.out, "{word:<5} {subject}: {finding}")?)
     }
 }
+
+/// What is wrong, each cause with all the places where it was seen.
+#[derive(Default)]
+pub(super) struct Causes(Vec<(String, Vec<String>)>);
+
+impl Causes {
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Notes that `cause` was seen at `place`.
+    pub(super) fn add(&mut self, cause: String, place: String) {
+        match self.0.iter_mut().find(|(known, _)| *known == cause) {
+            Some((_, places)) if places.contains(&place) => {}
+            Some((_, places)) => places.push(place),
+            None => self.0.push((cause, vec![place])),
+        }
+    }
+
+    /// Tells each cause once.
+    pub(super) fn tell(&self, report: &mut Report<'_, impl Write>) -> Result<(), Failure> {
+        for (cause, places) in &self.0 {
+            let Some((first, others)) = places.split_first() else { continue };
+            let door: String = first.split_inclusive('/').take(3).collect();
+            let others: Vec<_> = others
+                .iter()
+                .map(|place| {
+                    place.strip_prefix(&door).map_or_else(|| place.clone(), |path| format!("/{path}"))
+                })
+                .collect();
+            let finding = match others.len() {
+                0 => cause.clone(),
+                _ => format!("{cause} (the same: {})", others.join(", ")),
+            };
+            report.say(Level::Fail, first, finding)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once_with_all_its_places() {
+        let mut causes = Causes::default();
+        for place in ["https://a/x/", "https://a/y/", "https://a/y/", "https://b/x/"] {
+            causes.add("it rains".to_owned(), place.to_owned());
+        }
+        causes.add("it snows".to_owned(), "https://a/x/".to_owned());
+        let mut told = Vec::new();
+        let mut report = Report::new(&mut told);
+        causes.tell(&mut report).unwrap();
+        assert!(report.has_failed());
+        let told = String::from_utf8(told).unwrap();
+        assert_eq!(
+            told,
+            "FAIL  https://a/x/: it rains (the same: /y/, https://b/x/)\nFAIL  https://a/x/: it snows\n"
+        );
+    }
+}
