@@ -173,7 +173,7 @@ impl Declared {
 impl RawImage {
     /// Whether it may be a picture that can be fetched and shown.
     pub(super) fn is_showable(&self) -> bool {
-        is_picture(&self.src)
+        is_picture(&self.src) || is_embedded(&self.src)
     }
 
     /// An `img` element: the source that a script would set later, its own, the largest of its set, or `source`, the one that

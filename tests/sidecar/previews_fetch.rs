@@ -243,6 +243,21 @@ fn where_declared_pictures_fail_those_of_the_body_and_then_the_icon_stand_in() {
     assert!(site.paths().iter().filter(|path| path.starts_with("/gone")).count() <= 7);
 }
 
+#[test]
+fn a_picture_inside_the_page_is_shown_within_the_bounds_of_others() {
+    let inside = |bytes: &[u8]| format!("data:image/png;base64,{}", data_encoding::BASE64.encode(bytes));
+    let (good, small) = (inside(&crate::harness::picture(1)), inside(&png(8, 8, 1)));
+    let site = Peer::plain(move |request| {
+        let src = if request.path() == "/good" { &good } else { &small };
+        html(format!("<title>T</title><main><img src='{src}' width=300 height=300></main>"))
+    });
+    let sidecar = beside(&site).start();
+    let found = keys(&preview(&sidecar, "http://site.test/good"));
+    assert_eq!(found["og:image:width"], 64, "{found}");
+    assert_eq!(crate::previews::download(&sidecar, &image_of(&found)).body, crate::harness::picture(1));
+    assert_eq!(keys(&preview(&sidecar, "http://site.test/small")).get("og:image"), None);
+}
+
 /// With `fsync` slowed to 6 s an answer came after 6 s, whatever `previews.timeout` said.
 #[test]
 fn a_slow_disk_does_not_hold_the_answer_up_and_the_picture_is_named_once_it_is_durable() {

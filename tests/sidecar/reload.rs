@@ -111,14 +111,16 @@ fn lists_and_rules_of_federation_and_previews_change_without_a_restart() {
     let fetch = |number: u32| {
         service.alice().get(&format!("/_matrix/client/v1/media/download/{}/{number}", remote.name())).status
     };
-    let preview =
-        || service.alice().get(&format!("/_matrix/client/v1/media/preview_url?url={}/", site.url())).status;
-    assert_eq!((fetch(1), preview()), (200, 200));
+    let preview = |number: u32| {
+        let target = format!("/_matrix/client/v1/media/preview_url?url={}/{number}", site.url());
+        service.alice().get(&target).status
+    };
+    assert_eq!((fetch(1), preview(1)), (200, 200));
     let deny = |text: &str| {
         text.replace("deny: []", "deny: [127.0.0.1]").replace("deny_hosts: []", "deny_hosts: [127.0.0.1]")
     };
     reload(&folder, &service, deny, READ);
-    assert_eq!((fetch(1), fetch(2), preview()), (403, 403, 403));
+    assert_eq!((fetch(1), fetch(2), preview(1), preview(2)), (403, 403, 403, 403));
     let allow = |text: &str| {
         text.replace("deny: [127.0.0.1]", "deny: []")
             .replace("deny_hosts: [127.0.0.1]", "deny_hosts: []")
@@ -126,8 +128,8 @@ fn lists_and_rules_of_federation_and_previews_change_without_a_restart() {
     };
     reload(&folder, &service, allow, READ);
     assert_eq!(
-        (fetch(1), fetch(2), preview()),
-        (200, 502, 403),
+        (fetch(1), fetch(2), preview(1), preview(2)),
+        (200, 502, 200, 403),
         "what is stored, and addresses that are denied"
     );
 }
