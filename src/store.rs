@@ -550,7 +550,7 @@ mod tests {
         let sha256 = add(&store, "whole");
         drop(store);
         let name = sha256.to_string();
-        let blob = folder.path().join("blobs").join(&name[..2]).join(&name);
+        let blob = folder.path().join("blobs").join(format!("{:02x}", sha256.as_bytes()[0])).join(&name);
         fs::copy(&blob, folder.path().join("orphans").join(&name)).unwrap();
         fs::remove_file(&blob).unwrap();
         fs::write(&blob, "wh").unwrap();

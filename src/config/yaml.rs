@@ -197,11 +197,11 @@ mod tests {
 
     #[test]
     fn what_is_nested_without_end_is_refused_with_its_line() {
-        let indented: String = (0..3000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+        let indented: Vec<String> = (0..3000).map(|depth| format!("{}a:", " ".repeat(depth))).collect();
         for (text, line) in [
             (format!("a:\n  {}x\n", "- ".repeat(100_000)), Some(2)),
             (format!("a:\n  {}x\n", "? ".repeat(100_000)), Some(2)),
-            (indented, Some(130)),
+            (indented.join("\n"), Some(130)),
             (format!("a: {}", "[".repeat(100_000)), None),
             (format!("a: {}", "{a: ".repeat(100_000)), None),
         ] {
