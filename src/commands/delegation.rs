@@ -205,7 +205,8 @@ mod tests {
         let names: Arc<dyn Names> = Arc::new(OnlyExampleOrg(address));
         let limits = Limits { stall: Duration::from_secs(10), total: Some(Duration::from_secs(10)) };
         let outbound =
-            Outbound::new(Guard::permit_all(), Some(ca_file.path()), limits, Arc::clone(&names)).unwrap();
+            Outbound::new(Guard::permit_all(), Some(("ca", ca_file.path())), limits, Arc::clone(&names))
+                .unwrap();
         Delegation::find(&Config::defaults(ServerName::parse("example.org").unwrap()), &outbound, names)
     }
 

@@ -81,7 +81,7 @@ impl Public {
         // SRV records are asked for inside it.
         let _inside = runtime.enter();
         let limits = Limits { stall: TIMEOUT, total: Some(TIMEOUT) };
-        let ca_file = config.federation.ca_file.as_deref();
+        let ca_file = config.federation.ca_file.as_deref().map(|path| ("federation.ca_file", path));
         let names = Surroundings::system().names;
         let outbound = Outbound::new(Guard::permit_all(), ca_file, limits, Arc::clone(&names))?;
         Ok(Self::of(&Delegation::find(config, &outbound, names), &config.server_name))

@@ -133,7 +133,8 @@ impl Rules {
     ) -> std::result::Result<Self, OutboundError> {
         let outbound = |stall, total| {
             let guard = Guard::new(&config.ip_deny, &config.ip_allow);
-            Outbound::new(guard, config.ca_file.as_deref(), Limits { stall, total }, names.clone())
+            let ca_file = config.ca_file.as_deref().map(|path| ("federation.ca_file", path));
+            Outbound::new(guard, ca_file, Limits { stall, total }, names.clone())
         };
         let small_patience = SMALL_TIMEOUT.min(config.timeout.0);
         let small = outbound(small_patience, Some(small_patience))?;

@@ -77,6 +77,9 @@ struct Rules {
     socket: Option<PathBuf>,
 }
 
+/// A PEM file of further roots, and the key of the configuration that names it.
+pub(crate) type CaFile<'a> = (&'static str, &'a Path);
+
 /// How long a peer may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -135,10 +138,10 @@ pub(crate) enum OutboundError {
 }
 
 impl Outbound {
-    /// Requests to addresses that `guard` permits, trusting the public roots and those in the PEM file `ca_file`.
+    /// Requests to addresses that `guard` permits, trusting the public roots and those in `ca_file`.
     pub(crate) fn new(
         guard: Guard,
-        ca_file: Option<&Path>,
+        ca_file: Option<CaFile<'_>>,
         limits: Limits,
         names: impl Into<Lookups>,
     ) -> Result<Self, OutboundError> {

@@ -8,6 +8,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use rustls::{ClientConfig, RootCertStore};
 
+use super::CaFile;
+
 /// Where systems keep the roots they trust, in one PEM file: Debian, Alpine, Arch; Fedora; older Red Hat; openSUSE; others.
 const SYSTEM_ROOTS: [&str; 7] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -25,13 +27,14 @@ const MAX_ROOTS: usize = 1000;
 /// Names another such file, as OpenSSL has it.
 const SYSTEM_ROOTS_VARIABLE: &str = "SSL_CERT_FILE";
 
-/// TLS trusting the public roots, the system's, and those in the PEM file `ca_file`. The error says what is wrong with the file.
-pub(super) fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
+/// TLS trusting the public roots, the system's, and those in the PEM file that a key of the configuration names. The error says what is
+/// wrong with the file.
+pub(super) fn client_config(ca_file: Option<CaFile<'_>>) -> Result<Arc<ClientConfig>, String> {
     let roots = match ca_file {
         None => Arc::clone(public_roots()),
-        Some(path) => {
+        Some((key, path)) => {
             let mut roots = RootCertStore::clone(public_roots());
-            add_all(&mut roots, path).map_err(|why| format!("ca_file {}: {why}", path.display()))?;
+            add_all(&mut roots, path).map_err(|why| format!("{key} {}: {why}", path.display()))?;
             Arc::new(roots)
         }
     };
@@ -130,9 +133,13 @@ mod tests {
             ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned(), false),
         ] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(client_config(Some(&path)).is_ok(), is_good);
+            assert_eq!(client_config(Some(("x", &path))).is_ok(), is_good);
         }
-        assert!(client_config(Some(Path::new("/nowhere"))).unwrap_err().contains("ca_file /nowhere"));
+        assert!(
+            client_config(Some(("x.ca_file", Path::new("/nowhere"))))
+                .unwrap_err()
+                .contains("x.ca_file /nowhere")
+        );
     }
 
     #[test]

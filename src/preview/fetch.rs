@@ -148,8 +148,9 @@ impl Fetcher {
     ) -> std::result::Result<Self, OutboundError> {
         let guard = Guard::new(&config.ip_deny, &config.ip_allow);
         let limits = Limits { stall: config.timeout.0, total: Some(config.timeout.0) };
+        let ca_file = config.ca_file.as_deref().map(|path| ("previews.ca_file", path));
         Ok(Self {
-            outbound: Outbound::new(guard, config.ca_file.as_deref(), limits, names)?,
+            outbound: Outbound::new(guard, ca_file, limits, names)?,
             hosts: Globs::new(&config.allow_hosts, &config.deny_hosts),
             ports: config.ports.clone(),
             user_agent: config.user_agent.clone(),

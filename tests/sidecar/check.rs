@@ -426,7 +426,7 @@ fn a_configuration_that_cannot_be_read_is_told() {
 
 #[test]
 fn an_authority_that_cannot_be_read_is_told() {
-    let folder = Folder::new("federation: {ca_file: nope.pem}\n");
+    let folder = Folder::new("federation: {ca_file: nope.pem}\npreviews: {ca_file: neither.pem}\n");
     let output = command(folder.folder.path())
         .arg("check")
         .env("SIDECAR_SERVER_NAME", "127.0.0.1:1")
@@ -434,14 +434,14 @@ fn an_authority_that_cannot_be_read_is_told() {
         .unwrap();
     let report = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{report}");
-    let line = report
-        .lines()
-        .find(|line| line.contains("federation.ca_file nope.pem"))
-        .unwrap_or_else(|| panic!("{report}"));
-    assert!(
-        line.starts_with("FAIL") && line.contains("No such file") && !line.contains("os error"),
-        "{line}"
-    );
+    for key in ["federation.ca_file nope.pem", "previews.ca_file neither.pem"] {
+        let line =
+            report.lines().find(|line| line.contains(key)).unwrap_or_else(|| panic!("{key}: {report}"));
+        assert!(
+            line.starts_with("FAIL") && line.contains("No such file") && !line.contains("os error"),
+            "{line}"
+        );
+    }
 }
 
 #[test]

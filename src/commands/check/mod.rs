@@ -22,6 +22,7 @@ use crate::federation::{KeyFile, SigningKey, Standing, compare_published_key};
 use crate::homeserver::{Homeserver, IN_CIRCLES};
 use crate::matrix::Timestamp;
 use crate::outbound::Answer;
+use crate::preview::Fetcher;
 use crate::store;
 
 /// Largest answer read, bytes.
@@ -60,6 +61,9 @@ pub fn check(path: Option<&Path>, out: &mut impl Write) -> Result<bool, Failure>
     let key = check_key(&config, &mut report)?;
     let homeserver = check_homeserver(&config, key.as_ref(), &mut report)?;
     check_data_dir(&config, &mut report)?;
+    if let Err(why) = Fetcher::new(&config.previews, Surroundings::system().names) {
+        report.say(Level::Fail, "previews", in_words(&why))?;
+    }
     if let Some(key) = key {
         match proxy::Outside::find(&config, &key) {
             Ok(outside) => {

@@ -68,7 +68,7 @@ impl Outside {
     /// Looks where the server's name leads.
     pub(super) fn find(config: &Config, key: &SigningKey) -> Result<Self, Failure> {
         let limits = Limits { stall: TIMEOUT, total: Some(TIMEOUT) };
-        let ca_file = config.federation.ca_file.as_deref();
+        let ca_file = config.federation.ca_file.as_deref().map(|path| ("federation.ca_file", path));
         let names = Surroundings::system().names;
         let outbound = Outbound::new(Guard::permit_all(), ca_file, limits, Arc::clone(&names))?;
         let delegation = Delegation::find(config, &outbound, names);
