@@ -165,10 +165,11 @@ pub(super) fn check(
         match outside.get(door.endpoint, "/_matrix/client/versions", &[]) {
             Err(error) => silent.add(mend_of_silence(&error, door.endpoint), door.endpoint.base_url.clone()),
             Ok(answer) => {
+                // Read at once: the time for an answer goes on while others are asked for.
+                let (status, versions) = (answer.status(), read_json(answer));
                 check_door(outside, &door, &mut causes, report)?;
                 // A proxy that reaches nobody was told of by its paths.
-                let is_told = matches!(answer.status(), 502..=504) && !causes.is_empty();
-                let versions = read_json(answer);
+                let is_told = matches!(status, 502..=504) && !causes.is_empty();
                 open.push((
                     door.endpoint,
                     if is_told { Seen::Told } else { versions.map_or(Seen::Nonsense, Seen::Versions) },
