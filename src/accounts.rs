@@ -363,7 +363,7 @@ impl Credential {
     /// A token and, from application services, the user they act for. What no homeserver can have given out is not asked about.
     ///
     /// # Errors
-    /// `UnknownToken` for what is no token, `InvalidParam` for what is no user ID.
+    /// `UnknownToken` for what is no token, or no user ID.
     pub(crate) fn new(token: String, user_id: Option<String>) -> Result<Self> {
         // More than the tokens of RFC 6750: those of some homeservers have other visible characters too.
         let is_token =
@@ -372,7 +372,7 @@ impl Credential {
             return Err(Error::new(Kind::UnknownToken, "unknown access token"));
         }
         if user_id.as_deref().is_some_and(|user_id| !UserId::is_well_formed(user_id)) {
-            return Err(Error::new(Kind::InvalidParam, "user_id is not a user ID"));
+            return Err(Error::new(Kind::UnknownToken, "user_id is not a user ID"));
         }
         Ok(Self { token, user_id })
     }

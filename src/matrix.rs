@@ -299,6 +299,10 @@ impl Moment {
     }
 }
 
+/// How far a clock is set back now and then, as at the start of a machine that has none of its own: what was written before is not
+/// taken for another age's.
+const DRIFT: Duration = Duration::from_mins(10);
+
 impl Expiry {
     /// An end to be stored, or one that was.
     pub fn at(time: Timestamp) -> Self {
@@ -314,7 +318,7 @@ impl Expiry {
     /// when it was written, or is now.
     pub fn left(self, now: Timestamp, longest: Duration) -> Duration {
         let left = now.until(self.0);
-        if left <= longest { left } else { Duration::ZERO }
+        if left <= longest.saturating_add(DRIFT) { left.min(longest) } else { Duration::ZERO }
     }
 
     /// Whether it lies ahead, and no further than `longest`.

@@ -121,14 +121,15 @@ impl Catalog {
         self.writer.write(move |connection| insert_media(connection, &media, Purpose::Media))
     }
 
-    /// Gives the row of remote media, whose blob was lost, what was fetched anew. When it came and who may see it stay. Says
-    /// whether there is such a row.
+    /// Gives the row of remote media, whose blob was lost, what was fetched anew. Who may see it stays, and when it came if the bytes
+    /// are the same. Says whether there is such a row.
     pub(crate) fn refill(&self, media: NewMedia) -> Result<bool> {
-        let NewMedia { mxc, filled, .. } = media;
+        let NewMedia { mxc, filled, created, .. } = media;
         let is_refilled = self.writer.write(move |connection| {
             let changed = connection
                 .prepare_cached(
-                    "UPDATE media SET sha256 = :sha256, size = :size, content_type = :content_type,
+                    "UPDATE media SET created_ms = iif(sha256 = :sha256, created_ms, :created),
+                                      sha256 = :sha256, size = :size, content_type = :content_type,
                                       upload_name = :upload_name
                      WHERE server_name = :server_name AND media_id = :media_id
                        AND sha256 IS NOT NULL AND user_id IS NULL",
@@ -137,6 +138,7 @@ impl Catalog {
                     ":sha256": filled.sha256.as_bytes(),
                     ":size": sql_size(filled.size),
                     ":content_type": filled.content_type,
+                    ":created": created.0,
                     ":upload_name": filled.upload_name,
                     ":server_name": mxc.server_name.as_str(),
                     ":media_id": mxc.media_id.as_str(),

@@ -93,7 +93,10 @@ impl Public {
         let mut ports = vec![port(clients), port(servers)];
         ports.sort_unstable();
         ports.dedup();
-        if !delegation.leads_elsewhere(server_name) {
+        // What a document says is printed into a configuration: only what means nothing but itself there.
+        let is_plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-:[]~".contains(c));
+        let are_plain = [&clients.base_url, &servers.base_url].into_iter().all(|url| is_plain(url));
+        if !delegation.leads_elsewhere(server_name) || !are_plain {
             return Self { ports, ..Self::own(server_name) };
         }
         let mut hosts = vec![base_host(clients).to_owned(), base_host(servers).to_owned()];

@@ -151,8 +151,8 @@ fn reload_at_signal(
 fn reload(app: &App, path: Option<&Path>, log: &LogHandle) -> Result<(), Failure> {
     let loaded = load_config(path)?;
     let targets = targets(&loaded.config)?;
-    log.reload(targets)?;
     let fixed = app.reload(&loaded.config).map_err(|error| error.causes())?;
+    log.reload(targets)?;
     for warning in loaded.warnings {
         tracing::warn!("{warning}");
     }

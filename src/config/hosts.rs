@@ -26,6 +26,13 @@ pub(crate) fn host_glob(text: &str) -> Result<String, &'static str> {
         let nameless = "is not a host (like example.org, *.example.org or 192.0.2.1), which has no port";
         return normal(text).ok_or(nameless);
     }
+    let is_address = text.matches(':').count() > 1 || text.starts_with('[');
+    let is_known = |c: char| {
+        !c.is_ascii() || c.is_ascii_alphanumeric() || "-_*?.".contains(c) || is_address && ":[]".contains(c)
+    };
+    if !text.chars().all(is_known) {
+        return Err("is not a host (like example.org, *.example.org or 192.0.2.1), which has no port");
+    }
     let whole = "mixes a wildcard with letters other than a to z in one part; write that part whole or as *";
     let labels = bare(text).split(|c| c == '.' || DOTS.contains(&c)).map(|label| {
         if label.is_ascii() {

@@ -207,7 +207,7 @@ impl Federation {
                 remember(true);
                 unstable
             }
-            (_, Attempt::Down(RemoteError::Outbound(_) | RemoteError::BackingOff(_))) => unstable,
+            // A path that a proxy drops is no sign that the server is down: the next family finds out.
             _ => {
                 remember(false);
                 stable

@@ -139,8 +139,9 @@ impl Lookups {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || answers().all(|answer| answer.is_some()) {
-                let unanswered = questions.iter().zip(answers()).filter(|(_, answer)| answer.is_none());
-                // Who asks next does not wait as long again.
+                let is_silent = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.get().is_none());
+                let unanswered = questions.iter().zip(&slots).filter(|(_, slot)| is_silent(slot));
+                // Who asks next does not wait as long again. What waited for a thread was not asked.
                 if started.elapsed() >= SLOW {
                     unanswered.for_each(|(question, _)| self.0.met_silence(question));
                 }
@@ -172,12 +173,12 @@ impl Lookups {
             return None;
         }
         let slot = Slot::default();
-        let asking =
-            Asking { shared: Arc::clone(&self.0), question: question.clone(), slot: Arc::clone(&slot) };
+        let (shared, asked, answer) = (Arc::clone(&self.0), question.clone(), Arc::clone(&slot));
         let runtime = Handle::try_current().ok();
+        // Made in the thread: dropped here, where the table is locked, it would wait for ever.
         let work = move || {
             let _runtime = runtime.as_ref().map(Handle::enter);
-            asking.ask();
+            Asking { shared, question: asked, slot: answer }.ask();
         };
         match thread::Builder::new().name("dns".to_owned()).stack_size(STACK).spawn(work) {
             Ok(_detached) => {

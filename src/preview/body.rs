@@ -371,6 +371,15 @@ impl Body {
             }
             self.images.remove(at);
         }
+        // One that stands in the page is kept in memory whole: one of them is enough.
+        if is_embedded
+            && let Some(at) = self.images.iter().position(|(_, known)| declared::is_embedded(&known.src))
+        {
+            if self.images.get(at).is_some_and(|(known, _)| *known >= rank) {
+                return;
+            }
+            self.images.remove(at);
+        }
         let at = self.images.partition_point(|(known, _)| *known >= rank);
         if at < MAX_IMAGES {
             self.images.insert(at, (rank, image));

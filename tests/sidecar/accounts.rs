@@ -169,7 +169,7 @@ fn what_is_no_token_or_no_user_id_is_refused_without_asking_the_homeserver() {
             &format!("@abcde:{server}"),
         ] {
             let response = sidecar.user("bridge").get(&format!("{target}?user_id={user_id}"));
-            assert_eq!(response.failure(), (400, "M_INVALID_PARAM".to_owned()), "{target} {user_id}");
+            assert_eq!(response.failure(), (401, "M_UNKNOWN_TOKEN".to_owned()), "{target} {user_id}");
         }
     }
     assert_eq!(sidecar.homeserver.peer.requests().len(), before);

@@ -27,6 +27,9 @@ const MIN_LIFETIME: Duration = Duration::from_mins(5);
 /// The longest, whatever it says; also how long an old answer is used while no new one can be had.
 const MAX_LIFETIME: Duration = Duration::from_hours(48);
 
+/// A time-out within less than this says nothing of the server.
+const LEAST_TIME: Duration = Duration::from_secs(3);
+
 /// How long the first failure is believed; each further one twice as long.
 const FIRST_FAILURE: Duration = Duration::from_mins(2);
 
@@ -90,6 +93,7 @@ impl WellKnown {
         if let Some(known) = old.as_ref().filter(|known| now < known.until) {
             return known.delegated.clone();
         }
+        let given = until.map(|until| until.saturating_duration_since(Instant::now()));
         let failures = old.as_ref().map_or(0, |old| old.failures).saturating_add(1);
         let new = match self.fetch(server_name, until) {
             Ok((delegated, lifetime)) => Remembered {
@@ -98,6 +102,10 @@ impl WellKnown {
                 stale_until: now.after(MAX_LIFETIME),
                 failures: 0,
             },
+            // Who had no time to hear an answer cannot say that there is none.
+            Err(Absence::Passing) if given.is_some_and(|given| given < LEAST_TIME) => {
+                return old.filter(|old| now < old.stale_until).and_then(|old| old.delegated);
+            }
             Err(absence) => {
                 let stale = old.filter(|old| absence == Absence::Passing && now < old.stale_until);
                 let wait =

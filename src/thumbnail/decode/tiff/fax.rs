@@ -120,7 +120,7 @@ impl<R: BufRead> Rows<R> {
         let (mut at, mut is_black) = (0_u32, false);
         while at < self.width {
             at = at.saturating_add(self.run(is_black)?);
-            changes.push(at.min(self.width));
+            self.note(&mut changes, at.min(self.width))?;
             is_black = !is_black;
         }
         Some(changes)
@@ -147,13 +147,13 @@ impl<R: BufRead> Rows<R> {
                     if to < at {
                         return None;
                     }
-                    changes.push(to);
+                    self.note(&mut changes, to)?;
                     (at, is_black) = (to, !is_black);
                 }
                 Mode::Horizontal => {
                     for is_black in [is_black, !is_black] {
                         at = at.saturating_add(self.run(is_black)?).min(self.width);
-                        changes.push(at);
+                        self.note(&mut changes, at)?;
                     }
                 }
                 Mode::EOF => {
@@ -168,6 +168,13 @@ impl<R: BufRead> Rows<R> {
             }
         }
         Some(changes)
+    }
+
+    /// Notes a change of colour. Runs may be empty, but no row has many more changes than pixels: `None` for one that would grow without
+    /// an end.
+    fn note(&self, changes: &mut Vec<u32>, at: u32) -> Option<()> {
+        let most = usize::try_from(self.width).ok()?.saturating_add(4);
+        (changes.len() < most).then(|| changes.push(at))
     }
 
     /// A run's length: codes of multiples of 64, then one below.
@@ -310,3 +317,23 @@ impl<R: BufRead> BitReader for Bits<R> {
 const END_MARK_ZEROS: u32 = 11;
 /// Pixels of a run, past any row.
 const MAX_RUN: u32 = 1 << 24;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn runs_of_nothing_end_their_row_and_take_no_memory() {
+        // White and black runs of length 0, again and again: 8 and 10 bits, so that 9 bytes hold four of each.
+        let bits: Vec<u8> = "001101010000110111".repeat(4).bytes().map(|bit| bit - b'0').collect();
+        let bytes: Vec<u8> =
+            bits.chunks(8).map(|byte| byte.iter().fold(0, |all, bit| all << 1 | bit)).collect();
+        let page = bytes.repeat(100_000);
+        let mut rows = Rows::new(&page[..], Kind::Plain, 100);
+        rows.bits.fill().unwrap();
+        assert!(rows.one_dimension().is_none());
+        let mut row = [0; 13];
+        assert!(Rows::new(&page[..], Kind::Plain, 100).read(&mut row).is_err());
+    }
+}

@@ -40,7 +40,18 @@ pub(super) fn decode(
     };
     let bands = reading.directory.height.div_ceil(reading.directory.chunk.1.max(1));
     let mut why = None;
+    let across = match (reading.directory.is_tiled, reading.directory.chunk.0) {
+        (true, wide) => reading.directory.width.div_ceil(wide.max(1)),
+        (false, _) => 1,
+    };
     for band in 0..bands {
+        // The rest is not in the file: that can be as many chunks as there are pixels.
+        if length(band.saturating_mul(across)) >= reading.directory.offsets.len() {
+            why.get_or_insert_with(|| ThumbnailError::broken("no such chunk"));
+            let came = reading.sink.rows.saturating_add(reading.lost);
+            reading.lost = reading.lost.saturating_add(reading.directory.height.saturating_sub(came));
+            break;
+        }
         let done = band.saturating_mul(reading.directory.chunk.1);
         let rows = reading.directory.chunk.1.min(reading.directory.height.saturating_sub(done));
         let is_gathered = reading.directory.is_tiled || reading.directory.is_planar;
@@ -121,6 +132,10 @@ impl<R: BufRead + Seek> Reading<R> {
                     .saturating_add(band)
                     .saturating_mul(across)
                     .saturating_add(column);
+                if length(chunk) >= directory.offsets.len() {
+                    why = Some(ThumbnailError::broken("no such chunk"));
+                    break;
+                }
                 let left = length(column.saturating_mul(directory.chunk.0));
                 let columns = left..left.saturating_add(length(directory.chunk.0)).min(width);
                 let plane = directory.is_planar.then_some(length(plane));
