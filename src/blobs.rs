@@ -16,7 +16,7 @@ mod room;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +31,7 @@ use crate::error::{self, Error};
 use crate::matrix::len_u64;
 use crate::sha256::Sha256;
 
-/// Blobs of which it is remembered that their bytes were compared with their name; 32 bytes each.
+/// Blobs of which it is remembered that their bytes were compared with their name; 72 bytes each.
 const VERIFIED: usize = 4096;
 
 /// Ending of the names of temp files: nothing else in `tmp/` is ever removed.
@@ -51,7 +51,7 @@ pub(crate) struct Blobs {
     /// Room that is spoken for.
     promised: Promised,
     /// Blobs whose bytes were compared with their name since the opening, or written by this process.
-    verified: Cache<Sha256, ()>,
+    verified: Cache<Sha256, Stamp>,
     /// Names the next temp file. `tmp` is emptied at the start and one process's alone, so a number will do.
     next_temp: AtomicU64,
     /// How many [`Claim`]s are out for each name. Held while a blob is removed, so that no upload can take for granted
@@ -300,17 +300,17 @@ impl Blobs {
         tempfile::tempfile_in(&self.tmp)?.write_all(&[1; 4096])
     }
 
-    /// What stands at `path`, where the bytes of `sha256` should. They are read once after each opening: a medium or a person may have
-    /// changed them.
+    /// What stands at `path`, where the bytes of `sha256` should. They are read once after each opening, and when the file is not as it
+    /// was: a medium or a person may have changed them.
     fn look(&self, path: &Path, sha256: &Sha256, size: u64) -> Found {
         let Ok(there) = fs::symlink_metadata(path) else { return Found::Nothing };
         if there.is_file() && there.len() == size {
-            if self.verified.get(sha256).is_some() {
+            if self.verified.get(sha256) == Some(stamp(&there)) {
                 return Found::Whole;
             }
             match digest(path) {
                 Ok(digest) if digest == *sha256 => {
-                    self.verified.insert(*sha256, ());
+                    self.verified.insert(*sha256, stamp(&there));
                     return Found::Whole;
                 }
                 Ok(_) => {}
@@ -407,7 +407,9 @@ impl TempFile {
                 self.disk.rename(temp, &path)?;
                 self.path = None;
             }
-            blobs.verified.insert(*sha256, ());
+            if let Ok(there) = fs::symlink_metadata(&path) {
+                blobs.verified.insert(*sha256, stamp(&there));
+            }
         }
         // For a file found there too: whoever renamed it may not have come this far.
         self.disk.sync_folder(folder)?;
@@ -461,6 +463,15 @@ impl Drop for Claim {
             }
         }
     }
+}
+
+/// What changes when somebody else writes to a file: its inode, and when its bytes and itself were last changed.
+type Stamp = [i64; 5];
+
+/// The stamp of a file.
+fn stamp(file: &fs::Metadata) -> Stamp {
+    let inode = file.ino().cast_signed();
+    [inode, file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()]
 }
 
 /// Whether an entry of `tmp/` is a file of ours: nothing else there is touched, whatever `data_dir` names.
@@ -668,6 +679,11 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, b"hellp").unwrap();
         let blobs = Blobs::open(folder.path(), Arc::new(SystemDisk)).unwrap();
+        put(&blobs, b"hello");
+        assert_eq!(fs::read(&path).unwrap(), b"hello");
+        // Also by somebody else while it is open.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, b"hellq").unwrap();
         put(&blobs, b"hello");
         assert_eq!(fs::read(&path).unwrap(), b"hello");
     }

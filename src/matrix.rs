@@ -421,7 +421,8 @@ mod tests {
             (now, Duration::ZERO),
             (now.after(Duration::from_millis(1)), Duration::from_millis(1)),
             (now.after(hour), hour),
-            (now.after(hour + Duration::from_millis(1)), Duration::ZERO),
+            (now.after(hour + DRIFT), hour),
+            (now.after(hour + DRIFT + Duration::from_millis(1)), Duration::ZERO),
             (now.after(hour * 24 * 30), Duration::ZERO),
             (Timestamp(i64::MAX), Duration::ZERO),
         ] {

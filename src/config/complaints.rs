@@ -119,6 +119,9 @@ fn wanted(key: &str, expected: &str) -> String {
         "a string" => TEXT.to_owned(),
         "path string" => PATH.to_owned(),
         "a boolean" => TRUTH.to_owned(),
+        "enum Guests" => "spec or allow".to_owned(),
+        "enum UnauthenticatedMedia" => "open, frozen or closed".to_owned(),
+        "enum Family" => "msc1902, msc3916 or legacy".to_owned(),
         "u16" if key.ends_with("ports") => "a port (1 to 65535)".to_owned(),
         "u16" => "a whole number (0 to 65535)".to_owned(),
         "u32" => "a whole number (0 to 4294967295)".to_owned(),
@@ -126,7 +129,7 @@ fn wanted(key: &str, expected: &str) -> String {
         _ if expected.starts_with("struct ") || expected == "a map" => {
             format!("a group of keys (lines like `{}` indented below it)", example_of(key))
         }
-        _ if expected.is_empty() => "another value".to_owned(),
+        _ if expected.is_empty() || expected.starts_with("enum ") => "another value".to_owned(),
         _ => expected.to_owned(),
     }
 }

@@ -238,6 +238,9 @@ impl Sources<'_> {
             ),
             Ok(_) => {}
         }
+        if config.data_dir.as_os_str().is_empty() {
+            self.complain("data_dir", "must not be empty (like /var/lib/media-sidecar)");
+        }
         if config.listen.is_empty() {
             self.complain("listen", "give at least one address (like 127.0.0.1:8090)");
         }

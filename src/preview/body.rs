@@ -371,15 +371,12 @@ impl Body {
             }
             self.images.remove(at);
         }
-        // One that stands in the page is kept in memory whole: one of them is enough.
-        if is_embedded
-            && let Some(at) = self.images.iter().position(|(_, known)| declared::is_embedded(&known.src))
-        {
-            if self.images.get(at).is_some_and(|(known, _)| *known >= rank) {
-                return;
-            }
-            self.images.remove(at);
+        // Of those that stand in the page, and are in memory whole, one is enough.
+        let mut embedded = self.images.iter().filter(|(_, known)| declared::is_embedded(&known.src));
+        if is_embedded && embedded.any(|(known, _)| *known >= rank) {
+            return;
         }
+        self.images.retain(|(_, known)| !(is_embedded && declared::is_embedded(&known.src)));
         let at = self.images.partition_point(|(known, _)| *known >= rank);
         if at < MAX_IMAGES {
             self.images.insert(at, (rank, image));

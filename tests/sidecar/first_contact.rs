@@ -100,6 +100,21 @@ fn broken_files_are_told_once_with_line_and_column() {
 }
 
 #[test]
+fn no_complaint_has_words_of_the_code() {
+    for (yaml, told) in [
+        ("homeserver: {guests: true}", "`homeserver.guests`: `true` is not spec or allow"),
+        ("homeserver: {guests: [allow]}", "`homeserver.guests`: it is a list; give spec or allow"),
+        ("unauthenticated_media: true", "`unauthenticated_media`: `true` is not open, frozen or closed"),
+        ("federation: {families: [true]}", "entry 1: `true` is not msc1902, msc3916 or legacy"),
+        ("data_dir: ''", "`data_dir`: must not be empty"),
+    ] {
+        let said = complaint(format!("server_name: example.org\n{yaml}\n").as_bytes());
+        assert!(said.contains(told), "{said}");
+        assert!(!said.contains("enum") && !said.contains("expected"), "{said}");
+    }
+}
+
+#[test]
 fn a_homeserver_url_that_leads_to_the_sidecar_itself_is_refused() {
     let folder = Folder::new("");
     for (url, listen) in
