@@ -1,7 +1,7 @@
 //! DNS: names to addresses, and SRV records.
 //!
 //! Owns the two resolvers: the system's for addresses, hickory's for SRV records, which the system's cannot ask for; and the
-//! deadlines of both ([`Lookups`]). Refuses to judge what it finds: `outbound` does. Blocks.
+//! deadlines of both (`lookups.rs`). Refuses to judge what it finds: `outbound` does. Blocks.
 
 mod lookups;
 mod srv;
@@ -21,7 +21,7 @@ use self::srv::Srv;
 const SYSTEM_CONFIGURATION: &str = "/etc/resolv.conf";
 
 /// Where names lead. Tests put a table in its place. Questions block for as long as DNS takes: whoever asks goes through
-/// [`Lookups`], which keeps deadlines.
+/// `Lookups`, which keeps deadlines.
 pub trait Names: Send + Sync + fmt::Debug + 'static {
     /// The addresses of `host`, an IP literal or a DNS name, with `port`. Literals are answered at once.
     fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
