@@ -143,7 +143,8 @@ def drop_rights(program):
     if child == 0:
         os.setgid(65534)
         os.setuid(65534)
-        os._exit(0 if os.access(program, os.X_OK) else 1)
+        can = os.access(program, os.X_OK) and os.access(tempfile.gettempdir(), os.W_OK | os.X_OK)
+        os._exit(0 if can else 1)
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
         os.setgroups([])
         os.setgid(65534)

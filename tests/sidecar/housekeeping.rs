@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use media_sidecar::config::UnauthenticatedMedia;
 
@@ -61,4 +62,31 @@ fn a_second_process_over_the_same_store_is_refused() {
     let second = std::panic::catch_unwind(move || Setup::in_folder(folder).start());
     assert!(second.is_err());
     sidecar.upload("text/plain", b"goes on");
+}
+
+#[test]
+fn a_row_whose_blob_is_away_stays_though_its_origin_is_gone() {
+    let is_up = Arc::new(AtomicBool::new(true));
+    let up = Arc::clone(&is_up);
+    let remote = Peer::tls(move |_| {
+        if up.load(Ordering::SeqCst) {
+            Reply::new(200).header("Content-Disposition", "inline").body("far away")
+        } else {
+            Reply::new(500)
+        }
+    });
+    let sidecar = Sidecar::start();
+    let path = format!("/_matrix/client/v1/media/download/{}/x", remote.name());
+    assert_eq!(sidecar.alice().get(&path).status, 200);
+    eventually("it is stored", || sidecar.alice().get(&path).header("etag").is_some());
+    let [blob] = sidecar.blobs().try_into().unwrap();
+    let away = sidecar.folder.path().join("away");
+    std::fs::rename(&blob, &away).unwrap();
+    is_up.store(false, Ordering::SeqCst);
+    // Also across a start, with all that goes on then.
+    let sidecar = Setup::in_folder(sidecar.stop()).start();
+    assert_eq!(sidecar.alice().get(&path).status, 502);
+    std::fs::rename(&away, &blob).unwrap();
+    let back = sidecar.alice().get(&path);
+    assert_eq!((back.status, back.body.as_slice()), (200, &b"far away"[..]));
 }
