@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 
+NOBODY = 65534
 KEY = "ed25519 1 YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1"
 
 
@@ -41,8 +42,8 @@ class Homeserver(http.server.BaseHTTPRequestHandler):
 class Sidecar:
     """The program over one data directory."""
 
-    def __init__(self, program, folder, homeserver):
-        self.program, self.folder = program, folder
+    def __init__(self, program, folder, homeserver, user):
+        self.program, self.folder, self.user = program, folder, user
         self.data_dir = folder / "data"
         key = folder / "signing.key"
         key.write_text(KEY)
@@ -50,9 +51,19 @@ class Sidecar:
         (folder / "sidecar.yaml").write_text(
             f"server_name: restore.test\nlisten: 127.0.0.1:0\nhomeserver: {{url: 'http://127.0.0.1:{homeserver}'}}\n"
         )
+        self.give()
+
+    def give(self):
+        """`chown -R`: what root restored belongs to the service's user."""
+        if self.user is not None:
+            for path in [self.folder, *self.folder.rglob("*")]:
+                os.chown(path, self.user, self.user)
 
     def spawn(self):
-        return subprocess.Popen([self.program, "serve"], cwd=self.folder, stderr=subprocess.PIPE, text=True)
+        self.give()
+        rights = {} if self.user is None else {"user": self.user, "group": self.user, "extra_groups": []}
+        arguments = [self.program, "serve"]
+        return subprocess.Popen(arguments, cwd=self.folder, stderr=subprocess.PIPE, text=True, **rights)
 
     @contextlib.contextmanager
     def running(self, end=signal.SIGTERM):
@@ -135,33 +146,31 @@ def blobs(data_dir):
     return {path.name for path in (data_dir / "blobs").rglob("*") if path.is_file()}
 
 
-def drop_rights(program):
-    """Goes on as a user who may not do everything, if that one can run the program: root overlooks modes that matter."""
+def service_user(program):
+    """A user who may not do everything, for the service, if that one can run the program: root overlooks modes that matter."""
     if os.geteuid() != 0:
-        return
+        return None
     child = os.fork()
     if child == 0:
-        os.setgid(65534)
-        os.setuid(65534)
-        can = os.access(program, os.X_OK) and os.access(tempfile.gettempdir(), os.W_OK | os.X_OK)
-        os._exit(0 if can else 1)
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        os._exit(0 if os.access(program, os.X_OK) else 1)
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
-        os.environ["HOME"] = "/"
-    else:
-        print("as root: no other user can run the program")
+        return NOBODY
+    print("as root: no other user can run the program")
+    return None
 
 
 def main(program):
-    drop_rights(program)
+    user = service_user(program)
     server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Homeserver)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        sidecar = Sidecar(program, folder, server.server_address[1])
+        folder.chmod(0o755)
+        (folder / "service").mkdir()
+        sidecar = Sidecar(program, folder / "service", server.server_address[1], user)
         data_dir, backup = sidecar.data_dir, folder / "backup"
 
         print("back up while the service runs, go on, and be killed")
@@ -230,7 +239,7 @@ def main(program):
 
         print("another store's catalog")
         (folder / "other").mkdir()
-        other = Sidecar(program, folder / "other", server.server_address[1])
+        other = Sidecar(program, folder / "other", server.server_address[1], user)
         with other.running() as (ask, _):
             upload(ask, b"of the other")
         mine = (data_dir / "catalog.db").read_bytes()
