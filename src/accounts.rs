@@ -18,8 +18,8 @@ use sha2::{Digest as _, Sha256};
 use crate::config::{self, Guests, Live};
 use crate::error::{Error, Kind, Result};
 use crate::homeserver::Homeserver;
-use crate::matrix::{Moment, Monotonic, UserId};
-use crate::outbound::{Answer, OutboundError};
+use crate::matrix::{self, Moment, Monotonic, UserId};
+use crate::outbound::OutboundError;
 
 /// Tokens remembered; about 200 bytes each.
 const CACHED_TOKENS: usize = 4096;
@@ -104,9 +104,9 @@ struct Remembered<T> {
 struct WhoAmI {
     /// The user.
     user_id: String,
-    /// Since spec 1.2.
+    /// Since spec 1.2; some say `null` for no.
     #[serde(default)]
-    is_guest: bool,
+    is_guest: Option<bool>,
 }
 
 /// The body of `/_matrix/federation/v1/version`.
@@ -195,7 +195,7 @@ impl Accounts {
         match status {
             200 => {
                 let whoami: WhoAmI = serde_json::from_str(&body).map_err(homeserver_failed)?;
-                let is_guest = whoami.is_guest && self.guests() == Guests::Spec;
+                let is_guest = whoami.is_guest == Some(true) && self.guests() == Guests::Spec;
                 Ok(Account { user_id: UserId::new(&whoami.user_id), is_guest })
             }
             status => {
@@ -246,11 +246,12 @@ impl Accounts {
                 return Err(error.to_string());
             }
         };
-        let (status, retry_after) = (answer.status(), retry_after(&answer));
+        let (status, retry_after) = (answer.status(), answer.header("retry-after").map(str::to_owned));
         let body = answer.read_at_most(MAX_ANSWER);
         let is_late = body.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
         self.silence.note(is_late, (self.clock)());
         let body = body.map_err(|error| error.to_string())?;
+        let retry_after = matrix::retry_after(retry_after.as_deref(), body.as_deref().unwrap_or_default());
         Ok(Said { status, retry_after, body: body.and_then(|body| String::from_utf8(body).ok()) })
     }
 }
@@ -351,12 +352,6 @@ fn is_about_the_caller(body: &str) -> bool {
     let errcode = serde_json::from_str::<Value>(body).ok();
     let errcode = errcode.as_ref().and_then(|body| body.get("errcode")?.as_str());
     errcode.is_some_and(|errcode| !errcode.is_empty() && errcode != "M_UNRECOGNIZED")
-}
-
-/// When to come back, if the homeserver says so.
-fn retry_after(answer: &Answer) -> Duration {
-    let seconds = answer.header("retry-after").and_then(|seconds| seconds.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(1))
 }
 
 impl Credential {

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// A text that does not follow its grammar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -325,6 +326,25 @@ impl Expiry {
     pub fn lies_ahead(self, now: Timestamp, longest: Duration) -> bool {
         !self.left(now, longest).is_zero()
     }
+}
+
+/// When a server that limits us without saying until when is asked again.
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The longest a server's word on that is passed on as it is.
+const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
+
+/// When a server that answers 429 may be asked again: by its `Retry-After`, or by the `retry_after_ms` of its error body, which is
+/// older and [deprecated](https://spec.matrix.org/v1.19/client-server-api/#rate-limiting).
+pub(crate) fn retry_after(header: Option<&str>, body: &[u8]) -> Duration {
+    let by_header = header.and_then(|seconds| seconds.trim().parse().ok()).map(Duration::from_secs);
+    let by_body = || {
+        let body: Value = serde_json::from_slice(body).ok()?;
+        let ms = body.get("retry_after_ms")?;
+        let whole = ms.as_u64().map(Duration::from_millis);
+        whole.or_else(|| Duration::try_from_secs_f64(ms.as_f64()? / 1000.0).ok())
+    };
+    by_header.or_else(by_body).unwrap_or(DEFAULT_RETRY_AFTER).min(MAX_RETRY_AFTER)
 }
 
 /// A length as 64 bits: on every platform Rust serves a `usize` fits.

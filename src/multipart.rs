@@ -65,6 +65,9 @@ pub(crate) enum MultipartError {
     /// A preamble or header block over its bound.
     #[error("multipart headers are too long")]
     TooLong,
+    /// A part in a form for mail.
+    #[error("a part of the multipart body has a Content-Transfer-Encoding, which HTTP does not have")]
+    Mail,
 }
 
 impl MultipartError {
@@ -82,6 +85,21 @@ impl PartHeaders {
     /// The value of the first header called `name`, whatever its case.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.all(name).next()
+    }
+
+    /// `Content-Encoding`, all its lines as one list.
+    pub(crate) fn codings(&self) -> String {
+        self.all("content-encoding").collect::<Vec<_>>().join(",")
+    }
+
+    /// Refuses a part whose bytes are written in a form for mail, such as base64 (RFC 2045 §6): HTTP has none (RFC 9110 §8.4).
+    ///
+    /// # Errors
+    /// `Mail`.
+    pub(crate) fn check_transfer_encoding(&self) -> Result<(), MultipartError> {
+        let as_they_are = ["", "binary", "8bit", "7bit"];
+        let is_fine = |line: &str| as_they_are.iter().any(|name| line.trim().eq_ignore_ascii_case(name));
+        if self.all("content-transfer-encoding").all(is_fine) { Ok(()) } else { Err(MultipartError::Mail) }
     }
 
     /// The values of all headers called `name`, whatever their case.
@@ -140,11 +158,6 @@ impl<R: Read> MultipartReader<R> {
         let delimiter = Finder::new(&dashes).into_owned();
         let (buffer, state) = (Vec::new(), State::Preamble);
         Self { source, buffer, start: 0, given: 0, ended: false, dashes, delimiter, state }
-    }
-
-    /// Where the bytes come from.
-    pub(crate) fn source_mut(&mut self) -> &mut R {
-        &mut self.source
     }
 
     /// What the length of the current part must be, whose `headers` have just been read, if it is the last one of a body of
@@ -354,9 +367,10 @@ impl<R: Read> Read for MultipartReader<R> {
         }
         let available = self.advance().map_err(|error| match error {
             MultipartError::Io(error) => error,
-            MultipartError::Truncated | MultipartError::Malformed | MultipartError::TooLong => {
-                io::Error::new(io::ErrorKind::UnexpectedEof, error)
-            }
+            MultipartError::Truncated
+            | MultipartError::Malformed
+            | MultipartError::TooLong
+            | MultipartError::Mail => io::Error::new(io::ErrorKind::UnexpectedEof, error),
         })?;
         let count = self.unread().get(..available).unwrap_or_default().read(into)?;
         self.consume(count);

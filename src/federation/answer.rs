@@ -3,7 +3,7 @@
 //! Owns the reading of answers in every dialect, and the difference between "there is no such media" and "there is no such
 //! endpoint", which servers and the proxies before them say in many ways.
 
-use std::io::{Cursor, ErrorKind, Read};
+use std::io::{self, Cursor, ErrorKind, Read};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -12,8 +12,9 @@ use super::{RemoteError, too_large};
 use crate::config::Family;
 use crate::disposition;
 use crate::error::{Error, Kind};
+use crate::matrix::{self, len_u64};
 use crate::multipart::{self, MultipartError, MultipartReader, PartHeaders};
-use crate::outbound::{Answer, Outbound};
+use crate::outbound::{self, Answer, Hurry, Outbound};
 
 /// Largest error body read for its errcode, bytes.
 const MAX_ERROR_BODY: u64 = 64 * 1024;
@@ -24,11 +25,11 @@ const MAX_ERRCODE: usize = 64;
 /// Largest JSON part of a multipart answer, bytes.
 const MAX_JSON_PART: u64 = 64 * 1024;
 
-/// When a remote that limits us without saying until when is asked again.
-const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How much of a file must be there before it counts as one, bytes: one, to know that something comes.
+const FIRST_BYTE: usize = 1;
 
-/// The longest a remote's `Retry-After` is passed on as it is.
-const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
+/// The same of what is unpacked: enough to know that it is packed as it says. What is not can unpack to a few bytes of nonsense.
+const FIRST_UNPACKED: usize = 4096;
 
 /// A remote file, its bytes still to be read.
 pub(crate) struct RemoteMedia {
@@ -105,8 +106,15 @@ impl Reading<'_> {
         let disposition = answer.header_lossy("content-disposition");
         let upload_name = disposition.as_deref().and_then(disposition::file_name);
         let size = answer.content_length();
-        match answer.into_plain(self.max_size) {
-            Ok(body) => Attempt::Media(RemoteMedia { content_type, upload_name, size, body }),
+        let enough = enough(&answer.codings());
+        let begun = answer.into_hurried(self.max_size, self.outbound.small_part()).and_then(|body| {
+            let hurry = body.hurry();
+            begin(body, enough, &hurry)
+        });
+        match begun {
+            Ok(Begun { whole, body }) => {
+                Attempt::Media(RemoteMedia { content_type, upload_name, size: whole.or(size), body })
+            }
             Err(error) => Attempt::Broken(error.into()),
         }
     }
@@ -123,6 +131,7 @@ impl Reading<'_> {
             Ok(body) => body,
             Err(error) => return Attempt::Broken(error.into()),
         };
+        let hurry = body.hurry();
         let mut reader = MultipartReader::new(body, &boundary);
         let headers = match second_part(&mut reader) {
             Ok(headers) => headers,
@@ -131,31 +140,38 @@ impl Reading<'_> {
         if let Some(location) = headers.get("location") {
             return self.elsewhere(location);
         }
-        let announced = total.map(|total| reader.last_part(&headers, total));
-        let by_part = headers.get("content-length").and_then(|length| length.parse().ok());
-        let by_answer = announced.map(|announced| announced.about);
-        if by_part.max(by_answer).is_some_and(|size| size > self.max_size) {
-            return Attempt::Told(too_large());
+        if let Err(error) = headers.check_transfer_encoding() {
+            return Attempt::Broken(error);
         }
+        let codings = headers.codings();
+        let size = if outbound::is_packed(&codings) {
+            // How long it is packed says little.
+            None
+        } else {
+            let announced = total.map(|total| reader.last_part(&headers, total));
+            let by_part = headers.get("content-length").and_then(|length| length.parse().ok());
+            let by_answer = announced.map(|announced| announced.about);
+            if by_part.max(by_answer).is_some_and(|size| size > self.max_size) {
+                return Attempt::Told(too_large());
+            }
+            announced.and_then(|announced| announced.exact)
+        };
         let disposition = headers.get("content-disposition").map(str::to_owned).or(outer_disposition);
         let content_type = disposition::storable_type(headers.all("content-type").map(str::as_bytes));
         let upload_name = disposition.as_deref().and_then(disposition::file_name);
-        let mut size = announced.and_then(|announced| announced.exact);
-        let mut start = Vec::new();
-        if headers.get("content-length") == Some("0") {
-            match reader.by_ref().take(1).read_to_end(&mut start) {
-                Ok(_) if !start.is_empty() => {}
-                // Synapse ends the answer early when there is nothing to send.
-                Ok(_) => size = Some(0),
-                Err(_broken_off) => {
-                    let body = Box::new(std::io::empty());
-                    return Attempt::Media(RemoteMedia { content_type, upload_name, size: Some(0), body });
-                }
+        let begun = outbound::plain(&codings, reader, self.max_size)
+            .and_then(|body| begin(body, enough(&codings), &hurry));
+        let Begun { whole, body } = match begun {
+            Ok(begun) => begun,
+            // Synapse ends the answer early when there is nothing to send.
+            Err(_broken_off)
+                if headers.get("content-length") == Some("0") && !outbound::is_packed(&codings) =>
+            {
+                Begun { whole: Some(0), body: Box::new(io::empty()) }
             }
-        }
-        reader.source_mut().unhurried();
-        let body = Box::new(Cursor::new(start).chain(reader));
-        Attempt::Media(RemoteMedia { content_type, upload_name, size, body })
+            Err(error) => return Attempt::Broken(error.into()),
+        };
+        Attempt::Media(RemoteMedia { content_type, upload_name, size: whole.or(size), body })
     }
 
     /// The media at the place a server points to: without our signature, over `https`, through the same address list.
@@ -172,10 +188,47 @@ impl Reading<'_> {
     }
 }
 
+/// A file of which the first bytes have come.
+struct Begun {
+    /// Its length, if it has come whole.
+    whole: Option<u64>,
+    /// All of it.
+    body: Box<dyn Read + Send>,
+}
+
+/// How much of a body under `codings` must be there before it counts as a file.
+fn enough(codings: &str) -> usize {
+    if outbound::is_packed(codings) { FIRST_UNPACKED } else { FIRST_BYTE }
+}
+
+/// Waits for the first bytes of a file, up to `enough`, and then ends the `hurry`. What announces a file and gives nothing of it, or
+/// nothing that can be unpacked, must not pass for one: another family may have the file, and the client reads the status first.
+fn begin(mut body: impl Read + Send + 'static, enough: usize, hurry: &Hurry) -> io::Result<Begun> {
+    let mut start = vec![0; enough];
+    let mut filled = 0_usize;
+    let mut ended = false;
+    while !ended && let Some(rest) = start.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match body.read(rest) {
+            Ok(count) => {
+                ended = count == 0;
+                filled = filled.saturating_add(count);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // What has come is good, and the rest may take its time.
+            Err(error) if error.kind() == ErrorKind::TimedOut && filled > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    hurry.end();
+    start.truncate(filled);
+    let whole = ended.then_some(len_u64(filled));
+    Ok(Begun { whole, body: Box::new(Cursor::new(start).chain(body)) })
+}
+
 /// Moves to the part with the media and reads its headers.
 fn second_part(reader: &mut MultipartReader<impl Read>) -> Result<PartHeaders, MultipartError> {
     reader.next_part()?.ok_or(MultipartError::Malformed)?;
-    let json = std::io::copy(&mut reader.by_ref().take(MAX_JSON_PART), &mut std::io::sink())?;
+    let json = io::copy(&mut reader.by_ref().take(MAX_JSON_PART), &mut io::sink())?;
     if json >= MAX_JSON_PART {
         return Err(MultipartError::TooLong);
     }
@@ -213,8 +266,7 @@ pub(super) fn limited(wait: Duration) -> Error {
 
 /// Reads an answer that is not media, whose body must come `within` that time.
 fn judge_error(status: u16, answer: Answer, within: Duration) -> Attempt {
-    let retry_after =
-        answer.header("retry-after").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+    let retry_after = answer.header("retry-after").map(str::to_owned);
     let body = match answer.read_at_most_within(MAX_ERROR_BODY, within) {
         Ok(body) => body.unwrap_or_default(),
         Err(error) if error.kind() == ErrorKind::TimedOut => {
@@ -232,7 +284,7 @@ fn judge_error(status: u16, answer: Answer, within: Duration) -> Attempt {
         (401 | 403, _) => Attempt::Refused(format!("{status} {}", errcode.unwrap_or_default())),
         (504, Some("M_NOT_YET_UPLOADED")) => told(Kind::NotYetUploaded, "the media is not yet uploaded"),
         (413 | 502, Some("M_TOO_LARGE")) => Attempt::Told(too_large()),
-        (429, _) => Attempt::Told(limited(retry_after.unwrap_or(DEFAULT_RETRY_AFTER).min(MAX_RETRY_AFTER))),
+        (429, _) => Attempt::Told(limited(matrix::retry_after(retry_after.as_deref(), &body))),
         (500..=599, _) => {
             Attempt::Down(RemoteError::Answer(format!("status {status} {}", errcode.unwrap_or_default())))
         }

@@ -56,7 +56,7 @@ enum Coding {
 }
 
 /// Whether a body under `codings`, the value of `Content-Encoding`, is another than the one that is meant.
-pub(super) fn is_packed(codings: &str) -> bool {
+pub(crate) fn is_packed(codings: &str) -> bool {
     read(codings).is_none_or(|codings| !codings.is_empty())
 }
 
@@ -125,6 +125,8 @@ fn read(codings: &str) -> Option<Vec<Coding>> {
 /// A body without one coding.
 fn unpack(coding: Coding, body: Box<dyn Read + Send>, trust: Trust) -> io::Result<Box<dyn Read + Send>> {
     let (first, body) = peek(body)?;
+    // Servers that pack what they have not made yet say so of nothing, too.
+    let Some(first) = first else { return Ok(Box::new(io::empty())) };
     Ok(match (coding, first) {
         (Coding::Gzip, first) if trust == Trust::Little && first != GZIP => Box::new(body),
         (Coding::Gzip, _) => Box::new(MultiGzDecoder::new(body)),
@@ -137,11 +139,11 @@ fn unpack(coding: Coding, body: Box<dyn Read + Send>, trust: Trust) -> io::Resul
     })
 }
 
-/// The first two bytes, zeros where there are none, and the whole body.
-fn peek(mut body: Box<dyn Read + Send>) -> io::Result<([u8; 2], impl Read + Send)> {
+/// The first two bytes, a zero for the second if there is none, and the whole body; `None` of an empty one.
+fn peek(mut body: Box<dyn Read + Send>) -> io::Result<(Option<[u8; 2]>, impl Read + Send)> {
     let mut first = Vec::with_capacity(2);
     body.by_ref().take(2).read_to_end(&mut first)?;
-    let bytes = [first.first(), first.get(1)].map(|byte| byte.copied().unwrap_or_default());
+    let bytes = first.first().map(|byte| [*byte, first.get(1).copied().unwrap_or_default()]);
     Ok((bytes, io::Cursor::new(first).chain(body)))
 }
 
@@ -204,6 +206,13 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_nothing_in_every_coding() {
+        for codings in ["gzip", "deflate", "br", "br, gzip", "gzip, gzip"] {
+            assert_eq!(all(codings, b"").unwrap(), b"", "{codings}");
+        }
+    }
+
+    #[test]
     fn what_is_packed_is_known_by_its_codings() {
         for (codings, expected) in [
             ("", false),
@@ -245,6 +254,8 @@ mod tests {
         for (codings, body) in [
             ("gzip", &GZIP[..12]),
             ("gzip", b"<html>"),
+            ("gzip", b"\x1f"),
+            ("deflate", b"\x78"),
             ("br", &BROTLI[..6]),
             ("br", b"\x11\x1e\x00"),
             ("zstd", b"x"),

@@ -6,6 +6,7 @@
 mod coding;
 mod guard;
 mod head;
+mod hurried;
 mod plain;
 mod race;
 mod tls;
@@ -28,8 +29,10 @@ use self::race::Memory;
 use self::unix::{NoLookup, UnixConnector};
 use self::wire::Wires;
 
-pub(crate) use self::coding::ACCEPT_ENCODING;
+pub(crate) use self::coding::{ACCEPT_ENCODING, is_packed};
 pub(crate) use self::guard::{Denied, Guard};
+pub(crate) use self::hurried::{Hurried, Hurry};
+pub(crate) use self::plain::plain;
 use crate::names::Lookups;
 
 /// Longest wait for a connection to one address list, TLS included.
@@ -322,7 +325,7 @@ impl Answer {
     }
 
     /// `Content-Encoding`, all its lines as one list, in lower case.
-    fn codings(&self) -> String {
+    pub(crate) fn codings(&self) -> String {
         let lines: Vec<_> = self.header_lines("content-encoding").map(String::from_utf8_lossy).collect();
         lines.join(",").to_ascii_lowercase()
     }
@@ -337,10 +340,14 @@ impl Answer {
         read_at_most(self.into_hurried(limit, within)?, limit)
     }
 
-    /// [`into_plain`](Self::into_plain), to be read within that time until it is [left in peace](Hurried::unhurried).
-    pub(crate) fn into_hurried(self, limit: u64, within: Duration) -> io::Result<Hurried<impl Read + Send>> {
+    /// [`into_plain`](Self::into_plain), to be read within that time until its [`hurry`](Hurried::hurry) is over.
+    pub(crate) fn into_hurried(
+        self,
+        limit: u64,
+        within: Duration,
+    ) -> io::Result<Hurried<Box<dyn Read + Send>>> {
         let until = Instant::now().checked_add(within);
-        Ok(Hurried { source: self.into_plain(limit)?, until })
+        Ok(Hurried::new(self.into_plain(limit)?, until))
     }
 
     /// The body as it arrives, without an encoding, which was not asked for and comes now and then. Only `limit` bytes of it are
@@ -351,12 +358,12 @@ impl Answer {
     /// One of `Unsupported` kind for an encoding that cannot be undone.
     pub(crate) fn into_plain(self, limit: u64) -> io::Result<Box<dyn Read + Send>> {
         let codings = self.codings();
-        plain::plain(&codings, self.into_wire(), limit)
+        plain(&codings, self.into_wire(), limit)
     }
 
     /// Whether the body's bytes are others than those that are meant.
     fn is_packed(&self) -> bool {
-        coding::is_packed(&self.codings())
+        is_packed(&self.codings())
     }
 
     /// The body as it was before `Content-Encoding`: what can be is undone, of at most `limit` bytes on the wire.
@@ -402,32 +409,6 @@ fn read_at_most(source: impl Read, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     source.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok((crate::matrix::len_u64(bytes.len()) <= limit).then_some(bytes))
-}
-
-/// A body that must come in time: after it every read is an error of `TimedOut` kind. Looked at before each read, so one that
-/// waits may end a stall later.
-#[derive(Debug)]
-pub(crate) struct Hurried<R> {
-    /// The body.
-    source: R,
-    /// Until when; `None` for as long as it takes.
-    until: Option<Instant>,
-}
-
-impl<R> Hurried<R> {
-    /// From here on it may take its time.
-    pub(crate) fn unhurried(&mut self) {
-        self.until = None;
-    }
-}
-
-impl<R: Read> Read for Hurried<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.until.is_some_and(|until| until <= Instant::now()) {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "it sends too slowly"));
-        }
-        self.source.read(into)
-    }
 }
 
 /// A body whose errors are of the plain kinds.
@@ -480,14 +461,5 @@ mod tests {
         assert_eq!(left(None).unwrap(), None);
         assert!(left(Some(now + Duration::from_secs(9))).unwrap() <= Some(Duration::from_secs(9)));
         assert!(matches!(left(Some(now)), Err(OutboundError::Timeout)));
-    }
-
-    #[test]
-    fn a_body_that_must_come_in_time_is_cut_until_it_is_left_in_peace() {
-        let mut body = Hurried { source: io::repeat(7), until: Some(Instant::now()) };
-        let mut byte = [0];
-        assert_eq!(body.read(&mut byte).unwrap_err().kind(), io::ErrorKind::TimedOut);
-        body.unhurried();
-        assert_eq!((body.read(&mut byte).unwrap(), byte), (1, [7]));
     }
 }

@@ -16,12 +16,12 @@ const OVERHEAD: u64 = 64 * 1024;
 /// When a decoder must have given something.
 type Until = Arc<Mutex<Option<Instant>>>;
 
-/// The body `wire` without `codings`, the value of `Content-Encoding` in lower case, of which at most `limit` bytes are wanted:
+/// The body `wire` without `codings`, the value of `Content-Encoding`, of which at most `limit` bytes are wanted:
 /// decoded it may be longer, and then ends in an error or goes on.
 ///
 /// # Errors
 /// One of `Unsupported` kind for an encoding that cannot be undone.
-pub(super) fn plain(
+pub(crate) fn plain(
     codings: &str,
     wire: impl Read + Send + 'static,
     limit: u64,
@@ -30,6 +30,8 @@ pub(super) fn plain(
         return Ok(Box::new(wire));
     }
     let until = Until::default();
+    // Codings look at the first bytes of those before them.
+    set(&until, Instant::now().checked_add(FRUITLESS));
     let left = limit.saturating_add(limit.div_euclid(16)).saturating_add(OVERHEAD);
     let decoder = coding::undo(codings, Encoded { wire, left, until: Arc::clone(&until) })?;
     Ok(Box::new(Decoded { decoder, until }))

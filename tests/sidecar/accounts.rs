@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use media_sidecar::config::Guests;
+use serde_json::json;
 
 use crate::harness::{Homeserver, Reply, Setup, Sidecar};
 
@@ -41,8 +42,54 @@ fn the_homeservers_refusal_is_passed_through_whole() {
     assert_eq!(response.status, 401);
     assert_eq!(
         response.json(),
-        serde_json::json!({"errcode": "M_UNKNOWN_TOKEN", "error": "Access token has expired", "soft_logout": true})
+        json!({"errcode": "M_UNKNOWN_TOKEN", "error": "Access token has expired", "soft_logout": true})
     );
+}
+
+#[test]
+fn a_limit_of_the_homeservers_is_passed_on_with_its_time() {
+    for (header, body, expected) in [
+        (None, json!({"retry_after_ms": 3000}), 3000),
+        (None, json!({"errcode": "M_LIMIT_EXCEEDED", "error": "slow down", "retry_after_ms": 2500}), 2500),
+        (Some("7"), json!({"retry_after_ms": 3000}), 7000),
+        (Some("Wed, 21 Oct 2026 07:28:00 GMT"), json!({"retry_after_ms": 3000}), 3000),
+        (None, json!({"retry_after_ms": u64::MAX}), 3_600_000),
+        (Some("99999999999999"), json!({}), 3_600_000),
+        (None, json!({"retry_after_ms": null}), 1000),
+        (None, json!({}), 1000),
+    ] {
+        let (answer, case) = (body.clone(), format!("{header:?} {body}"));
+        let homeserver = Homeserver::with(move |request| {
+            let is_asked =
+                matches!(request.path(), "/_matrix/client/v3/account/whoami" | "/_matrix/client/versions")
+                    && request.header("authorization").is_some();
+            let reply = Reply::json(429, &answer);
+            is_asked.then(|| match header {
+                Some(header) => reply.header("Retry-After", header),
+                None => reply,
+            })
+        });
+        let sidecar = Setup::new().beside(homeserver).start();
+        for path in [CONFIG, "/_matrix/client/versions"] {
+            let response = sidecar.user("busy").get(path);
+            assert_eq!(response.failure(), (429, "M_LIMIT_EXCEEDED".to_owned()), "{path} {case}");
+            assert_eq!(response.json()["retry_after_ms"], expected, "{path} {case}");
+        }
+    }
+}
+
+#[test]
+fn who_is_not_said_to_be_a_guest_is_none() {
+    for (is_guest, status) in
+        [(json!(null), 200), (json!(false), 200), (json!(true), 403), (json!("false"), 502)]
+    {
+        let answer = json!({"user_id": "@odd:sidecar.test", "is_guest": is_guest});
+        let homeserver = Homeserver::with(move |request| {
+            (request.header("authorization") == Some("Bearer odd")).then(|| Reply::json(200, &answer))
+        });
+        let sidecar = Setup::new().beside(homeserver).start();
+        assert_eq!(sidecar.user("odd").get(CONFIG).status, status, "{is_guest}");
+    }
 }
 
 #[test]

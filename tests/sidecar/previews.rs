@@ -615,6 +615,8 @@ fn packed_pages_are_unpacked_and_bombs_are_cut_off() {
         "/gzip-bomb" => html(&bomb).header("Content-Encoding", "gzip"),
         "/br-bomb" => html(brotli_bomb).header("Content-Encoding", "br"),
         "/zstd" => html("x").header("Content-Encoding", "zstd"),
+        "/nothing-gzip" => html("").header("Content-Encoding", "gzip"),
+        "/nothing-br" => html("").header("Content-Encoding", "br"),
         _ => html("not packed at all").header("Content-Encoding", "gzip"),
     });
     let sidecar = beside(&site).start();
@@ -622,6 +624,9 @@ fn packed_pages_are_unpacked_and_bombs_are_cut_off() {
     assert_eq!(title("/gzip"), "Packed");
     assert_eq!(title("/gzip-bomb"), "Bomb");
     assert_eq!(title("/br-bomb"), "Bomb");
+    for path in ["/nothing-gzip", "/nothing-br"] {
+        assert_eq!(keys(&preview(&sidecar, &format!("http://site.test{path}"))), json!({}), "{path}");
+    }
     for path in ["/zstd", "/broken"] {
         assert_eq!(preview(&sidecar, &format!("http://site.test{path}")).failure(), bad_gateway(), "{path}");
     }

@@ -331,6 +331,16 @@ fn a_request_of_its_own_ends_the_waiting() {
 }
 
 #[test]
+fn a_limit_is_passed_on_with_the_time_in_its_body() {
+    let body = serde_json::json!({"errcode": "M_LIMIT_EXCEEDED", "retry_after_ms": 16_500});
+    let remote = Peer::tls(move |_| Reply::json(429, &body));
+    let response = Sidecar::start().alice().get(&download(&remote, "x"));
+    assert_eq!(response.failure(), (429, "M_LIMIT_EXCEEDED".to_owned()));
+    assert_eq!(response.json()["retry_after_ms"], 16_500);
+    assert_eq!(response.header("retry-after"), Some("17"));
+}
+
+#[test]
 fn a_limit_is_passed_on_with_its_time() {
     let remote = Peer::tls(|_| Reply::error(429, "M_LIMIT_EXCEEDED").header("Retry-After", "17"));
     let sidecar = Sidecar::start();
