@@ -338,6 +338,53 @@ fn a_character_set_counts_wherever_it_is_declared() {
 }
 
 #[test]
+fn a_page_in_utf_8_stays_so_whatever_is_broken_in_it() {
+    let url = "https://x.example/";
+    let party = b"Party \xed\xa0\xbc\xed\xbe\x89 f\xc3\xbcr alle";
+    let titles: [(&[u8], &str); 9] = [
+        (party, "für alle"),
+        (b"Party \xed\xa0\xbc\xed\xbe\x89", "Party"),
+        (b"a\xff\xfe f\xc3\xbcr", "für"),
+        (b"a\xc0\x80 f\xc3\xbcr alle", "für alle"),
+        (b"f\xc3\xbc\xffr", "fü"),
+        (b"\x93a\x94 \x93b\x94 f\xc3\xbcr", "für"),
+        (b"\xed\xa0\xbc f\xc3\xbcr", "für"),
+        ("\u{65e5}\u{672c}\u{8a9e}".as_bytes(), "\u{65e5}\u{672c}\u{8a9e}"),
+        (b"\xe6\x97\xa5\xff\xe6\x9c\xac\xfe\xff\xe8\xaa\x9e", "\u{672c}"),
+    ];
+    for (title, part) in titles {
+        let page = [b"<title>", title, b"</title>"].concat();
+        let declared = [b"<meta charset=utf-8>".as_slice(), &page].concat();
+        for (page, content_type) in [(&page, "text/html; charset=utf-8"), (&declared, "text/html")] {
+            let found = read(page, Some(content_type), url).title.unwrap_or_default();
+            assert!(found.contains(part), "{found:?} of {part:?} as {content_type}");
+        }
+    }
+    let more = " \u{2014} am 5. M\u{e4}rz in der Stra\u{df}e".as_bytes();
+    let page = [b"<title>".as_slice(), party, more, b"</title>"].concat();
+    let found = read(&page, Some("text/html"), url).title.unwrap();
+    assert!(found.contains("f\u{fc}r alle \u{2014} am 5. M\u{e4}rz in der Stra\u{df}e"), "{found}");
+}
+
+#[test]
+fn a_page_that_is_not_in_utf_8_is_read_though_it_says_so() {
+    for (encoding, text) in [
+        (encoding_rs::WINDOWS_1251, "Вибори в Румунії: під час голосування у столиці зафіксували порушення"),
+        (encoding_rs::WINDOWS_1251, "Привет, мир"),
+        (encoding_rs::WINDOWS_1252, "Un été à la plage — la météo de la journée"),
+        (encoding_rs::GBK, "中国联通公司今天发布了新的产品和服务计划"),
+        (encoding_rs::SHIFT_JIS, "日本語のページはこのように書かれています"),
+        (encoding_rs::EUC_KR, "한국어로 쓰인 페이지는 이렇게 보입니다"),
+    ] {
+        let page = [b"<title>".as_slice(), &encoding.encode(text).0, b"</title>"].concat();
+        for content_type in ["text/html; charset=utf-8", "text/html"] {
+            let found = read(&page, Some(content_type), "https://x.example/").title;
+            assert_eq!(found.as_deref(), Some(text), "{} as {content_type}", encoding.name());
+        }
+    }
+}
+
+#[test]
 fn garbage_describes_nothing() {
     let noise: Vec<u8> = (0..2000_u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0])

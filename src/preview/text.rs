@@ -156,11 +156,21 @@ fn joins(before: &str, after: &str) -> bool {
     is_behind && (!matches!(word, "" | "s") || ends_all)
 }
 
-/// Whether bytes that are no text were read as one: more than one character in ten is a control or could not be read.
+/// Whether bytes that are no text were read as one: more than one character in ten is a control or could not be read. What
+/// could not be read in one place counts once.
 fn is_garbage(text: &str) -> bool {
-    let is_odd = |c: &char| *c == char::REPLACEMENT_CHARACTER || (c.is_control() && !c.is_whitespace());
-    let odd = text.chars().filter(is_odd).count();
-    odd > LEAST_GARBAGE && odd.saturating_mul(10) > text.chars().count()
+    let is_unread = |c: char| c == char::REPLACEMENT_CHARACTER;
+    let (mut odd, mut all) = (0_usize, 0_usize);
+    let mut was_unread = false;
+    for c in text.chars() {
+        let is_next = std::mem::replace(&mut was_unread, is_unread(c)) && is_unread(c);
+        if !is_next {
+            all = all.saturating_add(1);
+            let is_odd = is_unread(c) || (c.is_control() && !c.is_whitespace());
+            odd = odd.saturating_add(usize::from(is_odd));
+        }
+    }
+    odd > LEAST_GARBAGE && odd.saturating_mul(10) > all
 }
 
 /// Whether a character is never shown.
