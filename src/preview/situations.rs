@@ -226,6 +226,48 @@ fn a_picture_inside_the_page_is_one_if_it_is_whole_and_no_dot() {
 }
 
 #[test]
+fn a_declared_picture_may_stand_in_the_page_whole() {
+    let data = |length: usize| format!("data:image/png;base64,{}", "A".repeat(length));
+    for (length, expected) in [(1000, 1), (100_000, 1), (300_000, 0), (60, 0)] {
+        for key in ["property=og:image", "property=og:image:url", "name=twitter:image", "itemprop=image"] {
+            let page = html(&format!("<title>T</title><meta {key} content=\"{}\"><body>", data(length)));
+            assert_eq!(page.images.len(), expected, "{key} of {length}");
+            assert!(page.images.iter().all(|image| image.url.as_str() == data(length)));
+        }
+    }
+    let many = format!("<meta property=og:image content={}>", data(100_000)).repeat(20);
+    let many = html(&format!("{many}<meta property=og:image content=/a.jpg>"));
+    assert_eq!(many.images.len(), 2);
+    let text = html(&format!("<meta name=description content={}><p>Text.</p>", data(100_000)));
+    assert_eq!(text.description.as_deref(), Some("Text."));
+}
+
+#[test]
+fn the_largest_icon_is_the_last_resort() {
+    for (links, expected) in [
+        ("<link rel=icon href=/icon.png>", Some("/icon.png")),
+        ("<link rel='shortcut icon' href=/icon.png>", Some("/icon.png")),
+        ("<link rel=icon sizes=any href=/icon.png>", Some("/icon.png")),
+        ("<link rel=icon sizes=64x64 href=/icon.png>", Some("/icon.png")),
+        ("<link rel=icon sizes=16x16 href=/icon.png>", Some("/icon.png")),
+        ("<link rel=icon sizes=8x8 href=/icon.png>", None),
+        ("<link rel=icon sizes=any href=/icon.svg>", None),
+        ("<link rel=icon type=image/svg+xml href=/icon>", None),
+        ("<link rel=icon href=/favicon.ico><link rel=icon href=/icon.png>", Some("/icon.png")),
+        (
+            "<link rel=icon href=/u.png><link rel=icon sizes=32x32 href=/s.png><link rel=icon sizes='16x16 192x192' href=/l.png>",
+            Some("/l.png"),
+        ),
+        ("<link rel=icon href=/u.png><link rel=icon sizes=32x32 href=/s.png>", Some("/s.png")),
+        ("<link rel=icon sizes=32x32 href=/s.png><link rel=apple-touch-icon href=/t.png>", Some("/t.png")),
+    ] {
+        let page = html(&format!("<title>T</title>{links}<body>"));
+        assert_eq!(page.images.first().map(|image| image.url.path()), expected, "{links}");
+        assert!(page.images.iter().all(|image| image.origin == Origin::Icon));
+    }
+}
+
+#[test]
 fn pictures_are_found_where_pages_keep_them_best_first() {
     for (body, expected) in [
         (
@@ -242,6 +284,14 @@ fn pictures_are_found_where_pages_keep_them_best_first() {
             r#"<img src='data:x' data-a-dynamic-image='{"https://x.example/s.jpg":[50,40],"https://x.example/l.jpg":[500,400]}'>"#,
             "/l.jpg",
         ),
+        ("<img src=data:x data-lazy=/lazy.jpg>", "/lazy.jpg"),
+        ("<img src=/i.jpg data-lazy=true data-url=/page data-echo=1>", "/i.jpg"),
+        ("<img src=data:x data-actualsrc=/lazy.jpg>", "/lazy.jpg"),
+        ("<img src=data:x data-echo=/lazy.jpg>", "/lazy.jpg"),
+        ("<img src=data:x data-url='/lazy.PNG?w=1'>", "/lazy.PNG"),
+        ("<img src=/s.jpg data-hi-res-src=/h.jpg>", "/h.jpg"),
+        ("<img src=data:x data-orig-file=/o.jpg>", "/o.jpg"),
+        ("<img src=/i.jpg data-orig-file=/o.jpg>", "/i.jpg"),
         ("<video poster=/still.jpg src=/v.mp4></video>", "/still.jpg"),
         ("<div class=wp-caption><img src=/c.jpg><p class=wp-caption-text>Said of it</p></div>", "/c.jpg"),
         ("<div class=sidebar><img src=/ad.jpg></div><img src=/i.jpg>", "/i.jpg"),
