@@ -213,10 +213,24 @@ struct Evidence {
     foreign: usize,
     /// Sequences that are no UTF-8.
     invalid: usize,
+    /// Stretches without ASCII that are more UTF-8 than not.
+    good: usize,
+    /// Stretches without ASCII that are not.
+    bad: usize,
     /// Bytes that are not ASCII and occur in texts.
     bytes: usize,
     /// Whether there are bytes of value 0.
     has_nulls: bool,
+}
+
+/// Bytes that are not ASCII, one behind the other: a word in a set of one byte a character, a text in Chinese. However many
+/// of them are broken, they broke once.
+#[derive(Debug, Default)]
+struct Stretch {
+    /// Bytes that are UTF-8.
+    valid: usize,
+    /// Bytes that are none.
+    broken: usize,
 }
 
 /// What the bytes say of a declared character set.
@@ -233,33 +247,58 @@ enum Verdict {
 impl Evidence {
     /// Looks at the beginning of a page.
     fn of(window: &[u8], is_whole: bool) -> Self {
-        let mut evidence = Self::default();
+        let mut evidence = Self { has_nulls: window.contains(&0), ..Self::default() };
+        // Hardly any text has the last two, and none has only them.
+        evidence.bytes = window.iter().filter(|byte| (0x80..0xfe).contains(*byte)).count();
+        let mut window = window.to_vec();
+        hide_surrogates(&mut window);
         let mut rest = window.len();
+        let mut stretch = Stretch::default();
         for chunk in window.utf8_chunks() {
-            let foreign = chunk.valid().chars().filter(|c| !c.is_ascii()).count();
-            evidence.foreign = evidence.foreign.saturating_add(foreign);
+            for c in chunk.valid().chars() {
+                if c.is_ascii() {
+                    evidence.end_stretch(&mut stretch);
+                } else if c != HALF {
+                    evidence.foreign = evidence.foreign.saturating_add(1);
+                    stretch.valid = stretch.valid.saturating_add(c.len_utf8());
+                }
+            }
             rest = rest.saturating_sub(chunk.valid().len()).saturating_sub(chunk.invalid().len());
             let is_cut = rest == 0 && !is_whole;
             if !chunk.invalid().is_empty() && !is_cut {
                 evidence.invalid = evidence.invalid.saturating_add(1);
+                stretch.broken = stretch.broken.saturating_add(chunk.invalid().len());
             }
         }
-        evidence.has_nulls = window.contains(&0);
-        // Hardly any text has the last two, and none has only them.
-        evidence.bytes = window.iter().filter(|byte| (0x80..0xfe).contains(*byte)).count();
+        evidence.end_stretch(&mut stretch);
         evidence
+    }
+
+    /// Counts a stretch that is over.
+    fn end_stretch(&mut self, stretch: &mut Stretch) {
+        let Stretch { valid, broken } = std::mem::take(stretch);
+        if valid > broken {
+            self.good = self.good.saturating_add(1);
+        } else if broken > 0 {
+            self.bad = self.bad.saturating_add(1);
+        }
     }
 
     /// Whether it is UTF-8, but for a byte here and there.
     fn is_utf8(&self) -> bool {
-        self.invalid == 0 || self.foreign > self.invalid
+        self.invalid == 0 || (self.good > 0 && self.good >= self.bad)
+    }
+
+    /// Whether it may be UTF-8, as it says: what is broken may be much, but is not nearly all.
+    fn may_be_utf8(&self) -> bool {
+        self.invalid == 0 || (self.good > 0 && self.good.saturating_mul(MAX_BROKEN) >= self.bad)
     }
 
     /// Judges a declaration. In a set of one byte a character, text that happens to be UTF-8 does not occur; in one of
     /// two it does, in a few characters.
     fn judge(&self, encoding: &'static Encoding) -> Verdict {
         if encoding == UTF_8 {
-            return if self.invalid > self.foreign { Verdict::Refuted } else { Verdict::Believed };
+            return if self.may_be_utf8() { Verdict::Believed } else { Verdict::Refuted };
         }
         if encoding == UTF_16LE || encoding == UTF_16BE {
             return if self.has_nulls { Verdict::Believed } else { Verdict::Refuted };
@@ -269,6 +308,31 @@ impl Evidence {
         if is_utf8 { Verdict::IsUtf8 } else { Verdict::Believed }
     }
 }
+
+/// Writes characters in place of surrogates that stand in UTF-8 as if they were characters: [CESU-8](https://www.unicode.org/reports/tr26/)
+/// is UTF-8 that some program wrote wrongly. Half a pair is also the end of many a word in Ukrainian, so it says nothing.
+fn hide_surrogates(window: &mut [u8]) {
+    let mut at = 0_usize;
+    while let Some(rest) = window.get_mut(at..).filter(|rest| !rest.is_empty()) {
+        let length = match rest {
+            [0xed, high @ 0xa0..=0xaf, a @ 0x80..=0xbf, 0xed, low @ 0xb0..=0xbf, b @ 0x80..=0xbf, ..] => {
+                // Two halves are two characters of three bytes each, which no other text has.
+                (*high, *low) = (0x80, 0x80);
+                (*a, *b) = (0x80, 0x80);
+                6
+            }
+            [first @ 0xed, second @ 0xa0..=0xbf, third @ 0x80..=0xbf, ..] => {
+                (*first, *second, *third) = (0xef, 0xbf, 0xbd);
+                3
+            }
+            _ => 1,
+        };
+        at = at.saturating_add(length);
+    }
+}
+
+/// What [`hide_surrogates`] writes for half a pair.
+const HALF: char = char::REPLACEMENT_CHARACTER;
 
 /// The character set of a label. Those that browsers refuse to convert count as not named.
 fn named(label: &[u8]) -> Option<&'static Encoding> {
@@ -356,6 +420,9 @@ fn top_level_domain(url: &Url) -> Option<Vec<u8>> {
 
 /// How many bytes that are not ASCII a guess takes where the host says nothing of the language.
 const ENOUGH_TO_GUESS: usize = 4;
+
+/// How many stretches that are broken a page in UTF-8, as it says, may have for each that is whole.
+const MAX_BROKEN: usize = 8;
 
 /// How much of a page is looked at, bytes. Browsers look for `meta` in the first 1024 and begin anew when it comes later.
 const WINDOW: usize = 32 * 1024;

@@ -16,7 +16,7 @@ pub(super) struct Declared {
     pub(super) images: Vec<RawImage>,
     /// `link rel=image_src`, and images of `link itemprop`.
     pub(super) link_images: Vec<RawImage>,
-    /// Icons large enough to show.
+    /// Icons.
     pub(super) icons: Vec<RawImage>,
     /// `base`
     pub(super) base: Option<String>,
@@ -26,6 +26,8 @@ pub(super) struct Declared {
     pub(super) oembed: Option<String>,
     /// Where the page sends its readers at once.
     pub(super) refresh: Option<String>,
+    /// Whether a declared picture stands in the page.
+    has_embedded: bool,
 }
 
 /// An image as it is declared.
@@ -59,7 +61,9 @@ impl Declared {
     /// Whether there is an image to show.
     pub(super) fn has_image(&self) -> bool {
         self.images.iter().chain(&self.link_images).any(RawImage::is_showable)
-            || IMAGE_KEYS.iter().any(|key| self.get(key).is_some_and(is_picture))
+            || IMAGE_KEYS
+                .iter()
+                .any(|key| self.get(key).is_some_and(|src| is_picture(src) || is_embedded(src)))
     }
 
     /// A `meta` element.
@@ -69,6 +73,10 @@ impl Declared {
         };
         if tag.get("http-equiv").is_some_and(|name| name.trim().eq_ignore_ascii_case("refresh")) {
             self.refresh = self.refresh.take().or_else(|| refresh(content).map(str::to_owned));
+        }
+        // One picture that stands in the page is enough: it is kept in memory whole.
+        if content.len() > MAX_VALUE && std::mem::replace(&mut self.has_embedded, true) {
+            return;
         }
         // `property` and `itemprop` are lists by RDFa and by microdata.
         let words = |name| tag.get(name).unwrap_or_default().split_ascii_whitespace();
@@ -98,6 +106,7 @@ impl Declared {
         let is_wanted =
             NAMES.binary_search(&key).is_ok() || VOCABULARIES.iter().any(|prefix| key.starts_with(prefix));
         let is_wanted = is_wanted || key.starts_with("twitter:") || key.starts_with("itemprop:");
+        let is_wanted = is_wanted && (content.len() <= MAX_VALUE || IMAGE_KEYS.contains(&key));
         if is_wanted && self.values.len() < MAX_VALUES && !self.values.contains_key(key) {
             self.values.insert(key.to_owned(), content.to_owned());
         }
@@ -150,15 +159,19 @@ impl Declared {
         }
     }
 
-    /// An icon: those made for a home screen, or of that size, stand in for a page without any picture. A favicon of 16
-    /// pixels does not.
+    /// An icon stands in for a page without any picture: the largest, and before none one that does not say how large it is.
     fn icon(&mut self, rel: &str, tag: &Tag, href: &str) {
+        let kind = tag.get("type").unwrap_or_default().to_ascii_lowercase();
         let sizes = tag.get("sizes").unwrap_or_default().to_ascii_lowercase();
         let side = sizes.split_ascii_whitespace().filter_map(|size| pixels(size.split('x').next()?)).max();
         let side = side.or((rel != "icon").then_some(DEFAULT_TOUCH_ICON));
-        if let Some(side) = side.filter(|side| *side >= MIN_ICON) {
-            let icon = RawImage { src: href.to_owned(), width: Some(side), height: Some(side), alt: None };
-            push(&mut self.icons, icon);
+        let is_small = side.is_some_and(|side| side < MIN_ICON);
+        let is_unknown = UNKNOWN_ICONS.iter().any(|unknown| kind.contains(unknown));
+        let icon = RawImage { src: href.to_owned(), width: side, height: side, alt: None };
+        if !is_small && !is_unknown && is_shown_icon(&icon) {
+            let at = self.icons.partition_point(|known| known.width >= side);
+            self.icons.insert(at, icon);
+            self.icons.truncate(MAX_IMAGES);
         }
     }
 
@@ -181,9 +194,11 @@ impl RawImage {
     pub(super) fn of_img(tag: &Tag, source: Option<String>) -> Option<Self> {
         let named = |name: &&str| tag.get(name).map(str::trim).filter(|src| is_shown(src)).map(str::to_owned);
         let set = |name: &&str| tag.get(name).and_then(largest_of_set).filter(|src| is_shown(src));
-        let src = LATER.iter().find_map(named);
+        let guessed = |name: &&str| named(name).filter(|src| looks_like_picture(src));
+        let src = LATER.iter().find_map(named).or_else(|| LATER_OR_ELSE.iter().find_map(guessed));
         let src = src.or_else(|| tag.get("data-a-dynamic-image").and_then(largest_of_map));
         let src = src.or_else(|| named(&"src")).or_else(|| SETS.iter().find_map(set)).or(source);
+        let src = src.or_else(|| ORIGINALS.iter().find_map(named));
         let embedded = || tag.get("src").map(str::trim).filter(|src| is_embedded(src)).map(str::to_owned);
         let src = src.or_else(embedded)?;
         Some(Self::shown(tag, src))
@@ -201,6 +216,13 @@ impl RawImage {
         let alt = tag.get("alt").filter(|alt| !alt.trim().is_empty()).map(str::to_owned);
         Self { src, width: side("width"), height: side("height"), alt }
     }
+}
+
+/// Whether an icon may be one that can be read: not of Windows' own kind, nor a drawing.
+fn is_shown_icon(icon: &RawImage) -> bool {
+    let path = icon.src.split(['?', '#']).next().unwrap_or_default().to_ascii_lowercase();
+    let is_old = !is_embedded(&icon.src) && matches!(path.rsplit_once('.'), Some((_, "ico")));
+    icon.is_showable() && !is_old
 }
 
 /// The largest picture of a `source` element of a `picture`, if it is of a kind that can be shown.
@@ -227,6 +249,12 @@ pub(super) fn is_embedded(src: &str) -> bool {
 
 /// The shortest address that is taken for a picture of its own, bytes: shorter ones are blank dots and spinners.
 const MIN_EMBEDDED: usize = 512;
+
+/// Whether an address is named as pictures are.
+fn looks_like_picture(src: &str) -> bool {
+    let path = src.split(['?', '#']).next().unwrap_or_default().to_ascii_lowercase();
+    path.rsplit_once('.').is_some_and(|(_, ending)| ENDINGS.contains(&ending))
+}
 
 /// Whether an address in the body leads to a picture.
 fn is_shown(src: &str) -> bool {
@@ -330,6 +358,15 @@ const NAMES: [&str; 12] = [
 /// Attributes in which a script finds the picture that it shows later, best first.
 const LATER: [&str; 5] = ["data-old-hires", "data-src", "data-lazy-src", "data-original", "data-image"];
 
+/// Attributes in which some scripts find it and others find something else, best first.
+const LATER_OR_ELSE: [&str; 5] = ["data-hi-res-src", "data-lazy", "data-actualsrc", "data-echo", "data-url"];
+
+/// Attributes with the picture in its full size, where there is no other.
+const ORIGINALS: [&str; 2] = ["data-large_image", "data-orig-file"];
+
+/// How the names of pictures end.
+const ENDINGS: [&str; 8] = ["bmp", "gif", "jfif", "jpeg", "jpg", "png", "tiff", "webp"];
+
 /// Attributes with pictures of several sizes, best first.
 const SETS: [&str; 3] = ["data-srcset", "data-lazy-srcset", "srcset"];
 
@@ -365,7 +402,10 @@ const MAX_IMAGES: usize = 16;
 const MAX_SIDE: u32 = 100_000;
 
 /// Smallest icon that stands in for a picture, pixels.
-const MIN_ICON: u32 = 96;
+const MIN_ICON: u32 = 16;
+
+/// Kinds of icons that are not shown here.
+const UNKNOWN_ICONS: [&str; 3] = ["svg", "x-icon", "microsoft.icon"];
 
 /// What `apple-touch-icon` means without `sizes`, pixels.
 const DEFAULT_TOUCH_ICON: u32 = 180;

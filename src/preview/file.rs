@@ -45,7 +45,7 @@ pub(crate) fn media_type(head: &[u8], content_type: Option<&str>) -> String {
         "text/json" => JSON,
         kind if kind.ends_with("+json") || kind.ends_with("/json+oembed") => JSON,
         kind if (!is_type || is_vague || kind.starts_with("image/"))
-            && is_html(head)
+            && (is_html(head) || (!kind.ends_with("xml") && is_part_of_html(head)))
             && !is_drawing(kind, head) =>
         {
             HTML
@@ -151,18 +151,30 @@ fn is_drawing(declared: &str, head: &[u8]) -> bool {
 fn is_html(head: &[u8]) -> bool {
     let head = beginning(head);
     let begins = |start: &[u8]| head.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start));
-    let is_tag = |name: &&str| {
-        let after = head.get(1..).and_then(|head| head.get(name.len()..)).and_then(<[u8]>::first);
-        let is_named = head.get(1..).and_then(|head| head.get(..name.len()));
-        begins(b"<")
-            && is_named.is_some_and(|found| found.eq_ignore_ascii_case(name.as_bytes()))
-            && after.is_none_or(|after| after.is_ascii_whitespace() || matches!(after, b'>' | b'/'))
-    };
     let is_declaration = begins(b"<?xml");
     begins(b"<!doctype html")
         || begins(b"<!--")
-        || HTML_STARTS.iter().any(is_tag)
+        || first_element(head).is_some_and(|name| HTML_STARTS.contains(&name.as_str()))
         || is_declaration && head.windows(5).any(|five| five.eq_ignore_ascii_case(b"<html"))
+}
+
+/// Whether bytes that are not said to be XML begin as a part of HTML does: with an element that XML may have too, or one
+/// that a page makes its own, which has a hyphen in its name.
+fn is_part_of_html(head: &[u8]) -> bool {
+    first_element(beginning(head))
+        .is_some_and(|name| PART_STARTS.contains(&name.as_str()) || name.contains('-'))
+}
+
+/// The name of the element that bytes begin with, in lower case.
+fn first_element(head: &[u8]) -> Option<String> {
+    let rest = head.strip_prefix(b"<")?;
+    let is_in_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let length = rest.iter().take_while(|byte| is_in_name(byte)).count();
+    let (name, after) = rest.split_at_checked(length)?;
+    let is_over =
+        after.first().is_none_or(|after| after.is_ascii_whitespace() || matches!(after, b'>' | b'/'));
+    let is_name = name.first().is_some_and(u8::is_ascii_alphabetic) && is_over;
+    is_name.then(|| String::from_utf8_lossy(name).to_ascii_lowercase())
 }
 
 /// The type of a feed, a book or a drawing, by what its first bytes say.
@@ -236,6 +248,38 @@ const HTML_STARTS: [&str; 25] = [
     "table", "a", "b", "br", "p", "article", "main", "section", "header", "center", "ul", "base",
 ];
 
+/// Further elements that a part of HTML may begin with.
+const PART_STARTS: [&str; 28] = [
+    "abbr",
+    "aside",
+    "blockquote",
+    "button",
+    "canvas",
+    "code",
+    "dl",
+    "em",
+    "figure",
+    "footer",
+    "form",
+    "h3",
+    "h4",
+    "hr",
+    "i",
+    "img",
+    "input",
+    "label",
+    "nav",
+    "noscript",
+    "ol",
+    "picture",
+    "pre",
+    "small",
+    "span",
+    "strong",
+    "template",
+    "u",
+];
+
 /// Types whose names do not follow from their media types.
 const NAMES: [(&str, &str); 38] = [
     ("application/octet-stream", "File"),
@@ -304,6 +348,19 @@ mod tests {
             (b"<b", None, "text/html"),
             (b"<abc>", None, "application/octet-stream"),
             (b"<divider>", None, "application/octet-stream"),
+            (b"<span>text", None, "text/html"),
+            (b"<NAV class=x>", None, "text/html"),
+            (b"<form action=/>", None, "text/html"),
+            (b"<pre>text", None, "text/html"),
+            (b"<img src=x>", Some("application/octet-stream"), "text/html"),
+            (b"<noscript>", None, "text/html"),
+            (b"<my-app></my-app>", None, "text/html"),
+            (b"<x-a.b_c/>", None, "text/html"),
+            (b"<-a>", None, "application/octet-stream"),
+            (b"<spanner>", None, "application/octet-stream"),
+            (b"<my-note>", Some("text/xml"), "text/xml"),
+            (b"<form>", Some("application/xml"), "application/xml"),
+            (b"<rss-x><svg", Some("image/svg+xml"), "image/svg+xml"),
             (b"<pre", Some("text/plain"), "text/plain"),
             (
                 b"<?xml version=\"1.0\"?>\n<rss version=",

@@ -331,7 +331,8 @@ impl<L: Listener> Emitter for Bridge<'_, L> {
         self.begin_value();
         if let Some((name, start)) = self.kept {
             let so_far = self.tag.values.get(start..).unwrap_or_default();
-            let is_embedded = name == "src" && so_far.iter().chain(piece).take(EMBEDDED.len()).eq(EMBEDDED);
+            let may_embed = matches!(name, "src" | "content");
+            let is_embedded = may_embed && so_far.iter().chain(piece).take(EMBEDDED.len()).eq(EMBEDDED);
             let most = if is_embedded { MAX_EMBEDDED } else { MAX_VALUE };
             push_capped(&mut self.tag.values, piece, start.saturating_add(most));
         }
@@ -366,13 +367,16 @@ fn text_of(bytes: &[u8]) -> &str {
 }
 
 /// The attributes that are kept.
-const KEPT: [&str; 34] = [
+const KEPT: [&str; 38] = [
     "alt",
     "aria-hidden",
     "charset",
     "class",
     "content",
     "data-a-dynamic-image",
+    "data-actualsrc",
+    "data-echo",
+    "data-hi-res-src",
     "data-image",
     "data-large_image",
     "data-lazy",
@@ -383,6 +387,7 @@ const KEPT: [&str; 34] = [
     "data-original",
     "data-src",
     "data-srcset",
+    "data-url",
     "height",
     "hidden",
     "href",

@@ -209,7 +209,7 @@ impl PageReader {
         (!says_something && whole(&target) != whole(url)).then_some(target)
     }
 
-    /// The pictures, best first: those declared, those shown, large icons.
+    /// The pictures, best first: those declared, those shown, icons.
     fn images(&self, base: &Url) -> Vec<Image> {
         let mut declared = self.declared.images.clone();
         declared.sort_by_key(fitness);

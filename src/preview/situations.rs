@@ -226,6 +226,48 @@ fn a_picture_inside_the_page_is_one_if_it_is_whole_and_no_dot() {
 }
 
 #[test]
+fn a_declared_picture_may_stand_in_the_page_whole() {
+    let data = |length: usize| format!("data:image/png;base64,{}", "A".repeat(length));
+    for (length, expected) in [(1000, 1), (100_000, 1), (300_000, 0), (60, 0)] {
+        for key in ["property=og:image", "property=og:image:url", "name=twitter:image", "itemprop=image"] {
+            let page = html(&format!("<title>T</title><meta {key} content=\"{}\"><body>", data(length)));
+            assert_eq!(page.images.len(), expected, "{key} of {length}");
+            assert!(page.images.iter().all(|image| image.url.as_str() == data(length)));
+        }
+    }
+    let many = format!("<meta property=og:image content={}>", data(100_000)).repeat(20);
+    let many = html(&format!("{many}<meta property=og:image content=/a.jpg>"));
+    assert_eq!(many.images.len(), 2);
+    let text = html(&format!("<meta name=description content={}><p>Text.</p>", data(100_000)));
+    assert_eq!(text.description.as_deref(), Some("Text."));
+}
+
+#[test]
+fn the_largest_icon_is_the_last_resort() {
+    for (links, expected) in [
+        ("<link rel=icon href=/icon.png>", Some("/icon.png")),
+        ("<link rel='shortcut icon' href=/icon.png>", Some("/icon.png")),
+        ("<link rel=icon sizes=any href=/icon.png>", Some("/icon.png")),
+        ("<link rel=icon sizes=64x64 href=/icon.png>", Some("/icon.png")),
+        ("<link rel=icon sizes=16x16 href=/icon.png>", Some("/icon.png")),
+        ("<link rel=icon sizes=8x8 href=/icon.png>", None),
+        ("<link rel=icon sizes=any href=/icon.svg>", None),
+        ("<link rel=icon type=image/svg+xml href=/icon>", None),
+        ("<link rel=icon href=/favicon.ico><link rel=icon href=/icon.png>", Some("/icon.png")),
+        (
+            "<link rel=icon href=/u.png><link rel=icon sizes=32x32 href=/s.png><link rel=icon sizes='16x16 192x192' href=/l.png>",
+            Some("/l.png"),
+        ),
+        ("<link rel=icon href=/u.png><link rel=icon sizes=32x32 href=/s.png>", Some("/s.png")),
+        ("<link rel=icon sizes=32x32 href=/s.png><link rel=apple-touch-icon href=/t.png>", Some("/t.png")),
+    ] {
+        let page = html(&format!("<title>T</title>{links}<body>"));
+        assert_eq!(page.images.first().map(|image| image.url.path()), expected, "{links}");
+        assert!(page.images.iter().all(|image| image.origin == Origin::Icon));
+    }
+}
+
+#[test]
 fn pictures_are_found_where_pages_keep_them_best_first() {
     for (body, expected) in [
         (
@@ -242,6 +284,14 @@ fn pictures_are_found_where_pages_keep_them_best_first() {
             r#"<img src='data:x' data-a-dynamic-image='{"https://x.example/s.jpg":[50,40],"https://x.example/l.jpg":[500,400]}'>"#,
             "/l.jpg",
         ),
+        ("<img src=data:x data-lazy=/lazy.jpg>", "/lazy.jpg"),
+        ("<img src=/i.jpg data-lazy=true data-url=/page data-echo=1>", "/i.jpg"),
+        ("<img src=data:x data-actualsrc=/lazy.jpg>", "/lazy.jpg"),
+        ("<img src=data:x data-echo=/lazy.jpg>", "/lazy.jpg"),
+        ("<img src=data:x data-url='/lazy.PNG?w=1'>", "/lazy.PNG"),
+        ("<img src=/s.jpg data-hi-res-src=/h.jpg>", "/h.jpg"),
+        ("<img src=data:x data-orig-file=/o.jpg>", "/o.jpg"),
+        ("<img src=/i.jpg data-orig-file=/o.jpg>", "/i.jpg"),
         ("<video poster=/still.jpg src=/v.mp4></video>", "/still.jpg"),
         ("<div class=wp-caption><img src=/c.jpg><p class=wp-caption-text>Said of it</p></div>", "/c.jpg"),
         ("<div class=sidebar><img src=/ad.jpg></div><img src=/i.jpg>", "/i.jpg"),
@@ -335,6 +385,53 @@ fn a_character_set_counts_wherever_it_is_declared() {
     assert_eq!(page.title.as_deref(), Some("Noise ÿþÿþÿ “q”"));
     let page = read(b"<title>caf\xe9</title>", Some("text/html"), url);
     assert_eq!(page.title.as_deref(), Some("café"));
+}
+
+#[test]
+fn a_page_in_utf_8_stays_so_whatever_is_broken_in_it() {
+    let url = "https://x.example/";
+    let party = b"Party \xed\xa0\xbc\xed\xbe\x89 f\xc3\xbcr alle";
+    let titles: [(&[u8], &str); 9] = [
+        (party, "für alle"),
+        (b"Party \xed\xa0\xbc\xed\xbe\x89", "Party"),
+        (b"a\xff\xfe f\xc3\xbcr", "für"),
+        (b"a\xc0\x80 f\xc3\xbcr alle", "für alle"),
+        (b"f\xc3\xbc\xffr", "fü"),
+        (b"\x93a\x94 \x93b\x94 f\xc3\xbcr", "für"),
+        (b"\xed\xa0\xbc f\xc3\xbcr", "für"),
+        ("\u{65e5}\u{672c}\u{8a9e}".as_bytes(), "\u{65e5}\u{672c}\u{8a9e}"),
+        (b"\xe6\x97\xa5\xff\xe6\x9c\xac\xfe\xff\xe8\xaa\x9e", "\u{672c}"),
+    ];
+    for (title, part) in titles {
+        let page = [b"<title>", title, b"</title>"].concat();
+        let declared = [b"<meta charset=utf-8>".as_slice(), &page].concat();
+        for (page, content_type) in [(&page, "text/html; charset=utf-8"), (&declared, "text/html")] {
+            let found = read(page, Some(content_type), url).title.unwrap_or_default();
+            assert!(found.contains(part), "{found:?} of {part:?} as {content_type}");
+        }
+    }
+    let more = " \u{2014} am 5. M\u{e4}rz in der Stra\u{df}e".as_bytes();
+    let page = [b"<title>".as_slice(), party, more, b"</title>"].concat();
+    let found = read(&page, Some("text/html"), url).title.unwrap();
+    assert!(found.contains("f\u{fc}r alle \u{2014} am 5. M\u{e4}rz in der Stra\u{df}e"), "{found}");
+}
+
+#[test]
+fn a_page_that_is_not_in_utf_8_is_read_though_it_says_so() {
+    for (encoding, text) in [
+        (encoding_rs::WINDOWS_1251, "Вибори в Румунії: під час голосування у столиці зафіксували порушення"),
+        (encoding_rs::WINDOWS_1251, "Привет, мир"),
+        (encoding_rs::WINDOWS_1252, "Un été à la plage — la météo de la journée"),
+        (encoding_rs::GBK, "中国联通公司今天发布了新的产品和服务计划"),
+        (encoding_rs::SHIFT_JIS, "日本語のページはこのように書かれています"),
+        (encoding_rs::EUC_KR, "한국어로 쓰인 페이지는 이렇게 보입니다"),
+    ] {
+        let page = [b"<title>".as_slice(), &encoding.encode(text).0, b"</title>"].concat();
+        for content_type in ["text/html; charset=utf-8", "text/html"] {
+            let found = read(&page, Some(content_type), "https://x.example/").title;
+            assert_eq!(found.as_deref(), Some(text), "{} as {content_type}", encoding.name());
+        }
+    }
 }
 
 #[test]

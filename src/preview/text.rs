@@ -11,12 +11,13 @@ use super::html::{self, Listener, Tag, push_capped};
 /// A value that a page declares, as one line of at most `max` characters; `None` if nothing is left. Values that are HTML
 /// are read as HTML, and entities that were escaped once too often become what they stand for.
 pub(super) fn clean(value: &str, max: usize) -> Option<String> {
-    let value = beginning(value);
+    let value = without_cut_tag(beginning(value));
     if is_html(value) {
         return line(&unescape(&text_of_html(value)), max);
     }
     let value = unescape(value);
-    if is_html(&value) { line(&text_of_html(&value), max) } else { line(&value, max) }
+    let value = without_cut_tag(&value);
+    if is_html(value) { line(&text_of_html(value), max) } else { line(value, max) }
 }
 
 /// A value of JSON, which ought to be text but often has entities or is HTML.
@@ -126,25 +127,59 @@ pub(super) fn text_of_html(html: &str) -> String {
     String::from_utf8_lossy(&gatherer.text).into_owned()
 }
 
+/// A value without the tag or comment that it ends in, if it was cut there.
+fn without_cut_tag(value: &str) -> &str {
+    let Some((before, after)) = value.rsplit_once('<').filter(|(_, after)| !after.contains('>')) else {
+        return value;
+    };
+    let (is_end, rest) = after.strip_prefix('/').map_or((false, after), |rest| (true, rest));
+    let length = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+    let (name, rest) = rest.split_at(length);
+    let is_known = TEXT_ELEMENTS.iter().any(|known| known.eq_ignore_ascii_case(name));
+    // `a <b` may well compare.
+    let is_name = is_known && (name.len() > 1 || matches!(name, "p" | "a"));
+    let word = rest.trim_start().to_ascii_lowercase();
+    let begins_attribute = ATTRIBUTES.iter().any(|known| known.starts_with(&word));
+    let is_tag = if rest.is_empty() {
+        is_end || is_name
+    } else {
+        is_known
+            && rest.starts_with(char::is_whitespace)
+            && (rest.contains('=') || (is_name && begins_attribute))
+    };
+    if is_tag || after.starts_with("!--") { before } else { value }
+}
+
+/// Whether a value has a comment of words before or behind all else.
+fn has_comment(value: &str) -> bool {
+    value.split_once("<!--").is_some_and(|(before, rest)| {
+        rest.split_once("-->").is_some_and(|(inside, after)| {
+            let is_at_edge = before.trim().is_empty() != after.trim().is_empty();
+            is_at_edge && inside.contains(char::is_alphanumeric)
+        })
+    })
+}
+
 /// Whether a value that ought to be text is HTML: it closes an element, or opens one that has attributes. A lone `<div>`
 /// is what a page about HTML talks of.
 fn is_html(value: &str) -> bool {
-    value.match_indices('<').any(|(at, _)| {
-        let rest = value.get(at..).unwrap_or_default().trim_start_matches('<');
-        let (is_end, rest) = rest.strip_prefix('/').map_or((false, rest), |rest| (true, rest));
-        let length = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
-        let (name, rest) = rest.split_at(length);
-        if !TEXT_ELEMENTS.iter().any(|known| known.eq_ignore_ascii_case(name)) {
-            return false;
-        }
-        let Some((inside, after)) = rest.split_once('>') else { return false };
-        let is_break = name.eq_ignore_ascii_case("br") && at > 0;
-        let before = value.get(..at).unwrap_or_default();
-        let is_glued = inside.is_empty()
-            && BREAKING.iter().any(|known| known.eq_ignore_ascii_case(name))
-            && joins(before, after);
-        is_end || is_break || is_glued || inside.trim_end().ends_with('/') || inside.contains('=')
-    })
+    has_comment(value)
+        || value.match_indices('<').any(|(at, _)| {
+            let rest = value.get(at..).unwrap_or_default().trim_start_matches('<');
+            let (is_end, rest) = rest.strip_prefix('/').map_or((false, rest), |rest| (true, rest));
+            let length = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+            let (name, rest) = rest.split_at(length);
+            if !TEXT_ELEMENTS.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                return false;
+            }
+            let Some((inside, after)) = rest.split_once('>') else { return false };
+            let is_break = name.eq_ignore_ascii_case("br") && at > 0;
+            let before = value.get(..at).unwrap_or_default();
+            let is_glued = inside.is_empty()
+                && BREAKING.iter().any(|known| known.eq_ignore_ascii_case(name))
+                && joins(before, after);
+            is_end || is_break || is_glued || inside.trim_end().ends_with('/') || inside.contains('=')
+        })
 }
 
 /// Whether a tag between two texts stands where only markup does: at the start or behind a word, before a word. What a page
@@ -156,11 +191,21 @@ fn joins(before: &str, after: &str) -> bool {
     is_behind && (!matches!(word, "" | "s") || ends_all)
 }
 
-/// Whether bytes that are no text were read as one: more than one character in ten is a control or could not be read.
+/// Whether bytes that are no text were read as one: more than one character in ten is a control or could not be read. What
+/// could not be read in one place counts once.
 fn is_garbage(text: &str) -> bool {
-    let is_odd = |c: &char| *c == char::REPLACEMENT_CHARACTER || (c.is_control() && !c.is_whitespace());
-    let odd = text.chars().filter(is_odd).count();
-    odd > LEAST_GARBAGE && odd.saturating_mul(10) > text.chars().count()
+    let is_unread = |c: char| c == char::REPLACEMENT_CHARACTER;
+    let (mut odd, mut all) = (0_usize, 0_usize);
+    let mut was_unread = false;
+    for c in text.chars() {
+        let is_next = std::mem::replace(&mut was_unread, is_unread(c)) && is_unread(c);
+        if !is_next {
+            all = all.saturating_add(1);
+            let is_odd = is_unread(c) || (c.is_control() && !c.is_whitespace());
+            odd = odd.saturating_add(usize::from(is_odd));
+        }
+    }
+    odd > LEAST_GARBAGE && odd.saturating_mul(10) > all
 }
 
 /// Whether a character is never shown.
@@ -374,6 +419,9 @@ const TEXT_ELEMENTS: [&str; 36] = [
     "ul",
 ];
 
+/// The attributes that texts have.
+const ATTRIBUTES: [&str; 9] = ["alt", "class", "href", "id", "rel", "src", "style", "target", "title"];
+
 /// Most text taken from one value, bytes.
 const MAX_GATHERED: usize = 8 * 1024;
 
@@ -455,6 +503,33 @@ mod tests {
             ("AT&T; R&D; &nothing; &; &#; &#xg; 1&2;", "AT&T; R&D; &nothing; &; &#; &#xg; 1&2;"),
             ("a&copy=1&amp", "a&copy=1&amp"),
             ("<b>x</b> &amp;amp; y", "x & y"),
+        ] {
+            assert_eq!(clean(value, 100).as_deref(), Some(expected), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_tag_or_comment_that_was_cut_is_not_shown() {
+        for (value, expected) in [
+            ("One &lt;a href=&quot;http://x", "One"),
+            ("One &lt;a hr", "One"),
+            ("One &lt;p", "One"),
+            ("One &lt;div", "One"),
+            ("One &lt;/stro", "One"),
+            ("One &lt;img src=", "One"),
+            ("One <a href=\"http://x", "One"),
+            ("One &lt;b&gt;two&lt;/b&gt; &lt;a href=", "One two"),
+            ("&lt;!-- c --&gt;x", "x"),
+            ("<!-- c -->x", "x"),
+            ("x &lt;!-- c", "x"),
+            ("The HTML <!-- Comment --> tag", "The HTML <!-- Comment --> tag"),
+            ("<!--...--> in HTML", "<!--...--> in HTML"),
+            ("<!-- Comment -->", "<!-- Comment -->"),
+            ("a <b", "a <b"),
+            ("a <b and c", "a <b and c"),
+            ("I <3 you", "I <3 you"),
+            ("a &lt; b = c", "a < b = c"),
+            ("List <T", "List <T"),
         ] {
             assert_eq!(clean(value, 100).as_deref(), Some(expected), "{value}");
         }
