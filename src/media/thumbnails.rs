@@ -438,7 +438,9 @@ fn refused(error: ThumbnailError) -> Error {
         ThumbnailError::OutOfTime | ThumbnailError::NoTimeToAnimate => {
             Error::new(Kind::UploadTooLarge, error.to_string())
         }
-        ThumbnailError::NotAnImage => Error::new(Kind::BadRequest, error.to_string()),
+        ThumbnailError::NotAnImage | ThumbnailError::NotRead(_) => {
+            Error::new(Kind::BadRequest, error.to_string())
+        }
         ThumbnailError::Broken(_) => Error::new(Kind::BadRequest, "the image is broken").caused_by(error),
         ThumbnailError::Io(error) => Error::internal("reading a picture", error),
     }

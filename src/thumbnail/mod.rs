@@ -66,6 +66,9 @@ pub(crate) enum ThumbnailError {
     /// A picture that cannot be decoded: 400.
     #[error("the image is broken")]
     Broken(#[source] Box<dyn StdError + Send + Sync>),
+    /// A picture that may be whole, of a kind that is not read here: 400.
+    #[error("the image is of a kind that is not read: {0}")]
+    NotRead(&'static str),
     /// The source could not be read: ours.
     #[error("reading the image failed")]
     Io(#[source] io::Error),
@@ -237,7 +240,12 @@ fn animation<R: BufRead + Seek>(
     let deadline = limits.animation_deadline;
     match input::read(input, deadline, |input| animate::animate(input, header, job, deadline)) {
         Err(ThumbnailError::OutOfTime) => Err(ThumbnailError::NoTimeToAnimate),
-        Err(ThumbnailError::TooLarge(_) | ThumbnailError::Broken(_) | ThumbnailError::NotAnImage) => Ok(None),
+        Err(
+            ThumbnailError::TooLarge(_)
+            | ThumbnailError::Broken(_)
+            | ThumbnailError::NotRead(_)
+            | ThumbnailError::NotAnImage,
+        ) => Ok(None),
         other => other,
     }
 }

@@ -164,7 +164,12 @@ impl Colors {
                 ColorSpace::Grey => out.iter_mut().zip(part(0)).for_each(|(to, level)| *to = *level),
                 ColorSpace::Rgb => interleave(out, [part(0), part(1), part(2)], |pixel| pixel),
                 ColorSpace::YCbCr => interleave(out, [part(0), part(1), part(2)], to_rgb),
-                ColorSpace::Cmyk => interleave(out, [part(0), part(1), part(2), part(3)], |inks| inks),
+                ColorSpace::Raw(count) => {
+                    for component in 0..usize::from(count) {
+                        let places = out.iter_mut().skip(component).step_by(count.into());
+                        places.zip(part(component)).for_each(|(to, level)| *to = *level);
+                    }
+                }
                 ColorSpace::InvertedCmyk => {
                     interleave(out, [part(0), part(1), part(2), part(3)], |inks| inks.map(|ink| !ink));
                 }

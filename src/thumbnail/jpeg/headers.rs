@@ -35,7 +35,7 @@ pub(in crate::thumbnail) struct Frame {
     pub(super) height: u32,
     /// Whether scans refine one another.
     pub(super) progressive: bool,
-    /// How many components there are: 1, 3 or 4.
+    /// How many components there are: 1 to 4.
     pub(super) count: u8,
     /// The components; those beyond `count` mean nothing.
     pub(super) components: [Component; MAX_COMPONENTS],
@@ -109,12 +109,12 @@ pub(in crate::thumbnail) enum ColorSpace {
     YCbCr,
     /// Three, as they are.
     Rgb,
-    /// Four, inks, as TIFF has them.
-    Cmyk,
     /// Four, the light that inks let through.
     InvertedCmyk,
     /// Four, the same with the first three as luma and chromas.
     Ycck,
+    /// So many, as they are: what they stand for is said elsewhere.
+    Raw(u8),
 }
 
 impl ColorSpace {
@@ -123,7 +123,8 @@ impl ColorSpace {
         match self {
             Self::Grey => 1,
             Self::YCbCr | Self::Rgb => 3,
-            Self::Cmyk | Self::InvertedCmyk | Self::Ycck => 4,
+            Self::InvertedCmyk | Self::Ycck => 4,
+            Self::Raw(count) => count.into(),
         }
     }
 }
@@ -170,7 +171,7 @@ impl Frame {
 
     /// Reads a SOF segment.
     fn parse(segment: &[u8], progressive: bool) -> Option<Self> {
-        let ([8, h1, h0, w1, w0, count @ (1 | 3 | 4)], rest) = segment.split_first_chunk::<6>()? else {
+        let ([8, h1, h0, w1, w0, count @ 1..=4], rest) = segment.split_first_chunk::<6>()? else {
             return None;
         };
         let mut components = [Component::default(); MAX_COMPONENTS];
@@ -224,10 +225,11 @@ impl Headers {
     }
 
     /// What the components stand for: Adobe's marker decides, else their names and number.
-    pub(super) fn color_space(&self) -> ColorSpace {
+    pub(super) fn color_space(&self) -> Result<ColorSpace, ThumbnailError> {
         let components = self.frame.as_ref().map(Frame::components).unwrap_or_default();
         let is_rgb = components.iter().map(|component| component.id).eq(*b"RGB");
-        match (components.len(), self.adobe) {
+        Ok(match (components.len(), self.adobe) {
+            (2, _) => return Err(ThumbnailError::NotRead("JPEG of two channels")),
             (3, Some(0)) => ColorSpace::Rgb,
             (3, None) if is_rgb => ColorSpace::Rgb,
             (3, _) => ColorSpace::YCbCr,
@@ -235,7 +237,7 @@ impl Headers {
             // Without Adobe's marker too: browsers take every one for such.
             (4, _) => ColorSpace::InvertedCmyk,
             _ => ColorSpace::Grey,
-        }
+        })
     }
 
     /// Reads segments up to the next scan; `None` at the end of the picture. `marker` was met already. Once there was a scan,
@@ -254,10 +256,10 @@ impl Headers {
                 // Markers without a length: TEM, RSTn.
                 Some(0x01 | 0xd0..=0xd7) => {}
                 None | Some(0xd8 | 0xd9) => return Ok(None),
-                Some(0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf) => {
-                    return Err(ThumbnailError::broken(
-                        "a rare kind of JPEG: lossless, hierarchical or arithmetic",
-                    ));
+                Some(0xc3 | 0xf7) => return Err(ThumbnailError::NotRead("lossless JPEG")),
+                Some(0xc9..=0xcb) => return Err(ThumbnailError::NotRead("JPEG with arithmetic codes")),
+                Some(0xc5..=0xc7 | 0xcd..=0xcf | 0xde) => {
+                    return Err(ThumbnailError::NotRead("hierarchical JPEG"));
                 }
                 Some(code) => {
                     let segment = read_segment(input)?;
@@ -266,6 +268,7 @@ impl Headers {
                         self.tables.add_standard();
                         return self.parse_scan(&segment).map(Some).ok_or_else(senseless);
                     }
+                    refuse_frame(code, &segment)?;
                     self.take_segment(code, &segment).ok_or_else(senseless)?;
                 }
             }
@@ -433,6 +436,17 @@ fn read_segment(input: &mut impl BufRead) -> Result<Vec<u8>, ThumbnailError> {
     let mut segment = Vec::new();
     let read = input.take(length.into()).read_to_end(&mut segment)?;
     if read < usize::from(length) { Err(ThumbnailError::broken("a segment breaks off")) } else { Ok(segment) }
+}
+
+/// Refuses a frame of a kind that is not read.
+fn refuse_frame(code: u8, segment: &[u8]) -> Result<(), ThumbnailError> {
+    match (code, segment) {
+        (0xc0..=0xc2, [12 | 16, ..]) => Err(ThumbnailError::NotRead("JPEG of more than 8 bits")),
+        (0xc0..=0xc2, [8, _, _, _, _, 5..=u8::MAX, ..]) => {
+            Err(ThumbnailError::NotRead("JPEG of more than 4 channels"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A segment of no meaning.

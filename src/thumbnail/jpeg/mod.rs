@@ -29,8 +29,9 @@ use self::coefficients::Coefficients;
 use self::colors::Colors;
 pub(super) use self::colors::to_rgb;
 use self::geometry::Geometry;
+use self::headers::ColorSpace;
 use self::headers::Headers;
-pub(super) use self::headers::{ColorSpace, Summary};
+pub(super) use self::headers::Summary;
 use self::scans::Coverage;
 use super::ThumbnailError;
 
@@ -41,7 +42,7 @@ pub(super) struct Picture {
     pub(super) width: u32,
     /// Rows: the file's, divided and rounded up.
     pub(super) height: u32,
-    /// 1: grey; 3: red, green, blue; 4: inks, 0 bare paper.
+    /// 1: grey; 3: red, green, blue; 4: inks, 0 bare paper. Of a part of a TIFF, whatever that says.
     pub(super) channels: usize,
     /// Pixels, rows from the top.
     pub(super) data: Vec<u8>,
@@ -54,6 +55,7 @@ pub(super) struct Picture {
 /// Reads the segments up to the first scan: what the file is, and its EXIF block.
 pub(super) fn probe(input: &mut impl BufRead) -> Result<(Summary, Option<Vec<u8>>), ThumbnailError> {
     let (headers, scan) = Headers::read(input, &[])?;
+    headers.color_space()?;
     Ok((headers.summary(&scan)?, headers.exif))
 }
 
@@ -63,23 +65,24 @@ pub(super) fn decode(
     divisor: u32,
     deadline: Option<Instant>,
 ) -> Result<Picture, ThumbnailError> {
-    let first = Headers::read(&mut input, &[])?;
-    decode_scans(Bits::new(input, deadline), first, None, divisor)
+    let (headers, scan) = Headers::read(&mut input, &[])?;
+    let space = headers.color_space()?;
+    decode_scans(Bits::new(input, deadline), (headers, scan), space, divisor)
 }
 
-/// Decodes a part of a TIFF, whose tables may stand apart and whose colours the TIFF says, within so many bytes.
+/// Decodes a part of a TIFF, whose tables may stand apart, within so many bytes. Samples stay as they are: what they stand
+/// for the TIFF alone says.
 pub(super) fn decode_part(
     mut input: impl BufRead,
     tables: &[u8],
-    space: Option<ColorSpace>,
     most: u64,
 ) -> Result<Picture, ThumbnailError> {
     let (headers, scan) = Headers::read(&mut input, tables)?;
-    if estimate(&headers.summary(&scan)?, 1) > most {
+    let summary = headers.summary(&scan)?;
+    if estimate(&summary, 1) > most {
         return Err(ThumbnailError::broken("a JPEG that does not fit its place"));
     }
-    let channels = headers.color_space().channels();
-    let space = space.filter(|space| space.channels() == channels);
+    let space = ColorSpace::Raw(summary.frame.count);
     decode_scans(Bits::new(input, None), (headers, scan), space, 1)
 }
 
@@ -87,13 +90,13 @@ pub(super) fn decode_part(
 fn decode_scans(
     mut bits: Bits<impl BufRead>,
     (mut headers, scan): (Headers, headers::Scan),
-    space: Option<ColorSpace>,
+    space: ColorSpace,
     divisor: u32,
 ) -> Result<Picture, ThumbnailError> {
     let icc = headers.profile.close();
     let summary = headers.summary(&scan)?;
     let geometry = Geometry::new(&summary, divisor);
-    let mut colors = Colors::new(&geometry, space.unwrap_or_else(|| headers.color_space()));
+    let mut colors = Colors::new(&geometry, space);
     let is_partial = if summary.is_buffered() {
         let mut kept = Coefficients::new(&geometry);
         let is_partial = gather(&mut bits, &mut headers, scan, &geometry, &mut kept)?;
@@ -134,13 +137,13 @@ fn gather(
                 }
                 is_partial |= !coverage.is_complete();
             }
-            Err(ThumbnailError::Broken(_)) if scans > 1 => return Ok(true),
+            Err(ThumbnailError::Broken(_) | ThumbnailError::NotRead(_)) if scans > 1 => return Ok(true),
             Err(error) => return Err(error),
         }
         // Without a word of its end it may have had more scans.
         let Some(marker) = bits.end_scan()? else { return Ok(true) };
         next = match headers.next_scan(bits.input(), Some(marker)) {
-            Err(ThumbnailError::Broken(_)) => return Ok(true),
+            Err(ThumbnailError::Broken(_) | ThumbnailError::NotRead(_)) => return Ok(true),
             other => other?,
         };
     }

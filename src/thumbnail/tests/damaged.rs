@@ -6,6 +6,7 @@ use image::{ImageFormat, RgbaImage};
 
 use super::files::{Chunk, Ink, RGB, chunk, png, rows, tiff, webp};
 use super::sources::{COLOR, SIZE, picture};
+use super::tiff_parts::raw_jpeg;
 use super::*;
 
 /// A thumbnail of the whole.
@@ -373,6 +374,39 @@ fn tiffs_of_other_programs_are_read() {
         let (got, picture) = seen_of(&bytes);
         assert!(!got.is_partial, "{what}");
         check_quadrants(&what, &picture, scene, 26);
+    }
+}
+
+/// They are whole: it is not they that are at fault.
+#[test]
+fn tiffs_of_kinds_that_are_not_read_are_not_called_broken() {
+    for (what, bytes) in tiffs::not_read() {
+        let got = probe(&mut Cursor::new(&bytes)).and_then(|_| thumbnail(&bytes, Scale, (80, 48), &LIMITS));
+        assert!(
+            matches!(got, Err(ThumbnailError::NotRead(kind)) if kind.contains("TIFF") || kind.contains("JPEG")),
+            "{what}: {got:?}"
+        );
+    }
+}
+
+#[test]
+fn jpegs_and_bitmaps_of_kinds_that_are_not_read_are_not_called_broken() {
+    let whole = raw_jpeg(&vec![40; 24_000], tiff_parts::SIZE, 3);
+    let frame = memchr::memmem::find(&whole, b"\xff\xc0").unwrap();
+    let mut files: Vec<Vec<u8>> = [0xc3, 0xc5, 0xc9, 0xca, 0xcb, 0xcd, 0xf7]
+        .map(|code| [&whole[..=frame], &[code], &whole[frame + 2..]].concat())
+        .into();
+    let hierarchical = [&whole[..2], b"\xff\xde\0\x05\x08\0\0", &whole[2..]].concat();
+    let deep = [&whole[..frame + 4], &[12], &whole[frame + 5..]].concat();
+    files.extend([hierarchical, deep, raw_jpeg(&vec![40; 16_000], tiff_parts::SIZE, 2)]);
+    for packing in [4, 5] {
+        let mut bitmap = bitmap(40, 0, 255, false);
+        bitmap[30] = packing;
+        files.push(bitmap);
+    }
+    for bytes in files {
+        let got = thumbnail(&bytes, Scale, (80, 48), &LIMITS);
+        assert!(matches!(got, Err(ThumbnailError::NotRead(_))), "{got:?}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Writers of TIFF's chunks and directories, by hand.
 
+use std::fmt::Write as _;
 use std::ops::Range;
 
 use image::RgbaImage;
@@ -378,6 +379,50 @@ pub(super) fn jpeg(
     rest.extend(&bytes[at..]);
     tables.extend([0xff, 0xd9]);
     (rest, tables)
+}
+
+/// A JPEG of some channels as they are, of flat blocks: what differs inside a block of 8 by 8 is not coded.
+pub(super) fn raw_jpeg(pixels: &[u8], (width, height): (u32, u32), channels: u8) -> Vec<u8> {
+    let mut bytes = vec![0xff, 0xd8, 0xff, 0xdb, 0, 67, 0];
+    bytes.extend([8; 64]);
+    // First coefficients of 0 to 11 bits in codes of four bits, and of the others only the end of the block: one bit.
+    bytes.extend([0xff, 0xc4, 0, 31, 0, 0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend(0..12);
+    bytes.extend([0xff, 0xc4, 0, 20, 0x10, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend([0xff, 0xc0, 0, 8 + 3 * channels, 8]);
+    bytes.extend([(height as u16).to_be_bytes(), (width as u16).to_be_bytes()].concat());
+    bytes.push(channels);
+    (0..channels).for_each(|channel| bytes.extend([channel, 0x11, 0]));
+    bytes.extend([0xff, 0xda, 0, 6 + 2 * channels, channels]);
+    (0..channels).for_each(|channel| bytes.extend([channel, 0]));
+    bytes.extend([0, 63, 0]);
+    let mut codes = Codes::default();
+    let mut last = vec![0; usize::from(channels)];
+    for y in (0..height).step_by(8) {
+        for x in (0..width).step_by(8) {
+            for (channel, last) in last.iter_mut().enumerate() {
+                let (x, y) = ((x + 4).min(width - 1), (y + 4).min(height - 1));
+                let at = (y * width + x) as usize * usize::from(channels) + channel;
+                let value = i32::from(pixels[at]) - 128;
+                let difference = value - std::mem::replace(last, value);
+                let size = 32 - difference.unsigned_abs().leading_zeros();
+                write!(codes.0, "{size:04b}").unwrap();
+                let bits = if difference < 0 { difference + (1 << size) - 1 } else { difference };
+                if size > 0 {
+                    write!(codes.0, "{bits:0width$b}", width = size as usize).unwrap();
+                }
+                codes.0 += "0";
+            }
+        }
+    }
+    for byte in codes.bytes() {
+        bytes.push(byte);
+        if byte == 0xff {
+            bytes.push(0);
+        }
+    }
+    bytes.extend([0xff, 0xd9]);
+    bytes
 }
 
 /// Luma and chromas of BT.601.

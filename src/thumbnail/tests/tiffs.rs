@@ -7,7 +7,7 @@ use image::RgbaImage;
 use super::sources::{COLOR, Scene, picture};
 use super::tiff_parts::{
     BITS, GREY, SIZE, Tiff, deflate, differences, fax, float_differences, jpeg, lzw, old_lzw, pack_bits,
-    packed, part, reversed, scene, shared_chromas, strips, tiles, ycbcr,
+    packed, part, raw_jpeg, reversed, scene, shared_chromas, strips, tiles, ycbcr,
 };
 
 /// A file and what is seen of it.
@@ -18,7 +18,8 @@ type Packer = (&'static str, u32, fn(&[u8]) -> Vec<u8>);
 
 /// What is read besides the kinds of [`super::sources`], with its scene.
 pub(super) fn all() -> Vec<Sample> {
-    [arranged(), packed_chunks(), with_palettes(), with_other_meanings(), faxes(), jpegs()].concat()
+    [arranged(), packed_chunks(), with_palettes(), with_other_meanings(), faxes(), jpegs(), raw_jpegs()]
+        .concat()
 }
 
 /// RGB, its chunks to come.
@@ -198,6 +199,86 @@ fn jpegs() -> Vec<Sample> {
             GREY,
         );
     }
+    all
+}
+
+/// JPEG inside whose channels are what the TIFF says, with Adobe's words in the JPEG or without.
+fn raw_jpegs() -> Vec<Sample> {
+    let mut all = Vec::new();
+    let (color, grey) = (scene(COLOR), scene(GREY));
+    let bytes_of = |scene: Scene| -> Vec<u8> {
+        (0..SIZE.1)
+            .flat_map(|y| (0..SIZE.0).map(move |x| (x, y)))
+            .flat_map(|(x, y)| scene[usize::from(x >= SIZE.0 / 2) + 2 * usize::from(y >= SIZE.1 / 2)])
+            .collect()
+    };
+    let faint = COLOR.map(|[r, g, b, _]| [r, g, b, 100]);
+    let inks = COLOR.map(|[r, g, b, _]| [!r, !g, !b, 0]);
+    let chromas = COLOR.map(|[r, g, b, _]| {
+        let [y, blue, red] = ycbcr([r, g, b]);
+        [y, blue, red, 100]
+    });
+    let four = |scene: Scene| raw_jpeg(&bytes_of(scene), SIZE, 4);
+    let mut add = |what: &str, samples: u32, photometric: u32, extra: &[u32], jpeg: Vec<u8>, scene: Scene| {
+        for has_adobe in [false, true] {
+            let mut jpeg = jpeg.clone();
+            if has_adobe {
+                let word = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\x02";
+                jpeg.splice(2..2, word.iter().copied());
+            }
+            let tiff = Tiff::new(samples, 8, photometric, vec![jpeg]).with(259, &[7]);
+            let tiff = if extra.is_empty() { tiff } else { tiff.with(338, extra) };
+            all.push((format!("JPEG of {what}, {has_adobe}"), tiff.file(), scene));
+        }
+    };
+    add("RGBA", 4, 2, &[2], four(faint), faint);
+    add("RGB and alpha without a word", 4, 2, &[], four(faint), faint);
+    add("RGBX", 4, 2, &[0], four(faint), COLOR);
+    add("CMYK", 4, 5, &[], four(inks), COLOR);
+    add("chromas and alpha", 4, 6, &[2], four(chromas), faint);
+    let rgb = part(&color, (0, 0), SIZE, &[0, 1, 2]);
+    add("RGB", 3, 2, &[], raw_jpeg(&rgb, SIZE, 3), COLOR);
+    let lab = [[137, 209, 198, 0], [137, 128, 128, 0], [75, 196, 16, 0], [255, 128, 128, 0]];
+    let seen: Scene = [[255, 0, 0, 255], [128, 128, 128, 255], [0, 0, 255, 255], [255, 255, 255, 255]];
+    let three =
+        |scene: Scene| bytes_of(scene).chunks(4).flat_map(|pixel| pixel[..3].to_vec()).collect::<Vec<u8>>();
+    add("ICC Lab", 3, 9, &[], raw_jpeg(&three(lab), SIZE, 3), seen);
+    let signed = lab.map(|[l, a, b, _]| [l, a ^ 128, b ^ 128, 0]);
+    add("CIE Lab", 3, 8, &[], raw_jpeg(&three(signed), SIZE, 3), seen);
+    let pairs: Vec<u8> =
+        part(&grey, (0, 0), SIZE, &[0, 3]).chunks(2).flat_map(|pair| [pair[0], 100]).collect();
+    let half = GREY.map(|[r, g, b, _]| [r, g, b, 100]);
+    add("grey with alpha", 2, 1, &[2], raw_jpeg(&pairs, SIZE, 2), half);
+    add("grey and something", 2, 1, &[0], raw_jpeg(&pairs, SIZE, 2), GREY);
+    for (photometric, scene) in [(6, chromas), (2, COLOR)] {
+        let planes: Vec<Vec<u8>> = (0..3)
+            .map(|channel| bytes_of(scene).chunks(4).map(|pixel| pixel[channel]).collect::<Vec<u8>>())
+            .map(|plane| jpeg(&plane, SIZE, true, false).0)
+            .collect();
+        let tiff = of(Tiff::new(3, 8, photometric, Vec::new()), planes).with(259, &[7]).with(284, &[2]);
+        all.push((format!("JPEG in planes, {photometric}"), tiff.with(530, &[1, 1]).file(), COLOR));
+    }
+    all
+}
+
+/// Whole files of kinds that are not read: packed by number, and JPEG inside of 12 bits.
+pub(super) fn not_read() -> Vec<(String, Vec<u8>)> {
+    let rgb = || Tiff::new(3, 8, 2, vec![vec![40; 1000]]);
+    let packings = [
+        9, 10, 32_766, 32_809, 34_661, 34_676, 34_712, 34_887, 34_925, 34_926, 34_927, 34_933, 50_000,
+        50_001, 50_002, 52_546,
+    ];
+    let mut all: Vec<_> =
+        packings.map(|number| (format!("packing {number}"), rgb().with(259, &[number]).file())).into();
+    all.push(("in tiles".to_owned(), rgb().with(259, &[50_000]).tiled(112, 80).file()));
+    all.push(("12 bits".to_owned(), rgb().with(258, &[12; 3]).with(259, &[7]).file()));
+    all.push(("old JPEG in pieces".to_owned(), rgb().with(259, &[6]).file()));
+    all.push(("LogLuv".to_owned(), rgb().with(262, &[32_845]).file()));
+    all.push(("several depths".to_owned(), rgb().with(258, &[8, 8, 4]).file()));
+    let mut rare = raw_jpeg(&vec![40; 24_000], SIZE, 3);
+    let frame = memchr::memmem::find(&rare, b"\xff\xc0").unwrap();
+    rare[frame + 1] = 0xc9;
+    all.push(("arithmetic JPEG".to_owned(), Tiff::new(3, 8, 2, vec![rare]).with(259, &[7]).file()));
     all
 }
 

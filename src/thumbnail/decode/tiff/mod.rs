@@ -26,7 +26,8 @@ pub(super) fn decode(
     if (directory.width, directory.height) != (header.width, header.height) {
         return Err(ThumbnailError::broken("the size is not what the header says"));
     }
-    let meaning = Meaning::of(&directory).ok_or_else(rare)?;
+    directory.admit()?;
+    let meaning = Meaning::of(&directory)?;
     let icc = profile(&mut input, &directory, header)?;
     let layout = meaning.layout(&directory);
     let mut reading = Reading {
@@ -58,7 +59,7 @@ pub(super) fn decode(
         let outcome = if is_gathered { reading.gather(band, rows) } else { reading.strip(band, rows) };
         match outcome {
             Ok(()) => {}
-            Err(error @ ThumbnailError::Broken(_)) => why = Some(error),
+            Err(error @ (ThumbnailError::Broken(_) | ThumbnailError::NotRead(_))) => why = Some(error),
             Err(error) => return Err(error),
         }
         // What a chunk did not give.
@@ -106,7 +107,7 @@ impl<R: BufRead + Seek> Reading<R> {
         let Self { input, directory, meaning, layout, sink, lost, pixels } = self;
         let (meaning, layout) = (*meaning, *layout);
         let chunk = usize::try_from(band).unwrap_or(usize::MAX);
-        each_row(input, directory, meaning, (chunk, rows), |samples, meaning| {
+        each_row(input, directory, meaning, (chunk, rows), |samples| {
             bridge(sink, lost, layout, directory.width);
             samples::to_pixels(samples, directory, meaning, layout, pixels);
             sink.push(pixels);
@@ -120,11 +121,9 @@ impl<R: BufRead + Seek> Reading<R> {
         let across = directory.width.div_ceil(directory.chunk.0.max(1));
         let down = directory.height.div_ceil(directory.chunk.1.max(1));
         let planes = if directory.is_planar { directory.samples } else { 1 };
-        // White is 0 in ink, and what is not opaque shows nothing.
-        let blank = if matches!(meaning, Meaning::Light | Meaning::Rgb) { u8::MAX } else { 0 };
-        let mut gathered = vec![blank; width.saturating_mul(samples).saturating_mul(length(rows))];
+        let area = width.saturating_mul(length(rows));
+        let mut gathered = meaning.blank(directory).repeat(area);
         let (mut any, mut why) = (false, None);
-        let mut found = *meaning;
         for plane in 0..planes {
             for column in 0..across {
                 let chunk = plane
@@ -140,16 +139,17 @@ impl<R: BufRead + Seek> Reading<R> {
                 let columns = left..left.saturating_add(length(directory.chunk.0)).min(width);
                 let plane = directory.is_planar.then_some(length(plane));
                 let mut lines = gathered.chunks_exact_mut(width.saturating_mul(samples).max(1));
-                let outcome = each_row(input, directory, *meaning, (length(chunk), rows), |row, meaning| {
+                let outcome = each_row(input, directory, *meaning, (length(chunk), rows), |row| {
                     any = true;
-                    found = meaning;
                     if let Some(line) = lines.next() {
                         place(line, row, &columns, samples, plane);
                     }
                 });
                 match outcome {
                     Ok(()) => {}
-                    Err(error @ ThumbnailError::Broken(_)) => why = Some(error),
+                    Err(error @ (ThumbnailError::Broken(_) | ThumbnailError::NotRead(_))) => {
+                        why = Some(error);
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -157,7 +157,7 @@ impl<R: BufRead + Seek> Reading<R> {
         if any {
             bridge(sink, lost, *layout, directory.width);
             for row in gathered.chunks_exact(width.saturating_mul(samples).max(1)) {
-                samples::to_pixels(row, directory, found, *layout, pixels);
+                samples::to_pixels(row, directory, *meaning, *layout, pixels);
                 sink.push(pixels);
             }
             sink.is_partial |= why.is_some();
@@ -191,19 +191,18 @@ fn place(line: &mut [u8], row: &[u8], columns: &Range<usize>, samples: usize, pl
     }
 }
 
-/// Reads the rows of a chunk as samples of 8 bits. A JPEG's come as red, green and blue if it has chromas.
+/// Reads the rows of a chunk as samples of 8 bits.
 fn each_row<R: BufRead + Seek>(
     input: &mut R,
     directory: &Directory,
     meaning: Meaning,
     (chunk, rows): (usize, u32),
-    mut take: impl FnMut(&[u8], Meaning),
+    mut take: impl FnMut(&[u8]),
 ) -> Result<(), ThumbnailError> {
     if directory.is_jpeg() {
-        let picture = from_jpeg(input, directory, meaning, chunk)?;
+        let picture = from_jpeg(input, directory, chunk)?;
         let row = length(picture.width).saturating_mul(picture.channels);
-        let meaning = if meaning == Meaning::YCbCr { Meaning::Rgb } else { meaning };
-        picture.data.chunks_exact(row.max(1)).take(length(rows)).for_each(|row| take(row, meaning));
+        picture.data.chunks_exact(row.max(1)).take(length(rows)).for_each(take);
         let is_whole = picture.height >= rows && !picture.is_partial;
         return if is_whole { Ok(()) } else { Err(ThumbnailError::broken("a chunk lacks rows")) };
     }
@@ -211,13 +210,13 @@ fn each_row<R: BufRead + Seek>(
     let count = length(directory.chunk.0).saturating_mul(length(directory.together()));
     let mut samples = Vec::new();
     if meaning == Meaning::YCbCr && directory.subsampling != (1, 1) && !directory.is_planar {
-        return shared_chromas(&mut reader, directory, rows, |row| take(row, meaning));
+        return shared_chromas(&mut reader, directory, rows, take);
     }
     let mut row = vec![0; usize::try_from(directory.row_bytes()).map_err(ThumbnailError::broken)?];
     for _ in 0..rows {
         reader.read_exact(&mut row)?;
         samples::to_bytes(&mut row, directory, count, &mut samples)?;
-        take(&samples, meaning);
+        take(&samples);
     }
     Ok(())
 }
@@ -233,7 +232,7 @@ fn shared_chromas(
     let width = length(directory.chunk.0);
     let unit = across.saturating_mul(down).saturating_add(2);
     if directory.bits != 8 || directory.samples != 3 {
-        return Err(rare());
+        return Err(ThumbnailError::NotRead("TIFF with shared chromas of other than 8 bits"));
     }
     let mut units = vec![0; width.div_ceil(across).saturating_mul(unit)];
     let mut row = Vec::new();
@@ -258,28 +257,22 @@ fn shared_chromas(
 fn from_jpeg<R: BufRead + Seek>(
     input: &mut R,
     directory: &Directory,
-    meaning: Meaning,
     chunk: usize,
 ) -> Result<jpeg::Picture, ThumbnailError> {
-    let space = match meaning {
-        Meaning::Rgb => Some(jpeg::ColorSpace::Rgb),
-        Meaning::YCbCr => Some(jpeg::ColorSpace::YCbCr),
-        Meaning::Cmyk => Some(jpeg::ColorSpace::Cmyk),
-        Meaning::Ink | Meaning::Light | Meaning::Palette | Meaning::Lab { .. } => None,
-    };
     let mut tables = Vec::new();
     let most = directory.jpeg_bytes();
     let picture = if directory.compression == OLD_JPEG {
         // The whole picture in one.
-        let (start, _) = directory.jpeg.filter(|_| chunk == 0).ok_or_else(rare)?;
+        let (start, _) =
+            directory.jpeg.filter(|_| chunk == 0).ok_or_else(|| ThumbnailError::broken("no JPEG"))?;
         input.seek(SeekFrom::Start(start))?;
-        jpeg::decode_part(input, &tables, space, most)?
+        jpeg::decode_part(input, &tables, most)?
     } else {
         if let Some((start, length)) = directory.jpeg {
             input.seek(SeekFrom::Start(start))?;
             input.by_ref().take(length.min(MOST_TABLES)).read_to_end(&mut tables)?;
         }
-        jpeg::decode_part(unpack::stored(input, directory, chunk)?, &tables, space, most)?
+        jpeg::decode_part(unpack::stored(input, directory, chunk)?, &tables, most)?
     };
     if picture.channels != length(directory.together()) || picture.width != directory.chunk.0 {
         return Err(ThumbnailError::broken("a JPEG that does not fit its place"));
@@ -290,11 +283,6 @@ fn from_jpeg<R: BufRead + Seek>(
 /// A side as a length.
 fn length(side: u32) -> usize {
     usize::try_from(side).unwrap_or(usize::MAX)
-}
-
-/// What is not read.
-fn rare() -> ThumbnailError {
-    ThumbnailError::broken("a rare kind of TIFF")
 }
 
 /// Bytes of a JPEG's tables.

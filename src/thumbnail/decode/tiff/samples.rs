@@ -31,7 +31,7 @@ pub(super) enum Meaning {
 
 impl Meaning {
     /// What a directory says.
-    pub(super) fn of(directory: &Directory) -> Option<Self> {
+    pub(super) fn of(directory: &Directory) -> Result<Self, ThumbnailError> {
         let meaning = match directory.photometric {
             0 => Self::Ink,
             1 => Self::Light,
@@ -41,9 +41,12 @@ impl Meaning {
             6 => Self::YCbCr,
             8 => Self::Lab { is_shifted: false },
             9 => Self::Lab { is_shifted: true },
-            _ => return None,
+            _ => return Err(ThumbnailError::NotRead("TIFF with colours of this kind")),
         };
-        (directory.samples >= meaning.colors()).then_some(meaning)
+        if directory.samples < meaning.colors() {
+            return Err(ThumbnailError::broken("fewer channels than colours"));
+        }
+        Ok(meaning)
     }
 
     /// Samples that it takes at least.
@@ -52,6 +55,19 @@ impl Meaning {
             Self::Ink | Self::Light | Self::Palette => 1,
             Self::Rgb | Self::Cmyk | Self::YCbCr | Self::Lab { .. } => 3,
         }
+    }
+
+    /// The samples of a pixel that is not in the file: white, and nothing where ink or places are.
+    pub(super) fn blank(self, directory: &Directory) -> Vec<u8> {
+        let (colors, beyond): (&[u8], u8) = match self {
+            Self::Light => (&[u8::MAX], u8::MAX),
+            Self::Rgb => (&[u8::MAX; 3], u8::MAX),
+            Self::YCbCr | Self::Lab { is_shifted: true } => (&[u8::MAX, 128, 128], u8::MAX),
+            Self::Lab { is_shifted: false } => (&[u8::MAX, 0, 0], u8::MAX),
+            Self::Ink | Self::Palette | Self::Cmyk => (&[], 0),
+        };
+        let count = usize::try_from(directory.samples).unwrap_or(1);
+        (0..count).map(|at| colors.get(at).copied().unwrap_or(beyond)).collect()
     }
 
     /// What pixels become of it.
@@ -91,7 +107,7 @@ pub(super) fn to_bytes(
             let size = usize::try_from(bits.div_ceil(8)).unwrap_or(1);
             out.extend(row.chunks_exact(size).map(|value| from_unit(float(value, is_little))));
         }
-        (_, FLOATING) => return Err(ThumbnailError::broken("a rare depth of TIFF")),
+        (_, FLOATING) => return Err(ThumbnailError::NotRead("TIFF with numbers of this depth")),
         (bits @ (16 | 24 | 32 | 64), _) => {
             let size = usize::try_from(bits.div_ceil(8)).unwrap_or(1);
             out.extend(row.chunks_exact(size).map(|value| {
@@ -196,7 +212,7 @@ fn undo_prediction(row: &mut [u8], directory: &Directory) -> Result<(), Thumbnai
         }
         2 => {
             // Of few bits: not written by anybody but tests.
-            Err(ThumbnailError::broken("a rare prediction of TIFF"))
+            Err(ThumbnailError::NotRead("TIFF predicted in this way"))
         }
         3 if matches!(directory.bits, 16 | 32 | 64) => {
             for at in together..row.len() {
@@ -215,7 +231,7 @@ fn undo_prediction(row: &mut [u8], directory: &Directory) -> Result<(), Thumbnai
             }
             Ok(())
         }
-        3 => Err(ThumbnailError::broken("a rare prediction of TIFF")),
+        3 => Err(ThumbnailError::NotRead("TIFF predicted in this way")),
         _ => Ok(()),
     }
 }
