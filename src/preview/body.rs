@@ -5,9 +5,11 @@
 //! page that is left out, or is the main one, is known by the name of its element, and ends when as many of that name have
 //! ended as began. Only an element that begins a line ends the text before it; one that is not shown leaves it whole.
 
+use super::block::{Block, MAX_BLOCK, weight};
 use super::declared::{self, RawImage};
 use super::furniture::{self, Hold};
 use super::html::{Tag, push_capped};
+use super::part::{Part, is_void};
 use super::text;
 
 /// What was seen of the body so far.
@@ -19,6 +21,8 @@ pub(super) struct Body {
     main: Option<Part>,
     /// The head of the page or a part whose class says that it is furniture, if one is open. Some of these hold the text.
     doubtful: Option<Part>,
+    /// What is left out of a part that stands beside the text, if such an element is open.
+    left_out_beside: Option<Part>,
     /// The text since the last boundary.
     block: Block,
     /// Paragraphs of a few words just before it.
@@ -35,23 +39,14 @@ pub(super) struct Body {
     heading: Option<usize>,
     /// Its text.
     heading_text: Vec<u8>,
+    /// Whether some of it is a link.
+    is_heading_linked: bool,
     /// The first heading of each level.
     headings: [Option<String>; 3],
     /// Text by how likely it is the page's.
     texts: [String; TIERS],
     /// Pictures with their ranks, best first.
     images: Vec<(Rank, RawImage)>,
-}
-
-/// An element that is open, by its name.
-#[derive(Debug)]
-struct Part {
-    /// The name.
-    name: String,
-    /// How many of the name are open within, itself included.
-    depth: usize,
-    /// How sure its end is.
-    hold: Hold,
 }
 
 /// What a text stands in.
@@ -64,19 +59,6 @@ enum Place {
     Paragraph,
     /// `pre`: a text if the page has no other.
     Preformatted,
-}
-
-/// A run of text.
-#[derive(Debug, Default)]
-struct Block {
-    /// The text.
-    text: Vec<u8>,
-    /// How many bytes of its words are links.
-    linked: usize,
-    /// How many are not.
-    plain: usize,
-    /// How many words are not.
-    plain_words: usize,
 }
 
 /// How likely a picture is the page's: not an ornament, in the main part, large; then its area.
@@ -95,7 +77,7 @@ impl Body {
 
     /// Whether it has more text than what tells readers that they are sent elsewhere.
     pub(super) fn has_prose(&self) -> bool {
-        self.texts.iter().any(|text| text.chars().count() >= ENOUGH_TEXT)
+        self.texts.iter().take(OWN_TIERS).any(|text| text.chars().count() >= ENOUGH_TEXT)
     }
 
     /// The pictures, best first.
@@ -129,6 +111,7 @@ impl Body {
                 self.start_left_out(tag);
                 return;
             }
+            self.end_beside();
             self.left_out = None;
         }
         match &mut self.doubtful {
@@ -140,6 +123,8 @@ impl Body {
             None => {}
         }
         let hold = furniture::hold(tag, self.main.is_some()).filter(|_| !is_void(tag));
+        // One that stands in a sentence is a part of it.
+        let hold = hold.filter(|_| name != "label" || self.block.is_empty() || furniture::is_hidden(tag));
         if hold != Some(Hold::Strong) && text::is_block(name) {
             self.end_block();
             self.place = match name {
@@ -152,6 +137,9 @@ impl Body {
             let part = Part { name: name.to_owned(), depth: 1, hold };
             if !matches!(hold, Hold::Caption | Hold::Doubtful | Hold::Header) || !text::is_block(name) {
                 self.poster(tag);
+                if name == "aside" {
+                    self.end_block();
+                }
                 self.left_out = Some(part);
                 return;
             }
@@ -182,14 +170,66 @@ impl Body {
         if tag.name() == "img" && self.left_out.as_ref().is_some_and(|part| part.name == "noscript") {
             self.image(tag);
         }
+        if !self.is_beside_text() {
+            return;
+        }
+        let name = tag.name();
+        if let Some(part) = &mut self.left_out_beside {
+            part.start(name);
+        } else if let Some(hold) = furniture::hold(tag, false).filter(|_| !is_void(tag)) {
+            self.left_out_beside = Some(Part { name: name.to_owned(), depth: 1, hold });
+        } else if text::is_block(name) || name == "br" {
+            self.block.push(b" ", false);
+        } else if name == "a" {
+            self.is_link = tag.get("href").is_some();
+        }
+    }
+
+    /// An end tag within a part that is left out, or of it.
+    fn end_left_out(&mut self, name: &str) {
+        let is_over = self.left_out.as_mut().is_some_and(|part| part.end(name));
+        if self.is_beside_text() {
+            if self.left_out_beside.as_mut().is_some_and(|part| part.end(name)) {
+                self.left_out_beside = None;
+            } else if name == "a" {
+                self.is_link = false;
+            } else if text::is_block(name) {
+                self.block.push(b" ", false);
+            }
+        }
+        if is_over {
+            self.end_beside();
+            self.left_out = None;
+        }
+    }
+
+    /// Whether what comes stands beside the text, where it is read in case that there is no other.
+    fn is_beside_text(&self) -> bool {
+        self.left_out.as_ref().is_some_and(|part| part.name == "aside")
+    }
+
+    /// Ends a part beside the text.
+    fn end_beside(&mut self) {
+        if !self.is_beside_text() {
+            return;
+        }
+        self.left_out_beside = None;
+        self.is_link = false;
+        let block = std::mem::take(&mut self.block);
+        if let Some(text) = block.line()
+            && text::is_sentence(&text)
+            && weight(&text) >= LEAST_PARAGRAPH
+            && !block.is_mostly_links(&text)
+            && !furniture::is_boilerplate(&text)
+        {
+            self.keep(8, &text);
+        }
     }
 
     /// An end tag.
     pub(super) fn end(&mut self, name: &str) {
-        if let Some(part) = &mut self.left_out {
-            if part.end(name) {
-                self.left_out = None;
-            }
+        if self.left_out.is_some() {
+            self.end_left_out(name);
             return;
         }
         if heading_level(name).is_some() {
@@ -223,8 +263,12 @@ impl Body {
     /// Text.
     pub(super) fn text_piece(&mut self, piece: &[u8]) {
         if self.left_out.is_some() {
+            if self.is_beside_text() && self.left_out_beside.is_none() {
+                self.block.push(piece, self.is_link);
+            }
             return;
         }
+        self.is_heading_linked |= self.is_link;
         if self.heading.is_some() {
             push_capped(&mut self.heading_text, piece, MAX_BLOCK);
         } else {
@@ -235,6 +279,7 @@ impl Body {
 
     /// The end of the document.
     pub(super) fn finish(&mut self) {
+        self.end_beside();
         self.end_block();
         self.end_heading();
     }
@@ -244,6 +289,7 @@ impl Body {
         if let Some(level) = heading_level(name) {
             self.end_heading();
             self.heading = Some(level);
+            self.is_heading_linked = false;
         }
     }
 
@@ -255,6 +301,16 @@ impl Body {
         if let Some(first @ None) = self.headings.get_mut(level) {
             *first = text::line(&heading, MAX_HEADING);
         }
+        let is_title = level == 0;
+        if let Some(text) = text::line(&heading, MAX_HEADING)
+            && !is_title
+            && !self.is_heading_linked
+            && text::is_sentence(&text)
+            && weight(&text) >= LEAST_PARAGRAPH
+            && !furniture::is_boilerplate(&text)
+        {
+            self.keep(9, &text);
+        }
         self.heading_text.clear();
     }
 
@@ -262,13 +318,17 @@ impl Body {
     fn end_block(&mut self) {
         let block = std::mem::take(&mut self.block);
         self.is_after_break = false;
-        let text = String::from_utf8_lossy(&block.text);
-        let Some(text) = text::line(&text, MAX_BLOCK) else { return };
+        let Some(text) = block.line() else { return };
         let prelude = self.prelude.take();
+        let (weight, is_sentence) = (weight(&text), text::is_sentence(&text));
         if furniture::is_boilerplate(&text) {
+            // It may be what a page about cookies says.
+            let is_text = self.place == Place::Paragraph && self.main.is_some() && self.doubtful.is_none();
+            if is_text && is_sentence && weight >= LEAST_CONSENT && furniture::is_about_cookies(&text) {
+                self.keep(7, &text);
+            }
             return;
         }
-        let (weight, is_sentence) = (weight(&text), text::is_sentence(&text));
         if self.doubtful.is_some() {
             if (self.place == Place::Paragraph || is_sentence)
                 && weight >= LEAST_PARAGRAPH
@@ -281,6 +341,11 @@ impl Body {
         if block.is_mostly_links(&text) {
             if is_sentence && block.plain_words >= 3 {
                 self.keep(5, &text);
+            } else if (is_sentence || self.place == Place::Paragraph)
+                && weight >= LEAST_PARAGRAPH
+                && !furniture::is_signpost(&text)
+            {
+                self.keep(7, &text);
             }
             return;
         }
@@ -385,63 +450,6 @@ impl Body {
     }
 }
 
-impl Block {
-    /// More text, in a link or not.
-    fn push(&mut self, piece: &[u8], is_link: bool) {
-        let starts_word = self.text.last().is_none_or(u8::is_ascii_whitespace);
-        push_capped(&mut self.text, piece, MAX_BLOCK);
-        let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || !byte.is_ascii();
-        let letters = piece.iter().filter(|byte| is_letter(byte)).count();
-        if is_link {
-            self.linked = self.linked.saturating_add(letters);
-            return;
-        }
-        self.plain = self.plain.saturating_add(letters);
-        let mut was_blank = starts_word;
-        for byte in piece {
-            if was_blank && is_letter(byte) {
-                self.plain_words = self.plain_words.saturating_add(1);
-            }
-            was_blank = byte.is_ascii_whitespace();
-        }
-    }
-
-    /// Whether it is a list of links. A sentence may have many of them.
-    fn is_mostly_links(&self, text: &str) -> bool {
-        let is_prose =
-            text::is_sentence(text) && self.plain_words >= 5 && self.plain.saturating_mul(4) >= self.linked;
-        self.linked > self.plain && !is_prose
-    }
-}
-
-impl Part {
-    /// A start tag within.
-    fn start(&mut self, name: &str) {
-        if self.name == name {
-            self.depth = self.depth.saturating_add(1);
-        }
-    }
-
-    /// An end tag; whether it ends the part.
-    fn end(&mut self, name: &str) -> bool {
-        if self.name == name {
-            self.depth = self.depth.saturating_sub(1);
-        }
-        self.depth == 0
-    }
-
-    /// Whether a start tag shows that the part has ended.
-    fn is_broken_by(&self, name: &str) -> bool {
-        match name {
-            "body" => true,
-            "main" => self.hold < Hold::Strong,
-            "article" => self.hold < Hold::Medium,
-            "h1" => self.hold <= Hold::Weak,
-            _ => false,
-        }
-    }
-}
-
 /// The level of a heading that may be the title, from 0.
 fn heading_level(name: &str) -> Option<usize> {
     match name {
@@ -454,38 +462,25 @@ fn heading_level(name: &str) -> Option<usize> {
     }
 }
 
-/// How much a text says: a character of Chinese, Japanese or Korean as much as two letters.
-fn weight(text: &str) -> usize {
-    text.chars().map(|c| if c >= '\u{2e80}' { 2 } else { 1 }).sum()
-}
-
-/// Whether an element has no content.
-fn is_void(tag: &Tag) -> bool {
-    VOID.contains(&tag.name()) || (tag.is_self_closing() && matches!(tag.name(), "svg" | "math"))
-}
-
-/// Elements without content.
-const VOID: [&str; 14] = [
-    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track",
-    "wbr",
-];
-
 /// Words in the names and classes of pictures that are not the page's.
 const ORNAMENTS: [&str; 9] =
     ["logo", "icon", "avatar", "badge", "emoji", "gravatar", "button", "banner", "captcha"];
 
-/// Kinds of text, by place; the last three are all that can be read, all that has letters, and paragraphs of what seems to be
-/// furniture.
-const TIERS: usize = 7;
+/// Kinds of text, by place. Behind those of paragraphs come all that can be read, all that has letters, paragraphs of what
+/// seems to be furniture, links and what is said of cookies, what stands beside the text, and headings.
+const TIERS: usize = 10;
+
+/// How many of them are the text of a page for sure.
+const OWN_TIERS: usize = 7;
+
+/// From this weight on a paragraph of cookies says more than that there are some.
+const LEAST_CONSENT: usize = 60;
 
 /// From this weight on a paragraph says something by itself.
 const LEAST_PARAGRAPH: usize = 25;
 
 /// How much text is enough, characters.
 const ENOUGH_TEXT: usize = 200;
-
-/// Longest block kept, bytes.
-const MAX_BLOCK: usize = 2048;
 
 /// Longest heading kept, characters.
 const MAX_HEADING: usize = 500;

@@ -94,6 +94,19 @@ pub(super) fn is_boilerplate(text: &str) -> bool {
     is_consent || is_waiting || is_about_scripts || (is_claim && text.len() < MAX_CLAIM)
 }
 
+/// Whether a text that any page has may be what a page about cookies says: it asks nobody for anything.
+pub(super) fn is_about_cookies(text: &str) -> bool {
+    let text = text.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    text.contains("cookie") && !text.contains("javascript") && !has(&CLAIMS) && !has(&ASKING)
+}
+
+/// Whether a text that is a link only tells readers to follow it.
+pub(super) fn is_signpost(text: &str) -> bool {
+    let text = text.to_lowercase();
+    text.len() < MAX_CLAIM && SIGNPOSTS.iter().any(|word| text.contains(word))
+}
+
 /// Whether a text that is no sentence stands beside the text proper: the time and authors of an article, or a call to readers
 /// in capitals.
 pub(super) fn is_label(text: &str) -> bool {
@@ -225,6 +238,30 @@ const CONSENT: [&str; 22] = [
     "uso de cookies",
     "файлы cookie",
 ];
+
+/// Words of those who ask their readers to agree, or tell what they do with the readers' data.
+const ASKING: [&str; 16] = [
+    "accept",
+    "consent",
+    "agree",
+    "policy",
+    "settings",
+    "browser",
+    "website",
+    "this site",
+    "our site",
+    "experience",
+    "analytics",
+    "privacy",
+    "zustimm",
+    "akzeptier",
+    "einverstanden",
+    "aceptar",
+];
+
+/// Words of those who lead their readers elsewhere.
+const SIGNPOSTS: [&str; 7] =
+    ["redirect", "click here", "weitergeleitet", "klicken sie hier", "cliquez ici", "haga clic", "skip to"];
 
 /// Words of those who miss scripts.
 const SCRIPTS: [&str; 6] = ["enable", "disabled", "turn on", "aktivier", "activ", "requires"];

@@ -5,6 +5,7 @@
 //! [the specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url), which are
 //! those of [the Open Graph protocol](https://ogp.me/).
 
+mod block;
 mod body;
 mod charset;
 mod data_url;
@@ -16,6 +17,7 @@ mod html;
 mod json_ld;
 mod oembed;
 mod page;
+mod part;
 #[cfg(test)]
 mod situations;
 #[cfg(test)]

@@ -44,7 +44,6 @@ fn a_paragraph_is_whole_whatever_unseen_stands_in_it() {
         "<span hidden>no</span>",
         "<span class=noprint>no</span>",
         "<sup class=reference><a href=#1>[1]</a></sup>",
-        "<label>no</label>",
         "<progress>70 %</progress>",
         "<wbr>",
         "<img src=/p.png>",
@@ -56,9 +55,19 @@ fn a_paragraph_is_whole_whatever_unseen_stands_in_it() {
         );
         assert_eq!(description(&body), Some(format!("{lead} {second}")), "{unseen}");
     }
-    for shown in
-        ["tt", "nobr", "small", "custom-element", "unknown", "a href=x", "output", "rt", "font", "blink"]
-    {
+    for shown in [
+        "tt",
+        "nobr",
+        "small",
+        "custom-element",
+        "unknown",
+        "a href=x",
+        "output",
+        "rt",
+        "font",
+        "blink",
+        "label",
+    ] {
         let name = shown.split(' ').next().unwrap();
         let body =
             format!("<p>Some text with a <{shown}>word</{name}> in it, as is usual.</p><p>{second}</p>");
@@ -149,6 +158,47 @@ fn without_anything_better_the_text_of_the_page_describes_it() {
         ("", None),
         ("<p>Русский текст.</p>", Some("Русский текст.")),
         ("<div>日本語の文章。</div>", Some("日本語の文章。")),
+    ] {
+        assert_eq!(description(body).as_deref(), expected, "{body}");
+    }
+}
+
+#[test]
+fn what_stands_beside_a_text_describes_a_page_that_has_none() {
+    for (body, expected) in [
+        (
+            "<h1>Welcome to the garden</h1><h2>We grow roses and tulips here.</h2>",
+            Some("We grow roses and tulips here."),
+        ),
+        ("<h2><a href=/1>We grow roses and tulips here.</a></h2>", None),
+        ("<a href=/x>Read all about our new garden here.</a>", Some("Read all about our new garden here.")),
+        (
+            "<p><a href=/1>Roses of the garden</a> <a href=/2>Tulips of the field</a></p>",
+            Some("Roses of the garden Tulips of the field"),
+        ),
+        ("<p><a href=/1>Roses of the garden</a> <a href=/2>Tulips of the field</a></p>Hi", Some("Hi")),
+        (
+            "<aside><script>no()</script><p>The only text there is stands beside.</p><nav>no</nav></aside>",
+            Some("The only text there is stands beside."),
+        ),
+        ("<aside><p>The only text there is stands beside.", Some("The only text there is stands beside.")),
+        ("<aside><p>What stands beside the text itself.</p></aside>Text.", Some("Text.")),
+        (
+            "<aside><p>What stands beside the text itself.<main><p>The text of the page itself.",
+            Some("The text of the page itself."),
+        ),
+        ("<aside><a href=/1>We grow roses and tulips here.</a></aside>", None),
+        (
+            "<article><p>We use cookies in baking because they are tasty and everyone loves them so much.</p></article>",
+            Some("We use cookies in baking because they are tasty and everyone loves them so much."),
+        ),
+        (
+            "<main><p>We use cookies on this website to give you the best experience of all that there is.</p></main>",
+            None,
+        ),
+        ("<p>Type your <label>name and surname</label> here</p>", Some("Type your name and surname here")),
+        ("<form><label>Name</label><input></form>", None),
+        ("<a href=/x>Click here if you are not redirected.</a>", None),
     ] {
         assert_eq!(description(body).as_deref(), expected, "{body}");
     }
