@@ -14,6 +14,7 @@ use super::super::pixels::{Decoded, Layout};
 use super::super::plan::Rect;
 use super::super::probe::{Coding, Header, Span, from_webp, webp_profile, webp_still};
 use super::Sink;
+use super::padding::{PAD, padding};
 
 /// Decodes the picture, of an animation its first frame, reduced once for each divisor.
 pub(super) fn decode(
@@ -316,19 +317,28 @@ fn lossless<R: BufRead + Seek>(
         rows.for_each(|row| canvas.push(row.as_chunks::<4>().0.iter().copied()));
         return Ok(());
     }
-    // Of padding the decoder does not take every kind: what it decodes to may reach back or on too far.
-    for pad in LOSSLESS_PADS {
-        // Cut a little earlier, the picture differs from the first row on that is not there.
-        let there = data.there.saturating_sub(data.there.div_euclid(64).clamp(16, 256));
-        let Ok(shorter) = argb(input, Span { there, ..data }, (width, height), LOSSLESS_HEADER, pad) else {
+    // The decoder does not take all padding: what it decodes to may reach back or on too far. Two kinds that it takes give
+    // pictures that differ from the first row on that is not there.
+    let area = u64::from(width).saturating_mul(height.into()).max(1);
+    let (most, least) = LOSSLESS_PADS;
+    let tries = u8::try_from(MOST_TRIED.div_euclid(area)).unwrap_or(u8::MAX).clamp(least, most);
+    let mut known: Option<Vec<u64>> = None;
+    let cut = data.there.saturating_sub(data.there.div_euclid(64).clamp(16, 256));
+    for pad in 0..tries {
+        if known.is_none() {
+            // Cut a little earlier, the picture differs, too.
+            let shorter = argb(input, Span { there: cut, ..data }, (width, height), LOSSLESS_HEADER, pad);
+            known = shorter.ok().map(|pixels| pixels.chunks_exact(stride.max(1)).map(mark).collect());
+        }
+        let Ok(pixels) = argb(input, data, (width, height), LOSSLESS_HEADER, pad) else { continue };
+        let rows = || pixels.chunks_exact(stride.max(1));
+        let Some(known) = &known else {
+            known = Some(rows().map(mark).collect());
             continue;
         };
-        let known: Vec<u64> = shorter.chunks_exact(stride.max(1)).map(mark).collect();
-        drop(shorter);
-        let Ok(pixels) = argb(input, data, (width, height), LOSSLESS_HEADER, pad) else { continue };
-        // Without any difference neither is the picture: it breaks off in the tables before.
-        let rows = || pixels.chunks_exact(stride.max(1));
-        let there = rows().zip(known).position(|(row, known)| known != mark(row)).unwrap_or(0);
+        // Without any difference it cannot be told which rows are there.
+        let there = rows().zip(known).position(|(row, known)| *known != mark(row));
+        let Some(there) = there else { continue };
         rows().take(there).for_each(|row| canvas.push(row.as_chunks::<4>().0.iter().copied()));
         break;
     }
@@ -361,7 +371,7 @@ fn argb<R: BufRead + Seek>(
         start: span.start.saturating_add(skipped),
         there: rest(span.there),
         claimed,
-        pad: [pad; PAD],
+        pad: padding(pad),
         at: 0,
         input,
     };
@@ -413,7 +423,10 @@ impl<R: BufRead + Seek> BufRead for Pieces<'_, R> {
             return Ok(bytes.get(..part(bytes, left)).unwrap_or_default());
         }
         let left = self.claimed.saturating_sub(passed);
-        Ok(self.pad.get(..part(&self.pad, left)).unwrap_or_default())
+        let from =
+            usize::try_from(passed.saturating_sub(self.there)).unwrap_or(0).checked_rem(PAD).unwrap_or(0);
+        let pad = self.pad.get(from..).unwrap_or_default();
+        Ok(pad.get(..part(pad, left)).unwrap_or_default())
     }
 
     fn consume(&mut self, count: usize) {
@@ -467,10 +480,10 @@ fn length(side: u32) -> usize {
 const PADS: [u8; 4] = [0x10, 0x20, 0x08, 0x40];
 /// Bytes of padding beyond what is missing.
 const MORE: u64 = 1 << 20;
-/// What is put in the place of a lossless picture's missing bytes: the first that the decoder takes.
-const LOSSLESS_PADS: [u8; 6] = [0, 0xff, 0x55, 0xaa, 0x33, 0xcc];
-/// So many of them at once.
-const PAD: usize = 1024;
+/// Kinds of [`padding`] that are tried in the place of a lossless picture's missing bytes, at most and for large pictures.
+const LOSSLESS_PADS: (u8, u8) = (100, 8);
+/// Pixels that are decoded for these trials before they are given up.
+const MOST_TRIED: u64 = 64_000_000;
 /// Bytes of padding that a chunk's length leaves room for.
 const MOST_PADDING: u64 = 1 << 31;
 /// Bytes of a lossless stream's own header.

@@ -89,6 +89,26 @@ fn a_webp_that_breaks_off_shows_its_rows() {
     }
 }
 
+/// Of few colours that repeat most is told by reaching back, so little padding can be decoded.
+#[test]
+fn a_lossless_webp_of_few_colours_that_breaks_off_shows_its_rows() {
+    let bytes = include_bytes!("../../../tests/fixtures/palette-lossless.webp");
+    let whole = seen(&thumbnail(bytes, Scale, (60, 40), &LIMITS).unwrap());
+    for (part, rows) in [(30, 5), (60, 15), (90, 30)] {
+        let got = thumbnail(&bytes[..bytes.len() * part / 100], Scale, (60, 40), &LIMITS).unwrap();
+        assert!(got.is_partial);
+        let shown = seen(&got);
+        for y in 0..rows {
+            // The whole is a JPEG, whose colours are coarse: the light of a row tells.
+            let light = |[r, g, b, _]: [u8; 4]| (3 * i32::from(r) + 6 * i32::from(g) + i32::from(b)) / 10;
+            let off = |x| light(shown.get_pixel(x, y).0).abs_diff(light(whole.get_pixel(x, y).0));
+            let mean = (0..60).map(off).sum::<u32>() / 60;
+            assert!(mean < 12 && shown.get_pixel(30, y).0[3] == 255, "{part} {y}: {mean}");
+        }
+        assert!(shown.get_pixel(20, 39).0[3] == 0, "{part}");
+    }
+}
+
 /// In an animation the first frame may be the one that breaks off.
 #[test]
 fn a_frame_of_a_webp_that_breaks_off_shows_its_rows() {
@@ -431,5 +451,32 @@ fn damaged_tiffs_show_what_is_there_or_are_broken() {
         assert_eq!(picture.dimensions(), whole.dimensions(), "{what}");
         // The first strip is as it was.
         assert!((0..80).all(|x| is_near(picture.get_pixel(x, 4).0, whole.get_pixel(x, 4).0, 3)), "{what}");
+    }
+}
+/// Behind damage in a fax nothing is made up: rows that can be found again are shown, others are left out.
+#[test]
+fn damaged_faxes_are_not_black_behind_the_damage() {
+    for photometric in [0, 1] {
+        for (number, chunks) in [(4, tiff_parts::fax(4, false)), (2, tiff_parts::fax(2, false))] {
+            let (file, spans) = tiff_parts::Tiff {
+                chunks: vec![chunks.concat()],
+                ..tiff_parts::Tiff::new(1, 1, photometric, Vec::new()).with(259, &[number])
+            }
+            .finish();
+            let middle = spans[0].start + spans[0].len() / 8;
+            // With a one behind the zeros it looks like the end of the page.
+            for last in [0, 1] {
+                let mut bytes = file.clone();
+                bytes[middle..middle + 8].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, last]);
+                let (got, picture) = seen_of(&bytes);
+                let (_, whole) = seen_of(&file);
+                let what = format!("{number} {photometric} {last}");
+                assert!(is_near(picture.get_pixel(20, 2).0, whole.get_pixel(20, 2).0, 4), "{what}");
+                assert!(got.is_partial, "{what}");
+                let below = picture.get_pixel(20, 14).0;
+                let is_there = is_near(below, whole.get_pixel(20, 14).0, 4);
+                assert!(if number == 2 { is_there } else { is_there || below[3] == 0 }, "{what}: {below:?}");
+            }
+        }
     }
 }

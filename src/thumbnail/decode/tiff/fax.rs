@@ -46,6 +46,8 @@ pub(super) struct Rows<R> {
     row: Vec<u8>,
     /// Bytes of it that were handed on.
     given: usize,
+    /// Where the runs of the last row in one dimension ended: past the width only in what is damaged.
+    run_end: u32,
     /// Whether the last row was broken, so that the next end mark is the way on.
     is_broken: bool,
     /// Whether the end of the page came: what rows there should still be are white.
@@ -55,9 +57,9 @@ pub(super) struct Rows<R> {
 impl<R: BufRead> Rows<R> {
     /// Rows of `width` pixels.
     pub(super) fn new(input: R, kind: Kind, width: u32) -> Self {
-        let bits = Bits { input, word: 0, count: 0, lacking: 0 };
+        let bits = Bits { input, word: 0, count: 0, lacking: 0, passed: 0 };
         let (reference, row) = (Vec::new(), Vec::new());
-        Self { bits, kind, width, reference, row, given: 0, is_broken: false, is_ended: false }
+        Self { bits, kind, width, reference, row, given: 0, run_end: 0, is_broken: false, is_ended: false }
     }
 
     /// Decodes the next row; nothing at the end.
@@ -67,7 +69,10 @@ impl<R: BufRead> Rows<R> {
             _ if self.is_ended => Some(Vec::new()),
             Kind::Plain => {
                 self.bits.align();
-                self.one_dimension()
+                match self.one_dimension() {
+                    Some(changes) => Some(changes),
+                    None => self.find_row()?,
+                }
             }
             Kind::Group4 => self.two_dimensions(),
             Kind::Group3 { is_mixed } => match self.pass_marks(is_mixed)? {
@@ -80,11 +85,11 @@ impl<R: BufRead> Rows<R> {
             },
         };
         if self.bits.is_past_end() && !self.is_ended {
-            return Ok(None);
+            // What was looked through to the end had no row.
+            return if changes.is_none() { Err(io::ErrorKind::InvalidData.into()) } else { Ok(None) };
         }
         match changes {
             Some(changes) => self.reference = changes,
-            None if self.is_ended => self.reference.clear(),
             // The last row stands in for it.
             None if matches!(self.kind, Kind::Group3 { .. }) => self.is_broken = true,
             None => return Err(io::ErrorKind::InvalidData.into()),
@@ -123,7 +128,33 @@ impl<R: BufRead> Rows<R> {
             self.note(&mut changes, at.min(self.width))?;
             is_black = !is_black;
         }
+        self.run_end = at;
         Some(changes)
+    }
+
+    /// The next whole row behind damage: one that ends exactly where it should, with nothing up to the next whole byte.
+    fn find_row(&mut self) -> io::Result<Option<Vec<u32>>> {
+        while !self.bits.is_past_end() {
+            self.bits.align();
+            self.bits.fill()?;
+            if self.bits.next(8) == 0 {
+                // No row begins so.
+                self.bits.take(8)?;
+                continue;
+            }
+            let before = self.bits.passed;
+            let changes = self.one_dimension();
+            let is_exact = self.run_end == self.width;
+            let rest = self.bits.count & 7;
+            let is_aligned = rest == 0 || self.bits.next(rest) == 0;
+            if let Some(changes) = changes.filter(|_| is_exact && is_aligned && !self.bits.is_past_end()) {
+                return Ok(Some(changes));
+            }
+            if self.bits.passed == before {
+                self.bits.take(8)?;
+            }
+        }
+        Ok(None)
     }
 
     /// A row by its differences from the last (T.4, 4.2; T.6, 2.2).
@@ -156,11 +187,8 @@ impl<R: BufRead> Rows<R> {
                         self.note(&mut changes, at)?;
                     }
                 }
-                Mode::EOF => {
-                    self.is_ended = true;
-                    return None;
-                }
-                Mode::Extension => return None,
+                // Behind the end, or behind damage that looks like it, there is nothing to show.
+                Mode::EOF | Mode::Extension => return None,
             }
             is_start = false;
             if self.bits.is_past_end() {
@@ -238,6 +266,8 @@ struct Bits<R> {
     count: u32,
     /// How many were added behind the end.
     lacking: u32,
+    /// How many were taken by codes.
+    passed: u64,
 }
 
 impl<R: BufRead> Bits<R> {
@@ -305,6 +335,7 @@ impl<R: BufRead> BitReader for Bits<R> {
 
     fn consume(&mut self, bits: u8) -> Result<(), io::Error> {
         self.count = self.count.saturating_sub(bits.into());
+        self.passed = self.passed.saturating_add(bits.into());
         self.fill()
     }
 
