@@ -42,8 +42,15 @@ fn range(sidecar: &Sidecar, remote: &Peer, range: &str) -> Response {
 fn half_has_come(sidecar: &Sidecar, remote: &Peer) {
     let mut connection = sidecar.alice().connect();
     connection.write_all(&sidecar.alice().request("GET", &download(remote), b"")).unwrap();
+    // The half comes in one piece or in several, each with its length before it.
+    let is_of_half = |byte: &&u8| FILE[..8].contains(byte);
+    let half_of = |seen: &[u8]| {
+        let body =
+            seen.windows(4).position(|end| end == b"\r\n\r\n").map_or(&[][..], |head| &seen[head + 4..]);
+        body.iter().filter(is_of_half).copied().collect::<Vec<u8>>()
+    };
     let mut seen = Vec::new();
-    while !seen.ends_with(&FILE[..8]) {
+    while half_of(&seen).last() != Some(&FILE[7]) {
         let mut byte = [0];
         connection.read_exact(&mut byte).unwrap();
         seen.extend(byte);
