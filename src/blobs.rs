@@ -228,24 +228,6 @@ impl Blobs {
         })
     }
 
-    /// Removes a blob unless it is claimed or `is_wanted` says that a row refers to it. Says whether nothing refers to
-    /// it any more; a blob that is not there is removed already.
-    pub(crate) fn remove_unless(
-        &self,
-        sha256: &Sha256,
-        is_wanted: impl FnOnce() -> error::Result<bool>,
-    ) -> error::Result<bool> {
-        let claims = self.claims();
-        if claims.contains_key(sha256) || is_wanted()? {
-            return Ok(false);
-        }
-        match self.disk.remove(&self.path(sha256)) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-            Err(error) => Err(Error::internal("removing a blob", error)),
-        }
-    }
-
     /// Calls `visit` with the name of every blob, a few at a time in memory; other files are left alone.
     pub(crate) fn walk(&self, mut visit: impl FnMut(Sha256) -> error::Result<()>) -> error::Result<()> {
         let failed = |error| Error::internal("walking the blob store", error);

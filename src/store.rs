@@ -53,7 +53,7 @@ pub(crate) struct Store {
     pub(crate) blobs: Arc<Blobs>,
     /// What both have in common.
     id: StoreId,
-    /// How often that was noted in both.
+    /// How far both have counted.
     openings: AtomicI64,
     /// Which file the catalog is.
     file: String,
@@ -302,7 +302,7 @@ struct Directory {
 struct Marker {
     /// Whose directory this is; `None` for what cannot be read.
     id: Option<StoreId>,
-    /// How often it was opened.
+    /// How far it has counted.
     openings: i64,
     /// Which file the catalog was then.
     catalog: Option<String>,

@@ -3,7 +3,7 @@
 CREATE TABLE store (
     one      INTEGER NOT NULL PRIMARY KEY,
     id       BLOB    NOT NULL, -- 16 random bytes
-    openings INTEGER NOT NULL, -- how often the store was opened; a larger number in store-id beside blobs/: this catalog is a restored, older one
+    openings INTEGER NOT NULL, -- counted on at each opening, by the hour and at the end; a larger number in store-id beside blobs/: this catalog is a restored, older one
     CHECK (one = 1),
     CHECK (length(id) = 16)
 ) STRICT;

@@ -1,14 +1,46 @@
-//! Blobs without a row: moved to `data_dir/orphans/` before anything is removed, and taken back when a row wants them.
+//! How blobs leave their place: removed once no row refers to them any more. Those that never had a row are moved to
+//! `data_dir/orphans/` before anything is removed, and taken back when a row wants them.
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Blobs;
 use crate::error::{self, Error};
 use crate::sha256::Sha256;
 
 impl Blobs {
+    /// Removes a blob unless it is claimed or `is_wanted` says that a row refers to it. Says whether nothing refers to
+    /// it any more; a blob that is not there is removed already.
+    pub(crate) fn remove_unless(
+        &self,
+        sha256: &Sha256,
+        is_wanted: impl FnOnce() -> error::Result<bool>,
+    ) -> error::Result<bool> {
+        self.unless_wanted(sha256, is_wanted, |path| {
+            self.disk.remove(path).map_err(|error| ("removing a blob", error))
+        })
+    }
+
+    /// Takes a blob from its place by `take`, unless it is claimed or wanted. No claim can be made meanwhile. Says whether the
+    /// place is empty now.
+    fn unless_wanted(
+        &self,
+        sha256: &Sha256,
+        is_wanted: impl FnOnce() -> error::Result<bool>,
+        take: impl FnOnce(&Path) -> Result<(), (&'static str, io::Error)>,
+    ) -> error::Result<bool> {
+        let claims = self.claims();
+        if claims.contains_key(sha256) || is_wanted()? {
+            return Ok(false);
+        }
+        match take(&self.path(sha256)) {
+            Ok(()) => Ok(true),
+            Err((_, error)) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err((what, error)) => Err(Error::internal(what, error)),
+        }
+    }
+
     /// Moves a blob to `orphans/` unless it is claimed or `is_wanted` says that a row refers to it. Says whether it did, or
     /// whether the blob is gone.
     pub(crate) fn set_aside_unless(
@@ -16,15 +48,10 @@ impl Blobs {
         sha256: &Sha256,
         is_wanted: impl FnOnce() -> error::Result<bool>,
     ) -> error::Result<bool> {
-        let claims = self.claims();
-        if claims.contains_key(sha256) || is_wanted()? {
-            return Ok(false);
-        }
-        match self.move_durably(&self.path(sha256), &self.orphan_path(sha256)) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-            Err(error) => Err(Error::internal("moving a blob to orphans/", error)),
-        }
+        self.unless_wanted(sha256, is_wanted, |path| {
+            let moved = self.move_durably(path, &self.orphan_path(sha256));
+            moved.map_err(|error| ("moving a blob to orphans/", error))
+        })
     }
 
     /// Moves a blob back from `orphans/`.
@@ -69,7 +96,7 @@ impl Blobs {
     }
 
     /// Renames a file and puts both folders on the medium.
-    fn move_durably(&self, from: &std::path::Path, to: &std::path::Path) -> io::Result<()> {
+    fn move_durably(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.rename(from, to)?;
         for folder in [to.parent(), from.parent()].into_iter().flatten() {
             self.disk.sync_folder(folder)?;

@@ -77,7 +77,7 @@ pub(crate) fn peek(path: &Path) -> Result<(Option<StoreId>, bool)> {
 const FIRST_WITH_ID: u32 = 6;
 
 impl Catalog {
-    /// Which store this catalog belongs to, and how often that was opened.
+    /// Which store this catalog belongs to, and how far both have counted: at each opening, by the hour, at the end.
     pub(crate) fn store_id(&self) -> Result<(StoreId, i64)> {
         self.readers.ask(|connection| {
             connection.query_row("SELECT id, openings FROM store", [], |row| {
@@ -86,7 +86,7 @@ impl Catalog {
         })
     }
 
-    /// Writes how often the store was opened.
+    /// Writes how far the store has counted.
     pub(crate) fn set_openings(&self, openings: i64) -> Result<()> {
         self.writer.write(move |connection| {
             connection.execute("UPDATE store SET openings = ?1", [openings]).map(drop)
