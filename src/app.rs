@@ -10,24 +10,28 @@ use std::sync::atomic::AtomicBool;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use crate::accounts::homeserver::Homeserver;
 use crate::accounts::{Account, Accounts, CredentialHash};
-use crate::bridge::Bridge;
 use crate::config::{Config, Live};
-use crate::disk::{Disk, SystemDisk};
 use crate::error::{Error, Result};
 use crate::federation::{Federation, KeyFile, Parts, SigningKey};
-use crate::homeserver::Homeserver;
+use crate::http::file_stream::Readers;
+use crate::http::receive::BodyReceiver;
 use crate::matrix::{Clock, Moment, Monotonic, Mxc, Random, ServerName, Timestamp};
-use crate::media::{ANIMATION_TIMEOUT, Library, Making};
-use crate::names::{Names, SystemNames};
+use crate::media::in_flight::InFlightFetches;
+use crate::media::pending::PendingUploads;
+use crate::media::response_cache::ResponseCache;
+use crate::media::upload_turns::Uploads;
+use crate::media::{ANIMATION_TIMEOUT, Library, RenderTask};
+use crate::outbound::dns::{Dns, SystemDns};
 use crate::preview::{Fetcher, Link};
-use crate::sha256::Sha256;
-use crate::shelf::Shelf;
 use crate::store::Store;
-use crate::thumbnail::Job;
-use crate::waiting::{
-    Activity, Arrivals, Backlog, Gathering, Lanes, Memory, PendingUploads, SingleFlight, Uploads,
-};
+use crate::store::fs::{Fs, SystemFs};
+use crate::store::sha256::Sha256;
+use crate::sync::pools::Pools;
+use crate::sync::pools::READ_THREADS;
+use crate::sync::{Activity, Backlog, Batcher, KeyedSemaphore, Memory, SingleFlight};
+use crate::thumbnail::RenderSpec;
 
 /// Pictures being made or waiting for a worker; who asks for a further one waits for a place.
 const MAX_MAKING: usize = 64;
@@ -57,7 +61,7 @@ pub struct App {
     /// What is in force.
     config: Live<Config>,
     /// DNS.
-    names: Arc<dyn Names>,
+    names: Arc<dyn Dns>,
     /// Who a client is.
     pub(crate) accounts: Arc<Accounts>,
     /// Who a server is.
@@ -69,15 +73,19 @@ pub struct App {
     /// Held while this runs: two processes over one store would remove each other's files.
     _lock: File,
     /// Blocking work.
-    pub(crate) bridge: Bridge,
+    pub(crate) pools: Pools,
+    /// For bodies that read files.
+    pub(crate) readers: Readers,
+    /// For bodies that arrive.
+    pub(crate) receiver: BodyReceiver,
     /// `whoami` under way.
     pub(crate) asking: SingleFlight<CredentialHash, Account>,
     /// Keys of other servers being fetched.
     pub(crate) fetching_keys: SingleFlight<ServerName, ()>,
-    /// Pictures being made, by source and job.
-    pub(crate) making: SingleFlight<(Sha256, Job), ()>,
+    /// Pictures being made, by source and spec.
+    pub(crate) making: SingleFlight<(Sha256, RenderSpec), ()>,
     /// Those of them that wait: one decode of a source may serve several.
-    pub(crate) gathering: Gathering<Making>,
+    pub(crate) batcher: Batcher<RenderTask>,
     /// What they may take in all.
     pub(crate) picture_memory: Memory,
     /// Uploads whose thumbnails are made when the machine is idle (`thumbnails.pregenerate`).
@@ -85,30 +93,30 @@ pub struct App {
     /// Whether it is.
     pub(crate) activity: Arc<Activity>,
     /// What was served lately.
-    pub(crate) shelf: Shelf,
+    pub(crate) response_cache: ResponseCache,
     /// Uploads under way, of each user.
     pub(crate) uploads: Uploads,
     /// Who waits for uploads.
     pub(crate) pending: PendingUploads,
     /// Fetches from each server.
-    pub(crate) lanes: Lanes<ServerName>,
+    pub(crate) fetches_per_server: KeyedSemaphore<ServerName>,
     /// Fetches for those without a token.
-    pub(crate) anonymous_lanes: Lanes<()>,
+    pub(crate) anonymous_fetches: KeyedSemaphore<()>,
     /// Remote files on their way in.
-    pub(crate) arrivals: Arrivals,
+    pub(crate) in_flight_fetches: InFlightFetches,
     /// Previews being made.
     pub(crate) previewing: SingleFlight<Link, Arc<str>>,
     /// Requests to each host for them.
-    pub(crate) preview_lanes: Lanes<String>,
+    pub(crate) requests_per_host: KeyedSemaphore<String>,
     /// Whether the last health check found something.
     pub(crate) is_failing: AtomicBool,
     /// For multipart boundaries.
     pub(crate) random: Random,
 }
 
-/// What an [`App`] is given by its surroundings, so that tests can give something else.
+/// What an [`App`] is given by its environment, so that tests can give something else.
 #[derive(Clone)]
-pub struct Surroundings {
+pub struct Environment {
     /// The time of day.
     pub clock: Clock,
     /// Time that nobody sets.
@@ -116,16 +124,16 @@ pub struct Surroundings {
     /// Unpredictable bytes.
     pub random: Random,
     /// DNS.
-    pub names: Arc<dyn Names>,
+    pub names: Arc<dyn Dns>,
     /// The machine's load over the last minute, percent of its processors.
     pub load: Arc<dyn Fn() -> u32 + Send + Sync>,
     /// How long an animated thumbnail may take to be made.
     pub animation_time: Arc<dyn Fn() -> Duration + Send + Sync>,
     /// What blobs are written to.
-    pub disk: Arc<dyn Disk>,
+    pub disk: Arc<dyn Fs>,
 }
 
-impl Surroundings {
+impl Environment {
     /// The system's time, randomness, DNS, load and disk; the documented time for animations.
     ///
     /// # Panics
@@ -139,10 +147,10 @@ impl Surroundings {
                 reason = "a system without randomness must not hand out predictable media IDs"
             )]
             random: Arc::new(|bytes| getrandom::fill(bytes).expect("the system's random source works")),
-            names: Arc::new(SystemNames::default()),
+            names: Arc::new(SystemDns::default()),
             load: Arc::new(system_load),
             animation_time: Arc::new(|| ANIMATION_TIMEOUT),
-            disk: Arc::new(SystemDisk),
+            disk: Arc::new(SystemFs),
         }
     }
 }
@@ -158,8 +166,8 @@ fn system_load() -> u32 {
 
 impl App {
     /// Opens the store below `config.data_dir` and wires the parts. `signing_key` is the homeserver's.
-    pub fn open(config: &Config, signing_key: SigningKey, surroundings: Surroundings) -> Result<Arc<Self>> {
-        let Surroundings { clock, monotonic, random, names, load, animation_time, disk } = surroundings;
+    pub fn open(config: &Config, signing_key: SigningKey, environment: Environment) -> Result<Arc<Self>> {
+        let Environment { clock, monotonic, random, names, load, animation_time, disk } = environment;
         let lock = lock_data_dir(&config.data_dir)?;
         let store = Store::open(&config.data_dir, disk)?;
         let (catalog, blobs) = (Arc::clone(&store.catalog), Arc::clone(&store.blobs));
@@ -199,22 +207,24 @@ impl App {
             library: Arc::new(library),
             store: Arc::new(store),
             _lock: lock,
-            bridge: Bridge::new(config.thumbnails.workers),
+            pools: Pools::new(config.thumbnails.workers),
+            readers: Readers::new(READ_THREADS),
+            receiver: BodyReceiver::new(),
             asking: SingleFlight::default(),
             fetching_keys: SingleFlight::default(),
             making: SingleFlight::at_most(MAX_MAKING).with_queue(MAX_WAITING),
-            gathering: Gathering::default(),
+            batcher: Batcher::default(),
             backlog: Backlog::at_most(backlog),
             activity: Arc::new(Activity::new(monotonic, load)),
             picture_memory: Memory::new(config.thumbnails.memory.0),
-            shelf: Shelf::new(),
+            response_cache: ResponseCache::new(),
             uploads: Uploads::default(),
             pending: PendingUploads::default(),
-            lanes: Lanes::new(FETCHES_PER_SERVER),
-            anonymous_lanes: Lanes::new(ANONYMOUS_FETCHES),
-            arrivals: Arrivals::default(),
+            fetches_per_server: KeyedSemaphore::new(FETCHES_PER_SERVER),
+            anonymous_fetches: KeyedSemaphore::new(ANONYMOUS_FETCHES),
+            in_flight_fetches: InFlightFetches::default(),
             previewing: SingleFlight::at_most(MAX_PREVIEWING),
-            preview_lanes: Lanes::new(REQUESTS_PER_HOST),
+            requests_per_host: KeyedSemaphore::new(REQUESTS_PER_HOST),
             is_failing: AtomicBool::new(false),
             random,
         }))

@@ -86,7 +86,7 @@ pub(crate) enum Kind {
 
 /// How loudly the journal hears of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Loudness {
+pub(crate) enum LogLevel {
     /// The client's own doing: the access line says enough.
     Quiet,
     /// The same, and of interest to the operator: of other servers' requests that are not believed.
@@ -105,7 +105,7 @@ pub(crate) struct Row {
     /// Matrix errcode.
     pub(crate) errcode: &'static str,
     /// Whether the journal gets a line with the source.
-    pub(crate) loudness: Loudness,
+    pub(crate) log_level: LogLevel,
 }
 
 impl Error {
@@ -215,8 +215,8 @@ impl Kind {
     /// The table. Keyed by situation, not by errcode: `M_TOO_LARGE` is 413 for our own limits and
     /// 502 for a remote file (spec, Content Repository, security considerations).
     pub(crate) const fn row(self) -> Row {
-        use Loudness::{Error, Info, Quiet, Warn};
-        let (status, errcode, loudness) = match self {
+        use LogLevel::{Error, Info, Quiet, Warn};
+        let (status, errcode, log_level) = match self {
             Self::NotFound => (404, "M_NOT_FOUND", Quiet),
             Self::Unrecognized => (404, "M_UNRECOGNIZED", Quiet),
             Self::MethodNotAllowed => (405, "M_UNRECOGNIZED", Quiet),
@@ -243,7 +243,7 @@ impl Kind {
             Self::NoRoom => (507, "M_UNKNOWN", Error),
             Self::Internal => (500, "M_UNKNOWN", Error),
         };
-        Row { status, errcode, loudness }
+        Row { status, errcode, log_level }
     }
 }
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::app::App;
-use crate::bridge::Pool;
 use crate::error::Result;
 use crate::federation::Standing;
 use crate::media::Library;
-use crate::service;
+use crate::media::service;
+use crate::sync::pools::Pool;
 
 /// Between two writes of last-access times.
 const FLUSH_EVERY: Duration = Duration::from_hours(1);
@@ -60,14 +60,14 @@ async fn tend_orphans(app: Arc<App>) {
                 store.note_generation()?;
                 store.tend_orphans(TEND_EVERY)
             };
-            app.bridge.run(Pool::Disk, tend).await
+            app.pools.run(Pool::Disk, tend).await
         } else {
             // What was not seen whole is not touched.
             let look = move || {
                 library.forget_sourceless_thumbnails()?;
                 store.find_orphans()
             };
-            app.bridge.run(Pool::Disk, look).await.inspect(|()| is_known = true)
+            app.pools.run(Pool::Disk, look).await.inspect(|()| is_known = true)
         };
         if let Err(error) = done {
             tracing::error!(?error, "looking after blobs without a row failed; it is tried again in an hour");
@@ -79,22 +79,22 @@ async fn tend_orphans(app: Arc<App>) {
 async fn compare_keys(app: Arc<App>) {
     loop {
         let federation = Arc::clone(&app.federation);
-        let standing = app.bridge.run(Pool::Homeserver, move || Ok(federation.compare_published_key())).await;
+        let standing = app.pools.run(Pool::Homeserver, move || Ok(federation.compare_published_key())).await;
         let pause =
             if matches!(standing, Ok(Standing::Agrees)) { COMPARE_AGAIN_EVERY } else { COMPARE_EVERY };
         tokio::time::sleep(pause).await;
     }
 }
 
-/// Does one thing now and every `period` from now on. What it removed leaves the shelf.
+/// Does one thing now and every `period` from now on. What it removed leaves the response cache.
 async fn repeat(app: Arc<App>, period: Duration, complaint: &'static str, job: fn(&Library) -> Result<()>) {
     let mut ticks = tokio::time::interval(period);
     loop {
         ticks.tick().await;
         let library = Arc::clone(&app.library);
-        if let Err(error) = app.bridge.run(Pool::Disk, move || job(&library)).await {
+        if let Err(error) = app.pools.run(Pool::Disk, move || job(&library)).await {
             tracing::error!(?error, "{complaint}");
         }
-        app.shelf.tidy(app.library.removals());
+        app.response_cache.tidy(app.library.generation());
     }
 }

@@ -1,58 +1,38 @@
 //! media-sidecar: the media repository of a small Matrix homeserver.
 //!
-//! The map, in dependency order; a module imports only from the levels below its own (`tests/tidy.rs` checks it).
+//! The map, from the top down. A module imports only from the levels below its own (`tests/tidy.rs` checks it).
 //!
 //! | level | modules | what they are |
 //! |---|---|---|
-//! | L7 | [`commands`], [`demo`], `fuzzing` | what the command line does; the two-server tour; the fuzz targets' door |
-//! | L6 | `listeners`, [`server`] | the sockets; the hyper server: route table, dispatch, access line, drain |
-//! | L5 | `handlers`, `housekeeping`, `service` | one short async function for each endpoint; background jobs; what requests share: waiting, fetching, making once for all |
-//! | L4 | [`app`], `request`, `shelf`, `response`, `access`, `waiting`, `bridge`, `patience`, `drain` | wiring; what is read and written; what was served lately; who waits for what; the async/sync seam; clients that stop reading; connections when the service stops |
-//! | L3 | `media` | use-cases: create, upload, download, fetch, preview, sweep; the ordering rules |
-//! | L2 | `homeserver`, `accounts`, [`federation`], `thumbnail`, `preview` | the neighbour; access token → user; signatures, keys, discovery, the outbound ladder; small pictures of large ones; what a page says of itself |
-//! | L1 | `catalog`, [`disk`], `blobs`, `store`, `outbound`, [`names`], `globs`, `mark`, `multipart`, `range`, `conditions`, `disposition` | the `SQLite` catalog; the few operations that durability rests on; the content-addressed directory; both as one store, and what may be deleted; the guarded way out; DNS; lists of names; how a sidecar is recognised; pure protocol pieces |
-//! | L0 | [`matrix`], `error`, [`config`], `sha256`, `journal` | vocabulary; how much is written down |
-//!
-//! Everything up to L3 is plain blocking Rust. `async` begins in L4, and `bridge` is the one place where the two meet.
+//! | 9 | [`cli`] | what the command line does, a file for each command; the demo |
+//! | 8 | [`server`] | the hyper server: listeners, route table, dispatch, access log, drain |
+//! | 7 | `api`, `housekeeping` | one short async function for each endpoint; background jobs |
+//! | 6 | [`app`] | wiring |
+//! | 5 | `media` | the use cases: download, upload, thumbnail, preview, fetching from other servers |
+//! | 4 | `accounts`, [`federation`], `thumbnail`, `preview` | access token → user; other servers; pictures made small; what a page says of itself |
+//! | 3 | `http` | requests, responses and their bodies |
+//! | 2 | [`store`], [`outbound`] | catalog, blobs and the order of their changes; the guarded way out |
+//! | 1 | [`config`], `sync` | `sidecar.yaml`; primitives of concurrency |
+//! | 0 | [`matrix`], `error`, `log` | vocabulary; how much is logged |
 
-mod access;
 mod accounts;
+mod api;
 pub mod app;
-mod blobs;
-mod bridge;
-mod catalog;
-pub mod commands;
-mod conditions;
+pub mod cli;
 pub mod config;
-pub mod demo;
-pub mod disk;
-mod disposition;
-mod drain;
 mod error;
 pub mod federation;
 #[cfg(any(fuzzing, test))]
+#[path = "../tests/fuzz/entry/mod.rs"]
 pub mod fuzzing;
-mod globs;
-mod handlers;
-mod homeserver;
 mod housekeeping;
-mod journal;
-mod listeners;
-mod mark;
+mod http;
+mod log;
 pub mod matrix;
 mod media;
-mod multipart;
-pub mod names;
-mod outbound;
-mod patience;
+pub mod outbound;
 mod preview;
-mod range;
-mod request;
-mod response;
 pub mod server;
-mod service;
-mod sha256;
-mod shelf;
-mod store;
+pub mod store;
+mod sync;
 mod thumbnail;
-mod waiting;

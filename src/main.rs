@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use media_sidecar::commands::{self, Failure, Fallback, KeySource, LogFormat, ProxyOptions, TlsFiles};
-use media_sidecar::demo;
+use media_sidecar::cli::demo;
+use media_sidecar::cli::{self, Failure, Fallback, KeySource, LogFormat, ProxyOptions, TlsFiles};
 use media_sidecar::federation::Overwrite;
 use media_sidecar::matrix::ServerName;
 
@@ -184,42 +184,42 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
                 Format::Text => LogFormat::Text,
                 Format::Json => LogFormat::Json,
             };
-            commands::serve(config.config.as_deref(), format)?;
+            cli::serve(config.config.as_deref(), format)?;
         }
         Command::Demo { once } => {
             return demo::run(if once { demo::Stay::Leave } else { demo::Stay::Serve }, &mut out);
         }
         Command::Check { config } => {
-            let is_well = commands::check(config.config.as_deref(), &mut out)?;
+            let is_well = cli::check(config.config.as_deref(), &mut out)?;
             return Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Config { config } => {
-            write!(out, "{}", commands::load_config_quietly(config.config.as_deref())?.to_yaml())?;
+            write!(out, "{}", cli::load_config_quietly(config.config.as_deref())?.to_yaml())?;
         }
-        Command::Key(Key::Show { config }) => commands::show(config.config.as_deref(), &mut out)?,
+        Command::Key(Key::Show { config }) => cli::show(config.config.as_deref(), &mut out)?,
         Command::Key(Key::Import { config, file, conduit_db, force }) => {
             let source = file.map(KeySource::File).or(conduit_db.map(KeySource::ConduitDb));
             let source = source.ok_or("name a key file or --conduit-db")?;
-            commands::import(config.config.as_deref(), &source, overwrite(force), &mut out)?;
+            cli::import(config.config.as_deref(), &source, overwrite(force), &mut out)?;
         }
         Command::Key(Key::Generate { config, force }) => {
-            commands::generate(config.config.as_deref(), overwrite(force), &mut out)?;
+            cli::generate(config.config.as_deref(), overwrite(force), &mut out)?;
         }
         Command::ProxyConfig { config, proxy, tls_cert, tls_key, public_host, fallback } => {
             let proxy = match proxy {
-                Proxy::Nginx => commands::Proxy::Nginx,
-                Proxy::Caddy => commands::Proxy::Caddy,
-                Proxy::Traefik => commands::Proxy::Traefik,
+                Proxy::Nginx => cli::Proxy::Nginx,
+                Proxy::Caddy => cli::Proxy::Caddy,
+                Proxy::Traefik => cli::Proxy::Traefik,
             };
             let options = ProxyOptions {
                 tls: TlsFiles { cert: tls_cert, key: tls_key },
                 public_host,
                 fallback: if fallback { Fallback::Homeserver } else { Fallback::Off },
             };
-            commands::proxy_config(config.config.as_deref(), proxy, &options, &mut out)?;
+            cli::proxy_config(config.config.as_deref(), proxy, &options, &mut out)?;
         }
         Command::BenchFill { config, rows } => {
-            commands::bench_fill(config.config.as_deref(), rows, &mut out)?;
+            cli::bench_fill(config.config.as_deref(), rows, &mut out)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -20,21 +20,21 @@ use matchit::Router;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::access::{Access, Occasion, client_address};
+use crate::api::client::{self, Auth};
+use crate::api::federation::{self, BodyFormat};
+use crate::api::ops;
 use crate::app::App;
-use crate::bridge::Pool;
-use crate::drain::{self, Draining, InFlight};
 use crate::error::{Error, Kind, Result};
-use crate::handlers::client::{self, Door};
-use crate::handlers::federation::{self, Wrapping};
-use crate::handlers::ops;
 use crate::housekeeping;
-use crate::listeners::Stream;
-pub use crate::listeners::{Listener, bind};
-use crate::mark::{self, Mark};
-use crate::patience::Patient;
-use crate::request::{self, Call, PathParams};
-use crate::response::{self, Response};
+use crate::http::access::{Access, Occasion, client_address};
+use crate::http::drain::{self, Draining, InFlight};
+use crate::http::listeners::Stream;
+pub use crate::http::listeners::{Listener, bind};
+use crate::http::probe_header::{self, Mark};
+use crate::http::request::{self, Call, PathParams};
+use crate::http::response::{self, Response};
+use crate::http::write_timeout::WriteTimeout;
+use crate::sync::pools::Pool;
 
 /// Connections at the same time; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4096;
@@ -216,11 +216,11 @@ pub async fn run(app: Arc<App>, listeners: Vec<Listener>, stop: impl Future<Outp
     }
     tasks.shutdown().await;
     let library = Arc::clone(&app.library);
-    if let Err(error) = app.bridge.run(Pool::Disk, move || library.flush_accesses()).await {
+    if let Err(error) = app.pools.run(Pool::Disk, move || library.flush_accesses()).await {
         tracing::error!(?error, "last-access times are lost");
     }
     let store = Arc::clone(&app.store);
-    if let Err(error) = app.bridge.run(Pool::Disk, move || store.note_generation()).await {
+    if let Err(error) = app.pools.run(Pool::Disk, move || store.note_generation()).await {
         tracing::error!(?error, "store-id could not be written");
     }
 }
@@ -274,7 +274,7 @@ fn serve_connection(server: &Arc<Server>, stream: Stream, place: OwnedSemaphoreP
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(Patient::new(stream, WRITE_STALL)), service);
+        .serve_connection(TokioIo::new(WriteTimeout::new(stream, WRITE_STALL)), service);
     tokio::spawn(async move {
         let _place = place;
         let mut connection = pin!(connection);
@@ -319,7 +319,7 @@ impl Server {
         let method = request.method().clone();
         let uri = request.uri().clone();
         // One that asks its homeserver and finds a sidecar is told nothing but that.
-        let in_circles = request.headers().contains_key(mark::ASKING);
+        let in_circles = request.headers().contains_key(probe_header::ASKING);
         let found = self.routes.at(uri.path()).ok().filter(|_| !in_circles);
         let (name, route) = found.as_ref().map_or(("-", None), |found| (found.value.name, Some(found.value)));
         let mark = route.is_none().then(|| {
@@ -366,7 +366,7 @@ impl Server {
         };
         let mut response = outcome.unwrap_or_else(|error| response::error(&error, name));
         if let Some(mark) = mark.and_then(|mark| HeaderValue::try_from(mark).ok()) {
-            response.headers_mut().insert(header::HeaderName::from_static(mark::MARK), mark);
+            response.headers_mut().insert(header::HeaderName::from_static(probe_header::MARK), mark);
         }
         if let (Some(route), 405) = (route, response.status().as_u16())
             && let Ok(allow) = HeaderValue::from_str(route.allow())
@@ -386,28 +386,28 @@ impl Server {
 async fn dispatch(app: &Arc<App>, route: &Route, call: &mut Call) -> Result<Response> {
     match (route.endpoint, route.column) {
         (Endpoint::Download, Column::Legacy | Column::ClientMsc1902) => {
-            client::get_content(app, call, Door::Open).await
+            client::get_content(app, call, Auth::Optional).await
         }
         (Endpoint::Download, Column::ClientMsc3916 | Column::Own) => {
-            client::get_content(app, call, Door::Token).await
+            client::get_content(app, call, Auth::Required).await
         }
         (Endpoint::Download, Column::FederationMsc1902) => {
-            federation::get_content(app, call, Wrapping::Raw).await
+            federation::get_content(app, call, BodyFormat::Raw).await
         }
         (Endpoint::Download, Column::FederationMsc3916) => {
-            federation::get_content(app, call, Wrapping::Multipart).await
+            federation::get_content(app, call, BodyFormat::Multipart).await
         }
         (Endpoint::Thumbnail, Column::Legacy | Column::ClientMsc1902) => {
-            client::get_content_thumbnail(app, call, Door::Open).await
+            client::get_content_thumbnail(app, call, Auth::Optional).await
         }
         (Endpoint::Thumbnail, Column::ClientMsc3916 | Column::Own) => {
-            client::get_content_thumbnail(app, call, Door::Token).await
+            client::get_content_thumbnail(app, call, Auth::Required).await
         }
         (Endpoint::Thumbnail, Column::FederationMsc1902) => {
-            federation::get_content_thumbnail(app, call, Wrapping::Raw).await
+            federation::get_content_thumbnail(app, call, BodyFormat::Raw).await
         }
         (Endpoint::Thumbnail, Column::FederationMsc3916) => {
-            federation::get_content_thumbnail(app, call, Wrapping::Multipart).await
+            federation::get_content_thumbnail(app, call, BodyFormat::Multipart).await
         }
         (Endpoint::PreviewUrl, _) => client::get_url_preview(app, call).await,
         (Endpoint::Upload, _) => client::create_content(app, call).await,

@@ -7,6 +7,7 @@
 mod complaints;
 mod file;
 mod homeserver_url;
+pub(crate) mod host_list;
 mod hosts;
 mod languages;
 mod live;

@@ -10,10 +10,10 @@ use serde::Deserialize;
 
 use super::{RemoteError, too_large};
 use crate::config::Family;
-use crate::disposition;
 use crate::error::{Error, Kind};
+use crate::http::disposition;
+use crate::http::multipart::{self, MultipartError, MultipartReader, PartHeaders};
 use crate::matrix::{self, len_u64};
-use crate::multipart::{self, MultipartError, MultipartReader, PartHeaders};
 use crate::outbound::{self, Answer, Hurry, Outbound};
 
 /// Largest error body read for its errcode, bytes.

@@ -11,8 +11,8 @@ use super::backoff::Wait;
 use super::{Federation, RemoteError, Vain, Wish, left_alone, too_large};
 use crate::config::Family;
 use crate::error::{Error, Kind, Result};
+use crate::http::multipart::MultipartError;
 use crate::matrix::{Expiry, Mxc, ServerName, Timestamp};
-use crate::multipart::MultipartError;
 
 /// How much sooner than us the remote is told to give up waiting for an upload.
 const MARGIN: Duration = Duration::from_secs(5);

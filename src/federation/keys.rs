@@ -14,10 +14,10 @@ use super::backoff::Wait;
 use super::signed_json::{self, Object};
 use super::signing_key::is_version;
 use super::{Federation, RemoteError};
-use crate::catalog::StoredKey;
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Expiry, ServerName, Timestamp};
 use crate::outbound::Answer;
+use crate::store::catalog::StoredKey;
 
 /// Largest key document, bytes.
 const MAX_DOCUMENT: u64 = 64 * 1024;

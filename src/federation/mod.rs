@@ -25,13 +25,13 @@ use quick_cache::sync::Cache;
 use self::backoff::Backoff;
 use self::policy::Policy;
 use self::x_matrix::SignedRequest;
-use crate::catalog::{Catalog, StoredKey};
+use crate::accounts::homeserver::Homeserver;
 use crate::config::{self, Family, Live};
 use crate::error::{Error, Kind, Result};
-use crate::homeserver::Homeserver;
 use crate::matrix::{Clock, Moment, Monotonic, Mxc, Random, ServerName};
-use crate::names::{Lookups, Names};
+use crate::outbound::dns::{Dns, Lookups};
 use crate::outbound::{self, Answer, Get, Guard, Limits, Outbound, OutboundError};
+use crate::store::catalog::{Catalog, StoredKey};
 
 pub(crate) use self::answer::RemoteMedia;
 pub(crate) use self::discovery::{Discovery, Endpoint};
@@ -180,7 +180,7 @@ pub(crate) struct Parts {
     /// Remembers keys and families.
     pub(crate) catalog: Arc<Catalog>,
     /// DNS.
-    pub(crate) names: Arc<dyn Names>,
+    pub(crate) names: Arc<dyn Dns>,
     /// The time of day.
     pub(crate) clock: Clock,
     /// Time that nobody sets.

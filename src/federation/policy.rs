@@ -1,17 +1,17 @@
 //! Who may exchange media with us: `federation.allow` and `federation.deny`.
 
+use crate::config::host_list::HostList;
 use crate::error::{Error, Kind, Result};
-use crate::globs::Globs;
 use crate::matrix::ServerName;
 
-/// Globs over server names without their port.
+/// Host lists over server names without their port.
 #[derive(Debug)]
-pub(super) struct Policy(Globs);
+pub(super) struct Policy(HostList);
 
 impl Policy {
-    /// A policy of globs.
+    /// A policy of hosts.
     pub(super) fn new(allow: &[String], deny: &[String]) -> Self {
-        Self(Globs::new(allow, deny))
+        Self(HostList::new(allow, deny))
     }
 
     /// `Forbidden` for a server that is excluded.

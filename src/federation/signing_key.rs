@@ -17,9 +17,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::conduit_key::{self, Record};
 use super::signed_json::{Object, decode_base64, signable};
-use crate::catalog::{ConduitError, read_conduit_keypair};
 use crate::error::in_words;
 use crate::matrix::{ServerName, Timestamp, len_u64};
+use crate::store::catalog::{ConduitError, read_conduit_keypair};
 
 /// Algorithm of every Matrix signing key.
 const ALGORITHM: &str = "ed25519";

@@ -9,8 +9,8 @@ use std::sync::{Arc, PoisonError};
 use serde::Deserialize;
 
 use super::{Federation, LoadedKey, SigningKey};
+use crate::accounts::homeserver::Homeserver;
 use crate::error::{Error, Kind, Result};
-use crate::homeserver::Homeserver;
 use crate::matrix::ServerName;
 
 /// Largest key document, bytes.

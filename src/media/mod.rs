@@ -3,12 +3,17 @@
 //! Owns the ordering rules: blob durable first, row second, answer third; deleting the other way round. Refuses to know
 //! HTTP, and who waits for what.
 
+pub(crate) mod in_flight;
+pub(crate) mod pending;
 mod previews;
 mod remote;
+pub(crate) mod response_cache;
+pub(crate) mod service;
 mod shared_reader;
 mod sweep;
 mod thumbnails;
 mod upload;
+pub(crate) mod upload_turns;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -19,18 +24,18 @@ use quick_cache::sync::Cache;
 
 pub(crate) use self::previews::{Candidate, Picture, Reading, Summary};
 pub(crate) use self::remote::{FetchListener, RemoteHead};
-pub(crate) use self::thumbnails::{ANIMATION_TIMEOUT, BLURHASH_TIMEOUT, Making, Thumbnail, memory};
+pub(crate) use self::thumbnails::{ANIMATION_TIMEOUT, BLURHASH_TIMEOUT, RenderTask, Thumbnail, memory};
 use self::upload::CreateLimiter;
 pub(crate) use self::upload::Upload;
 
-use crate::blobs::{Blobs, Lost};
-use crate::catalog::{Catalog, Content, Filled, Media};
 use crate::config::{Config, Live, UnauthenticatedMedia};
 use crate::error::{Error, Result};
 use crate::federation::Federation;
 use crate::matrix::{Clock, MediaId, Moment, Monotonic, Mxc, Random, ServerName, Timestamp};
 use crate::preview::Fetcher;
-use crate::sha256::Sha256;
+use crate::store::blobs::{Blobs, Lost};
+use crate::store::catalog::{Catalog, Content, Filled, Media};
+use crate::store::sha256::Sha256;
 
 /// Says how long an animation may take to be made.
 pub(crate) type AnimationTime = Arc<dyn Fn() -> Duration + Send + Sync>;
@@ -125,7 +130,7 @@ pub(crate) struct Stored {
     /// Whether it may be served without a token.
     pub(crate) open: bool,
     /// How often something had been removed when it was looked up.
-    pub(crate) removals: u64,
+    pub(crate) generation: u64,
     /// Whether it stands in for something else that there was no time for, so that nobody may keep it as the answer.
     pub(crate) is_stopgap: bool,
     /// Its bytes.
@@ -177,7 +182,7 @@ impl Library {
     pub(crate) fn find(&self, mxc: &Mxc, viewer: Viewer, fetch: RemoteFetch) -> Result<Found> {
         self.check_policy(mxc)?;
         let is_ours = mxc.server_name == self.server_name;
-        let removals = self.removals();
+        let generation = self.generation();
         match self.catalog.media(mxc)? {
             // A pending ID is pending on frozen routes too: its flag is decided when it is filled.
             Some(Media { content: Content::Pending { expires }, created, .. })
@@ -194,7 +199,7 @@ impl Library {
                         self.note_access(mxc);
                         let file = Arc::new(file);
                         let is_stopgap = false;
-                        Ok(Found::Stored(Stored { filled, created, open, removals, is_stopgap, file }))
+                        Ok(Found::Stored(Stored { filled, created, open, generation, is_stopgap, file }))
                     }
                     None if is_ours => Err(Error::not_found()),
                     // The row stays: the blob may come back, its origin may be gone.
@@ -221,8 +226,8 @@ impl Library {
     }
 
     /// How often media was removed: while it does not change, what was looked up holds good.
-    pub(crate) fn removals(&self) -> u64 {
-        self.catalog.removals()
+    pub(crate) fn generation(&self) -> u64 {
+        self.catalog.generation()
     }
 
     /// Refuses media of servers that configuration excludes.

@@ -5,11 +5,11 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::Library;
-use crate::blobs::{Ingest, IngestError};
-use crate::catalog::{Content, Media, NewMedia};
 use crate::error::{Error, Kind, Result};
 use crate::federation::{self, GRACE, MIN_RATE, RemoteMedia, Wish};
 use crate::matrix::Mxc;
+use crate::store::blobs::{Ingest, IngestError};
+use crate::store::catalog::{Content, Media, NewMedia};
 
 /// How much is moved at once, bytes.
 const CHUNK: usize = 64 * 1024;
@@ -140,8 +140,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::blobs::Blobs;
-    use crate::disk::SystemDisk;
+    use crate::store::blobs::Blobs;
+    use crate::store::fs::SystemFs;
 
     /// Collects what it hears.
     #[derive(Default)]
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn a_source_that_fails_is_the_remotes_fault_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path(), Arc::new(SystemDisk)).unwrap();
+        let blobs = Blobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         let mut ingest = blobs.ingest(100, None).unwrap();
         let ear = Ear::default();
         let error = pour(Failing(vec![b"abc", b"de"]), &mut ingest, None, &ear).unwrap_err();
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn a_short_source_is_taken_as_it_is_and_a_long_one_is_too_large() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path(), Arc::new(SystemDisk)).unwrap();
+        let blobs = Blobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         let mut ingest = blobs.ingest(4, None).unwrap();
         pour(&b"1234"[..], &mut ingest, Some(4), &Ear::default()).unwrap();
         assert_eq!(ingest.finish().unwrap().size(), 4);
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn what_is_announced_comes_or_the_remote_broke_off_and_nobody_hears_of_more() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path(), Arc::new(SystemDisk)).unwrap();
+        let blobs = Blobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         for announced in [2, 4] {
             let (mut ingest, ear) = (blobs.ingest(10, None).unwrap(), Ear::default());
             let error = pour(&b"123"[..], &mut ingest, Some(announced), &ear).unwrap_err();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Library;
 use crate::error::Result;
 use crate::matrix::{Moment, Timestamp};
-use crate::sha256::Sha256;
+use crate::store::sha256::Sha256;
 
 /// How long it is kept which endpoint family a server has; it is believed for a day.
 const FAMILY_KEPT: Duration = Duration::from_hours(48);

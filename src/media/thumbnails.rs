@@ -11,14 +11,14 @@ use quick_cache::sync::Cache;
 
 use super::shared_reader::SharedReader;
 use super::{Library, Stored};
-use crate::blobs::IngestError;
-use crate::catalog::{Filled, ThumbnailKey};
 use crate::config::ThumbnailSize;
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Moment, len_u64};
-use crate::sha256::Sha256;
+use crate::store::blobs::IngestError;
+use crate::store::catalog::{Filled, ThumbnailKey};
+use crate::store::sha256::Sha256;
 use crate::thumbnail::{
-    self, Header, Job, Limits, Motion, Plan, Rect, Rendered, Source, ThumbnailError, Wanted,
+    self, Header, Limits, Motion, Plan, Rect, RenderSpec, Rendered, Source, ThumbnailError, ThumbnailRequest,
 };
 
 /// Longest work on one picture.
@@ -59,10 +59,10 @@ const READ_SIZE: usize = 32 * 1024;
 pub(super) const REMEMBERED: usize = 4096;
 
 /// A request for a thumbnail of certain bytes.
-pub(super) type Request = (Sha256, Wanted);
+pub(super) type Request = (Sha256, ThumbnailRequest);
 
 /// An animation of certain bytes.
-pub(super) type Animation = (Sha256, Job);
+pub(super) type Animation = (Sha256, RenderSpec);
 
 /// Why pictures of certain bytes are not made, and until when.
 pub(super) type Refusals = Cache<(Sha256, Step), (Error, Moment)>;
@@ -79,9 +79,9 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// The making of a job.
-    fn of(job: &Job) -> Self {
-        if job.animated { Self::Moving } else { Self::Still }
+    /// The step that a spec belongs to.
+    fn of(spec: &RenderSpec) -> Self {
+        if spec.animated { Self::Moving } else { Self::Still }
     }
 }
 
@@ -100,20 +100,20 @@ pub(crate) enum Thumbnail {
     /// With these bytes.
     Ready(Stored),
     /// With a picture that has to be made first.
-    ToMake(Making),
+    ToMake(RenderTask),
 }
 
 /// A picture to be made.
 #[derive(Clone, Debug)]
-pub(crate) struct Making {
+pub(crate) struct RenderTask {
     /// Of these bytes.
     pub(crate) source: Sha256,
     /// How many they are.
     size: u64,
     /// What they are.
     header: Header,
-    /// What to make of them. Equal jobs of one source are the same picture.
-    pub(crate) job: Job,
+    /// What to make of them. Equal specs of one source are the same picture.
+    pub(crate) spec: RenderSpec,
     /// Who wants it.
     pub(crate) purpose: Purpose,
 }
@@ -128,15 +128,15 @@ pub(crate) enum Purpose {
 }
 
 impl Library {
-    /// Looks for the thumbnail of `stored` that `wanted` asks for. Reads the picture's header unless the answer is
+    /// Looks for the thumbnail of `stored` that `requested` asks for. Reads the picture's header unless the answer is
     /// remembered.
     ///
     /// # Errors
     /// `BadRequest` for media that is no picture or a broken one, `UploadTooLarge` for one over `thumbnails.max_pixels` or
     /// `thumbnails.memory`.
-    pub(crate) fn find_thumbnail(&self, stored: Stored, wanted: Wanted) -> Result<Thumbnail> {
+    pub(crate) fn find_thumbnail(&self, stored: Stored, requested: ThumbnailRequest) -> Result<Thumbnail> {
         let source = stored.filled.sha256;
-        match self.thumbnail_requests.get(&(source, wanted)) {
+        match self.thumbnail_requests.get(&(source, requested)) {
             Some(Outcome::Original(content_type)) => {
                 return Ok(Thumbnail::Ready(as_picture(stored, content_type)));
             }
@@ -148,30 +148,30 @@ impl Library {
             None => {}
         }
         let header = self.read_header(&stored)?;
-        let planned = match Plan::new(header.source(), wanted, &self.config.get().thumbnails.sizes) {
+        let planned = match Plan::new(header.source(), requested, &self.config.get().thumbnails.sizes) {
             Plan::Original if !WEB.contains(&header.content_type()) => {
                 let Source { width, height, .. } = header.source();
-                Job { crop: Rect { x: 0, y: 0, width, height }, width, height, animated: false }
+                RenderSpec { crop: Rect { x: 0, y: 0, width, height }, width, height, animated: false }
             }
-            Plan::Original => return Ok(self.original(stored, wanted, &header)),
-            Plan::Render(job) if self.is_better_as_it_is(&header, job, wanted) => {
-                return Ok(self.original(stored, wanted, &header));
+            Plan::Original => return Ok(self.original(stored, requested, &header)),
+            Plan::Render(spec) if self.is_better_as_it_is(&header, spec, requested) => {
+                return Ok(self.original(stored, requested, &header));
             }
-            Plan::Render(job) => job,
+            Plan::Render(spec) => spec,
         };
         let planned = thumbnail::affordable(&header, planned, &self.thumbnail_limits());
         let is_stopgap = planned.animated && self.had_no_time(source, &planned);
-        let job = Job { animated: planned.animated && !is_stopgap, ..planned };
-        if let Some(filled) = self.catalog.thumbnail(&key(source, &job))?
+        let spec = RenderSpec { animated: planned.animated && !is_stopgap, ..planned };
+        if let Some(filled) = self.catalog.thumbnail(&key(source, &spec))?
             && let Some(ready) = self.open_made(&stored, filled.clone())?
         {
             if is_stopgap {
                 return Ok(Thumbnail::Ready(Stored { is_stopgap, ..ready }));
             }
-            self.thumbnail_requests.insert((source, wanted), Outcome::Made(filled));
+            self.thumbnail_requests.insert((source, requested), Outcome::Made(filled));
             return Ok(Thumbnail::Ready(ready));
         }
-        self.making(&stored.filled, header, job).map(Thumbnail::ToMake)
+        self.task(&stored.filled, header, spec).map(Thumbnail::ToMake)
     }
 
     /// The header of a picture. That it cannot be read is remembered.
@@ -184,36 +184,37 @@ impl Library {
     }
 
     /// The source itself as its thumbnail, which is remembered.
-    fn original(&self, stored: Stored, wanted: Wanted, header: &Header) -> Thumbnail {
+    fn original(&self, stored: Stored, requested: ThumbnailRequest, header: &Header) -> Thumbnail {
         let content_type = header.content_type();
-        self.thumbnail_requests.insert((stored.filled.sha256, wanted), Outcome::Original(content_type));
+        self.thumbnail_requests.insert((stored.filled.sha256, requested), Outcome::Original(content_type));
         Thumbnail::Ready(as_picture(stored, content_type))
     }
 
     /// Whether a size beyond all configured ones takes more memory than there is, of a picture that clients can show. The
     /// specification lets a thumbnail be larger than asked.
-    fn is_better_as_it_is(&self, header: &Header, job: Job, wanted: Wanted) -> bool {
+    fn is_better_as_it_is(&self, header: &Header, spec: RenderSpec, requested: ThumbnailRequest) -> bool {
         let is_still = header.source().motion == Motion::Still;
         is_still
             && WEB.contains(&header.content_type())
-            && wanted.is_beyond(&self.config.get().thumbnails.sizes)
-            && thumbnail::estimate(header, &[job]) > self.config.get().thumbnails.memory.0
+            && requested.is_beyond(&self.config.get().thumbnails.sizes)
+            && thumbnail::estimate(header, &[spec]) > self.config.get().thumbnails.memory.0
     }
 
     /// What is to be made of `stored` so that every configured size is there; nothing of what is known to break off.
     ///
     /// # Errors
     /// Those of [`Self::find_thumbnail`].
-    pub(crate) fn missing_thumbnails(&self, stored: &Stored) -> Result<Vec<Making>> {
-        let mut missing: Vec<Making> = Vec::new();
+    pub(crate) fn missing_thumbnails(&self, stored: &Stored) -> Result<Vec<RenderTask>> {
+        let mut missing: Vec<RenderTask> = Vec::new();
         if self.partial.get(&stored.filled.sha256).is_some() {
             return Ok(missing);
         }
         for ThumbnailSize { width, height, method } in &self.config.get().thumbnails.sizes {
-            let wanted = Wanted { width: *width, height: *height, method: *method, motion: Motion::Still };
-            match self.find_thumbnail(stored.clone(), wanted)? {
-                Thumbnail::ToMake(making) if missing.iter().all(|other| other.job != making.job) => {
-                    missing.push(Making { purpose: Purpose::Ahead, ..making });
+            let requested =
+                ThumbnailRequest { width: *width, height: *height, method: *method, motion: Motion::Still };
+            match self.find_thumbnail(stored.clone(), requested)? {
+                Thumbnail::ToMake(task) if missing.iter().all(|other| other.spec != task.spec) => {
+                    missing.push(RenderTask { purpose: Purpose::Ahead, ..task });
                 }
                 Thumbnail::ToMake(_) | Thumbnail::Ready(_) => {}
             }
@@ -223,21 +224,21 @@ impl Library {
 
     /// Whether `further` can be made in one go with all of `set`: out of one decode, in the memory there is. Equal pictures
     /// can.
-    pub(crate) fn make_together(&self, set: &[Making], further: &Making) -> bool {
-        let shares = |making: &Making| {
-            making.source == further.source
-                && (making.job == further.job
-                    || thumbnail::share_a_decode(&making.header, &making.job, &further.job))
+    pub(crate) fn make_together(&self, set: &[RenderTask], further: &RenderTask) -> bool {
+        let shares = |task: &RenderTask| {
+            task.source == further.source
+                && (task.spec == further.spec
+                    || thumbnail::share_a_decode(&task.header, &task.spec, &further.spec))
         };
-        let jobs: Vec<Job> = set.iter().chain([further]).map(|making| making.job).collect();
+        let specs: Vec<RenderSpec> = set.iter().chain([further]).map(|task| task.spec).collect();
         set.iter().all(shares)
-            && thumbnail::estimate(&further.header, &jobs) <= self.config.get().thumbnails.memory.0
+            && thumbnail::estimate(&further.header, &specs) <= self.config.get().thumbnails.memory.0
     }
 
     /// Makes pictures out of one decode and keeps them, but for those that have been made meanwhile; in place of an
     /// animation that there is no time for, the still that anybody gets who asks for one. Says how many. Blocks for as long
     /// as decoding takes.
-    pub(crate) fn make_thumbnails(&self, set: &[Making]) -> Result<usize> {
+    pub(crate) fn make_thumbnails(&self, set: &[RenderTask]) -> Result<usize> {
         let now = Instant::now();
         let limits = Limits {
             deadline: now.checked_add(RENDER_TIMEOUT),
@@ -248,47 +249,50 @@ impl Library {
     }
 
     /// Makes pictures within limits.
-    fn make_within(&self, set: &[Making], limits: &Limits) -> Result<usize> {
-        let Some(first @ Making { source, header, .. }) = set.first() else { return Ok(0) };
-        let mut jobs: Vec<Job> = Vec::new();
-        for Making { job, .. } in set {
-            if !jobs.contains(job) && !self.is_made(*source, job)? {
-                jobs.push(*job);
+    fn make_within(&self, set: &[RenderTask], limits: &Limits) -> Result<usize> {
+        let Some(first @ RenderTask { source, header, .. }) = set.first() else { return Ok(0) };
+        let mut specs: Vec<RenderSpec> = Vec::new();
+        for RenderTask { spec, .. } in set {
+            if !specs.contains(spec) && !self.is_made(*source, spec)? {
+                specs.push(*spec);
             }
         }
-        if jobs.is_empty() {
+        if specs.is_empty() {
             return Ok(0);
         }
         let file = self.open_source(first)?;
-        let made = match thumbnail::render(&mut reader(&file), header, &jobs, limits) {
+        let made = match thumbnail::render(&mut reader(&file), header, &specs, limits) {
             Err(ThumbnailError::NoTimeToAnimate) => return self.make_stopgaps(set, limits),
             made => {
-                let steps: Vec<Step> = jobs.iter().map(Step::of).collect();
+                let steps: Vec<Step> = specs.iter().map(Step::of).collect();
                 made.map_err(|error| self.note_refusal(*source, &steps, error))?
             }
         };
-        for (job, rendered) in jobs.iter().zip(made) {
+        for (spec, rendered) in specs.iter().zip(made) {
             if rendered.is_partial {
                 self.partial.insert(*source, ());
-                let is_asked = |making: &Making| making.job == *job && making.purpose == Purpose::Asked;
+                let is_asked = |task: &RenderTask| task.spec == *spec && task.purpose == Purpose::Asked;
                 if !set.iter().any(is_asked) {
                     continue;
                 }
             }
-            self.keep(key(*source, job), rendered)?;
+            self.keep(key(*source, spec), rendered)?;
         }
-        Ok(jobs.len())
+        Ok(specs.len())
     }
 
     /// Makes stills in the place of animations, which are left alone for a while.
-    fn make_stopgaps(&self, set: &[Making], limits: &Limits) -> Result<usize> {
+    fn make_stopgaps(&self, set: &[RenderTask], limits: &Limits) -> Result<usize> {
         let until = (self.monotonic)().after(ANIMATION_RETRY);
-        for Making { source, job, .. } in set {
+        for RenderTask { source, spec, .. } in set {
             tracing::debug!(%source, "no time to animate a picture");
-            self.unanimated.insert((*source, *job), until);
+            self.unanimated.insert((*source, *spec), until);
         }
-        let still = |making: &Making| Making { job: Job { animated: false, ..making.job }, ..making.clone() };
-        let stills: Vec<Making> = set.iter().map(still).collect();
+        let still = |task: &RenderTask| RenderTask {
+            spec: RenderSpec { animated: false, ..task.spec },
+            ..task.clone()
+        };
+        let stills: Vec<RenderTask> = set.iter().map(still).collect();
         self.make_within(&stills, limits)
     }
 
@@ -314,45 +318,45 @@ impl Library {
     }
 
     /// Whether there was no time for an animation lately.
-    fn had_no_time(&self, source: Sha256, job: &Job) -> bool {
-        self.unanimated.get(&(source, *job)).is_some_and(|until| (self.monotonic)() < until)
+    fn had_no_time(&self, source: Sha256, spec: &RenderSpec) -> bool {
+        self.unanimated.get(&(source, *spec)).is_some_and(|until| (self.monotonic)() < until)
     }
 
     /// What is to be made for the blurhash of `stored`.
     ///
     /// # Errors
     /// Those of [`Self::find_thumbnail`].
-    pub(crate) fn plan_blurhash(&self, stored: &Stored) -> Result<Making> {
+    pub(crate) fn plan_blurhash(&self, stored: &Stored) -> Result<RenderTask> {
         let header = self.read_header(stored)?;
-        self.making(&stored.filled, header, thumbnail::sketch_job(&header))
+        self.task(&stored.filled, header, thumbnail::sketch_spec(&header))
     }
 
     /// Makes a blurhash. Blocks for as long as decoding takes.
-    pub(crate) fn blurhash(&self, making: &Making) -> Result<String> {
-        let file = self.open_source(making)?;
-        thumbnail::blurhash(&mut reader(&file), &making.header, &self.limits_within(BLURHASH_TIMEOUT))
+    pub(crate) fn blurhash(&self, task: &RenderTask) -> Result<String> {
+        let file = self.open_source(task)?;
+        thumbnail::blurhash(&mut reader(&file), &task.header, &self.limits_within(BLURHASH_TIMEOUT))
             .map_err(refused)
     }
 
     /// A picture to make, unless it takes too much memory or failed lately.
-    fn making(&self, of: &Filled, header: Header, job: Job) -> Result<Making> {
+    fn task(&self, of: &Filled, header: Header, spec: RenderSpec) -> Result<RenderTask> {
         let (source, size) = (of.sha256, of.size);
-        self.check_refused(source, Step::of(&job))?;
-        let making = Making { source, size, header, job, purpose: Purpose::Asked };
-        if memory(std::slice::from_ref(&making)) > self.config.get().thumbnails.memory.0 {
+        self.check_refused(source, Step::of(&spec))?;
+        let task = RenderTask { source, size, header, spec, purpose: Purpose::Asked };
+        if memory(std::slice::from_ref(&task)) > self.config.get().thumbnails.memory.0 {
             return Err(Error::new(Kind::UploadTooLarge, "the image takes too much memory to decode"));
         }
-        Ok(making)
+        Ok(task)
     }
 
     /// Whether a picture is there.
-    fn is_made(&self, source: Sha256, job: &Job) -> Result<bool> {
-        let Some(filled) = self.catalog.thumbnail(&key(source, job))? else { return Ok(false) };
+    fn is_made(&self, source: Sha256, spec: &RenderSpec) -> Result<bool> {
+        let Some(filled) = self.catalog.thumbnail(&key(source, spec))? else { return Ok(false) };
         Ok(self.open_blob(None, &filled)?.is_some())
     }
 
     /// Opens the source of a picture that is to be made.
-    fn open_source(&self, Making { source, size, .. }: &Making) -> Result<File> {
+    fn open_source(&self, RenderTask { source, size, .. }: &RenderTask) -> Result<File> {
         let opened = self.blobs.get(source, *size);
         opened.map_err(|error| Error::internal("opening a blob", error))?.map_err(|lost| {
             self.report(None, source, lost);
@@ -407,9 +411,9 @@ impl Library {
 }
 
 /// Bytes of memory that making a set in one go takes.
-pub(crate) fn memory(set: &[Making]) -> u64 {
-    let jobs: Vec<Job> = set.iter().map(|making| making.job).collect();
-    set.first().map_or(0, |making| thumbnail::estimate(&making.header, &jobs))
+pub(crate) fn memory(set: &[RenderTask]) -> u64 {
+    let specs: Vec<RenderSpec> = set.iter().map(|task| task.spec).collect();
+    set.first().map_or(0, |task| thumbnail::estimate(&task.header, &specs))
 }
 
 /// A picture as it is served: under the type that its bytes have, for the claimed one may lie, and a made-up name.
@@ -420,10 +424,10 @@ fn as_picture(mut stored: Stored, content_type: &str) -> Stored {
     stored
 }
 
-/// The key of a job's result.
-fn key(source: Sha256, job: &Job) -> ThumbnailKey {
-    let crop = [job.crop.x, job.crop.y, job.crop.width, job.crop.height];
-    ThumbnailKey { source, crop, size: [job.width, job.height], animated: job.animated }
+/// The key of a spec's result.
+fn key(source: Sha256, spec: &RenderSpec) -> ThumbnailKey {
+    let crop = [spec.crop.x, spec.crop.y, spec.crop.width, spec.crop.height];
+    ThumbnailKey { source, crop, size: [spec.width, spec.height], animated: spec.animated }
 }
 
 /// A picture's bytes, buffered.

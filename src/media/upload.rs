@@ -12,11 +12,11 @@ use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 
 use super::Library;
-use crate::blobs::Ingest;
-use crate::catalog::{Content, Filled, NewMedia, Reservation, Reserved};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Expiry, MediaId, Mxc, Timestamp, UserId};
-use crate::sha256::Sha256;
+use crate::store::blobs::Ingest;
+use crate::store::catalog::{Content, Filled, NewMedia, Reservation, Reserved};
+use crate::store::sha256::Sha256;
 
 /// `create` requests a second, per user, in the long run.
 const CREATE_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");

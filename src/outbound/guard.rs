@@ -13,7 +13,7 @@ use ureq::unversioned::transport::time::Duration as Span;
 
 use super::CONNECT_TIMEOUT;
 use super::race::Memory;
-use crate::names::Lookups;
+use crate::outbound::dns::Lookups;
 
 /// Addresses tried for one connection; ureq takes no more.
 const MAX_ADDRESSES: usize = 16;

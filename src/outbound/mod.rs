@@ -4,6 +4,7 @@
 //! variables, which would connect elsewhere. Refuses to know what is asked and why.
 
 mod coding;
+pub mod dns;
 mod guard;
 mod head;
 mod hurried;
@@ -33,7 +34,7 @@ pub(crate) use self::coding::{ACCEPT_ENCODING, is_packed};
 pub(crate) use self::guard::{Denied, Guard};
 pub(crate) use self::hurried::{Hurried, Hurry};
 pub(crate) use self::plain::plain;
-use crate::names::Lookups;
+use crate::outbound::dns::Lookups;
 
 /// Longest wait for a connection to one address list, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use url::Url;
 
+use crate::config::host_list::HostList;
 use crate::config::{self, Ports, Previews};
 use crate::error::{Error, Kind, Result};
-use crate::globs::Globs;
-use crate::names::Lookups;
+use crate::outbound::dns::Lookups;
 use crate::outbound::{ACCEPT_ENCODING, Answer, Denied, Get, Guard, Limits, Outbound, OutboundError};
 
 /// Redirects followed on the way to one body, as browsers do.
@@ -80,7 +80,7 @@ pub(crate) struct Fetcher {
     /// The way out.
     outbound: Outbound,
     /// Hosts.
-    hosts: Globs,
+    hosts: HostList,
     /// Ports.
     ports: Ports,
     /// `User-Agent`
@@ -151,7 +151,7 @@ impl Fetcher {
         let ca_file = config.ca_file.as_deref().map(|path| ("previews.ca_file", path));
         Ok(Self {
             outbound: Outbound::new(guard, ca_file, limits, names)?,
-            hosts: Globs::new(&config.allow_hosts, &config.deny_hosts),
+            hosts: HostList::new(&config.allow_hosts, &config.deny_hosts),
             ports: config.ports.clone(),
             user_agent: config.user_agent.clone(),
             accept_language: config::accept_language(&config.accept_language).unwrap_or_default(),
@@ -306,12 +306,12 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::matrix::ServerName;
-    use crate::names::SystemNames;
+    use crate::outbound::dns::SystemDns;
 
     fn fetcher(change: impl FnOnce(&mut Previews)) -> Fetcher {
         let mut config = Config::defaults(ServerName::parse("example.org").unwrap()).previews;
         change(&mut config);
-        Fetcher::new(&config, Arc::new(SystemNames::default())).unwrap()
+        Fetcher::new(&config, Arc::new(SystemDns::default())).unwrap()
     }
 
     #[test]

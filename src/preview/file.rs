@@ -8,7 +8,7 @@ use url::Url;
 
 use super::page::MAX_TITLE;
 use super::{Image, Origin, Page, text};
-use crate::disposition;
+use crate::http::disposition;
 
 /// What a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 //! the permit to take before [`render`], which refuses what is over its [`Limits`].
 //!
 //! Several sizes of one source can share a decode ([`share_a_decode`]). What is made of a source and
-//! a [`Job`] is always the same, whatever is made beside it, for other servers are given the bytes that clients get. So
+//! a [`RenderSpec`] is always the same, whatever is made beside it, for other servers are given the bytes that clients get. So
 //! rows are reduced for each size apart while they pass, and a JPEG, which is decoded straight to a fraction of its size,
 //! serves together those sizes that take the same fraction: of a photograph, the small ones and the large ones.
 
@@ -31,7 +31,7 @@ use std::time::Instant;
 use pixels::Pixels;
 
 pub(crate) use encode::Rendered;
-pub(crate) use plan::{Job, Motion, Plan, Rect, Source, Wanted};
+pub(crate) use plan::{Motion, Plan, Rect, RenderSpec, Source, ThumbnailRequest};
 pub(crate) use probe::{Header, probe};
 
 /// What rendering may cost.
@@ -57,7 +57,7 @@ pub(crate) enum ThumbnailError {
     #[error("the image takes too long to decode")]
     OutOfTime,
     /// Out of time for every frame. A still can be made, which is another picture: [`render`] gives the same bytes for the
-    /// same job, or none.
+    /// same spec, or none.
     #[error("there was no time to animate the image")]
     NoTimeToAnimate,
     /// No picture of a format that is read here, by its first bytes: 400.
@@ -89,18 +89,18 @@ impl From<io::Error> for ThumbnailError {
     }
 }
 
-/// A job as asked where memory allows. Else a still in place of all frames; else the largest picture of the same part that
+/// A spec as asked where memory allows. Else a still in place of all frames; else the largest picture of the same part that
 /// memory allows.
-pub(crate) fn affordable(header: &Header, job: Job, limits: &Limits) -> Job {
-    let fits = |job: Job| estimate(header, &[job]) <= limits.memory;
-    if fits(job) {
-        return job;
+pub(crate) fn affordable(header: &Header, spec: RenderSpec, limits: &Limits) -> RenderSpec {
+    let fits = |spec: RenderSpec| estimate(header, &[spec]) <= limits.memory;
+    if fits(spec) {
+        return spec;
     }
-    let still = Job { animated: false, ..job };
+    let still = RenderSpec { animated: false, ..spec };
     if fits(still) {
         return still;
     }
-    let longest = job.width.max(job.height);
+    let longest = spec.width.max(spec.height);
     let (mut least, mut most) = (1, longest);
     while least < most {
         let middle = least.saturating_add(most.saturating_sub(least).div_ceil(2));
@@ -114,55 +114,57 @@ pub(crate) fn affordable(header: &Header, job: Job, limits: &Limits) -> Job {
 }
 
 /// The bytes that [`render`] holds at its peak, rounded up: for a weighted permit.
-pub(crate) fn estimate(header: &Header, jobs: &[Job]) -> u64 {
+pub(crate) fn estimate(header: &Header, specs: &[RenderSpec]) -> u64 {
     let channels = header.channels();
-    let area = |job: &Job| u64::from(job.width).saturating_mul(u64::from(job.height));
-    let result = |job: &Job| area(job).saturating_mul(channels);
-    let sum = |bytes: &dyn Fn(&Job) -> u64| jobs.iter().map(bytes).fold(0, u64::saturating_add);
-    let most = |bytes: &dyn Fn(&Job) -> u64| jobs.iter().map(bytes).fold(0, u64::max);
-    let decode::Cost { reading, kept } = decode::estimate(header, jobs);
+    let area = |spec: &RenderSpec| u64::from(spec.width).saturating_mul(u64::from(spec.height));
+    let result = |spec: &RenderSpec| area(spec).saturating_mul(channels);
+    let sum = |bytes: &dyn Fn(&RenderSpec) -> u64| specs.iter().map(bytes).fold(0, u64::saturating_add);
+    let most = |bytes: &dyn Fn(&RenderSpec) -> u64| specs.iter().map(bytes).fold(0, u64::max);
+    let decode::Cost { reading, kept } = decode::estimate(header, specs);
     // The filter's half-way picture, the result before and after colour and orientation.
-    let filtering = |job: &Job| resize::halfway(header, job).saturating_add(result(job).saturating_mul(2));
+    let filtering =
+        |spec: &RenderSpec| resize::halfway(header, spec).saturating_add(result(spec).saturating_mul(2));
     let finishing = kept.saturating_add(sum(&result)).saturating_add(most(&filtering));
     // A PNG as it is compressed and as a file that grows, and a JPEG.
-    let encoding = |job: &Job| result(job).saturating_mul(3).saturating_add(area(job).saturating_mul(2));
+    let encoding =
+        |spec: &RenderSpec| result(spec).saturating_mul(3).saturating_add(area(spec).saturating_mul(2));
     let encoding = sum(&result).saturating_add(most(&encoding));
-    let moving = |job: &Job| if job.animated { animate::estimate(header, job) } else { 0 };
+    let moving = |spec: &RenderSpec| if spec.animated { animate::estimate(header, spec) } else { 0 };
     let moving = match most(&moving) {
         0 => 0,
-        moving => moving.saturating_add(most(&|job| area(job).saturating_mul(16))),
+        moving => moving.saturating_add(most(&|spec| area(spec).saturating_mul(16))),
     };
     [reading, finishing, encoding, moving].into_iter().fold(0, u64::max).saturating_add(BASE_BYTES)
 }
 
-/// Whether one decode serves both jobs.
-pub(crate) fn share_a_decode(header: &Header, one: &Job, other: &Job) -> bool {
+/// Whether one decode serves both specs.
+pub(crate) fn share_a_decode(header: &Header, one: &RenderSpec, other: &RenderSpec) -> bool {
     !one.animated && !other.animated && decode::shares(header, one, other)
 }
 
-/// Makes the pictures of plans that [`share_a_decode`], in their order. The same source and job give the same bytes,
+/// Makes the pictures of plans that [`share_a_decode`], in their order. The same source and spec give the same bytes,
 /// whatever is made beside it: an animation that is over a bound is a still for good, one that there is no time for is
 /// refused.
 pub(crate) fn render<R: BufRead + Seek>(
     input: &mut R,
     header: &Header,
-    jobs: &[Job],
+    specs: &[RenderSpec],
     limits: &Limits,
 ) -> Result<Vec<Rendered>, ThumbnailError> {
-    if let [job @ Job { animated: true, .. }] = jobs
-        && let Some(animation) = animation(input, header, job, limits)?
+    if let [spec @ RenderSpec { animated: true, .. }] = specs
+        && let Some(animation) = animation(input, header, spec, limits)?
     {
         return Ok(vec![animation]);
     }
-    let Drawn { pictures, is_partial } = draw(input, header, jobs, limits)?;
+    let Drawn { pictures, is_partial } = draw(input, header, specs, limits)?;
     let encode = |pixels| encode::encode(pixels, header.format);
     let whole = pictures.into_iter().map(encode);
     whole.map(|made| made.map(|rendered| Rendered { is_partial, ..rendered })).collect()
 }
 
-/// The job that [`blurhash`] and [`prove`] take: the cheapest that there is.
-pub(crate) fn sketch_job(header: &Header) -> Job {
-    sketch::job(header.source())
+/// The spec that [`blurhash`] and [`prove`] take: the cheapest that there is.
+pub(crate) fn sketch_spec(header: &Header) -> RenderSpec {
+    sketch::spec(header.source())
 }
 
 /// The blurhash of a picture (MSC2448).
@@ -171,13 +173,13 @@ pub(crate) fn blurhash<R: BufRead + Seek>(
     header: &Header,
     limits: &Limits,
 ) -> Result<String, ThumbnailError> {
-    let Drawn { pictures, .. } = draw(input, header, &[sketch_job(header)], limits)?;
+    let Drawn { pictures, .. } = draw(input, header, &[sketch_spec(header)], limits)?;
     sketch::blurhash(pictures.first().ok_or_else(|| ThumbnailError::broken("nothing was made"))?)
 }
 
 /// Refuses what [`prove`] would refuse by its header alone.
 pub(crate) fn admit_proof(header: &Header, limits: &Limits) -> Result<(), ThumbnailError> {
-    admit(header, &[sketch_job(header)], limits)
+    admit(header, &[sketch_spec(header)], limits)
 }
 
 /// Decodes a picture to its end and keeps nothing of it: whether there can be thumbnails of it.
@@ -186,12 +188,12 @@ pub(crate) fn prove<R: BufRead + Seek>(
     header: &Header,
     limits: &Limits,
 ) -> Result<(), ThumbnailError> {
-    draw(input, header, &[sketch_job(header)], limits).map(drop)
+    draw(input, header, &[sketch_spec(header)], limits).map(drop)
 }
 
 /// The results before they are encoded.
 struct Drawn {
-    /// In the order of the jobs.
+    /// In the order of the specs.
     pictures: Vec<Pixels>,
     /// Whether the file broke off.
     is_partial: bool,
@@ -201,23 +203,23 @@ struct Drawn {
 fn draw<R: BufRead + Seek>(
     input: &mut R,
     header: &Header,
-    jobs: &[Job],
+    specs: &[RenderSpec],
     limits: &Limits,
 ) -> Result<Drawn, ThumbnailError> {
-    admit(header, jobs, limits)?;
-    let decoded = input::read(input, limits.deadline, |input| decode::decode(input, header, jobs, limits))?;
+    admit(header, specs, limits)?;
+    let decoded = input::read(input, limits.deadline, |input| decode::decode(input, header, specs, limits))?;
     let is_partial = decoded.iter().any(|decoded| decoded.is_partial);
     // Those of one reduction together, so that what each needs of it is done once.
-    let mut pictures: Vec<Option<Pixels>> = jobs.iter().map(|_| None).collect();
+    let mut pictures: Vec<Option<Pixels>> = specs.iter().map(|_| None).collect();
     for decoded in decoded {
         let mut source = resize::Source::new(decoded.pixels, decoded.divisor);
         let conversion = color::Conversion::new(source.layout(), decoded.icc.as_deref());
         // What needs no filter first: the filter changes the source.
         for filtered in [false, true] {
-            for (job, picture) in jobs.iter().zip(&mut pictures) {
-                let part = header.orientation.stored_part(job.crop, (header.width, header.height));
-                let size = header.orientation.turn((job.width, job.height));
-                let is_one = decode::reduction(header, job) == decoded.divisor;
+            for (spec, picture) in specs.iter().zip(&mut pictures) {
+                let part = header.orientation.stored_part(spec.crop, (header.width, header.height));
+                let size = header.orientation.turn((spec.width, spec.height));
+                let is_one = decode::reduction(header, spec) == decoded.divisor;
                 if is_one && source.is_as_wanted(part, size) != filtered {
                     let small = conversion.apply(source.resize(part, size)?);
                     *picture = Some(header.orientation.apply(small));
@@ -233,12 +235,12 @@ fn draw<R: BufRead + Seek>(
 fn animation<R: BufRead + Seek>(
     input: &mut R,
     header: &Header,
-    job: &Job,
+    spec: &RenderSpec,
     limits: &Limits,
 ) -> Result<Option<Rendered>, ThumbnailError> {
-    admit(header, &[*job], limits)?;
+    admit(header, &[*spec], limits)?;
     let deadline = limits.animation_deadline;
-    match input::read(input, deadline, |input| animate::animate(input, header, job, deadline)) {
+    match input::read(input, deadline, |input| animate::animate(input, header, spec, deadline)) {
         Err(ThumbnailError::OutOfTime) => Err(ThumbnailError::NoTimeToAnimate),
         Err(
             ThumbnailError::TooLarge(_)
@@ -251,9 +253,9 @@ fn animation<R: BufRead + Seek>(
 }
 
 /// Refuses what is over the limits.
-fn admit(header: &Header, jobs: &[Job], limits: &Limits) -> Result<(), ThumbnailError> {
+fn admit(header: &Header, specs: &[RenderSpec], limits: &Limits) -> Result<(), ThumbnailError> {
     header.admit(limits)?;
-    if estimate(header, jobs) > limits.memory {
+    if estimate(header, specs) > limits.memory {
         return Err(ThumbnailError::TooLarge("the image takes too much memory to decode"));
     }
     Ok(())

@@ -8,7 +8,7 @@ use crate::config::ThumbnailSize;
 
 /// What was asked for. Sides of 0 count as 1; the handler refuses them before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Wanted {
+pub(crate) struct ThumbnailRequest {
     /// Pixels, at least.
     pub(crate) width: u32,
     /// Pixels, at least.
@@ -34,12 +34,12 @@ pub(crate) enum Plan {
     /// With the source itself: it is not larger than asked.
     Original,
     /// With a picture made for it.
-    Render(Job),
+    Render(RenderSpec),
 }
 
-/// A picture to make: this part of the source at this size. Equal jobs of one source give equal bytes.
+/// A picture to make: this part of the source at this size. Equal specs of one source give equal bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Job {
+pub(crate) struct RenderSpec {
     /// The part of the source, as it is seen after orientation.
     pub(crate) crop: Rect,
     /// Pixels of the result, never more than the part has.
@@ -82,32 +82,32 @@ impl Plan {
     /// largest box of that aspect in the size rounded up to, and then in the source. `scale` covers the box, so
     /// that both sides are at least as asked. A source that cannot cover the box without being enlarged is the
     /// answer itself; only a moving source of which a still is wanted is rendered, at its own size.
-    pub(crate) fn new(source: Source, wanted: Wanted, sizes: &[ThumbnailSize]) -> Self {
+    pub(crate) fn new(source: Source, wanted: ThumbnailRequest, sizes: &[ThumbnailSize]) -> Self {
         let animated = source.motion == Motion::Animated && wanted.motion == Motion::Animated;
         let (width, height) = round_up(wanted, sizes);
         let whole = Rect { x: 0, y: 0, width: source.width, height: source.height };
-        let job = match wanted.method {
+        let spec = match wanted.method {
             ThumbnailMethod::Scale => {
                 let (width, height) = cover((source.width, source.height), (width, height));
-                Job { crop: whole, width, height, animated }
+                RenderSpec { crop: whole, width, height, animated }
             }
             ThumbnailMethod::Crop => crop(source, (width, height), animated),
         };
-        let is_source = job.crop == whole && (job.width, job.height) == (source.width, source.height);
+        let is_source = spec.crop == whole && (spec.width, spec.height) == (source.width, source.height);
         let is_small = source.width <= width && source.height <= height;
         if source.motion == Motion::Animated && !animated {
-            let job = if is_small {
-                Job { crop: whole, width: source.width, height: source.height, animated }
+            let spec = if is_small {
+                RenderSpec { crop: whole, width: source.width, height: source.height, animated }
             } else {
-                job
+                spec
             };
-            return Self::Render(job);
+            return Self::Render(spec);
         }
-        if is_source || is_small { Self::Original } else { Self::Render(job) }
+        if is_source || is_small { Self::Original } else { Self::Render(spec) }
     }
 }
 
-impl Wanted {
+impl ThumbnailRequest {
     /// Whether a box is to be covered that no configured size covers.
     pub(crate) fn is_beyond(&self, sizes: &[ThumbnailSize]) -> bool {
         self.method == ThumbnailMethod::Scale && !sizes.iter().any(|size| self.fits(size))
@@ -119,7 +119,7 @@ impl Wanted {
     }
 }
 
-impl Job {
+impl RenderSpec {
     /// The same part at `numerator / denominator` of the size.
     pub(super) fn shrunk(self, numerator: u32, denominator: u32) -> Self {
         Self {
@@ -141,7 +141,7 @@ impl Job {
 }
 
 /// The box that a request is rounded up to.
-fn round_up(wanted: Wanted, sizes: &[ThumbnailSize]) -> (u32, u32) {
+fn round_up(wanted: ThumbnailRequest, sizes: &[ThumbnailSize]) -> (u32, u32) {
     let (width, height) = (wanted.width.max(1), wanted.height.max(1));
     let fits = |size: &&ThumbnailSize| wanted.fits(size);
     let area = |size: &&ThumbnailSize| (product(size.width, size.height), size.width);
@@ -165,11 +165,11 @@ fn cover((width, height): (u32, u32), (box_width, box_height): (u32, u32)) -> (u
 }
 
 /// The middle of the source in the aspect of the box, at the size of the box or, where the source is smaller, at its own.
-fn crop(source: Source, (box_width, box_height): (u32, u32), animated: bool) -> Job {
+fn crop(source: Source, (box_width, box_height): (u32, u32), animated: bool) -> RenderSpec {
     let (width, height) = inside((source.width, source.height), (box_width, box_height));
     let x = source.width.saturating_sub(width).div_euclid(2);
     let y = source.height.saturating_sub(height).div_euclid(2);
-    Job {
+    RenderSpec {
         crop: Rect { x, y, width, height },
         width: box_width.min(width),
         height: box_height.min(height),
@@ -220,7 +220,7 @@ mod tests {
 
     fn plan(source: (u32, u32), wanted: (u32, u32), method: ThumbnailMethod) -> Plan {
         let source = Source { width: source.0, height: source.1, motion: Motion::Still };
-        let wanted = Wanted { width: wanted.0, height: wanted.1, method, motion: Motion::Still };
+        let wanted = ThumbnailRequest { width: wanted.0, height: wanted.1, method, motion: Motion::Still };
         Plan::new(source, wanted, &sizes())
     }
 
@@ -250,7 +250,7 @@ mod tests {
         ] {
             let got = match plan(source, wanted, method) {
                 Plan::Original => None,
-                Plan::Render(job) => Some((job.width, job.height)),
+                Plan::Render(spec) => Some((spec.width, spec.height)),
             };
             assert_eq!(got, expected, "{source:?} {wanted:?} {method:?}");
         }
@@ -266,7 +266,7 @@ mod tests {
             (0, 0, Scale, false),
             (801, 600, Crop, false),
         ] {
-            let wanted = Wanted { width, height, method, motion: Motion::Still };
+            let wanted = ThumbnailRequest { width, height, method, motion: Motion::Still };
             assert_eq!(wanted.is_beyond(&sizes()), expected, "{wanted:?}");
         }
     }
@@ -275,9 +275,9 @@ mod tests {
     fn a_still_of_a_moving_source_is_never_the_source() {
         let source = Source { width: 20, height: 10, motion: Motion::Animated };
         let mut wanted =
-            Wanted { width: 96, height: 96, method: ThumbnailMethod::Crop, motion: Motion::Still };
-        let Plan::Render(job) = Plan::new(source, wanted, &sizes()) else { panic!("the source moves") };
-        assert_eq!((job.width, job.height, job.animated), (20, 10, false));
+            ThumbnailRequest { width: 96, height: 96, method: ThumbnailMethod::Crop, motion: Motion::Still };
+        let Plan::Render(spec) = Plan::new(source, wanted, &sizes()) else { panic!("the source moves") };
+        assert_eq!((spec.width, spec.height, spec.animated), (20, 10, false));
         wanted.motion = Motion::Animated;
         assert_eq!(Plan::new(source, wanted, &sizes()), Plan::Original);
     }
@@ -288,30 +288,30 @@ mod tests {
             source in (1_u32..70_000, 1_u32..70_000), wanted in (1_u32..3000, 1_u32..3000), crop in any::<bool>(),
         ) {
             let method = if crop { ThumbnailMethod::Crop } else { ThumbnailMethod::Scale };
-            if let Plan::Render(job) = plan(source, wanted, method) {
-                prop_assert!(job.width >= 1 && job.height >= 1);
-                prop_assert!(job.width <= job.crop.width && job.height <= job.crop.height);
-                prop_assert!(job.crop.x + job.crop.width <= source.0 && job.crop.y + job.crop.height <= source.1);
-                let covers = job.width >= wanted.0 && job.height >= wanted.1;
+            if let Plan::Render(spec) = plan(source, wanted, method) {
+                prop_assert!(spec.width >= 1 && spec.height >= 1);
+                prop_assert!(spec.width <= spec.crop.width && spec.height <= spec.crop.height);
+                prop_assert!(spec.crop.x + spec.crop.width <= source.0 && spec.crop.y + spec.crop.height <= source.1);
+                let covers = spec.width >= wanted.0 && spec.height >= wanted.1;
                 let could = source.0 >= wanted.0 && source.1 >= wanted.1;
-                prop_assert!(covers || !could || crop, "{job:?}");
+                prop_assert!(covers || !could || crop, "{spec:?}");
                 let stretch = |a: (u32, u32), b: (u32, u32)| {
                     (f64::from(a.0) * f64::from(b.1) - f64::from(a.1) * f64::from(b.0)).abs()
                 };
                 // Rounding moves one side by half a pixel, so the cross product by half the other size's side.
-                let off = stretch((job.width, job.height), (job.crop.width, job.crop.height));
-                prop_assert!(off <= f64::from(job.crop.width.max(job.crop.height)) * 1.5, "{job:?}");
+                let off = stretch((spec.width, spec.height), (spec.crop.width, spec.crop.height));
+                prop_assert!(off <= f64::from(spec.crop.width.max(spec.crop.height)) * 1.5, "{spec:?}");
                 if crop {
-                    let off = stretch((job.width, job.height), wanted);
-                    prop_assert!(off <= f64::from(wanted.0.max(wanted.1)) * 1.5, "{job:?}");
+                    let off = stretch((spec.width, spec.height), wanted);
+                    prop_assert!(off <= f64::from(wanted.0.max(wanted.1)) * 1.5, "{spec:?}");
                 }
             }
         }
 
         #[test]
         fn what_is_large_enough_is_covered_by_crop(wanted in (1_u32..97, 1_u32..97)) {
-            let Plan::Render(job) = plan((5000, 5000), wanted, ThumbnailMethod::Crop) else { panic!("it is large") };
-            prop_assert!(job.width >= wanted.0 && job.height >= wanted.1 && job.width.max(job.height) <= 96);
+            let Plan::Render(spec) = plan((5000, 5000), wanted, ThumbnailMethod::Crop) else { panic!("it is large") };
+            prop_assert!(spec.width >= wanted.0 && spec.height >= wanted.1 && spec.width.max(spec.height) <= 96);
         }
     }
 }

@@ -7,7 +7,7 @@ use fast_image_resize::{FilterType, MulDiv, PixelType, ResizeAlg, ResizeOptions,
 
 use super::ThumbnailError;
 use super::pixels::{Layout, Pixels};
-use super::plan::{Job, Rect};
+use super::plan::{Rect, RenderSpec};
 use super::probe::Header;
 
 /// A source reduced, of which parts are brought to sizes.
@@ -84,9 +84,9 @@ impl Source {
 }
 
 /// Bytes of the filter's picture between its two directions: of the result's width and the part's height.
-pub(super) fn halfway(header: &Header, job: &Job) -> u64 {
-    let reduced = super::decode::reduction(header, job).max(1);
-    let (width, _) = header.orientation.turn((job.width, job.height));
+pub(super) fn halfway(header: &Header, spec: &RenderSpec) -> u64 {
+    let reduced = super::decode::reduction(header, spec).max(1);
+    let (width, _) = header.orientation.turn((spec.width, spec.height));
     let rows = u64::from(header.height).div_ceil(u64::from(reduced)).saturating_add(1);
     u64::from(width).saturating_mul(rows).saturating_mul(header.channels())
 }

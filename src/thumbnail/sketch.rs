@@ -7,17 +7,17 @@ use fast_blurhash::compute_dct;
 
 use super::ThumbnailError;
 use super::pixels::Pixels;
-use super::plan::{Job, Rect, Source};
+use super::plan::{Rect, RenderSpec, Source};
 
-/// The job whose result a blurhash is made of. Twelve waves of colour have no use for more pixels.
-pub(super) fn job(Source { width, height, .. }: Source) -> Job {
+/// The spec whose result a blurhash is made of. Twelve waves of colour have no use for more pixels.
+pub(super) fn spec(Source { width, height, .. }: Source) -> RenderSpec {
     let crop = Rect { x: 0, y: 0, width, height };
     let longest = u64::from(width.max(height)).max(SIDE);
     let side = |length: u32| {
         let reduced = u64::from(length).saturating_mul(SIDE).checked_div(longest).unwrap_or(1);
         u32::try_from(reduced).unwrap_or(u32::MAX).max(1)
     };
-    Job { crop, width: side(width), height: side(height), animated: false }
+    RenderSpec { crop, width: side(width), height: side(height), animated: false }
 }
 
 /// The blurhash of a result. What shines through is seen on white.
@@ -65,9 +65,9 @@ mod tests {
             ((20, 10), (20, 10)),
             ((1, 1), (1, 1)),
         ] {
-            let job = job(Source { width: source.0, height: source.1, motion: Motion::Still });
-            assert_eq!((job.width, job.height), expected, "{source:?}");
-            assert_eq!((job.crop.width, job.crop.height), source);
+            let spec = spec(Source { width: source.0, height: source.1, motion: Motion::Still });
+            assert_eq!((spec.width, spec.height), expected, "{source:?}");
+            assert_eq!((spec.crop.width, spec.crop.height), source);
         }
     }
 

@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io::BufReader;
 
 use config::ThumbnailSize;
-use thumbnail::{Limits, Motion, Plan, Wanted, estimate, probe, render};
+use thumbnail::{Limits, Motion, Plan, ThumbnailRequest, estimate, probe, render};
 
 /// What the module under measurement imports from the library.
 mod config {
@@ -48,18 +48,18 @@ fn main() -> Outcome<()> {
 fn one(out: &str, size: ThumbnailSize, file: &str) -> Outcome<()> {
     let idle = idle()?;
     let motion = if out.ends_with(".webp") { Motion::Animated } else { Motion::Still };
-    let wanted = Wanted { width: size.width, height: size.height, method: size.method, motion };
+    let wanted = ThumbnailRequest { width: size.width, height: size.height, method: size.method, motion };
     let mut input = BufReader::new(File::open(file)?);
     let header = probe(&mut input)?;
-    let Plan::Render(job) = Plan::new(header.source(), wanted, &[]) else {
+    let Plan::Render(spec) = Plan::new(header.source(), wanted, &[]) else {
         println!("original");
         return Ok(());
     };
     let limits =
         Limits { max_pixels: 100_000_000, memory: 1 << 30, deadline: None, animation_deadline: None };
-    let rendered = render(&mut input, &header, &[job], &limits)?.remove(0);
+    let rendered = render(&mut input, &header, &[spec], &limits)?.remove(0);
     std::fs::write(out, rendered.bytes)?;
-    report(idle, estimate(&header, &[job]))
+    report(idle, estimate(&header, &[spec]))
 }
 
 /// Prints KiB above idle and KiB estimated.
@@ -83,11 +83,15 @@ fn status(key: &str) -> Outcome<u64> {
 
 /// Prints the size that a thumbnail will have, for others to make the same.
 fn plan(size: ThumbnailSize, file: &str) -> Outcome<()> {
-    let wanted =
-        Wanted { width: size.width, height: size.height, method: size.method, motion: Motion::Still };
+    let wanted = ThumbnailRequest {
+        width: size.width,
+        height: size.height,
+        method: size.method,
+        motion: Motion::Still,
+    };
     let header = probe(&mut BufReader::new(File::open(file)?))?;
     match Plan::new(header.source(), wanted, &[]) {
-        Plan::Render(job) => println!("{} {}", job.width, job.height),
+        Plan::Render(spec) => println!("{} {}", spec.width, spec.height),
         Plan::Original => return Err(format!("{file} is smaller than asked").into()),
     }
     Ok(())

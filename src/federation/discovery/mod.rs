@@ -14,8 +14,8 @@ use self::well_known::WellKnown;
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::well_known::{lifetime as well_known_lifetime, read as read_well_known};
 use crate::matrix::{Clock, Host, Monotonic, Random, ServerName};
-use crate::names::{Lookups, Service};
 use crate::outbound::Outbound;
+use crate::outbound::dns::{Lookups, Service};
 
 /// Port of a server whose name carries none.
 const DEFAULT_PORT: u16 = 8448;

@@ -17,11 +17,11 @@ use serde_json::{Map, Value};
 pub(crate) use self::read::{Candidate, Picture, Reading};
 pub(crate) use self::summary::Summary;
 use super::Library;
-use crate::catalog::{Dropped, Filled, NewMedia, NewPreview, Preview, Room};
 use crate::config::{self, Live};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Expiry, Moment, Mxc, len_u64};
 use crate::preview::{Fetcher, Landing, Link, MAX_CACHE_AGE, Providers, Step, Trip, Wants};
+use crate::store::catalog::{Dropped, Filled, NewMedia, NewPreview, Preview, Room};
 
 /// How long a failure is believed, and a preview whose site was late with a part of it.
 const FAILURE_KEPT: Duration = Duration::from_mins(1);

@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use url::Url;
 
-use crate::blobs::{Ingest, IngestError};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::matrix::len_u64;
 use crate::media::Library;
 use crate::preview::MAX_OEMBED;
 use crate::preview::{self, Embed, Format, Landing, Link, Page};
+use crate::store::blobs::{Ingest, IngestError};
 use crate::thumbnail::{self, Header, Limits, Source, ThumbnailError};
 
 /// Enough of a body to tell what it is, bytes.
@@ -217,7 +217,7 @@ impl Reading {
 impl Candidate {
     /// Bytes of memory that proving it takes.
     pub(crate) fn memory(&self) -> u64 {
-        thumbnail::estimate(&self.header, &[thumbnail::sketch_job(&self.header)])
+        thumbnail::estimate(&self.header, &[thumbnail::sketch_spec(&self.header)])
     }
 }
 

@@ -19,7 +19,7 @@ use super::color::Conversion;
 use super::decode;
 use super::encode::Rendered;
 use super::pixels::Layout;
-use super::plan::Job;
+use super::plan::RenderSpec;
 use super::probe::{Format, Header};
 use super::resize;
 
@@ -52,7 +52,7 @@ trait Frames {
 pub(super) fn animate<'a, R: BufRead + Seek + 'a>(
     input: R,
     header: &Header,
-    job: &Job,
+    spec: &RenderSpec,
     deadline: Option<Instant>,
 ) -> Result<Option<Rendered>, ThumbnailError> {
     let mut frames: Box<dyn Frames + 'a> = match header.format {
@@ -65,12 +65,12 @@ pub(super) fn animate<'a, R: BufRead + Seek + 'a>(
     if count > MAX_FRAMES || header.pixels().saturating_mul(count.into()) > MAX_DRAWN {
         return Err(UNFIT);
     }
-    let part = header.orientation.stored_part(job.crop, (header.width, header.height));
-    let size = header.orientation.turn((job.width, job.height));
-    let divisor = decode::divisor(header, job);
+    let part = header.orientation.stored_part(spec.crop, (header.width, header.height));
+    let size = header.orientation.turn((spec.width, spec.height));
+    let divisor = decode::divisor(header, spec);
     let mut canvas = Canvas::new(header.width, header.height);
     let conversion = Conversion::new(Layout::Rgba, icc.as_deref());
-    let mut writer = Writer::new((job.width, job.height))?;
+    let mut writer = Writer::new((spec.width, spec.height))?;
     for _ in 0..count {
         let next = frames.next(&mut canvas);
         // Asked first: a frame can look broken because its bytes did not come in time.
@@ -89,14 +89,14 @@ pub(super) fn animate<'a, R: BufRead + Seek + 'a>(
 }
 
 /// Bytes held while animating, but for the result's pictures.
-pub(super) fn estimate(header: &Header, job: &Job) -> u64 {
+pub(super) fn estimate(header: &Header, spec: &RenderSpec) -> u64 {
     // The canvas, a frame, what it covered; of WebP the frame's file, its planes, alpha and RGB besides.
     let per_pixel: u64 = match header.format {
         Format::WebP => 28,
         Format::Gif | Format::Png => 14,
         Format::Jpeg | Format::Bmp | Format::Tiff => 0,
     };
-    let reduced = decode::reduced(header, decode::divisor(header, job), 4).saturating_mul(3);
+    let reduced = decode::reduced(header, decode::divisor(header, spec), 4).saturating_mul(3);
     let file = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_mul(2);
     let conversion = decode::conversion(header);
     [header.pixels().saturating_mul(per_pixel), reduced, file, conversion]

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use image_webp::{ColorType, LoopCount, WebPDecoder, WebPEncoder};
 
-use super::super::plan::{Motion, Plan, Wanted};
+use super::super::plan::{Motion, Plan, ThumbnailRequest};
 use super::super::{Limits, affordable, probe, render};
 use super::*;
 use crate::config::ThumbnailMethod;
@@ -149,9 +149,10 @@ fn webp(size: u32, blocks: &[Block], plays: u16) -> Vec<u8> {
 fn small(bytes: &[u8], limits: &Limits) -> Result<Rendered, ThumbnailError> {
     let mut input = Cursor::new(bytes);
     let header = probe(&mut input)?;
-    let wanted = Wanted { width: 32, height: 32, method: ThumbnailMethod::Crop, motion: Motion::Animated };
-    let Plan::Render(job) = Plan::new(header.source(), wanted, &[]) else { panic!("it is large enough") };
-    render(&mut input, &header, &[affordable(&header, job, limits)], limits).map(|mut made| made.remove(0))
+    let wanted =
+        ThumbnailRequest { width: 32, height: 32, method: ThumbnailMethod::Crop, motion: Motion::Animated };
+    let Plan::Render(spec) = Plan::new(header.source(), wanted, &[]) else { panic!("it is large enough") };
+    render(&mut input, &header, &[affordable(&header, spec, limits)], limits).map(|mut made| made.remove(0))
 }
 
 /// The frames of an animated thumbnail: RGBA, and milliseconds.
@@ -243,9 +244,10 @@ fn our_own_lossy_frames_are_read_again() {
     let once = small(&gif(&story(), None), &LIMITS).unwrap();
     let mut input = Cursor::new(once.bytes.as_slice());
     let header = probe(&mut input).unwrap();
-    let wanted = Wanted { width: 16, height: 16, method: ThumbnailMethod::Crop, motion: Motion::Animated };
-    let Plan::Render(job) = Plan::new(header.source(), wanted, &[]) else { panic!("it is large enough") };
-    let twice = render(&mut input, &header, &[job], &LIMITS).unwrap().remove(0);
+    let wanted =
+        ThumbnailRequest { width: 16, height: 16, method: ThumbnailMethod::Crop, motion: Motion::Animated };
+    let Plan::Render(spec) = Plan::new(header.source(), wanted, &[]) else { panic!("it is large enough") };
+    let twice = render(&mut input, &header, &[spec], &LIMITS).unwrap().remove(0);
     let (got, _) = frames(&twice);
     assert_eq!(got.iter().map(|(_, duration)| *duration).collect::<Vec<_>>(), [70, 120, 250, 100]);
     assert_eq!(got[3].0.get_pixel(12, 12).0[3], 0);
@@ -351,9 +353,9 @@ fn animated(bytes: &[u8], deadline: Option<Instant>) -> Result<Option<Rendered>,
     let mut input = Cursor::new(bytes);
     let header = probe(&mut input).unwrap();
     let crop = super::super::plan::Rect { x: 0, y: 0, width: header.width, height: header.height };
-    let job = Job { crop, width: 32, height: 32, animated: true };
+    let spec = RenderSpec { crop, width: 32, height: 32, animated: true };
     input.set_position(0);
-    animate(&mut input, &header, &job, deadline)
+    animate(&mut input, &header, &spec, deadline)
 }
 
 #[test]
@@ -388,9 +390,10 @@ fn changed_bytes_never_panic() {
 fn small_or_nothing(bytes: &[u8]) -> Option<Rendered> {
     let mut input = Cursor::new(bytes);
     let header = probe(&mut input).ok()?;
-    let wanted = Wanted { width: 32, height: 32, method: ThumbnailMethod::Crop, motion: Motion::Animated };
-    let Plan::Render(job) = Plan::new(header.source(), wanted, &[]) else { return None };
-    render(&mut input, &header, &[job], &LIMITS).ok().map(|mut made| made.remove(0))
+    let wanted =
+        ThumbnailRequest { width: 32, height: 32, method: ThumbnailMethod::Crop, motion: Motion::Animated };
+    let Plan::Render(spec) = Plan::new(header.source(), wanted, &[]) else { return None };
+    render(&mut input, &header, &[spec], &LIMITS).ok().map(|mut made| made.remove(0))
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::super::Limits;
 use super::super::ThumbnailError;
 use super::super::jpeg::{self, Picture};
 use super::super::pixels::{Decoded, Layout, Pixels};
-use super::super::plan::Job;
+use super::super::plan::RenderSpec;
 use super::super::probe::Header;
 use super::PLENTY;
 
@@ -14,10 +14,10 @@ use super::PLENTY;
 pub(super) fn decode(
     input: impl BufRead,
     header: &Header,
-    job: &Job,
+    spec: &RenderSpec,
     limits: &Limits,
 ) -> Result<Decoded, ThumbnailError> {
-    let divisor = scale(header, job);
+    let divisor = scale(header, spec);
     let Picture { width, height, channels, data, icc, is_partial } =
         jpeg::decode(input, divisor, limits.deadline)?;
     if (width, height) != (header.width.div_ceil(divisor), header.height.div_ceil(divisor)) {
@@ -34,9 +34,9 @@ pub(super) fn decode(
 /// The fraction to decode at: the smallest that leaves a factor of two to the final filter; of a picture that would
 /// still be larger than [`PLENTY`] then, the smallest that leaves 4/3. The transform itself filters, so what is lost
 /// there can hardly be seen.
-pub(super) fn scale(header: &Header, job: &Job) -> u32 {
+pub(super) fn scale(header: &Header, spec: &RenderSpec) -> u32 {
     let within = |most: u32| [8, 4, 2].into_iter().find(|divisor| *divisor <= most).unwrap_or(1);
-    let double = within(job.factor(2, 1));
+    let double = within(spec.factor(2, 1));
     let area = u64::from(double).saturating_mul(u64::from(double)).max(1);
-    if header.pixels().div_euclid(area) > PLENTY { within(job.factor(4, 3)) } else { double }
+    if header.pixels().div_euclid(area) > PLENTY { within(spec.factor(4, 3)) } else { double }
 }

@@ -17,22 +17,22 @@ pub(super) use self::png::{chunk_bytes as png_bytes, from_png, profile as png_pr
 use super::Limits;
 use super::ThumbnailError;
 use super::pixels::{Decoded, Layout, MAX_DIVISOR, Reducer};
-use super::plan::Job;
+use super::plan::RenderSpec;
 use super::probe::{Format, Header, Storage};
 
 /// Decodes the first frame at a fraction of its size that leaves at least a factor of two to the final filter
-/// (JPEG: see [`jpeg::scale`]), once for all jobs, which [`shares`] must have let go together: one picture for each
-/// [`reduction`] among them, the same as if its jobs were alone. Of a file that breaks off, what is there.
+/// (JPEG: see [`jpeg::scale`]), once for all specs, which [`shares`] must have let go together: one picture for each
+/// [`reduction`] among them, the same as if its specs were alone. Of a file that breaks off, what is there.
 pub(super) fn decode<R: BufRead + Seek>(
     input: R,
     header: &Header,
-    jobs: &[Job],
+    specs: &[RenderSpec],
     limits: &Limits,
 ) -> Result<Vec<Decoded>, ThumbnailError> {
-    let divisors = reductions(header, jobs);
+    let divisors = reductions(header, specs);
     match header.format {
         Format::Jpeg => {
-            jobs.first().map(|job| jpeg::decode(input, header, job, limits)).into_iter().collect()
+            specs.first().map(|spec| jpeg::decode(input, header, spec, limits)).into_iter().collect()
         }
         Format::Png => png::decode(input, header, &divisors),
         Format::Gif => gif::decode(input, header, &divisors),
@@ -96,32 +96,32 @@ impl Sink {
     }
 }
 
-/// Whether one decode serves two jobs. Rows can be reduced in several ways while they pass; a JPEG is decoded at one
+/// Whether one decode serves two specs. Rows can be reduced in several ways while they pass; a JPEG is decoded at one
 /// fraction at a time, and another fraction would give other pixels.
-pub(super) fn shares(header: &Header, one: &Job, other: &Job) -> bool {
+pub(super) fn shares(header: &Header, one: &RenderSpec, other: &RenderSpec) -> bool {
     match header.storage {
         Storage::Jpeg(_) => jpeg::scale(header, one) == jpeg::scale(header, other),
         Storage::Rows { .. } => true,
     }
 }
 
-/// By how much the picture is reduced for a job before the final filter.
-pub(super) fn reduction(header: &Header, job: &Job) -> u32 {
+/// By how much the picture is reduced for a spec before the final filter.
+pub(super) fn reduction(header: &Header, spec: &RenderSpec) -> u32 {
     match header.storage {
-        Storage::Jpeg(_) => jpeg::scale(header, job),
-        Storage::Rows { .. } => divisor(header, job),
+        Storage::Jpeg(_) => jpeg::scale(header, spec),
+        Storage::Rows { .. } => divisor(header, spec),
     }
 }
 
-/// The different reductions for jobs.
-fn reductions(header: &Header, jobs: &[Job]) -> Vec<u32> {
-    let mut divisors: Vec<u32> = jobs.iter().map(|job| reduction(header, job)).collect();
+/// The different reductions for specs.
+fn reductions(header: &Header, specs: &[RenderSpec]) -> Vec<u32> {
+    let mut divisors: Vec<u32> = specs.iter().map(|spec| reduction(header, spec)).collect();
     divisors.sort_unstable();
     divisors.dedup();
     divisors
 }
 
-/// What decoding for jobs that go together holds, bytes.
+/// What decoding for specs that go together holds, bytes.
 pub(super) struct Cost {
     /// At its peak.
     pub(super) reading: u64,
@@ -129,9 +129,9 @@ pub(super) struct Cost {
     pub(super) kept: u64,
 }
 
-/// What decoding holds for jobs that go together.
-pub(super) fn estimate(header: &Header, jobs: &[Job]) -> Cost {
-    let divisors = reductions(header, jobs);
+/// What decoding holds for specs that go together.
+pub(super) fn estimate(header: &Header, specs: &[RenderSpec]) -> Cost {
+    let divisors = reductions(header, specs);
     let small = |divisor: &u32| reduced(header, *divisor, header.channels());
     let kept = divisors.iter().map(small).fold(0, u64::saturating_add);
     let reading = match header.storage {
@@ -160,10 +160,10 @@ pub(super) fn conversion(header: &Header) -> u64 {
 
 /// By how much rows are reduced on the way: as far as leaves a factor of two to the final filter; a picture that would
 /// still be larger than [`PLENTY`] then, as far as leaves 3/2.
-pub(super) fn divisor(header: &Header, job: &Job) -> u32 {
-    let double = job.factor(2, 1);
+pub(super) fn divisor(header: &Header, spec: &RenderSpec) -> u32 {
+    let double = spec.factor(2, 1);
     let area = u64::from(double).saturating_mul(u64::from(double)).max(1);
-    let divisor = if header.pixels().div_euclid(area) > PLENTY { job.factor(3, 2) } else { double };
+    let divisor = if header.pixels().div_euclid(area) > PLENTY { spec.factor(3, 2) } else { double };
     divisor.min(MAX_DIVISOR)
 }
 

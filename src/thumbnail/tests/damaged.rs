@@ -168,13 +168,13 @@ fn what_the_disk_does_is_not_the_pictures_fault() {
             600,
             Bad(Cursor::new(&sample.bytes), sample.bytes.len() as u64 / part),
         );
-        let job = Job {
+        let spec = RenderSpec {
             crop: Rect { x: 0, y: 0, width: header.source().width, height: header.source().height },
             width: 32,
             height: 19,
             animated: false,
         };
-        let got = render(&mut input, &header, &[job], &LIMITS);
+        let got = render(&mut input, &header, &[spec], &LIMITS);
         assert!(matches!(got, Err(ThumbnailError::Io(_))), "{what}: {got:?}");
     }
 }

@@ -48,15 +48,15 @@ fn jpeg_of(width: u16, height: u16, is_progressive: bool) -> Vec<u8> {
     bytes
 }
 
-/// The job of a request.
-fn job(header: &Header, method: ThumbnailMethod, (width, height): Size) -> Job {
-    let wanted = Wanted { width, height, method, motion: Motion::Still };
+/// The spec of a request.
+fn spec(header: &Header, method: ThumbnailMethod, (width, height): Size) -> RenderSpec {
+    let wanted = ThumbnailRequest { width, height, method, motion: Motion::Still };
     let sizes: Vec<crate::config::ThumbnailSize> =
         ["32x32-crop", "96x96-crop", "320x240-scale", "640x480-scale", "800x600-scale"]
             .map(|size| size.parse().unwrap())
             .into();
     match Plan::new(header.source(), wanted, &sizes) {
-        Plan::Render(job) => job,
+        Plan::Render(spec) => spec,
         Plan::Original => panic!("it is small enough"),
     }
 }
@@ -83,10 +83,10 @@ fn what_phones_and_screens_make_fits_the_default_at_every_size() {
             (Scale, (640, 480)),
             (Scale, (800, 600)),
         ] {
-            let job = job(&header, method, size);
-            let needed = estimate(&header, &[job]);
+            let spec = spec(&header, method, size);
+            let needed = estimate(&header, &[spec]);
             assert!(needed <= DEFAULT.memory, "{what} {size:?}: {} MiB", needed >> 20);
-            assert_eq!(affordable(&header, job, &DEFAULT), job);
+            assert_eq!(affordable(&header, spec, &DEFAULT), spec);
         }
     }
 }
@@ -104,14 +104,14 @@ fn where_a_size_does_not_fit_the_largest_that_does_is_made() {
         let header = header(&bytes);
         let whole = Rect { x: 0, y: 0, width: 3000, height: 3000 };
         for (width, height) in [(2999, 2999), (1500, 1500), (2000, 100)] {
-            let asked = Job { crop: whole, width, height, animated: false };
+            let asked = RenderSpec { crop: whole, width, height, animated: false };
             let mut last = 0;
             for memory in [3 << 20, 8 << 20, 16 << 20, 32 << 20, 64 << 20, 256 << 20] {
                 let limits = Limits { memory, ..DEFAULT };
                 let got = affordable(&header, asked, &limits);
                 if estimate(&header, &[got]) > memory {
                     // Nothing fits.
-                    assert!(estimate(&header, &[Job { width: 1, height: 1, ..asked }]) > memory);
+                    assert!(estimate(&header, &[RenderSpec { width: 1, height: 1, ..asked }]) > memory);
                     continue;
                 }
                 assert!(got.width >= last, "more memory, smaller: {last} {got:?}");
@@ -137,8 +137,12 @@ fn a_smaller_picture_made_for_want_of_memory_is_whole() {
     noise.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
     let bytes = bytes.into_inner();
     let header = header(&bytes);
-    let asked =
-        Job { crop: Rect { x: 0, y: 0, width: 600, height: 400 }, width: 590, height: 393, animated: false };
+    let asked = RenderSpec {
+        crop: Rect { x: 0, y: 0, width: 600, height: 400 },
+        width: 590,
+        height: 393,
+        animated: false,
+    };
     let limits = Limits { memory: 3_000_000, ..DEFAULT };
     let got = affordable(&header, asked, &limits);
     assert!(got.width < 590 && got.width > 50, "{got:?}");
@@ -155,7 +159,11 @@ fn a_profile_counts() {
     let plain = header(&png_of(100, 100));
     let bytes = png((100, 100), (8, 2, 0), &[(*b"iCCP", vec![7; 10])], &[Vec::new()]);
     assert!(memchr::memmem::find(&bytes, &chunk(*b"iCCP", &[7; 10])).is_some());
-    let job =
-        Job { crop: Rect { x: 0, y: 0, width: 100, height: 100 }, width: 50, height: 50, animated: false };
-    assert!(estimate(&header(&bytes), &[job]) > estimate(&plain, &[job]) + (1 << 20));
+    let spec = RenderSpec {
+        crop: Rect { x: 0, y: 0, width: 100, height: 100 },
+        width: 50,
+        height: 50,
+        animated: false,
+    };
+    assert!(estimate(&header(&bytes), &[spec]) > estimate(&plain, &[spec]) + (1 << 20));
 }

@@ -53,12 +53,12 @@ fn thumbnail(
 ) -> Result<Rendered, ThumbnailError> {
     let mut input = Cursor::new(bytes);
     let header = probe(&mut input)?;
-    let wanted = Wanted { width, height, method, motion: Motion::Still };
-    let job = match Plan::new(header.source(), wanted, &[]) {
-        Plan::Render(job) => job,
+    let wanted = ThumbnailRequest { width, height, method, motion: Motion::Still };
+    let spec = match Plan::new(header.source(), wanted, &[]) {
+        Plan::Render(spec) => spec,
         Plan::Original => panic!("it is large enough: {header:?}"),
     };
-    render(&mut input, &header, &[job], limits).map(|mut made| made.remove(0))
+    render(&mut input, &header, &[spec], limits).map(|mut made| made.remove(0))
 }
 
 /// A thumbnail's pixels, read by `image` and jpeg-decoder alone.
@@ -180,8 +180,8 @@ fn slivers_of_jpegs_are_decoded() {
             let (width, height) = (u32::from(width), u32::from(height));
             let crop = Rect { x: 0, y: 0, width, height };
             let (width, height) = (width.div_ceil(divisor), height.div_ceil(divisor));
-            let job = Job { crop, width, height, animated: false };
-            let got = render(&mut input, &header, &[job], &LIMITS).unwrap().remove(0);
+            let spec = RenderSpec { crop, width, height, animated: false };
+            let got = render(&mut input, &header, &[spec], &LIMITS).unwrap().remove(0);
             assert_eq!(seen(&got).dimensions(), (width, height));
         }
     }
@@ -230,9 +230,9 @@ fn changed_bytes_never_panic() {
                     continue;
                 }
             };
-            let wanted = Wanted { width: 8, height: 8, method: Crop, motion: Motion::Still };
-            if let Plan::Render(job) = Plan::new(header.source(), wanted, &[])
-                && let Err(error) = render(&mut input, &header, &[job], &LIMITS)
+            let wanted = ThumbnailRequest { width: 8, height: 8, method: Crop, motion: Motion::Still };
+            if let Plan::Render(spec) = Plan::new(header.source(), wanted, &[])
+                && let Err(error) = render(&mut input, &header, &[spec], &LIMITS)
             {
                 assert!(calm(&error), "{name}: {error:?}");
             }

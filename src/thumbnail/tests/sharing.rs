@@ -44,34 +44,38 @@ fn sizes_made_together_take_one_decode_and_have_the_bytes_of_those_made_alone() 
     files.push(bytes);
     for bytes in files {
         let header = probe(&mut Cursor::new(bytes.as_slice())).unwrap();
-        let job = |side| {
-            let wanted =
-                Wanted { width: side, height: side, method: ThumbnailMethod::Crop, motion: Motion::Still };
+        let spec = |side| {
+            let wanted = ThumbnailRequest {
+                width: side,
+                height: side,
+                method: ThumbnailMethod::Crop,
+                motion: Motion::Still,
+            };
             match Plan::new(header.source(), wanted, &[]) {
-                Plan::Render(job) => job,
+                Plan::Render(spec) => spec,
                 Plan::Original => panic!("it is smaller"),
             }
         };
-        let jobs: Vec<Job> = [16, 30, 60, 100, 230].map(job).into();
-        let made = |jobs: &[Job]| {
+        let specs: Vec<RenderSpec> = [16, 30, 60, 100, 230].map(spec).into();
+        let made = |specs: &[RenderSpec]| {
             let mut input = io::BufReader::new(Counting(Cursor::new(&bytes), 0));
-            (render(&mut input, &header, jobs, &LIMITS).unwrap(), input.into_inner().1)
+            (render(&mut input, &header, specs, &LIMITS).unwrap(), input.into_inner().1)
         };
         let mut together = Vec::new();
-        let mut rest = jobs.clone();
+        let mut rest = specs.clone();
         while let Some(first) = rest.first().copied() {
-            let (set, others) = rest.iter().partition(|job| share_a_decode(&header, &first, job));
+            let (set, others) = rest.iter().partition(|spec| share_a_decode(&header, &first, spec));
             rest = others;
             let (pictures, read) = made(&set);
             assert_eq!(read, made(&[first]).1, "{:?}: as much is read for {set:?} as for one", header.format);
             together.extend(set.into_iter().zip(pictures));
         }
-        for (job, picture) in together {
-            assert_eq!(picture, made(&[job]).0[0], "{:?} {job:?}", header.format);
+        for (spec, picture) in together {
+            assert_eq!(picture, made(&[spec]).0[0], "{:?} {spec:?}", header.format);
         }
         let is_jpeg = matches!(header.storage, probe::Storage::Jpeg(_));
-        assert!(share_a_decode(&header, &jobs[0], &jobs[1]));
-        assert_eq!(share_a_decode(&header, &jobs[0], &jobs[4]), !is_jpeg);
-        assert!(estimate(&header, &jobs) > estimate(&header, &jobs[4..]));
+        assert!(share_a_decode(&header, &specs[0], &specs[1]));
+        assert_eq!(share_a_decode(&header, &specs[0], &specs[4]), !is_jpeg);
+        assert!(estimate(&header, &specs) > estimate(&header, &specs[4..]));
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use media_sidecar::disk::{Disk, SystemDisk};
+use media_sidecar::store::fs::{Fs, SystemFs};
 
 use super::files_below;
 
@@ -40,7 +40,7 @@ pub enum Left {
     /// Nothing: neither names nor bytes.
     Nothing,
     /// Names without their bytes, as file systems do that order nothing.
-    Names,
+    Dns,
     /// All of it, as after `kill -9`.
     All,
 }
@@ -120,7 +120,7 @@ impl ScriptedDisk {
             return;
         }
         let state = self.state();
-        let names = if matches!(left, Left::Names) { &state.names } else { &state.synced_names };
+        let names = if matches!(left, Left::Dns) { &state.names } else { &state.synced_names };
         for folder in ["blobs", "tmp"].map(|name| store.join(name)) {
             fs::remove_dir_all(&folder).unwrap();
             fs::create_dir(&folder).unwrap();
@@ -128,7 +128,7 @@ impl ScriptedDisk {
         for (path, file) in names {
             let folder = path.parent().unwrap();
             let is_there =
-                |folder: &&Path| state.synced_folders.contains(*folder) || matches!(left, Left::Names);
+                |folder: &&Path| state.synced_folders.contains(*folder) || matches!(left, Left::Dns);
             let is_reachable =
                 folder.ancestors().take_while(|ancestor| *ancestor != store).all(|folder| is_there(&folder));
             if is_reachable {
@@ -160,10 +160,10 @@ impl ScriptedDisk {
     }
 }
 
-impl Disk for ScriptedDisk {
+impl Fs for ScriptedDisk {
     fn create(&self, path: &Path) -> io::Result<File> {
         let mut state = self.step(Step::Create)?;
-        let file = SystemDisk.create(path)?;
+        let file = SystemFs.create(path)?;
         let number = state.synced.len();
         state.synced.push(Vec::new());
         state.files.insert(file.metadata()?.ino(), number);
@@ -173,9 +173,9 @@ impl Disk for ScriptedDisk {
 
     fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
         match self.step(Step::Write) {
-            Ok(_state) => SystemDisk.write(file, bytes),
+            Ok(_state) => SystemFs.write(file, bytes),
             Err(error) => {
-                SystemDisk.write(file, &bytes[..bytes.len() / 2])?;
+                SystemFs.write(file, &bytes[..bytes.len() / 2])?;
                 Err(error)
             }
         }
@@ -195,7 +195,7 @@ impl Disk for ScriptedDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.step(Step::Rename)?;
-        SystemDisk.rename(from, to)?;
+        SystemFs.rename(from, to)?;
         let number = state.names.remove(from).unwrap();
         state.names.insert(to.to_owned(), number);
         Ok(())
@@ -203,14 +203,14 @@ impl Disk for ScriptedDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.step(Step::Remove)?;
-        SystemDisk.remove(path)?;
+        SystemFs.remove(path)?;
         state.names.remove(path);
         Ok(())
     }
 
     fn create_folder(&self, path: &Path) -> io::Result<()> {
         let mut state = self.step(Step::CreateFolder)?;
-        SystemDisk.create_folder(path)?;
+        SystemFs.create_folder(path)?;
         state.folders.extend(path.ancestors().map(Path::to_owned));
         Ok(())
     }
@@ -228,6 +228,6 @@ impl Disk for ScriptedDisk {
     }
 
     fn free(&self, path: &Path) -> io::Result<u64> {
-        self.state().free.map_or_else(|| SystemDisk.free(path), Ok)
+        self.state().free.map_or_else(|| SystemFs.free(path), Ok)
     }
 }

@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ed25519_dalek::Signer as _;
-use media_sidecar::app::{App, Surroundings};
+use media_sidecar::app::{App, Environment};
 use media_sidecar::config::Config;
-use media_sidecar::disk::Disk;
 use media_sidecar::federation::SigningKey;
 use media_sidecar::matrix::{Moment, ServerName, Timestamp};
-use media_sidecar::names::{Names, Service};
+use media_sidecar::outbound::dns::{Dns, Service};
 use media_sidecar::server::{self, Listener};
+use media_sidecar::store::fs::Fs;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
@@ -55,7 +55,7 @@ pub struct Setup {
     pub folder: Arc<tempfile::TempDir>,
     pub zone: Arc<Zone>,
     pub homeserver: Option<Homeserver>,
-    pub disk: Option<Arc<dyn Disk>>,
+    pub disk: Option<Arc<dyn Fs>>,
     /// How far the sidecar's clock is ahead.
     pub ahead: Duration,
     /// While it is set, there is no time to make animations.
@@ -98,7 +98,7 @@ impl Zone {
     }
 }
 
-impl Names for Zone {
+impl Dns for Zone {
     fn addresses(&self, host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
         self.answer(host);
         let mut hosts = self.hosts.lock().unwrap();
@@ -152,7 +152,7 @@ impl Setup {
     }
 
     /// With a disk of the test's own below the blobs.
-    pub fn on(mut self, disk: Arc<dyn Disk>) -> Self {
+    pub fn on(mut self, disk: Arc<dyn Fs>) -> Self {
         self.disk = Some(disk);
         self
     }
@@ -171,10 +171,10 @@ impl Setup {
         let time = Arc::new(AtomicI64::new(Timestamp::now().after(self.ahead).0));
         let uptime = Arc::new(AtomicU64::new(1_000_000));
         let (clock, monotonic) = (Arc::clone(&time), Arc::clone(&uptime));
-        let system = Surroundings::system();
+        let system = Environment::system();
         let (hurry, unhurried) = (self.hurry, Arc::clone(&system.animation_time));
-        let surroundings =
-            Surroundings {
+        let environment =
+            Environment {
                 clock: Arc::new(move || Timestamp(clock.load(Ordering::SeqCst))),
                 monotonic: Arc::new(move || {
                     Moment::since_start(Duration::from_millis(monotonic.load(Ordering::SeqCst)))
@@ -195,7 +195,7 @@ impl Setup {
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
                 let key = SigningKey::parse(OUR_KEY.as_bytes()).unwrap();
-                let app = App::open(&config, key, surroundings).unwrap();
+                let app = App::open(&config, key, environment).unwrap();
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 ready.send(listener.local_addr().unwrap()).unwrap();
                 server::run(app, vec![Listener::Tcp(listener)], async move { _ = stopped.await }).await;

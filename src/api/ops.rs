@@ -1,0 +1,59 @@
+//! Endpoints for those who run the server.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::error::{Error, Kind, Result};
+use crate::http::request::Call;
+use crate::http::response::{self, Response};
+use crate::sync::pools::Pool;
+
+/// `GET /_sidecar/health`: 200 when all is well, else 503 with the reason. Never proxied to the world.
+pub(crate) async fn health(app: &Arc<App>) -> Result<Response> {
+    let (catalog, blobs, accounts) =
+        (Arc::clone(&app.store.catalog), Arc::clone(&app.store.blobs), Arc::clone(&app.accounts));
+    let database = app.pools.run(Pool::Disk, move || Ok(catalog.check().err().map(|error| error.causes())));
+    let store = app.pools.run(Pool::Disk, move || Ok(blobs.check().err().map(|error| error.to_string())));
+    let federation = Arc::clone(&app.federation);
+    let homeserver = app.pools.run(Pool::Homeserver, move || {
+        Ok(accounts.check().err().map(|error| error.causes()).or_else(|| federation.key_problem()))
+    });
+    let (database, store, homeserver) = tokio::try_join!(database, store, homeserver)?;
+
+    let failing = database.is_some() || store.is_some() || homeserver.is_some();
+    let told = |reason: Option<String>| reason.unwrap_or_else(|| "ok".to_owned());
+    let body = json!({
+        "status": if failing { "failing" } else { "ok" },
+        "database": told(database),
+        "blobs": told(store),
+        "homeserver": told(homeserver),
+    });
+    // Monitors ask every few seconds: what they are told is news when it changes.
+    if app.is_failing.swap(failing, Ordering::Relaxed) != failing {
+        if failing {
+            tracing::warn!(health = %body, "health: failing");
+        } else {
+            tracing::info!("health: all is well again");
+        }
+    }
+    let status = if failing { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    Ok(response::json_with(status, body.to_string()))
+}
+
+/// `GET /_matrix/client/versions`: the homeserver's own answer, with what this server adds.
+pub(crate) async fn get_supported_versions(app: &Arc<App>, call: &Call) -> Result<Response> {
+    let (accounts, credential) = (Arc::clone(&app.accounts), call.credential()?);
+    let mut versions =
+        app.pools.run(Pool::Homeserver, move || accounts.versions(credential.as_ref())).await?;
+    let features = versions.entry("unstable_features").or_insert_with(|| json!({}));
+    let features = features
+        .as_object_mut()
+        .ok_or_else(|| Error::new(Kind::HomeserverFailed, "the homeserver's versions are malformed"))?;
+    features.insert("org.matrix.msc1902".to_owned(), json!(true));
+    features.insert("org.matrix.msc3916.stable".to_owned(), json!(true));
+    Ok(response::json(&Value::Object(versions)))
+}

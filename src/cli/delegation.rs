@@ -1,0 +1,271 @@
+//! Where this server's name leads, as other servers and clients find it.
+//! [Spec, resolving server names](https://spec.matrix.org/v1.19/server-server-api/#resolving-server-names),
+//! [client discovery](https://spec.matrix.org/v1.19/client-server-api/#well-known-uris).
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::app::Environment;
+use crate::config::Config;
+use crate::federation::{Discovery, Endpoint};
+use crate::matrix::{Host, ServerName};
+use crate::outbound::Outbound;
+use crate::outbound::dns::Dns;
+
+/// Largest document read, bytes.
+const MAX_DOCUMENT: u64 = 64 * 1024;
+
+/// Where clients are told to go.
+const CLIENT: &str = "/.well-known/matrix/client";
+
+/// Where servers are told to go.
+const SERVER: &str = "/.well-known/matrix/server";
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub(super) struct Delegation {
+    /// Where other servers go.
+    pub(super) servers: Endpoint,
+    /// Where clients go.
+    pub(super) clients: Endpoint,
+    /// What is wrong with the documents, with the mend.
+    pub(super) faults: Vec<String>,
+}
+
+impl Delegation {
+    /// Looks, through `outbound` and in DNS. Where nothing is found, the name itself is where they go.
+    pub(super) fn find(config: &Config, outbound: &Outbound, names: Arc<dyn Dns>) -> Self {
+        let Environment { clock, monotonic, random, .. } = Environment::system();
+        let discovery = Discovery::new(outbound.clone(), names, (clock, monotonic), random);
+        let server_name = &config.server_name;
+        let servers = discovery.resolve(server_name, None);
+        let mut faults = Vec::new();
+        if is_bare(server_name)
+            && let Some(document) = fetch(outbound, server_name, SERVER)
+            && read_server(&document).is_none()
+        {
+            faults.push(format!(
+                "https://{server_name}{SERVER} does not have the form {{\"m.server\": \"matrix.example.org:443\"}}"
+            ));
+        }
+        let clients = fetch(outbound, server_name, CLIENT);
+        let base_url = clients.as_ref().and_then(base_url);
+        if clients.is_some() && base_url.is_none() {
+            faults.push(format!(
+                "https://{server_name}{CLIENT} does not have the form {{\"m.homeserver\": {{\"base_url\": \"https://matrix.example.org\"}}}}"
+            ));
+        }
+        let clients = endpoint_of(base_url.unwrap_or_else(|| format!("https://{server_name}")));
+        if base_host(&servers) != server_name.host_str() && base_host(&clients) == server_name.host_str() {
+            faults.push(format!(
+                "servers are sent to {}, clients are not: serve https://{server_name}{CLIENT} too (`media-sidecar proxy-config` prints it)",
+                servers.base_url
+            ));
+        }
+        Self { servers, clients, faults }
+    }
+
+    /// Whether servers or clients are sent to another host than the name's own.
+    pub(super) fn leads_elsewhere(&self, server_name: &ServerName) -> bool {
+        [&self.servers, &self.clients].iter().any(|endpoint| base_host(endpoint) != server_name.host_str())
+    }
+
+    /// Whether both go to the same place.
+    pub(super) fn is_one(&self) -> bool {
+        let with_port = |endpoint: &Endpoint| (base_host(endpoint).to_owned(), port(endpoint));
+        with_port(&self.servers) == with_port(&self.clients)
+    }
+}
+
+/// The host of an endpoint's URL.
+pub(super) fn base_host(endpoint: &Endpoint) -> &str {
+    let authority = authority(endpoint);
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+/// The port that an endpoint's URL says or means; of an SRV record the one that is connected to.
+pub(super) fn port(endpoint: &Endpoint) -> u16 {
+    if let Some((_, port)) = endpoint.via.first() {
+        return *port;
+    }
+    let host = base_host(endpoint);
+    let port = authority(endpoint).strip_prefix(host).and_then(|rest| rest.strip_prefix(':'));
+    let meant = if endpoint.base_url.starts_with("http://") { 80 } else { 443 };
+    port.and_then(|port| port.parse().ok()).unwrap_or(meant)
+}
+
+/// Host and port of an endpoint's URL, as they stand there.
+fn authority(endpoint: &Endpoint) -> &str {
+    let url = endpoint.base_url.as_str();
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or(rest)
+}
+
+/// The endpoint of a base URL for clients.
+fn endpoint_of(base_url: String) -> Endpoint {
+    let endpoint = Endpoint { host: String::new(), base_url, via: Vec::new() };
+    Endpoint { host: authority(&endpoint).to_owned(), ..endpoint }
+}
+
+/// Whether servers ask for a document of this name: it is a DNS name without a port.
+fn is_bare(server_name: &ServerName) -> bool {
+    matches!((server_name.host(), server_name.port()), (Host::Name(_), None))
+}
+
+/// The document at a path of `server_name`: `None` if nothing is there, and null for what is no JSON.
+fn fetch(outbound: &Outbound, server_name: &ServerName, path: &str) -> Option<Value> {
+    let answer = outbound.follow(&format!("https://{server_name}{path}"), None).ok()?;
+    if answer.status() != 200 {
+        return None;
+    }
+    let body = answer.read_at_most(MAX_DOCUMENT).ok()?.unwrap_or_default();
+    Some(serde_json::from_slice(&body).unwrap_or_default())
+}
+
+/// Where a document sends servers.
+fn read_server(document: &Value) -> Option<ServerName> {
+    ServerName::parse(document.get("m.server")?.as_str()?).ok()
+}
+
+/// Where a document sends clients.
+fn base_url(document: &Value) -> Option<String> {
+    let url = document.get("m.homeserver")?.get("base_url")?.as_str()?;
+    let parsed = url::Url::parse(url).ok()?;
+    let is_web = matches!(parsed.scheme(), "http" | "https") && parsed.has_host();
+    is_web.then(|| url.trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{SocketAddr, TcpListener};
+    use std::time::Duration;
+
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+    use super::*;
+    use crate::outbound::dns::Service;
+    use crate::outbound::{Guard, Limits};
+
+    /// DNS in which `example.org` on port 443 is one listener, and nothing else is anything.
+    #[derive(Debug)]
+    struct OnlyExampleOrg(SocketAddr);
+
+    impl Dns for OnlyExampleOrg {
+        fn addresses(&self, host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+            let is_it = (host, port) == ("example.org", 443);
+            is_it.then(|| vec![self.0]).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+        }
+
+        fn services(&self, _: &str) -> std::io::Result<Vec<Service>> {
+            Ok(Vec::new())
+        }
+    }
+
+    /// What is found where `example.org` answers these documents; an empty one is not there.
+    fn found(server: &'static str, client: &'static str) -> Delegation {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(["example.org".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        let (tls, listener) = (Arc::new(tls), TcpListener::bind("127.0.0.1:0").unwrap());
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&tls)).unwrap(), stream);
+                let mut request = [0; 4096];
+                let length = stream.read(&mut request).unwrap();
+                let request = String::from_utf8_lossy(&request[..length]).into_owned();
+                let document = if request.starts_with(&format!("GET {SERVER} ")) { server } else { client };
+                let status = if document.is_empty() { "404 Not Found" } else { "200 OK" };
+                let length = document.len();
+                write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{document}"
+                )
+                .unwrap();
+                stream.conn.send_close_notify();
+                stream.flush().unwrap();
+            }
+        });
+        let ca_file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(ca_file.path(), cert.pem()).unwrap();
+        let names: Arc<dyn Dns> = Arc::new(OnlyExampleOrg(address));
+        let limits = Limits { stall: Duration::from_secs(10), total: Some(Duration::from_secs(10)) };
+        let outbound =
+            Outbound::new(Guard::permit_all(), Some(("ca", ca_file.path())), limits, Arc::clone(&names))
+                .unwrap();
+        Delegation::find(&Config::defaults(ServerName::parse("example.org").unwrap()), &outbound, names)
+    }
+
+    #[test]
+    fn both_documents_are_followed() {
+        let client = r#"{"m.homeserver": {"base_url": "https://matrix.example.org/"}}"#;
+        let delegation = found(r#"{"m.server": "matrix.example.org:443"}"#, client);
+        assert_eq!(delegation.servers.base_url, "https://matrix.example.org:443");
+        assert_eq!(delegation.clients.base_url, "https://matrix.example.org");
+        assert_eq!(delegation.clients.host, "matrix.example.org");
+        assert!(delegation.is_one() && delegation.faults.is_empty(), "{delegation:?}");
+        assert!(delegation.leads_elsewhere(&ServerName::parse("example.org").unwrap()));
+    }
+
+    #[test]
+    fn without_documents_the_name_itself_is_where_they_go() {
+        let delegation = found("", "");
+        assert_eq!(delegation.servers.base_url, "https://example.org:8448");
+        assert_eq!(delegation.clients.base_url, "https://example.org");
+        assert!(!delegation.is_one() && delegation.faults.is_empty(), "{delegation:?}");
+        assert!(!delegation.leads_elsewhere(&ServerName::parse("example.org").unwrap()));
+    }
+
+    #[test]
+    fn documents_of_no_use_are_faults_and_so_is_one_without_the_other() {
+        let server = r#"{"m.server": "matrix.example.org:443"}"#;
+        for (server, client, words) in [
+            ("<html>", "", "/.well-known/matrix/server does not have the form"),
+            (r#"{"m.server": "https://matrix.example.org"}"#, "", "/.well-known/matrix/server does not have"),
+            (server, "<html>", "/.well-known/matrix/client does not have the form"),
+            (
+                server,
+                r#"{"m.homeserver": {"base_url": "matrix.example.org"}}"#,
+                "client does not have the form",
+            ),
+            (server, "", "servers are sent to https://matrix.example.org:443, clients are not"),
+        ] {
+            let faults = found(server, client).faults;
+            assert!(faults.iter().any(|fault| fault.contains(words)), "{words}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_and_ports_of_endpoints() {
+        for (url, host, expected) in [
+            ("https://example.org", "example.org", 443),
+            ("https://example.org:8448", "example.org", 8448),
+            ("http://example.org", "example.org", 80),
+            ("https://[::1]:8448", "[::1]", 8448),
+            ("https://[::1]", "[::1]", 443),
+            ("https://example.org/base", "example.org", 443),
+        ] {
+            let endpoint = endpoint_of(url.to_owned());
+            assert_eq!((base_host(&endpoint), port(&endpoint)), (host, expected), "{url}");
+        }
+        let srv = Endpoint {
+            via: vec![("a".to_owned(), 444)],
+            ..endpoint_of("https://example.org:8448".to_owned())
+        };
+        assert_eq!(port(&srv), 444);
+    }
+}

@@ -1,0 +1,49 @@
+//! What the command line does, apart from parsing it.
+
+mod bench_fill;
+mod check;
+mod delegation;
+pub mod demo;
+mod key;
+mod proxy_config;
+mod public;
+mod serve;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::Path;
+
+use crate::config::{self, Config, Loaded, Problems};
+use crate::federation::{KeyError, KeyFile, LoadedKey};
+
+pub use self::bench_fill::bench_fill;
+pub use self::check::check;
+pub use self::key::{KeySource, generate, import, show};
+pub use self::proxy_config::{Fallback, Proxy, ProxyOptions, TlsFiles, proxy_config};
+pub(crate) use self::serve::runtime;
+pub use self::serve::{LogFormat, serve};
+
+/// Why a command failed, in one line (several for a wrong configuration) that says what to do.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The configuration of `--config`, or of the default places, with the environment over it.
+pub fn load_config(given: Option<&Path>) -> Result<Loaded, Problems> {
+    // A variable that is not Unicode is none of ours.
+    let text =
+        |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    config::load(config::find(given).as_deref(), std::env::vars_os().filter_map(text))
+}
+
+/// The configuration for a command that keeps no log: oddities go to standard error.
+pub fn load_config_quietly(given: Option<&Path>) -> Result<Config, Failure> {
+    let loaded = load_config(given)?;
+    for warning in loaded.warnings {
+        writeln!(std::io::stderr(), "media-sidecar: {warning}")?;
+    }
+    Ok(loaded.config)
+}
+
+/// The signing key: the credential `signing.key` that systemd handed over, else the file that `homeserver.signing_key` names.
+fn load_signing_key(config: &Config) -> Result<LoadedKey, KeyError> {
+    KeyFile::locate(&config.homeserver.signing_key).load()
+}

@@ -1,0 +1,17 @@
+//! HTTP as this server speaks it: what is read from a request, what is written to a response, and the bytes of both bodies.
+//!
+//! Owns header text and status codes. Refuses to know why something is answered.
+
+pub(crate) mod access;
+pub(crate) mod conditions;
+pub(crate) mod disposition;
+pub(crate) mod drain;
+pub(crate) mod file_stream;
+pub(crate) mod listeners;
+pub(crate) mod multipart;
+pub(crate) mod probe_header;
+pub(crate) mod range;
+pub(crate) mod receive;
+pub(crate) mod request;
+pub(crate) mod response;
+pub(crate) mod write_timeout;

@@ -1,0 +1,372 @@
+//! Questions to DNS with a deadline.
+//!
+//! Owns the threads that wait for DNS: the system's resolver keeps no deadline of the caller's, so the caller stops waiting and
+//! the thread goes on. One thread for each question, however many ask it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use quick_cache::sync::Cache;
+use tokio::runtime::Handle;
+
+use super::{Dns, Service, literal};
+
+/// Threads that wait for DNS at the same time. glibc waits 10 s for one server that drops questions, longer for several.
+const MAX_THREADS: usize = 32;
+
+/// Stack of such a thread, bytes: the system's resolver loads plug-ins that may want more than musl's 128 KiB.
+const STACK: usize = 512 * 1024;
+
+/// A failure that took at least this long was silence.
+const SLOW: Duration = Duration::from_millis(1500);
+
+/// How long a question that met silence is not asked again.
+const SILENCE_KEPT: Duration = Duration::from_mins(1);
+
+/// Such questions remembered; about 100 bytes each.
+const MAX_SILENT: usize = 1024;
+
+/// Longest wait for the other hosts of a list once one of them is known.
+const OTHERS_TIME: Duration = Duration::from_secs(1);
+
+/// Asks [`Dns`], and waits for no answer longer than the caller wishes. Copies share the threads.
+#[derive(Clone)]
+pub(crate) struct Lookups(Arc<Shared>);
+
+/// What copies share.
+struct Shared {
+    /// Who knows.
+    names: Arc<dyn Dns>,
+    /// What is being asked.
+    under_way: Mutex<HashMap<Question, Slot>>,
+    /// Something was answered.
+    answered: Condvar,
+    /// What met silence, and until when it is not asked again.
+    silent: Cache<Question, Instant>,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Question {
+    /// Addresses of a host, for a port.
+    Addresses(String, u16),
+    /// SRV records of a name.
+    Services(String),
+}
+
+/// What is answered.
+#[derive(Clone, Debug)]
+enum Answer {
+    /// To [`Question::Addresses`].
+    Addresses(Vec<SocketAddr>),
+    /// To [`Question::Services`].
+    Services(Vec<Service>),
+}
+
+/// Where an answer appears. Errors by kind and words, so that all who asked get them.
+type Slot = Arc<OnceLock<Result<Answer, (io::ErrorKind, String)>>>;
+
+impl<N: Dns> From<Arc<N>> for Lookups {
+    fn from(names: Arc<N>) -> Self {
+        let names: Arc<dyn Dns> = names;
+        Self::from(names)
+    }
+}
+
+impl From<Arc<dyn Dns>> for Lookups {
+    fn from(names: Arc<dyn Dns>) -> Self {
+        Self(Arc::new(Shared {
+            names,
+            under_way: Mutex::default(),
+            answered: Condvar::new(),
+            silent: Cache::new(MAX_SILENT),
+        }))
+    }
+}
+
+impl Lookups {
+    /// The addresses of each of these hosts, waiting until then at most; once one is known, not much longer for the others.
+    ///
+    /// # Errors
+    /// Of each host its own: `TimedOut` when DNS is silent.
+    pub(crate) fn addresses(
+        &self,
+        hosts: &[(String, u16)],
+        until: Instant,
+    ) -> Vec<io::Result<Vec<SocketAddr>>> {
+        let questions: Vec<_> =
+            hosts.iter().map(|(host, port)| Question::Addresses(host.clone(), *port)).collect();
+        let addresses = |answer| match answer {
+            Answer::Addresses(addresses) => addresses,
+            Answer::Services(_) => Vec::new(),
+        };
+        self.ask(&questions, until).into_iter().map(|answer| answer.map(addresses)).collect()
+    }
+
+    /// The SRV records of `name`, waiting until then at most.
+    ///
+    /// # Errors
+    /// `TimedOut` when DNS is silent.
+    pub(crate) fn services(&self, name: &str, until: Instant) -> io::Result<Vec<Service>> {
+        let answer = self.ask(&[Question::Services(name.to_owned())], until).pop();
+        match answer.unwrap_or_else(|| Err(silence()))? {
+            Answer::Services(services) => Ok(services),
+            Answer::Addresses(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// The answers to all these questions, asked at the same time.
+    fn ask(&self, questions: &[Question], until: Instant) -> Vec<io::Result<Answer>> {
+        let started = Instant::now();
+        let mut slots: Vec<Option<Slot>> = questions.iter().map(|question| self.at_once(question)).collect();
+        let (mut until, mut is_one_known) = (until, false);
+        let mut under_way = self.under_way();
+        loop {
+            for (question, slot) in questions.iter().zip(&mut slots) {
+                if slot.is_none() {
+                    *slot = self.begin(question, &mut under_way);
+                }
+            }
+            let answers = || slots.iter().map(|slot| slot.as_ref().and_then(|slot| slot.get()));
+            if !is_one_known && answers().any(|answer| answer.is_some_and(Result::is_ok)) {
+                is_one_known = true;
+                until = Instant::now().checked_add(OTHERS_TIME).map_or(until, |soon| until.min(soon));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || answers().all(|answer| answer.is_some()) {
+                let is_silent = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.get().is_none());
+                let unanswered = questions.iter().zip(&slots).filter(|(_, slot)| is_silent(slot));
+                // Who asks next does not wait as long again. What waited for a thread was not asked.
+                if started.elapsed() >= SLOW {
+                    unanswered.for_each(|(question, _)| self.0.met_silence(question));
+                }
+                return answers().map(|answer| outcome(answer.cloned())).collect();
+            }
+            let waited = self.0.answered.wait_timeout(under_way, left);
+            (under_way, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// What needs no waiting: literals, and what met silence a moment ago.
+    fn at_once(&self, question: &Question) -> Option<Slot> {
+        let answer = match question {
+            Question::Addresses(host, _) if literal(host).is_some() => self.0.answer(question),
+            Question::Addresses(..) | Question::Services(_) => {
+                self.0.silent.get(question).filter(|until| Instant::now() < *until)?;
+                Err((io::ErrorKind::TimedOut, "DNS did not answer a moment ago".to_owned()))
+            }
+        };
+        Some(Arc::new(OnceLock::from(answer)))
+    }
+
+    /// Where the answer to `question` will appear: somebody asks it, or a thread is free to. `None` when it must wait for one.
+    fn begin(&self, question: &Question, under_way: &mut HashMap<Question, Slot>) -> Option<Slot> {
+        if let Some(slot) = under_way.get(question) {
+            return Some(Arc::clone(slot));
+        }
+        if under_way.len() >= MAX_THREADS {
+            return None;
+        }
+        let slot = Slot::default();
+        let (shared, asked, answer) = (Arc::clone(&self.0), question.clone(), Arc::clone(&slot));
+        let runtime = Handle::try_current().ok();
+        // Made in the thread: dropped here, where the table is locked, it would wait for ever.
+        let work = move || {
+            let _runtime = runtime.as_ref().map(Handle::enter);
+            Asking { shared, question: asked, slot: answer }.ask();
+        };
+        match thread::Builder::new().name("dns".to_owned()).stack_size(STACK).spawn(work) {
+            Ok(_detached) => {
+                under_way.insert(question.clone(), Arc::clone(&slot));
+                Some(slot)
+            }
+            Err(error) => Some(Arc::new(OnceLock::from(Err((error.kind(), error.to_string()))))),
+        }
+    }
+
+    /// What is being asked.
+    fn under_way(&self) -> MutexGuard<'_, HashMap<Question, Slot>> {
+        self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// Asks. Blocks for as long as DNS takes.
+    fn answer(&self, question: &Question) -> Result<Answer, (io::ErrorKind, String)> {
+        let answer = match question {
+            Question::Addresses(host, port) => self.names.addresses(host, *port).map(Answer::Addresses),
+            Question::Services(name) => self.names.services(name).map(Answer::Services),
+        };
+        answer.map_err(|error| (error.kind(), error.to_string()))
+    }
+
+    /// Notes that a question is not to be asked again for a while.
+    fn met_silence(&self, question: &Question) {
+        if let Some(until) = Instant::now().checked_add(SILENCE_KEPT) {
+            self.silent.insert(question.clone(), until);
+        }
+    }
+}
+
+/// A thread that asks. Dropped, whatever happened, it leaves nobody waiting.
+struct Asking {
+    /// Where it is noted.
+    shared: Arc<Shared>,
+    /// What it asks.
+    question: Question,
+    /// Where the answer goes.
+    slot: Slot,
+}
+
+impl Asking {
+    /// Asks, and remembers silence.
+    fn ask(self) {
+        let started = Instant::now();
+        let answer = self.shared.answer(&self.question);
+        let is_silence = |kind: io::ErrorKind| kind == io::ErrorKind::TimedOut || started.elapsed() >= SLOW;
+        match &answer {
+            Ok(_late) => drop(self.shared.silent.remove(&self.question)),
+            Err((kind, _)) if is_silence(*kind) => self.shared.met_silence(&self.question),
+            Err(_) => {}
+        }
+        self.slot.get_or_init(|| answer);
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.slot.get_or_init(|| Err((io::ErrorKind::Other, "the lookup failed".to_owned())));
+        self.shared.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.question);
+        self.shared.answered.notify_all();
+    }
+}
+
+/// What came of a question.
+fn outcome(answer: Option<Result<Answer, (io::ErrorKind, String)>>) -> io::Result<Answer> {
+    match answer {
+        Some(answer) => answer.map_err(|(kind, words)| io::Error::new(kind, words)),
+        None => Err(silence()),
+    }
+}
+
+/// No answer in time.
+fn silence() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "DNS does not answer in time")
+}
+
+impl fmt::Debug for Lookups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lookups").field(&self.0.names).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Answers `quick*` at once and `none*` that there is none; other names only when the gate is opened.
+    #[derive(Debug, Default)]
+    struct Slow {
+        gate: Mutex<()>,
+        asked: AtomicUsize,
+    }
+
+    impl Dns for Slow {
+        fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+            if let Some(address) = literal(host) {
+                return Ok(vec![SocketAddr::new(address, port)]);
+            }
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            if host.starts_with("none") {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            if !host.starts_with("quick") {
+                drop(self.gate.lock().unwrap());
+            }
+            Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))])
+        }
+
+        fn services(&self, name: &str) -> io::Result<Vec<Service>> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            assert_ne!(name, "panics");
+            Err(io::ErrorKind::TimedOut.into())
+        }
+    }
+
+    fn soon() -> Instant {
+        Instant::now().checked_add(Duration::from_millis(20)).unwrap()
+    }
+
+    fn later() -> Instant {
+        Instant::now().checked_add(Duration::from_secs(30)).unwrap()
+    }
+
+    fn hosts(names: &[&str]) -> Vec<(String, u16)> {
+        names.iter().map(|name| ((*name).to_owned(), 1)).collect()
+    }
+
+    #[test]
+    fn nobody_waits_past_the_deadline_and_one_question_takes_one_thread() {
+        let names = Arc::new(Slow::default());
+        let lookups = Lookups::from(Arc::clone(&names));
+        let shut = names.gate.lock().unwrap();
+        for _ in 0..3 {
+            let found = lookups.addresses(&hosts(&["dropped"]), soon()).pop().unwrap();
+            assert_eq!(found.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        }
+        assert_eq!(names.asked.load(Ordering::SeqCst), 1);
+        drop(shut);
+        assert!(lookups.addresses(&hosts(&["dropped"]), later()).pop().unwrap().is_ok());
+    }
+
+    #[test]
+    fn literals_and_others_are_answered_while_one_name_is_silent() {
+        let names = Arc::new(Slow::default());
+        let lookups = Lookups::from(Arc::clone(&names));
+        let _shut = names.gate.lock().unwrap();
+        let found = lookups.addresses(&hosts(&["dropped", "quick", "none", "[::1]"]), later());
+        let kinds: Vec<_> = found.iter().map(|found| found.as_ref().err().map(io::Error::kind)).collect();
+        assert_eq!(kinds, [Some(io::ErrorKind::TimedOut), None, Some(io::ErrorKind::NotFound), None]);
+    }
+
+    #[test]
+    fn with_all_threads_silent_further_questions_end_in_time_and_literals_go_on() {
+        let names = Arc::new(Slow::default());
+        let lookups = Lookups::from(Arc::clone(&names));
+        let shut = names.gate.lock().unwrap();
+        let silent: Vec<String> = (0..MAX_THREADS).map(|number| format!("dropped{number}")).collect();
+        let silent: Vec<&str> = silent.iter().map(String::as_str).collect();
+        assert!(lookups.addresses(&hosts(&silent), soon()).iter().all(Result::is_err));
+        assert!(lookups.addresses(&hosts(&["quick"]), soon()).pop().unwrap().is_err());
+        assert!(lookups.addresses(&hosts(&["127.0.0.1"]), soon()).pop().unwrap().is_ok());
+        drop(shut);
+        assert!(lookups.addresses(&hosts(&["quick"]), later()).pop().unwrap().is_ok());
+    }
+
+    #[test]
+    fn what_met_silence_is_not_asked_again_at_once_and_what_is_absent_is() {
+        let names = Arc::new(Slow::default());
+        let lookups = Lookups::from(Arc::clone(&names));
+        for _ in 0..3 {
+            assert_eq!(lookups.services("silent", later()).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        }
+        assert_eq!(names.asked.load(Ordering::SeqCst), 1);
+        // One that comes while the thread of the one before ends shares its answer.
+        while names.asked.load(Ordering::SeqCst) < 3 {
+            assert!(lookups.addresses(&hosts(&["none"]), later()).pop().unwrap().is_err());
+        }
+    }
+
+    #[test]
+    fn a_resolver_that_panics_leaves_nobody_waiting() {
+        let lookups = Lookups::from(Arc::new(Slow::default()));
+        assert_eq!(lookups.services("panics", later()).unwrap_err().kind(), io::ErrorKind::Other);
+    }
+}

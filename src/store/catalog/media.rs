@@ -1,0 +1,475 @@
+//! Questions about media IDs.
+
+use std::time::Duration;
+
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
+
+use super::Catalog;
+use crate::error::Result;
+use crate::matrix::{Expiry, Mxc, Timestamp, UserId};
+use crate::store::sha256::Sha256;
+
+/// How much later an access must be than the one written, to be written.
+const ACCESS_GRAIN: Duration = Duration::from_hours(24);
+
+/// What the catalog knows about a media ID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Media {
+    /// Whether and with what it is filled.
+    pub(crate) content: Content,
+    /// Uploader, for local media.
+    pub(crate) user_id: Option<UserId>,
+    /// When the ID was made here, or the remote file fetched.
+    pub(crate) created: Timestamp,
+    /// Whether it may be served without a token.
+    pub(crate) open: bool,
+}
+
+/// What a media ID holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Created, not filled (MSC2246).
+    Pending {
+        /// When the ID ends.
+        expires: Expiry,
+    },
+    /// Filled, once and for all.
+    Stored(Filled),
+}
+
+/// What a media ID is filled with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Filled {
+    /// Name of the blob.
+    pub(crate) sha256: Sha256,
+    /// Its length, bytes.
+    pub(crate) size: u64,
+    /// As the uploader claimed it.
+    pub(crate) content_type: String,
+    /// File name as the uploader gave it.
+    pub(crate) upload_name: Option<String>,
+}
+
+/// A row to be written for media that is complete.
+#[derive(Clone, Debug)]
+pub(crate) struct NewMedia {
+    /// Its address.
+    pub(crate) mxc: Mxc,
+    /// Its content, whose blob is durable and claimed.
+    pub(crate) filled: Filled,
+    /// Uploader, for local media.
+    pub(crate) user_id: Option<UserId>,
+    /// Now.
+    pub(crate) created: Timestamp,
+    /// Whether it may be served without a token.
+    pub(crate) open: bool,
+}
+
+/// What media is kept for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Itself.
+    Media,
+    /// The preview that names it, and no longer than that.
+    PreviewImage,
+}
+
+/// An ID to be created and filled later.
+#[derive(Clone, Debug)]
+pub(crate) struct Reservation {
+    /// The new address.
+    pub(crate) mxc: Mxc,
+    /// Who may fill it.
+    pub(crate) user_id: UserId,
+    /// Now.
+    pub(crate) created: Timestamp,
+    /// When it ends unfilled. What would end later was written by a clock that was wrong, and does not count.
+    pub(crate) expires: Expiry,
+    /// Most pending IDs the user may hold, this one included.
+    pub(crate) limit: u32,
+}
+
+/// How a reservation went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reserved {
+    /// The ID exists.
+    Done,
+    /// The user has too many pending; the first of them ends then.
+    TooMany {
+        /// When the next place is free.
+        next_free: Timestamp,
+    },
+}
+
+impl Catalog {
+    /// What is known about `mxc`.
+    pub(crate) fn media(&self, mxc: &Mxc) -> Result<Option<Media>> {
+        self.readers.ask(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT sha256, size, content_type, upload_name, user_id, created_ms, expires_ms, open
+                     FROM media WHERE server_name = ?1 AND media_id = ?2",
+                )?
+                .query_row([mxc.server_name.as_str(), mxc.media_id.as_str()], read_media)
+                .optional()
+        })
+    }
+
+    /// Adds complete media. An ID that is known stays as it is; the answer says whether a row was added.
+    pub(crate) fn add(&self, media: NewMedia) -> Result<bool> {
+        self.writer.write(move |connection| insert_media(connection, &media, Purpose::Media))
+    }
+
+    /// Gives the row of remote media, whose blob was lost, what was fetched anew. Who may see it stays, and when it came if the bytes
+    /// are the same. Says whether there is such a row.
+    pub(crate) fn refill(&self, media: NewMedia) -> Result<bool> {
+        let NewMedia { mxc, filled, created, .. } = media;
+        let is_refilled = self.writer.write(move |connection| {
+            let changed = connection
+                .prepare_cached(
+                    "UPDATE media SET created_ms = iif(sha256 = :sha256, created_ms, :created),
+                                      sha256 = :sha256, size = :size, content_type = :content_type,
+                                      upload_name = :upload_name
+                     WHERE server_name = :server_name AND media_id = :media_id
+                       AND sha256 IS NOT NULL AND user_id IS NULL",
+                )?
+                .execute(named_params! {
+                    ":sha256": filled.sha256.as_bytes(),
+                    ":size": sql_size(filled.size),
+                    ":content_type": filled.content_type,
+                    ":created": created.0,
+                    ":upload_name": filled.upload_name,
+                    ":server_name": mxc.server_name.as_str(),
+                    ":media_id": mxc.media_id.as_str(),
+                })?;
+            Ok(changed == 1)
+        })?;
+        self.note_removal();
+        Ok(is_refilled)
+    }
+
+    /// Adds many at once, durable together. Says how many rows were added.
+    pub(crate) fn add_many(&self, media: Vec<NewMedia>) -> Result<usize> {
+        self.writer.write(move |connection| {
+            let mut added = 0_usize;
+            for media in &media {
+                added = added.saturating_add(usize::from(insert_media(connection, media, Purpose::Media)?));
+            }
+            Ok(added)
+        })
+    }
+
+    /// Creates a pending ID unless its user holds too many.
+    pub(crate) fn reserve(&self, reservation: Reservation) -> Result<Reserved> {
+        self.writer.write(move |connection| {
+            let Reservation { mxc, user_id, created, expires, limit } = &reservation;
+            let (held, next_free): (u32, Option<i64>) = connection
+                .prepare_cached(
+                    "SELECT count(*), min(expires_ms) FROM media
+                     WHERE sha256 IS NULL AND user_id = ?1 AND expires_ms > ?2 AND expires_ms <= ?3",
+                )?
+                .query_row((user_id.as_str(), created.0, expires.time().0), |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })?;
+            if held >= *limit {
+                return Ok(Reserved::TooMany { next_free: Timestamp(next_free.unwrap_or(expires.time().0)) });
+            }
+            connection
+                .prepare_cached(
+                    "INSERT INTO media (server_name, media_id, content_type, user_id, created_ms, expires_ms,
+                                        last_access_ms, open)
+                     VALUES (?1, ?2, '', ?3, ?4, ?5, ?4, 0)",
+                )?
+                .execute((
+                    mxc.server_name.as_str(),
+                    mxc.media_id.as_str(),
+                    user_id.as_str(),
+                    created.0,
+                    expires.time().0,
+                ))?;
+            Ok(Reserved::Done)
+        })
+    }
+
+    /// Fills a pending ID that has not expired by `now`. Says whether it did: `false` means that it is filled, expired or
+    /// gone.
+    pub(crate) fn fill(&self, mxc: &Mxc, filled: Filled, now: Timestamp, open: bool) -> Result<bool> {
+        let mxc = mxc.clone();
+        self.writer.write(move |connection| {
+            let changed = connection
+                .prepare_cached(
+                    "UPDATE media SET sha256 = :sha256, size = :size, content_type = :content_type,
+                                      upload_name = :upload_name, expires_ms = NULL, last_access_ms = :now, open = :open
+                     WHERE server_name = :server_name AND media_id = :media_id AND sha256 IS NULL AND expires_ms > :now",
+                )?
+                .execute(named_params! {
+                    ":sha256": filled.sha256.as_bytes(),
+                    ":size": sql_size(filled.size),
+                    ":content_type": filled.content_type,
+                    ":upload_name": filled.upload_name,
+                    ":server_name": mxc.server_name.as_str(),
+                    ":media_id": mxc.media_id.as_str(),
+                    ":now": now.0,
+                    ":open": open,
+                })?;
+            Ok(changed == 1)
+        })
+    }
+
+    /// Forgets pending IDs that ended before `before`. Says how many.
+    pub(crate) fn forget_expired(&self, before: Timestamp) -> Result<usize> {
+        self.writer.write(move |connection| {
+            connection.execute("DELETE FROM media WHERE sha256 IS NULL AND expires_ms <= ?1", [before.0])
+        })
+    }
+
+    /// Forgets an ID.
+    #[cfg(test)]
+    pub(crate) fn forget(&self, mxc: &Mxc) -> Result<()> {
+        let mxc = mxc.clone();
+        self.writer.write(move |connection| {
+            connection
+                .prepare_cached("DELETE FROM media WHERE server_name = ?1 AND media_id = ?2")?
+                .execute([mxc.server_name.as_str(), mxc.media_id.as_str()])
+                .map(drop)
+        })?;
+        self.note_removal();
+        Ok(())
+    }
+
+    /// Whether any row refers to a blob.
+    pub(crate) fn refers_to(&self, sha256: &Sha256) -> Result<bool> {
+        self.readers.ask(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)
+                         OR EXISTS (SELECT 1 FROM thumbnail WHERE sha256 = ?1)",
+                )?
+                .query_row([sha256.as_bytes()], |row| row.get(0))
+        })
+    }
+
+    /// Notes when media was last served, many at once; only where what is written is more than [`ACCESS_GRAIN`] older, as
+    /// `relatime` has it: a card wears with each write.
+    pub(crate) fn touch(&self, accesses: Vec<(Mxc, Timestamp)>) -> Result<()> {
+        self.writer.write(move |connection| {
+            let mut statement = connection.prepare_cached(
+                "UPDATE media SET last_access_ms = ?3
+                 WHERE server_name = ?1 AND media_id = ?2 AND last_access_ms < ?4",
+            )?;
+            for (mxc, at) in &accesses {
+                let stale = at.before(ACCESS_GRAIN).0;
+                statement.execute((mxc.server_name.as_str(), mxc.media_id.as_str(), at.0, stale))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// When media was last served, as far as written.
+    #[cfg(test)]
+    pub(crate) fn last_access(&self, mxc: &Mxc) -> Result<Option<Timestamp>> {
+        self.readers.ask(|connection| {
+            connection
+                .query_row(
+                    "SELECT last_access_ms FROM media WHERE server_name = ?1 AND media_id = ?2",
+                    [mxc.server_name.as_str(), mxc.media_id.as_str()],
+                    |row| row.get(0).map(Timestamp),
+                )
+                .optional()
+        })
+    }
+}
+
+/// Writes the row of complete media unless its ID is known. Says whether it did.
+pub(super) fn insert_media(
+    connection: &Connection,
+    media: &NewMedia,
+    purpose: Purpose,
+) -> rusqlite::Result<bool> {
+    let NewMedia { mxc, filled, user_id, created, open } = media;
+    let added = connection
+        .prepare_cached(
+            "INSERT INTO media (server_name, media_id, sha256, size, content_type, upload_name, user_id,
+                                created_ms, last_access_ms, open, preview)
+             VALUES (:server_name, :media_id, :sha256, :size, :content_type, :upload_name, :user_id,
+                     :created, :created, :open, :preview)
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute(named_params! {
+            ":server_name": mxc.server_name.as_str(),
+            ":media_id": mxc.media_id.as_str(),
+            ":sha256": filled.sha256.as_bytes(),
+            ":size": sql_size(filled.size),
+            ":content_type": filled.content_type,
+            ":upload_name": filled.upload_name,
+            ":user_id": user_id.as_ref().map(UserId::as_str),
+            ":created": created.0,
+            ":open": open,
+            ":preview": purpose == Purpose::PreviewImage,
+        })?;
+    Ok(added == 1)
+}
+
+/// One row in the order of [`Catalog::media`].
+fn read_media(row: &Row<'_>) -> rusqlite::Result<Media> {
+    let content = match (row.get::<_, Option<[u8; 32]>>(0)?, row.get::<_, Option<i64>>(6)?) {
+        (Some(sha256), _) => Content::Stored(Filled {
+            sha256: Sha256::from_bytes(sha256),
+            size: row
+                .get::<_, i64>(1)?
+                .try_into()
+                .map_err(|_negative| rusqlite::Error::IntegralValueOutOfRange(1, -1))?,
+            content_type: row.get(2)?,
+            upload_name: row.get(3)?,
+        }),
+        (None, Some(expires)) => Content::Pending { expires: Expiry::at(Timestamp(expires)) },
+        (None, None) => {
+            return Err(rusqlite::Error::InvalidColumnType(6, "expires_ms".to_owned(), Type::Null));
+        }
+    };
+    let user_id: Option<String> = row.get(4)?;
+    Ok(Media {
+        content,
+        user_id: user_id.as_deref().map(UserId::new),
+        created: Timestamp(row.get(5)?),
+        open: row.get(7)?,
+    })
+}
+
+/// A size in `SQLite`'s 63 bits.
+pub(super) fn sql_size(size: u64) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::{MediaId, ServerName};
+
+    /// A catalog in a folder that goes with the first value.
+    fn catalog() -> (tempfile::TempDir, Catalog) {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(folder.path()).unwrap();
+        (folder, catalog)
+    }
+
+    fn mxc(media_id: &str) -> Mxc {
+        Mxc {
+            server_name: ServerName::parse("example.org").unwrap(),
+            media_id: MediaId::parse(media_id).unwrap(),
+        }
+    }
+
+    fn filled(byte: u8) -> Filled {
+        Filled {
+            sha256: Sha256::from_bytes([byte; 32]),
+            size: u64::from(byte),
+            content_type: "image/png".to_owned(),
+            upload_name: Some("ü.png".to_owned()),
+        }
+    }
+
+    fn new_media(media_id: &str, byte: u8) -> NewMedia {
+        NewMedia {
+            mxc: mxc(media_id),
+            filled: filled(byte),
+            user_id: Some(UserId::new("@a:example.org")),
+            created: Timestamp(1000),
+            open: true,
+        }
+    }
+
+    fn reservation(media_id: &str, created: i64) -> Reservation {
+        Reservation {
+            mxc: mxc(media_id),
+            user_id: UserId::new("@a:example.org"),
+            created: Timestamp(created),
+            expires: Expiry::at(Timestamp(created).after(Duration::from_millis(100))),
+            limit: 2,
+        }
+    }
+
+    #[test]
+    fn added_media_is_found_as_it_was_and_never_replaced() {
+        let (_folder, catalog) = catalog();
+        assert_eq!(catalog.media(&mxc("a")).unwrap(), None);
+        assert!(catalog.add(new_media("a", 1)).unwrap());
+        assert!(!catalog.add(new_media("a", 2)).unwrap());
+        let media = catalog.media(&mxc("a")).unwrap().unwrap();
+        assert_eq!(media.content, Content::Stored(filled(1)));
+        assert_eq!(media.user_id, Some(UserId::new("@a:example.org")));
+        assert!(media.open);
+    }
+
+    #[test]
+    fn many_are_added_together_and_known_ids_stay_as_they_are() {
+        let (_folder, catalog) = catalog();
+        assert!(catalog.add(new_media("a", 1)).unwrap());
+        let many = vec![new_media("a", 2), new_media("b", 2), new_media("c", 2)];
+        assert_eq!(catalog.add_many(many).unwrap(), 2);
+        let content = |id| catalog.media(&mxc(id)).unwrap().unwrap().content;
+        assert_eq!([content("a"), content("b")], [Content::Stored(filled(1)), Content::Stored(filled(2))]);
+    }
+
+    #[test]
+    fn a_pending_id_is_filled_once() {
+        let (_folder, catalog) = catalog();
+        assert_eq!(catalog.reserve(reservation("p", 0)).unwrap(), Reserved::Done);
+        let pending = catalog.media(&mxc("p")).unwrap().unwrap();
+        assert_eq!(pending.content, Content::Pending { expires: Expiry::at(Timestamp(100)) });
+        assert!(catalog.fill(&mxc("p"), filled(3), Timestamp(99), false).unwrap());
+        assert!(!catalog.fill(&mxc("p"), filled(4), Timestamp(99), true).unwrap());
+        let media = catalog.media(&mxc("p")).unwrap().unwrap();
+        assert_eq!(media.content, Content::Stored(filled(3)));
+        assert!(!media.open);
+    }
+
+    #[test]
+    fn an_expired_id_is_not_filled_and_is_forgotten() {
+        let (_folder, catalog) = catalog();
+        catalog.reserve(reservation("p", 0)).unwrap();
+        assert!(!catalog.fill(&mxc("p"), filled(3), Timestamp(100), true).unwrap());
+        assert_eq!(catalog.forget_expired(Timestamp(99)).unwrap(), 0);
+        assert_eq!(catalog.forget_expired(Timestamp(100)).unwrap(), 1);
+        assert_eq!(catalog.media(&mxc("p")).unwrap(), None);
+    }
+
+    #[test]
+    fn pending_ids_of_a_user_are_limited_until_one_ends() {
+        let (_folder, catalog) = catalog();
+        catalog.reserve(reservation("a", 0)).unwrap();
+        catalog.reserve(reservation("b", 10)).unwrap();
+        let refused = catalog.reserve(reservation("c", 20)).unwrap();
+        assert_eq!(refused, Reserved::TooMany { next_free: Timestamp(100) });
+        assert_eq!(catalog.reserve(reservation("c", 100)).unwrap(), Reserved::Done);
+        // Written while the clock was ahead.
+        catalog.reserve(reservation("x", 9000)).unwrap();
+        catalog.reserve(reservation("y", 9000)).unwrap();
+        assert_eq!(catalog.reserve(reservation("e", 150)).unwrap(), Reserved::Done);
+        let other = Reservation { user_id: UserId::new("@b:example.org"), ..reservation("d", 20) };
+        assert_eq!(catalog.reserve(other).unwrap(), Reserved::Done);
+    }
+
+    #[test]
+    fn references_are_counted_over_ids() {
+        let (_folder, catalog) = catalog();
+        let sha256 = filled(1).sha256;
+        assert!(!catalog.refers_to(&sha256).unwrap());
+        catalog.add(new_media("a", 1)).unwrap();
+        catalog.add(new_media("b", 1)).unwrap();
+        assert!(catalog.refers_to(&sha256).unwrap());
+    }
+
+    #[test]
+    fn last_access_moves_forward_by_days_and_unknown_ids_do_not_matter() {
+        let (_folder, catalog) = catalog();
+        let created = Timestamp(1000);
+        catalog.add(new_media("a", 1)).unwrap();
+        let (day, later) = (created.after(ACCESS_GRAIN), created.after(ACCESS_GRAIN * 2));
+        for (at, written) in [(day, created), (later, later), (day, later), (created, later)] {
+            catalog.touch(vec![(mxc("a"), at), (mxc("z"), at)]).unwrap();
+            assert_eq!(catalog.last_access(&mxc("a")).unwrap(), Some(written));
+        }
+    }
+}

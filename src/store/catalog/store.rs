@@ -1,0 +1,196 @@
+//! Questions about the store as a whole: which blob directory belongs to this catalog, and what lies there without a row.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use rusqlite::{Connection, OpenFlags};
+
+use super::connection::PATIENCE;
+use super::{Catalog, MigrationError, NEWEST, unopened};
+use crate::error::Result;
+use crate::store::sha256::Sha256;
+
+/// What a catalog and its blob directory have in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StoreId([u8; 16]);
+
+impl StoreId {
+    /// 32 lower-case hex digits.
+    pub(crate) fn from_hex(text: &str) -> Option<Self> {
+        HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok().map(Self)
+    }
+}
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        HEXLOWER.encode_display(&self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where a blob without a row lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In `blobs/`, where it was found.
+    Blobs,
+    /// In `orphans/`, where it was moved.
+    Orphans,
+}
+
+/// Which store the catalog at `path` belongs to, if it is new enough to know, and whether it has media. The file is not changed;
+/// `SQLite` may make its `-shm` beside it.
+///
+/// # Errors
+/// When it cannot be read, is damaged, or a newer version's.
+pub(crate) fn peek(path: &Path) -> Result<(Option<StoreId>, bool)> {
+    let look = || {
+        // A log that a crash left is read only by one who may write.
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+            .or_else(|_| Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY))?;
+        connection.busy_timeout(PATIENCE)?;
+        let version: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if version == 0 {
+            return Ok((None, false));
+        }
+        if version > NEWEST {
+            return Err(MigrationError::Newer);
+        }
+        let has_media = "SELECT EXISTS (SELECT 1 FROM media WHERE sha256 IS NOT NULL)";
+        let has_media = connection.query_row(has_media, [], |row| row.get(0))?;
+        if version < FIRST_WITH_ID {
+            return Ok((None, has_media));
+        }
+        let id = connection.query_row("SELECT id FROM store", [], |row| row.get(0).map(StoreId))?;
+        Ok((Some(id), has_media))
+    };
+    look().map_err(unopened)
+}
+
+/// The migration that brought the table `store`.
+const FIRST_WITH_ID: u32 = 6;
+
+impl Catalog {
+    /// Which store this catalog belongs to, and how far both have counted: at each opening, by the hour, at the end.
+    pub(crate) fn store_id(&self) -> Result<(StoreId, i64)> {
+        self.readers.ask(|connection| {
+            connection.query_row("SELECT id, openings FROM store", [], |row| {
+                Ok((StoreId(row.get(0)?), row.get(1)?))
+            })
+        })
+    }
+
+    /// Writes how far the store has counted.
+    pub(crate) fn set_openings(&self, openings: i64) -> Result<()> {
+        self.writer.write(move |connection| {
+            connection.execute("UPDATE store SET openings = ?1", [openings]).map(drop)
+        })
+    }
+
+    /// Notes blobs that were found in `blobs/` without a row. Those that are noted already stay as they are; `is_kept` says that
+    /// they are never to be removed.
+    pub(crate) fn note_orphans(&self, found: Vec<Sha256>, is_kept: bool) -> Result<()> {
+        self.writer.write(move |connection| {
+            let mut statement = connection.prepare_cached(
+                "INSERT INTO orphan (sha256, is_aside, is_kept, age_ms) VALUES (?1, 0, ?2, 0)
+                 ON CONFLICT DO UPDATE SET is_kept = max(is_kept, excluded.is_kept)",
+            )?;
+            for sha256 in &found {
+                statement.execute((sha256.as_bytes(), is_kept))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// How many of the orphans in `blobs/` are never removed by themselves.
+    pub(crate) fn kept_orphans(&self) -> Result<u64> {
+        let question = "SELECT count(*) FROM orphan WHERE is_aside = 0 AND is_kept = 1";
+        let kept: i64 =
+            self.readers.ask(|connection| connection.query_row(question, [], |row| row.get(0)))?;
+        Ok(kept.try_into().unwrap_or(0))
+    }
+
+    /// Whether a blob in `blobs/` is noted as one without a row.
+    pub(crate) fn is_orphan(&self, sha256: &Sha256) -> Result<bool> {
+        self.readers.ask(|connection| {
+            connection
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM orphan WHERE sha256 = ?1 AND is_aside = 0)")?
+                .query_row([sha256.as_bytes()], |row| row.get(0))
+        })
+    }
+
+    /// Has none of the orphans in `blobs/` removed by itself.
+    pub(crate) fn keep_orphans(&self) -> Result<()> {
+        self.writer.write(|connection| {
+            connection.execute("UPDATE orphan SET is_kept = 1 WHERE is_aside = 0", []).map(drop)
+        })
+    }
+
+    /// Forgets orphans: they have a row, or are gone.
+    pub(crate) fn forget_orphans(&self, sha256: Vec<Sha256>) -> Result<()> {
+        self.writer.write(move |connection| {
+            let mut statement = connection.prepare_cached("DELETE FROM orphan WHERE sha256 = ?1")?;
+            for sha256 in &sha256 {
+                statement.execute([sha256.as_bytes()])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Notes that orphans were moved to `orphans/`: their time there begins.
+    pub(crate) fn set_orphans_aside(&self, sha256: Vec<Sha256>) -> Result<()> {
+        self.writer.write(move |connection| {
+            let mut statement =
+                connection.prepare_cached("UPDATE orphan SET is_aside = 1, age_ms = 0 WHERE sha256 = ?1")?;
+            for sha256 in &sha256 {
+                statement.execute([sha256.as_bytes()])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes all orphans that are not kept older by the time the service has run since the last call. Says whether there are any.
+    pub(crate) fn age_orphans(&self, by: Duration) -> Result<bool> {
+        let has_orphans = self.readers.ask(|connection| {
+            connection
+                .query_row("SELECT EXISTS (SELECT 1 FROM orphan WHERE is_kept = 0)", [], |row| row.get(0))
+        })?;
+        if has_orphans {
+            let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+            self.writer.write(move |connection| {
+                connection.execute("UPDATE orphan SET age_ms = age_ms + ?1 WHERE is_kept = 0", [by]).map(drop)
+            })?;
+        }
+        Ok(has_orphans)
+    }
+
+    /// At most `limit` orphans in `place` that are `age` old and may be dealt with, those after `after` in the order of their
+    /// names.
+    pub(crate) fn old_orphans(
+        &self,
+        place: Place,
+        age: Duration,
+        after: Option<Sha256>,
+        limit: u32,
+    ) -> Result<Vec<Sha256>> {
+        let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        let after = after.map_or_else(Vec::new, |sha256| sha256.as_bytes().to_vec());
+        self.readers.ask(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT sha256 FROM orphan
+                 WHERE is_aside = ?1 AND is_kept = 0 AND age_ms >= ?2 AND sha256 > ?3
+                 ORDER BY sha256 LIMIT ?4",
+            )?;
+            let rows = statement.query_map((place == Place::Orphans, age, after, limit), |row| {
+                row.get(0).map(Sha256::from_bytes)
+            })?;
+            rows.collect()
+        })
+    }
+}
