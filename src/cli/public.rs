@@ -10,7 +10,7 @@ use super::delegation::{Delegation, base_host, can_delegate, port};
 use crate::app::Environment;
 use crate::config::Config;
 use crate::matrix::ServerName;
-use crate::outbound::{Guard, Limits, Outbound};
+use crate::outbound::{CaFile, Guard, Outbound, Timeouts};
 
 /// Ports of a server name without a port: for clients, for servers (spec, Resolving server names).
 const DEFAULT_PORTS: [u16; 2] = [443, 8448];
@@ -79,10 +79,11 @@ impl Public {
         let runtime = super::runtime()?;
         // SRV look-ups need the runtime.
         let _inside = runtime.enter();
-        let limits = Limits { stall: TIMEOUT, total: Some(TIMEOUT) };
-        let ca_file = config.federation.ca_file.as_deref().map(|path| ("federation.ca_file", path));
+        let timeouts = Timeouts { stall: TIMEOUT, total: Some(TIMEOUT) };
+        let ca_file =
+            config.federation.ca_file.as_deref().map(|path| CaFile { key: "federation.ca_file", path });
         let names = Environment::system().names;
-        let outbound = Outbound::new(Guard::permit_all(), ca_file, limits, Arc::clone(&names))?;
+        let outbound = Outbound::new(Guard::permit_all(), ca_file, timeouts, Arc::clone(&names))?;
         Ok(Self::of(&Delegation::find(config, &outbound, names), &config.server_name))
     }
 

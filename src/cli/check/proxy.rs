@@ -15,7 +15,7 @@ use crate::config::{Config, Size};
 use crate::error::in_words;
 use crate::federation::{Endpoint, SigningKey};
 use crate::http::probe_header::{MARK, Mark};
-use crate::outbound::{Answer, Get, Guard, Limits, Outbound, OutboundError};
+use crate::outbound::{CaFile, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse, Timeouts};
 use crate::server::PROXY_PREFIXES;
 
 /// Longest wait for each answer.
@@ -63,10 +63,11 @@ struct EntryPoint<'a> {
 impl PublicView {
     /// Resolves the server name.
     pub(super) fn find(config: &Config, key: &SigningKey) -> Result<Self, Failure> {
-        let limits = Limits { stall: TIMEOUT, total: Some(TIMEOUT) };
-        let ca_file = config.federation.ca_file.as_deref().map(|path| ("federation.ca_file", path));
+        let timeouts = Timeouts { stall: TIMEOUT, total: Some(TIMEOUT) };
+        let ca_file =
+            config.federation.ca_file.as_deref().map(|path| CaFile { key: "federation.ca_file", path });
         let names = Environment::system().names;
-        let outbound = Outbound::new(Guard::permit_all(), ca_file, limits, Arc::clone(&names))?;
+        let outbound = Outbound::new(Guard::permit_all(), ca_file, timeouts, Arc::clone(&names))?;
         let delegation = Delegation::find(config, &outbound, names);
         let x_matrix = format!(
             "X-Matrix origin=\"check.invalid\",destination=\"{}\",key=\"ed25519:check\",sig=\"AA\"",
@@ -119,7 +120,7 @@ impl PublicView {
         endpoint: &Endpoint,
         target: &str,
         headers: &[(&str, &str)],
-    ) -> Result<Answer, OutboundError> {
+    ) -> Result<OutboundResponse, OutboundError> {
         with(endpoint, target, headers, |get| self.outbound.get(get))
     }
 }
@@ -129,11 +130,11 @@ fn with<T>(
     endpoint: &Endpoint,
     target: &str,
     headers: &[(&str, &str)],
-    ask: impl FnOnce(&Get<'_>) -> T,
+    ask: impl FnOnce(&OutboundRequest<'_>) -> T,
 ) -> T {
     let url = format!("{}{target}", endpoint.base_url);
     let headers = [&[("Host", endpoint.host.as_str())], headers].concat();
-    ask(&Get { url: &url, headers: &headers, via: &endpoint.via, within: None })
+    ask(&OutboundRequest { url: &url, headers: &headers, via: &endpoint.via, timeout: None })
 }
 
 /// The answer of an entry point to `/_matrix/client/versions`.
@@ -360,7 +361,8 @@ impl PublicView {
         let target = format!("{prefix}{PROBE}");
         let headers = [("Authorization", BEARER), ("Content-Type", BODY_TYPE)];
         let length = self.max_upload.0;
-        let answer = with(endpoint, &target, &headers, |get| self.outbound.announce(get, length)).ok()??;
+        let answer =
+            with(endpoint, &target, &headers, |get| self.outbound.expect_continue(get, length)).ok()??;
         let is_refused = answer.status() == 413 && self.our_probe_header(&answer).is_err();
         is_refused.then(|| {
             format!(
@@ -391,7 +393,7 @@ impl PublicView {
     ///
     /// # Errors
     /// Who answered instead.
-    fn our_probe_header(&self, answer: &Answer) -> Result<Mark, Problem> {
+    fn our_probe_header(&self, answer: &OutboundResponse) -> Result<Mark, Problem> {
         let status = answer.status();
         match answer.header(MARK).map(Mark::parse) {
             Some(Some(arrived)) if arrived.fingerprint == self.fingerprint => Ok(arrived),
@@ -410,7 +412,7 @@ impl PublicView {
 }
 
 /// The problem of the CORS headers, if any.
-fn cors_problem(answer: &Answer) -> Option<Problem> {
+fn cors_problem(answer: &OutboundResponse) -> Option<Problem> {
     let origins = answer.header_list("access-control-allow-origin");
     let exposed = answer.header_list("access-control-expose-headers");
     if origins.len() > 1 {

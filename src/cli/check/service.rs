@@ -8,7 +8,7 @@ use super::{Failure, HomeserverState, read_json};
 use crate::config::{Config, ListenAddr, reachable};
 use crate::error::in_words;
 use crate::http::probe_header::{MARK, Mark};
-use crate::outbound::{Answer, Get, Outbound, OutboundError};
+use crate::outbound::{Outbound, OutboundError, OutboundRequest, OutboundResponse};
 
 /// Whether the service runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +142,6 @@ fn health_problems(outbound: &Outbound, base_url: &str, homeserver: HomeserverSt
     (!ill.is_empty()).then(|| ill.join("; "))
 }
 
-fn ask(outbound: &Outbound, url: &str) -> Result<Answer, OutboundError> {
-    outbound.get(&Get { url, headers: &[], via: &[], within: None })
+fn ask(outbound: &Outbound, url: &str) -> Result<OutboundResponse, OutboundError> {
+    outbound.get(&OutboundRequest { url, headers: &[], via: &[], timeout: None })
 }
