@@ -164,7 +164,7 @@ impl Library {
             }
             Plan::Render(spec) => spec,
         };
-        let planned = thumbnail::affordable(&header, planned, &self.thumbnail_limits());
+        let planned = thumbnail::fit_to_memory(&header, planned, &self.thumbnail_limits());
         let is_stopgap = planned.animated && self.had_no_time(source, &planned);
         let spec = RenderSpec { animated: planned.animated && !is_stopgap, ..planned };
         if let Some(filled) = self.catalog.thumbnail(&key(source, &spec))?
@@ -184,7 +184,7 @@ impl Library {
         let source = stored.content.sha256;
         self.check_refused(source, Step::Header)?;
         let read = thumbnail::probe(&mut reader(&stored.file));
-        let admitted = read.and_then(|header| header.admit(&self.thumbnail_limits()).map(|()| header));
+        let admitted = read.and_then(|header| header.check_pixels(&self.thumbnail_limits()).map(|()| header));
         admitted.map_err(|error| self.note_refusal(source, &[Step::Header], error))
     }
 
@@ -201,7 +201,7 @@ impl Library {
         let is_still = header.source().motion == Motion::Still;
         is_still
             && WEB.contains(&header.content_type())
-            && requested.is_beyond(&self.config.get().thumbnails.sizes)
+            && requested.exceeds_all(&self.config.get().thumbnails.sizes)
             && thumbnail::estimate(header, &[spec]) > self.config.get().thumbnails.memory.0
     }
 
@@ -233,7 +233,7 @@ impl Library {
         let shares = |task: &RenderTask| {
             task.source == further.source
                 && (task.spec == further.spec
-                    || thumbnail::share_a_decode(&task.header, &task.spec, &further.spec))
+                    || thumbnail::can_share_decode(&task.header, &task.spec, &further.spec))
         };
         let specs: Vec<RenderSpec> = set.iter().chain([further]).map(|task| task.spec).collect();
         set.iter().all(shares)
@@ -267,7 +267,7 @@ impl Library {
         }
         let file = self.open_source(first)?;
         let made = match thumbnail::render(&mut reader(&file), header, &specs, limits) {
-            Err(ThumbnailError::NoTimeToAnimate) => return self.make_stopgaps(set, limits),
+            Err(ThumbnailError::AnimationTimeout) => return self.make_stopgaps(set, limits),
             made => {
                 let steps: Vec<Step> = specs.iter().map(Step::of).collect();
                 made.map_err(|error| self.note_refusal(*source, &steps, error))?
@@ -333,7 +333,7 @@ impl Library {
     /// Those of [`Self::find_thumbnail`].
     pub(crate) fn plan_blurhash(&self, stored: &StoredMedia) -> Result<RenderTask> {
         let header = self.read_header(stored)?;
-        self.task(&stored.content, header, thumbnail::sketch_spec(&header))
+        self.task(&stored.content, header, thumbnail::cheapest_spec(&header))
     }
 
     /// Makes a blurhash. Blocks for as long as decoding takes.
@@ -444,10 +444,10 @@ fn reader(file: &File) -> BufReader<SharedReader<'_>> {
 fn refused(error: ThumbnailError) -> Error {
     match error {
         ThumbnailError::TooLarge(why) => Error::new(Kind::UploadTooLarge, why),
-        ThumbnailError::OutOfTime | ThumbnailError::NoTimeToAnimate => {
+        ThumbnailError::Timeout | ThumbnailError::AnimationTimeout => {
             Error::new(Kind::UploadTooLarge, error.to_string())
         }
-        ThumbnailError::NotAnImage | ThumbnailError::NotRead(_) => {
+        ThumbnailError::NotAnImage | ThumbnailError::Unsupported(_) => {
             Error::new(Kind::BadRequest, error.to_string())
         }
         ThumbnailError::Broken(_) => Error::new(Kind::BadRequest, "the image is broken").caused_by(error),

@@ -142,7 +142,7 @@ impl Library {
     pub(crate) fn prove(&self, candidate: Candidate, deadline: Instant) -> Result<Picture> {
         let Candidate { picture, header } = candidate;
         let limits = Limits { deadline: Some(deadline), ..self.thumbnail_limits() };
-        match thumbnail::prove(&mut reader(&picture.ingest)?, &header, &limits) {
+        match thumbnail::verify(&mut reader(&picture.ingest)?, &header, &limits) {
             Ok(()) => Ok(picture),
             Err(ThumbnailError::Io(error)) => Err(Error::internal("reading a preview image", error)),
             Err(error) => Err(unfit("it cannot be decoded").caused_by(error)),
@@ -184,7 +184,7 @@ impl Library {
         }
         let header = thumbnail::probe(&mut reader(&ingest)?)
             .map_err(|error| unfit("its header is broken").caused_by(error))?;
-        thumbnail::admit_proof(&header, &self.thumbnail_limits())
+        thumbnail::check_limits(&header, &[thumbnail::cheapest_spec(&header)], &self.thumbnail_limits())
             .map_err(|error| unfit("no thumbnail could be made of it").caused_by(error))?;
         let Source { width, height, .. } = header.source();
         let picture = Picture { ingest, content_type: header.content_type(), width, height };
@@ -217,7 +217,7 @@ impl Reading {
 impl Candidate {
     /// Bytes of memory that proving it takes.
     pub(crate) fn memory(&self) -> u64 {
-        thumbnail::estimate(&self.header, &[thumbnail::sketch_spec(&self.header)])
+        thumbnail::estimate(&self.header, &[thumbnail::cheapest_spec(&self.header)])
     }
 }
 
