@@ -151,7 +151,7 @@ mod tests {
 
     use super::*;
     use crate::outbound::dns::Service;
-    use crate::outbound::{Guard, Limits};
+    use crate::outbound::{CaFile, Guard, Timeouts};
 
     /// DNS in which `example.org` on port 443 is one listener, and nothing else is anything.
     #[derive(Debug)]
@@ -203,10 +203,14 @@ mod tests {
         let ca_file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(ca_file.path(), cert.pem()).unwrap();
         let names: Arc<dyn Dns> = Arc::new(OnlyExampleOrg(address));
-        let limits = Limits { stall: Duration::from_secs(10), total: Some(Duration::from_secs(10)) };
-        let outbound =
-            Outbound::new(Guard::permit_all(), Some(("ca", ca_file.path())), limits, Arc::clone(&names))
-                .unwrap();
+        let limits = Timeouts { stall: Duration::from_secs(10), total: Some(Duration::from_secs(10)) };
+        let outbound = Outbound::new(
+            Guard::permit_all(),
+            Some(CaFile { key: "ca", path: ca_file.path() }),
+            limits,
+            Arc::clone(&names),
+        )
+        .unwrap();
         Delegation::find(&Config::defaults(ServerName::parse("example.org").unwrap()), &outbound, names)
     }
 

@@ -10,7 +10,7 @@ use super::delegation::{Delegation, base_host, port};
 use crate::app::Environment;
 use crate::config::Config;
 use crate::matrix::{Host, ServerName};
-use crate::outbound::{Guard, Limits, Outbound};
+use crate::outbound::{CaFile, Guard, Outbound, Timeouts};
 
 /// Ports of a server whose name carries none: what clients try, what other servers try (spec, Resolving server names).
 const DEFAULT_PORTS: [u16; 2] = [443, 8448];
@@ -80,8 +80,9 @@ impl Public {
         let runtime = super::runtime()?;
         // SRV records are asked for inside it.
         let _inside = runtime.enter();
-        let limits = Limits { stall: TIMEOUT, total: Some(TIMEOUT) };
-        let ca_file = config.federation.ca_file.as_deref().map(|path| ("federation.ca_file", path));
+        let limits = Timeouts { stall: TIMEOUT, total: Some(TIMEOUT) };
+        let ca_file =
+            config.federation.ca_file.as_deref().map(|path| CaFile { key: "federation.ca_file", path });
         let names = Environment::system().names;
         let outbound = Outbound::new(Guard::permit_all(), ca_file, limits, Arc::clone(&names))?;
         Ok(Self::of(&Delegation::find(config, &outbound, names), &config.server_name))

@@ -21,7 +21,7 @@ use crate::config::{Config, Size, find as find_config, redacted};
 use crate::error::in_words;
 use crate::federation::{KeyFile, SigningKey, Standing, compare_published_key};
 use crate::matrix::Timestamp;
-use crate::outbound::Answer;
+use crate::outbound::OutboundResponse;
 use crate::preview::Fetcher;
 use crate::store;
 
@@ -173,7 +173,7 @@ fn supports_authenticated_media(versions: &Value) -> bool {
 }
 
 /// Whether this machine's clock is possible and agrees with the homeserver's.
-fn check_clock(answer: &Answer, report: &mut Report<'_, impl Write>) -> Result<(), Failure> {
+fn check_clock(answer: &OutboundResponse, report: &mut Report<'_, impl Write>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let theirs = answer.header("date").and_then(|date| httpdate::parse_http_date(date).ok());
     let ours = now.system_time();
@@ -236,7 +236,7 @@ fn check_data_dir(config: &Config, report: &mut Report<'_, impl Write>) -> Resul
 }
 
 /// A JSON body, if it is one.
-fn read_json(answer: Answer) -> Option<Value> {
+fn read_json(answer: OutboundResponse) -> Option<Value> {
     serde_json::from_slice(&answer.read_at_most(MAX_ANSWER).ok()??).ok()
 }
 

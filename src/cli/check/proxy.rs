@@ -15,7 +15,7 @@ use crate::config::{Config, Size};
 use crate::error::in_words;
 use crate::federation::{Endpoint, SigningKey};
 use crate::http::probe_header::{MARK, Mark};
-use crate::outbound::{Answer, Get, Guard, Limits, Outbound, OutboundError};
+use crate::outbound::{CaFile, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse, Timeouts};
 use crate::server::PROXY_PREFIXES;
 
 /// Longest wait for each answer.
@@ -67,8 +67,9 @@ struct Door<'a> {
 impl Outside {
     /// Looks where the server's name leads.
     pub(super) fn find(config: &Config, key: &SigningKey) -> Result<Self, Failure> {
-        let limits = Limits { stall: TIMEOUT, total: Some(TIMEOUT) };
-        let ca_file = config.federation.ca_file.as_deref().map(|path| ("federation.ca_file", path));
+        let limits = Timeouts { stall: TIMEOUT, total: Some(TIMEOUT) };
+        let ca_file =
+            config.federation.ca_file.as_deref().map(|path| CaFile { key: "federation.ca_file", path });
         let names = Environment::system().names;
         let outbound = Outbound::new(Guard::permit_all(), ca_file, limits, Arc::clone(&names))?;
         let delegation = Delegation::find(config, &outbound, names);
@@ -121,7 +122,7 @@ impl Outside {
         endpoint: &Endpoint,
         target: &str,
         headers: &[(&str, &str)],
-    ) -> Result<Answer, OutboundError> {
+    ) -> Result<OutboundResponse, OutboundError> {
         with(endpoint, target, headers, |get| self.outbound.get(get))
     }
 }
@@ -131,11 +132,11 @@ fn with<T>(
     endpoint: &Endpoint,
     target: &str,
     headers: &[(&str, &str)],
-    ask: impl FnOnce(&Get<'_>) -> T,
+    ask: impl FnOnce(&OutboundRequest<'_>) -> T,
 ) -> T {
     let url = format!("{}{target}", endpoint.base_url);
     let headers = [&[("Host", endpoint.host.as_str())], headers].concat();
-    ask(&Get { url: &url, headers: &headers, via: &endpoint.via, within: None })
+    ask(&OutboundRequest { url: &url, headers: &headers, via: &endpoint.via, timeout: None })
 }
 
 /// What a door says at `/_matrix/client/versions`.
@@ -353,7 +354,8 @@ impl Outside {
         let target = format!("{prefix}{PROBE}");
         let headers = [("Authorization", BEARER), ("Content-Type", BODY_TYPE)];
         let length = self.max_upload.0;
-        let answer = with(endpoint, &target, &headers, |get| self.outbound.announce(get, length)).ok()??;
+        let answer =
+            with(endpoint, &target, &headers, |get| self.outbound.expect_continue(get, length)).ok()??;
         let is_refused = answer.status() == 413 && self.mark_of(&answer).is_err();
         is_refused.then(|| {
             format!(
@@ -384,7 +386,7 @@ impl Outside {
     ///
     /// # Errors
     /// Who answers instead.
-    fn mark_of(&self, answer: &Answer) -> Result<Mark, String> {
+    fn mark_of(&self, answer: &OutboundResponse) -> Result<Mark, String> {
         let status = answer.status();
         match answer.header(MARK).map(Mark::parse) {
             Some(Some(mark)) if mark.fingerprint == self.fingerprint => Ok(mark),
@@ -401,7 +403,7 @@ impl Outside {
 }
 
 /// What is wrong with the headers by which browsers judge an answer.
-fn fault_of_cors(answer: &Answer) -> Option<String> {
+fn fault_of_cors(answer: &OutboundResponse) -> Option<String> {
     let origins = answer.header_list("access-control-allow-origin");
     let exposed = answer.header_list("access-control-expose-headers");
     if origins.len() > 1 {

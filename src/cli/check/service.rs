@@ -8,7 +8,7 @@ use super::{Failure, Neighbour, read_json};
 use crate::config::{Config, ListenAddr, reachable};
 use crate::error::in_words;
 use crate::http::probe_header::{MARK, Mark};
-use crate::outbound::{Answer, Get, Outbound, OutboundError};
+use crate::outbound::{Outbound, OutboundError, OutboundRequest, OutboundResponse};
 
 /// What is known of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +144,6 @@ fn ailments(outbound: &Outbound, base_url: &str, homeserver: Neighbour) -> Optio
 }
 
 /// Asks the service.
-fn ask(outbound: &Outbound, url: &str) -> Result<Answer, OutboundError> {
-    outbound.get(&Get { url, headers: &[], via: &[], within: None })
+fn ask(outbound: &Outbound, url: &str) -> Result<OutboundResponse, OutboundError> {
+    outbound.get(&OutboundRequest { url, headers: &[], via: &[], timeout: None })
 }
