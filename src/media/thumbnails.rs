@@ -15,7 +15,7 @@ use crate::config::ThumbnailSize;
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Moment, len_u64};
 use crate::store::blobs::IngestError;
-use crate::store::catalog::{Filled, ThumbnailKey};
+use crate::store::catalog::{Filled, NewThumbnail, ThumbnailKey};
 use crate::store::sha256::Sha256;
 use crate::store::stored_media::StoredMedia;
 use crate::thumbnail::{
@@ -378,14 +378,17 @@ impl Library {
             IngestError::Io(error) => failed(error),
             error @ IngestError::TooLarge(_) => Error::internal("storing a thumbnail", error),
         })?;
-        let now = (self.clock)();
+        let (created, mut dropped) = ((self.clock)(), Vec::new());
         let kept = self.store(ingest, content_type.to_owned(), None, |filled| {
-            self.catalog.add_thumbnail(key, filled, now)
+            let new = NewThumbnail { key, filled, created, limit: MAX_KEPT };
+            let added = self.catalog.add_thumbnail(new)?;
+            dropped = added.dropped;
+            Ok(added.is_added)
         })?;
         if !kept {
             return Err(Error::not_found());
         }
-        for blob in self.catalog.trim_thumbnails(key, MAX_KEPT)? {
+        for blob in dropped {
             self.remove_blob(&blob)?;
         }
         Ok(())
