@@ -13,12 +13,12 @@ use std::task::{Context, Poll, ready};
 use hyper::StatusCode;
 use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use serde_json::json;
 
-use crate::error::{Error, Kind, LogLevel};
+use crate::error::{Error, Kind};
 use crate::http::access::Access;
 use crate::http::conditions::{Conditions, HttpDate, Judgement, Validators};
 use crate::http::disposition;
+use crate::http::error_response;
 use crate::http::file_stream::{self, FileStream, Readers};
 use crate::http::multipart;
 use crate::http::range::Extent;
@@ -117,36 +117,6 @@ pub(crate) fn preflight() -> Response {
     response
 }
 
-/// An error, told to the client; the journal hears of it as loudly as its kind deserves.
-pub(crate) fn error(error: &Error, route: &str) -> Response {
-    let row = error.kind().row();
-    // Others have a say in it: a string is written quoted and escaped, so that it stays in its line.
-    let (kind, told) = (tracing::field::debug(error.kind()), format!("{error:?}"));
-    match row.log_level {
-        LogLevel::Quiet => tracing::debug!(kind, route, error = told, "refused"),
-        LogLevel::Info => tracing::info!(kind, route, error = told, "refused"),
-        LogLevel::Warn => tracing::warn!(kind, route, error = told, "failed"),
-        LogLevel::Error => tracing::error!(kind, route, error = told, "failed"),
-    }
-    let mut body = json!({"errcode": row.errcode, "error": error.message()});
-    if let (Kind::LimitExceeded, Some(wait)) = (error.kind(), error.wait())
-        && let Some(fields) = body.as_object_mut()
-    {
-        fields
-            .insert("retry_after_ms".to_owned(), json!(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)));
-    }
-    let text = error.passthrough().map_or_else(|| body.to_string(), ToString::to_string);
-    let mut response =
-        json_with(StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), text);
-    if let Some(wait) = error.wait() {
-        let seconds = wait.as_millis().div_ceil(1000).max(1).to_string();
-        response
-            .headers_mut()
-            .extend(HeaderValue::try_from(seconds).ok().map(|value| (header::RETRY_AFTER, value)));
-    }
-    response
-}
-
 /// Stored media, ready to be sent as often as it is asked for.
 #[derive(Debug)]
 pub(crate) struct Ready {
@@ -236,7 +206,7 @@ pub(crate) fn media(
         }
         Judgement::Failed => {
             let failed = Error::new(Kind::PreconditionFailed, "the media is another than the request names");
-            return error(&failed, "precondition");
+            return error_response::error(&failed, "precondition");
         }
     };
     let mut response = Response::new(Body::default());
@@ -301,7 +271,7 @@ fn make_partial(response: &mut Response, (start, length): (u64, u64), size: u64)
 /// The answer to a range that lies outside of `size` bytes.
 fn unsatisfiable(size: u64) -> Response {
     let unsatisfiable = Error::new(Kind::RangeNotSatisfiable, "the range lies outside the media");
-    let mut response = error(&unsatisfiable, "range");
+    let mut response = error_response::error(&unsatisfiable, "range");
     insert(response.headers_mut(), header::CONTENT_RANGE, format!("bytes */{size}"));
     response
 }
@@ -440,59 +410,5 @@ impl hyper::body::Body for Body {
             });
         }
         SizeHint::with_exact(total)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-    use std::time::Duration;
-
-    use super::*;
-
-    /// Keeps what is logged.
-    #[derive(Clone, Default)]
-    struct Journal(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Journal {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn an_error_is_one_quoted_line_of_the_journal_whatever_others_put_into_it() {
-        let forged = "status\n2026-01-01 ERROR forged \u{1b}[31m\" route=\"x";
-        for kind in [Kind::RemoteFailed, Kind::Internal, Kind::NotFound] {
-            let journal = Journal::default();
-            let writer = journal.clone();
-            let subscriber = tracing_subscriber::fmt()
-                .with_max_level(tracing::Level::DEBUG)
-                .with_ansi(false)
-                .with_writer(move || writer.clone())
-                .finish();
-            tracing::subscriber::with_default(subscriber, || {
-                error(&Error::new(kind, forged).caused_by(io::Error::other(forged)), "/route");
-            });
-            let text = String::from_utf8(journal.0.lock().unwrap().clone()).unwrap();
-            let line = text.strip_suffix('\n').unwrap();
-            assert!(!line.contains(char::is_control), "{line:?}");
-            assert!(line.contains(r#"forged \u{1b}[31m\" route=\"x"#), "{line}");
-        }
-    }
-
-    #[test]
-    fn limits_say_when_to_come_back() {
-        let limited = Error::new(Kind::LimitExceeded, "slow down").retry_after(Duration::from_millis(1200));
-        let response = error(&limited, "x");
-        assert_eq!(response.status(), 429);
-        assert_eq!(response.headers()["retry-after"], "2");
-        assert_eq!(response.headers()["access-control-allow-origin"], "*");
-        assert_eq!(response.headers()["cache-control"], "no-store");
     }
 }
