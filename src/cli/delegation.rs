@@ -203,7 +203,7 @@ mod tests {
         let outbound = Outbound::new(
             Guard::permit_all(),
             Some(CaFile { key: "ca", path: ca_file.path() }),
-            limits,
+            timeouts,
             Arc::clone(&names),
         )
         .unwrap();
