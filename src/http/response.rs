@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
 use hyper::StatusCode;
@@ -189,8 +189,7 @@ impl Ready {
 
     /// Whether all of it is still there: the file may have been cut off since it was opened.
     pub(crate) fn is_whole(&self) -> bool {
-        let Stored { filled, file, .. } = &self.stored;
-        self.bytes.get().is_some() || file.metadata().is_ok_and(|there| there.len() == filled.size)
+        self.bytes.get().is_some() || self.stored.blob.is_whole()
     }
 
     /// A stretch of it.
@@ -200,15 +199,15 @@ impl Ready {
             (Some(bytes), Some((start, end))) if end <= bytes.len() => {
                 Segment::Bytes(bytes.slice(start..end))
             }
-            _ => Segment::File(FileStream::new(Arc::clone(&self.stored.file), start, length, readers)),
+            _ => Segment::File(FileStream::new(self.stored.blob.range(start, length), readers)),
         }
     }
 
     /// All of it, if it is small and the page cache has it.
     fn bytes(&self) -> Option<&Bytes> {
-        let Stored { filled, file, .. } = &self.stored;
+        let Stored { filled, blob, .. } = &self.stored;
         if self.bytes.get().is_none() && filled.size <= MAX_SMALL {
-            let bytes = file_stream::read_cached(file, filled.size)?;
+            let bytes = file_stream::read_cached(blob)?;
             return Some(self.bytes.get_or_init(|| bytes));
         }
         self.bytes.get()
@@ -441,7 +440,7 @@ impl hyper::body::Body for Body {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     use super::*;
