@@ -251,7 +251,7 @@ const AT_ONCE: u32 = 64;
 mod tests {
     use super::*;
     use crate::matrix::{Mxc, UserId};
-    use crate::store::catalog::{Content, Filled, ThumbnailKey};
+    use crate::store::catalog::{Content, Filled, NewThumbnail, ThumbnailKey};
 
     /// A catalog in a folder that goes with the first value, and our name.
     fn catalog() -> (tempfile::TempDir, Catalog, ServerName) {
@@ -273,6 +273,10 @@ mod tests {
             created: Timestamp(1),
             open: true,
         }
+    }
+
+    fn thumbnail(key: ThumbnailKey) -> NewThumbnail {
+        NewThumbnail { key, filled: media("t", 2).filled, created: Timestamp(1), limit: 9 }
     }
 
     const ROOM: Room = Room { count: 9, bytes: 1000 };
@@ -300,7 +304,7 @@ mod tests {
         assert_eq!((row.content, row.user_id), (Content::Stored(image.filled.clone()), None));
         let key =
             ThumbnailKey { source: image.filled.sha256, crop: [0, 0, 9, 9], size: [3, 3], animated: false };
-        assert!(catalog.add_thumbnail(key, media("t", 2).filled, Timestamp(1)).unwrap());
+        assert!(catalog.add_thumbnail(thumbnail(key)).unwrap().is_added);
 
         assert_eq!(catalog.forget_previews(Timestamp(4), &ours, ROOM.bytes).unwrap(), Dropped::default());
         let dropped = catalog.forget_previews(Timestamp(5), &ours, ROOM.bytes).unwrap();
@@ -319,7 +323,7 @@ mod tests {
         catalog.keep_preview(new("u", 5, Some(media("a", 1))), &ours, ROOM).unwrap();
         let key =
             ThumbnailKey { source: upload.filled.sha256, crop: [0, 0, 9, 9], size: [3, 3], animated: false };
-        catalog.add_thumbnail(key, media("t", 2).filled, Timestamp(1)).unwrap();
+        catalog.add_thumbnail(thumbnail(key)).unwrap();
         let dropped = catalog.forget_previews(Timestamp(5), &ours, ROOM.bytes).unwrap();
         assert_eq!(dropped.blobs, [upload.filled.sha256]);
         assert!(catalog.refers_to(&upload.filled.sha256).unwrap());
