@@ -21,7 +21,7 @@ use crate::config::{self, Live};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Expiry, Moment, Mxc, len_u64};
 use crate::preview::{Fetcher, Landing, Link, MAX_CACHE_AGE, Providers, Step, Trip, Wants};
-use crate::store::catalog::{Dropped, Filled, NewMedia, NewPreview, Preview, Room};
+use crate::store::catalog::{Filled, NewMedia, NewPreview, Preview, Removed, Room};
 
 /// How long a failure is believed, and a preview whose site was late with a part of it.
 const FAILURE_KEPT: Duration = Duration::from_mins(1);
@@ -182,7 +182,7 @@ impl Library {
         let mut lifetime = summary.lifetime(self.desk.rules.get().config.cache.0);
         let without_picture = summary.keys();
         let (keys, picture) = summary.into_keys();
-        let mut kept = (String::new(), Dropped::default());
+        let mut kept = (String::new(), Removed::default());
         match picture {
             None => kept = self.commit_preview(link, keys, None, lifetime)?,
             Some(Picture { ingest, content_type, .. }) => {
@@ -209,7 +209,7 @@ impl Library {
         mut keys: Map<String, Value>,
         image: Option<Filled>,
         lifetime: Duration,
-    ) -> Result<(String, Dropped)> {
+    ) -> Result<(String, Removed)> {
         let url = link.as_str().to_owned();
         let image = match image {
             Some(filled) => {
@@ -244,8 +244,8 @@ impl Library {
     }
 
     /// Removes what rows referred to that are gone.
-    fn clear_away(&self, dropped: &Dropped) {
-        for link in dropped.urls.iter().filter_map(|url| Link::parse(url).ok()) {
+    fn clear_away(&self, dropped: &Removed) {
+        for link in dropped.previews.iter().filter_map(|url| Link::parse(url).ok()) {
             self.desk.remembered.remove(&link);
         }
         for blob in &dropped.blobs {
