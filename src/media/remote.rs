@@ -75,7 +75,7 @@ impl Library {
         self.store(ingest, content_type, upload_name, |filled| {
             let media = NewMedia { mxc: mxc.clone(), filled, user_id: None, created, open };
             // A row that is there has lost its blob.
-            Ok(self.catalog.add(media.clone())? || self.catalog.refill(media)?)
+            Ok(self.catalog.add(media.clone())? || self.catalog.refill(media)?.is_some())
         })?;
         Ok(())
     }

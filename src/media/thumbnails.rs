@@ -379,8 +379,7 @@ impl Library {
         let kept = self.store(ingest, content_type.to_owned(), None, |filled| {
             let new = NewThumbnail { key, filled, created, limit: MAX_KEPT };
             let added = self.catalog.add_thumbnail(new)?;
-            dropped = added.dropped;
-            Ok(added.is_added)
+            Ok(added.map(|removed| dropped = removed.blobs).is_some())
         })?;
         if !kept {
             return Err(Error::not_found());
