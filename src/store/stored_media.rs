@@ -1,8 +1,6 @@
 //! Media that is here: what its row says, and its bytes.
 
-use std::fs::File;
-use std::sync::Arc;
-
+use super::blobs::BlobReader;
 use super::catalog::Filled;
 use crate::matrix::Timestamp;
 
@@ -20,5 +18,5 @@ pub(crate) struct StoredMedia {
     /// Whether it stands in for something else that there was no time for, so that nobody may keep it as the answer.
     pub(crate) is_stopgap: bool,
     /// The bytes.
-    pub(crate) file: Arc<File>,
+    pub(crate) blob: BlobReader,
 }

@@ -19,11 +19,13 @@ use rusqlite::{Connection, ErrorCode};
 
 use self::connection::{Readers, Writer};
 use crate::error::{Error, Result};
+use crate::matrix::Mxc;
+use crate::store::sha256::Sha256;
 
 pub(crate) use self::conduit::{ConduitError, read_keypair as read_conduit_keypair};
 pub(crate) use self::keys::StoredKey;
 pub(crate) use self::media::{Content, Filled, Media, NewMedia, Reservation, Reserved};
-pub(crate) use self::previews::{Dropped, NewPreview, Preview, Room};
+pub(crate) use self::previews::{NewPreview, Preview, Room};
 pub(crate) use self::store::{Place, StoreId, peek};
 pub(crate) use self::thumbnails::{NewThumbnail, ThumbnailKey};
 
@@ -45,6 +47,17 @@ pub(crate) struct Counters {
     /// Writes handed to the writer, one for each call. Group commit may join several in one transaction of `SQLite`; here each
     /// counts, as it costs a sync when nothing else is being written.
     pub(crate) writes: u64,
+}
+
+/// What went with rows that were deleted. Each may still be wanted by another row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Removed {
+    /// Addresses whose rows went, or hold something else than before.
+    pub(crate) media: Vec<Mxc>,
+    /// Blobs that the rows referred to.
+    pub(crate) blobs: Vec<Sha256>,
+    /// URLs whose previews went.
+    pub(crate) previews: Vec<String>,
 }
 
 /// The schema, in the order it grew; `user_version` counts how many a database has.

@@ -2,8 +2,8 @@
 
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 
-use super::Catalog;
 use super::media::{Filled, sql_size};
+use super::{Catalog, Removed};
 use crate::error::Result;
 use crate::matrix::Timestamp;
 use crate::store::sha256::Sha256;
@@ -34,56 +34,48 @@ pub(crate) struct NewThumbnail {
     pub(crate) limit: u32,
 }
 
-/// What came of adding a thumbnail.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct AddedThumbnail {
-    /// `false`: no media has the source, so nothing was changed.
-    pub(crate) is_added: bool,
-    /// Blobs whose rows went: of the oldest thumbnails of the source, and of one that had the same key and other bytes.
-    pub(crate) dropped: Vec<Sha256>,
-}
-
 impl Catalog {
     /// The thumbnail, if it was made.
     pub(crate) fn thumbnail(&self, key: &ThumbnailKey) -> Result<Option<Filled>> {
         self.readers.ask(|connection| read_thumbnail(connection, key))
     }
 
-    /// Adds a thumbnail unless no media has its source, in place of one with the same key, and forgets the oldest thumbnails
-    /// of the source beyond `new.limit`. One transaction.
-    pub(crate) fn add_thumbnail(&self, new: NewThumbnail) -> Result<AddedThumbnail> {
+    /// Adds a thumbnail in place of one with the same key, and forgets the oldest thumbnails of the source beyond `new.limit`. One
+    /// transaction. `None`: no media has the source, and nothing was changed.
+    pub(crate) fn add_thumbnail(&self, new: NewThumbnail) -> Result<Option<Removed>> {
         self.writer.write(move |connection| {
             let replaced = read_thumbnail(connection, &new.key)?.map(|old| old.sha256);
             if !insert_thumbnail(connection, &new)? {
-                return Ok(AddedThumbnail::default());
+                return Ok(None);
             }
-            let mut dropped = trim_thumbnails(connection, &new)?;
-            dropped.extend(replaced.filter(|replaced| *replaced != new.filled.sha256));
-            Ok(AddedThumbnail { is_added: true, dropped })
+            let mut blobs = trim_thumbnails(connection, &new)?;
+            blobs.extend(replaced.filter(|replaced| *replaced != new.filled.sha256));
+            Ok(Some(Removed { blobs, ..Removed::default() }))
         })
     }
 
-    /// Forgets all thumbnails of a source, whose bytes were damaged when they were made, and what is kept in memory of it. Gives what
-    /// their rows referred to.
-    pub(crate) fn forget_thumbnails_of(&self, source: &Sha256) -> Result<Vec<Sha256>> {
+    /// Forgets all thumbnails of a source, whose bytes were damaged when they were made.
+    pub(crate) fn forget_thumbnails_of(&self, source: &Sha256) -> Result<Removed> {
         let source = *source;
         let forgotten = self.writer.write(move |connection| {
             let mut forget =
                 connection.prepare_cached("DELETE FROM thumbnail WHERE source = ?1 RETURNING sha256")?;
-            forget.query_map([source.as_bytes()], |row| row.get(0).map(Sha256::from_bytes))?.collect()
+            let rows = forget.query_map([source.as_bytes()], |row| row.get(0).map(Sha256::from_bytes))?;
+            Ok(Removed { blobs: rows.collect::<rusqlite::Result<_>>()?, ..Removed::default() })
         });
         self.note_removal();
         forgotten
     }
 
-    /// Forgets thumbnails whose source no media has any more. Gives what their rows referred to.
-    pub(crate) fn forget_sourceless_thumbnails(&self) -> Result<Vec<Sha256>> {
+    /// Forgets thumbnails whose source no media has.
+    pub(crate) fn forget_sourceless_thumbnails(&self) -> Result<Removed> {
         self.writer.write(|connection| {
             let mut forget = connection.prepare_cached(
                 "DELETE FROM thumbnail WHERE NOT EXISTS (SELECT 1 FROM media WHERE media.sha256 = thumbnail.source)
                  RETURNING sha256",
             )?;
-            forget.query_map([], |row| row.get(0).map(Sha256::from_bytes))?.collect()
+            let rows = forget.query_map([], |row| row.get(0).map(Sha256::from_bytes))?;
+            Ok(Removed { blobs: rows.collect::<rusqlite::Result<_>>()?, ..Removed::default() })
         })
     }
 }
@@ -189,11 +181,11 @@ mod tests {
         };
         for width in 2..5_u8 {
             let added = catalog.add_thumbnail(new(key(width.into()), width, width.into(), 9)).unwrap();
-            assert_eq!(added, AddedThumbnail { is_added: true, dropped: Vec::new() });
+            assert_eq!(added, Some(Removed::default()));
         }
-        let mut dropped = catalog.add_thumbnail(new(key(5), 5, 5, 1)).unwrap().dropped;
-        dropped.sort_by_key(|sha256| *sha256.as_bytes());
-        assert_eq!(dropped, [2, 3].map(|byte| Sha256::from_bytes([byte; 32])));
+        let mut removed = catalog.add_thumbnail(new(key(5), 5, 5, 1)).unwrap().unwrap();
+        removed.blobs.sort_by_key(|sha256| *sha256.as_bytes());
+        assert_eq!(removed.blobs, [2, 3].map(|byte| Sha256::from_bytes([byte; 32])));
         assert!(catalog.thumbnail(&key(3)).unwrap().is_none());
         assert!(catalog.thumbnail(&key(4)).unwrap().is_some());
     }
@@ -210,9 +202,9 @@ mod tests {
         catalog.add(NewMedia { mxc, filled: filled(1), user_id: None, created, open: true }).unwrap();
         let key =
             ThumbnailKey { source: filled(1).sha256, crop: [0, 0, 9, 9], size: [3, 3], animated: false };
-        for (byte, dropped) in [(2, vec![]), (2, vec![]), (3, vec![filled(2).sha256])] {
+        for (byte, blobs) in [(2, vec![]), (2, vec![]), (3, vec![filled(2).sha256])] {
             let added = catalog.add_thumbnail(new(key, byte, 1, 9)).unwrap();
-            assert_eq!(added, AddedThumbnail { is_added: true, dropped });
+            assert_eq!(added, Some(Removed { blobs, ..Removed::default() }));
         }
         assert_eq!(catalog.thumbnail(&key).unwrap(), Some(filled(3)));
     }
@@ -224,7 +216,7 @@ mod tests {
         let source = filled(1);
         let key = ThumbnailKey { source: source.sha256, crop: [0, 0, 9, 9], size: [3, 3], animated: false };
         let added = catalog.add_thumbnail(new(key, 2, 1, 9)).unwrap();
-        assert_eq!(added, AddedThumbnail::default(), "no media has the source");
+        assert_eq!(added, None, "no media has the source");
         let mxc = Mxc {
             server_name: ServerName::parse("example.org").unwrap(),
             media_id: MediaId::parse("a").unwrap(),
@@ -232,13 +224,13 @@ mod tests {
         let media =
             NewMedia { mxc: mxc.clone(), filled: source, user_id: None, created: Timestamp(1), open: true };
         catalog.add(media).unwrap();
-        assert!(catalog.add_thumbnail(new(key, 2, 1, 9)).unwrap().is_added);
+        assert!(catalog.add_thumbnail(new(key, 2, 1, 9)).unwrap().is_some());
         assert_eq!(catalog.thumbnail(&key).unwrap(), Some(filled(2)));
         assert_eq!(catalog.thumbnail(&ThumbnailKey { size: [4, 3], ..key }).unwrap(), None);
         assert!(catalog.refers_to(&filled(2).sha256).unwrap());
-        assert_eq!(catalog.forget_sourceless_thumbnails().unwrap(), []);
+        assert_eq!(catalog.forget_sourceless_thumbnails().unwrap().blobs, []);
         catalog.forget(&mxc).unwrap();
-        assert_eq!(catalog.forget_sourceless_thumbnails().unwrap(), [filled(2).sha256]);
+        assert_eq!(catalog.forget_sourceless_thumbnails().unwrap().blobs, [filled(2).sha256]);
         assert!(!catalog.refers_to(&filled(2).sha256).unwrap());
     }
 }
