@@ -30,9 +30,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 pub(crate) use data_url::read_data_url;
-pub(crate) use fetch::{
-    Accept, FetchedBody, Fetcher, Followed, HttpUrl, RedirectChain, body_error, timed_out,
-};
+pub(crate) use fetch::{Accept, FetchedBody, Fetcher, Followed, HttpUrl, body_error, timed_out};
 pub(crate) use file::{BodyKind, describe_file, media_type, sniff};
 pub(crate) use oembed::{
     MAX_OEMBED, MAX_OEMBED_CACHE_AGE, OembedProviders, OembedResponse, json_to_utf8, parse_oembed,
