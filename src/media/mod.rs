@@ -36,6 +36,7 @@ use crate::preview::Fetcher;
 use crate::store::blobs::{Blobs, Lost};
 use crate::store::catalog::{Catalog, Content, Filled, Media};
 use crate::store::sha256::Sha256;
+use crate::store::stored_media::StoredMedia;
 
 /// Says how long an animation may take to be made.
 pub(crate) type AnimationTime = Arc<dyn Fn() -> Duration + Send + Sync>;
@@ -113,28 +114,11 @@ pub(crate) enum RemoteFetch {
 #[derive(Debug)]
 pub(crate) enum Found {
     /// Here it is.
-    Stored(Stored),
+    Stored(StoredMedia),
     /// Created and not yet filled; it may be, later.
     Pending,
     /// Another server has it.
     Elsewhere,
-}
-
-/// Media ready to be served.
-#[derive(Clone, Debug)]
-pub(crate) struct Stored {
-    /// What it is.
-    pub(crate) filled: Filled,
-    /// When it came here.
-    pub(crate) created: Timestamp,
-    /// Whether it may be served without a token.
-    pub(crate) open: bool,
-    /// How often something had been removed when it was looked up.
-    pub(crate) generation: u64,
-    /// Whether it stands in for something else that there was no time for, so that nobody may keep it as the answer.
-    pub(crate) is_stopgap: bool,
-    /// Its bytes.
-    pub(crate) file: Arc<File>,
 }
 
 impl Library {
@@ -199,7 +183,15 @@ impl Library {
                         self.note_access(mxc);
                         let file = Arc::new(file);
                         let is_stopgap = false;
-                        Ok(Found::Stored(Stored { filled, created, open, generation, is_stopgap, file }))
+                        let content = filled;
+                        Ok(Found::Stored(StoredMedia {
+                            content,
+                            created,
+                            open,
+                            generation,
+                            is_stopgap,
+                            file,
+                        }))
                     }
                     None if is_ours => Err(Error::not_found()),
                     // The row stays: the blob may come back, its origin may be gone.
@@ -216,7 +208,7 @@ impl Library {
     ///
     /// # Errors
     /// Those of [`Self::find`].
-    pub(crate) fn serve_again(&self, mxc: &Mxc, viewer: Viewer, stored: &Stored) -> Result<()> {
+    pub(crate) fn serve_again(&self, mxc: &Mxc, viewer: Viewer, stored: &StoredMedia) -> Result<()> {
         self.check_policy(mxc)?;
         if !self.may_see(viewer, stored.open) {
             return Err(Error::not_found());
