@@ -34,6 +34,7 @@ pub(crate) use self::coding::{ACCEPT_ENCODING, is_packed};
 pub(crate) use self::guard::{Denied, Guard};
 pub(crate) use self::hurried::{Hurried, Hurry};
 pub(crate) use self::plain::plain;
+pub(crate) use self::tls::TlsSetupError;
 use crate::outbound::dns::Lookups;
 
 /// Longest wait for a connection to one address list, TLS included.
@@ -148,8 +149,8 @@ impl Outbound {
         ca_file: Option<CaFile<'_>>,
         limits: Limits,
         names: impl Into<Lookups>,
-    ) -> Result<Self, OutboundError> {
-        let tls = tls::client_config(ca_file).map_err(OutboundError::Tls)?;
+    ) -> Result<Self, TlsSetupError> {
+        let tls = tls::client_config(ca_file)?;
         let (guard, memory) = (Arc::new(guard), Arc::new(Memory::new()));
         let rules = Rules { guard, tls, limits, names: names.into(), memory, socket: None };
         Ok(Self { agent: rules.agent(Vec::new(), IDLE), rules: Arc::new(rules) })

@@ -13,7 +13,9 @@ use crate::config::host_list::HostList;
 use crate::config::{self, Ports, Previews};
 use crate::error::{Error, Kind, Result};
 use crate::outbound::dns::Lookups;
-use crate::outbound::{ACCEPT_ENCODING, Answer, Denied, Get, Guard, Limits, Outbound, OutboundError};
+use crate::outbound::{
+    ACCEPT_ENCODING, Answer, Denied, Get, Guard, Limits, Outbound, OutboundError, TlsSetupError,
+};
 
 /// Redirects followed on the way to one body, as browsers do.
 const MAX_REDIRECTS: u32 = 20;
@@ -145,7 +147,7 @@ impl Fetcher {
     pub(crate) fn new(
         config: &Previews,
         names: impl Into<Lookups>,
-    ) -> std::result::Result<Self, OutboundError> {
+    ) -> std::result::Result<Self, TlsSetupError> {
         let guard = Guard::new(&config.ip_deny, &config.ip_allow);
         let limits = Limits { stall: config.timeout.0, total: Some(config.timeout.0) };
         let ca_file = config.ca_file.as_deref().map(|path| ("previews.ca_file", path));

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::report::{Causes, Level, Report};
 use super::service::State;
+use super::stray::Stray;
 use super::{Failure, Neighbour, read_json, supports_authenticated_media};
 use crate::app::Environment;
 use crate::cli::delegation::Delegation;
@@ -253,7 +254,7 @@ fn check_door(
             Ok(faults) => faults,
             // Nothing further is to be seen of a path that does not come here.
             Err(stray) => {
-                causes.add(stray, place);
+                causes.add(stray.to_string(), place);
                 continue;
             }
         };
@@ -279,7 +280,7 @@ impl Outside {
     ///
     /// # Errors
     /// Why it does not come here at all.
-    fn probe_get(&self, endpoint: &Endpoint, prefix: &str) -> Result<Vec<String>, String> {
+    fn probe_get(&self, endpoint: &Endpoint, prefix: &str) -> Result<Vec<String>, Stray> {
         let target = format!("{prefix}{PROBE}");
         let credential = if is_federation(prefix) { &self.x_matrix } else { BEARER };
         let headers = [
@@ -290,9 +291,7 @@ impl Outside {
             ("If-Modified-Since", "Thu, 01 Jan 2026 00:00:00 GMT"),
             ("Origin", ORIGIN),
         ];
-        let answer = self
-            .get(endpoint, &target, &headers)
-            .map_err(|error| format!("no answer ({}); see to the proxy", in_words(&error)))?;
+        let answer = self.get(endpoint, &target, &headers).map_err(Stray::NoAnswer)?;
         let mark = self.mark_of(&answer)?;
         let mut faults = Vec::new();
         if !mark.has_target(&target) {
@@ -384,18 +383,14 @@ impl Outside {
     ///
     /// # Errors
     /// Who answers instead.
-    fn mark_of(&self, answer: &Answer) -> Result<Mark, String> {
+    fn mark_of(&self, answer: &Answer) -> Result<Mark, Stray> {
         let status = answer.status();
         match answer.header(MARK).map(Mark::parse) {
             Some(Some(mark)) if mark.fingerprint == self.fingerprint => Ok(mark),
-            Some(Some(_)) => {
-                Err("goes to another media-sidecar, or this one runs with another key".to_owned())
-            }
-            Some(None) => Err("goes to another version of media-sidecar; restart the service".to_owned()),
-            None if matches!(status, 502..=504) => Err(format!(
-                "the proxy does not reach media-sidecar (status {status}); let it connect to what `listen` names, see `media-sidecar proxy-config`"
-            )),
-            None => Err(format!("does not come here (status {status}); see `media-sidecar proxy-config`")),
+            Some(Some(_)) => Err(Stray::OtherSidecar),
+            Some(None) => Err(Stray::OtherVersion),
+            None if matches!(status, 502..=504) => Err(Stray::Unreachable(status)),
+            None => Err(Stray::Elsewhere(status)),
         }
     }
 }
