@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use crate::config::{HomeserverUrl, HomeserverUrlError};
 use crate::http::probe_header;
 use crate::outbound::dns::Dns;
-use crate::outbound::{self, Answer, Get, Guard, Limits, Outbound, OutboundError, TlsSetupError};
+use crate::outbound::{
+    self, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse, Timeouts, TlsSetupError,
+};
 
 /// Longest wait for the homeserver, for a whole exchange.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,7 +58,7 @@ impl HomeserverClient {
         names: Arc<dyn Dns>,
         timeout: Duration,
     ) -> Result<Self, HomeserverSetupError> {
-        let limits = Limits { stall: timeout, total: Some(timeout) };
+        let limits = Timeouts { stall: timeout, total: Some(timeout) };
         let outbound = Outbound::new(Guard::permit_all(), None, limits, names)?;
         Ok(match HomeserverUrl::parse(url).map_err(HomeserverSetupError::Url)? {
             HomeserverUrl::Web(base_url) => Self { outbound, base_url },
@@ -67,12 +69,16 @@ impl HomeserverClient {
     }
 
     /// Gets `path`, with an access token if there is one.
-    pub(crate) fn get(&self, path: &str, token: Option<&str>) -> Result<Answer, HomeserverError> {
+    pub(crate) fn get(&self, path: &str, token: Option<&str>) -> Result<OutboundResponse, HomeserverError> {
         self.request(path, token, None)
     }
 
     /// Gets `path` without a token, within the time left until `deadline`.
-    pub(crate) fn get_until(&self, path: &str, deadline: Instant) -> Result<Answer, HomeserverError> {
+    pub(crate) fn get_until(
+        &self,
+        path: &str,
+        deadline: Instant,
+    ) -> Result<OutboundResponse, HomeserverError> {
         self.request(path, None, Some(deadline))
     }
 
@@ -81,14 +87,14 @@ impl HomeserverClient {
         path: &str,
         token: Option<&str>,
         deadline: Option<Instant>,
-    ) -> Result<Answer, HomeserverError> {
+    ) -> Result<OutboundResponse, HomeserverError> {
         let url = format!("{}{path}", self.base_url);
         let bearer = token.map(|token| format!("Bearer {token}"));
         let mut headers = vec![(probe_header::ASKING, "1")];
         headers.extend(bearer.iter().map(|bearer| ("Authorization", bearer.as_str())));
         let get = || {
-            let within = outbound::left(deadline)?;
-            self.outbound.get(&Get { url: &url, headers: &headers, via: &[], within })
+            let timeout = outbound::time_left(deadline)?;
+            self.outbound.get(&OutboundRequest { url: &url, headers: &headers, via: &[], timeout })
         };
         let answer = match get() {
             // An idle connection may have been closed just as it was used again: a second try opens a new one.
