@@ -34,6 +34,7 @@ pub(crate) use self::coding::{ACCEPT_ENCODING, is_encoded};
 pub(crate) use self::deadline_reader::{DeadlineReader, ReadDeadline};
 pub(crate) use self::guard::{Denied, Guard};
 pub(crate) use self::plain::decode_body;
+pub(crate) use self::tls::TlsSetupError;
 use crate::outbound::dns::Lookups;
 
 /// Longest wait for a connection to one address list, TLS included.
@@ -153,8 +154,8 @@ impl Outbound {
         ca_file: Option<CaFile<'_>>,
         limits: Timeouts,
         names: impl Into<Lookups>,
-    ) -> Result<Self, OutboundError> {
-        let tls = tls::client_config(ca_file).map_err(OutboundError::Tls)?;
+    ) -> Result<Self, TlsSetupError> {
+        let tls = tls::client_config(ca_file)?;
         let (guard, memory) = (Arc::new(guard), Arc::new(Memory::new()));
         let rules = Rules { guard, tls, limits, names: names.into(), memory, socket: None };
         Ok(Self { agent: rules.agent(Vec::new(), IDLE), rules: Arc::new(rules) })

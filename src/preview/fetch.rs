@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::outbound::dns::Lookups;
 use crate::outbound::{
     ACCEPT_ENCODING, CaFile, Denied, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse,
-    Timeouts,
+    Timeouts, TlsSetupError,
 };
 
 /// Redirects followed on the way to one body, as browsers do.
@@ -148,7 +148,7 @@ impl Fetcher {
     pub(crate) fn new(
         config: &Previews,
         names: impl Into<Lookups>,
-    ) -> std::result::Result<Self, OutboundError> {
+    ) -> std::result::Result<Self, TlsSetupError> {
         let guard = Guard::new(&config.ip_deny, &config.ip_allow);
         let limits = Timeouts { stall: config.timeout.0, total: Some(config.timeout.0) };
         let ca_file = config.ca_file.as_deref().map(|path| CaFile { key: "previews.ca_file", path });
