@@ -2,8 +2,11 @@
 //!
 //! Owns the geometry between a reduced picture and the part of the source that is wanted. Refuses to know formats.
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, MulDiv, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use std::error::Error;
+
+use fast_image_resize::images::TypedImage;
+use fast_image_resize::pixels::{U8, U8x2, U8x3, U8x4};
+use fast_image_resize::{FilterType, MulDiv, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 
 use super::ThumbnailError;
 use super::pixels::{Layout, Pixels};
@@ -48,19 +51,7 @@ impl Source {
             return Ok(self.pixels.clone());
         }
         let Self { pixels, divisor, .. } = self;
-        let (divisor, layout) = (*divisor, pixels.layout);
-        let kind = match layout {
-            Layout::Grey => PixelType::U8,
-            Layout::GreyAlpha => PixelType::U8x2,
-            Layout::Rgb => PixelType::U8x3,
-            Layout::Rgba | Layout::Cmyk => PixelType::U8x4,
-        };
-        if layout.has_alpha() && !self.is_multiplied {
-            let mut image = Image::from_slice_u8(pixels.width, pixels.height, &mut pixels.data, kind)
-                .map_err(ThumbnailError::broken)?;
-            MulDiv::new().multiply_alpha_inplace(&mut image).map_err(ThumbnailError::broken)?;
-            self.is_multiplied = true;
-        }
+        let divisor = *divisor;
         let along = |at: u32, length: u32, most: u32| {
             let at = f64::from(at) / f64::from(divisor.max(1));
             let length = f64::from(length) / f64::from(divisor.max(1));
@@ -72,14 +63,39 @@ impl Source {
             .crop(left, top, part_width, part_height)
             .use_alpha(false)
             .resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3));
-        let mut small = Image::new(width, height, kind);
-        let source =
-            ImageRef::new(pixels.width, pixels.height, &pixels.data, kind).map_err(ThumbnailError::broken)?;
-        Resizer::new().resize(&source, &mut small, &options).map_err(ThumbnailError::broken)?;
-        if layout.has_alpha() {
-            MulDiv::new().divide_alpha_inplace(&mut small).map_err(ThumbnailError::broken)?;
+        let layout = pixels.layout;
+        let data = match layout {
+            Layout::Grey => self.filter::<U8>((width, height), &options),
+            Layout::GreyAlpha => self.filter::<U8x2>((width, height), &options),
+            Layout::Rgb => self.filter::<U8x3>((width, height), &options),
+            Layout::Rgba | Layout::Cmyk => self.filter::<U8x4>((width, height), &options),
+        };
+        Ok(Pixels { width, height, layout, data: data.map_err(ThumbnailError::broken)? })
+    }
+
+    /// Runs the filter over pixels of type `P`. The filter is compiled 30 times for each type of pixel and of view: the four types that
+    /// occur are named here, and all views have one type, because the general entrance compiles it for 13 pixel types and more views.
+    fn filter<P: PixelTrait>(
+        &mut self,
+        (width, height): (u32, u32),
+        options: &ResizeOptions,
+    ) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+        let pixels = &mut self.pixels;
+        let has_alpha = pixels.layout.has_alpha();
+        let length = |side: u32| usize::try_from(side).unwrap_or(usize::MAX);
+        let bytes = length(width).saturating_mul(length(height)).saturating_mul(pixels.layout.channels());
+        let mut data = vec![0; bytes];
+        let mut source = TypedImage::<P>::from_buffer(pixels.width, pixels.height, &mut pixels.data)?;
+        let mut small = TypedImage::<P>::from_buffer(width, height, &mut data)?;
+        if has_alpha && !self.is_multiplied {
+            MulDiv::new().multiply_alpha_inplace_typed(&mut source)?;
+            self.is_multiplied = true;
         }
-        Ok(Pixels { width, height, layout, data: small.into_vec() })
+        Resizer::new().resize_typed(&source, &mut small, options)?;
+        if has_alpha {
+            MulDiv::new().divide_alpha_inplace_typed(&mut small)?;
+        }
+        Ok(data)
     }
 }
 
