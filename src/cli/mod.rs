@@ -1,6 +1,5 @@
 //! What the command line does, apart from parsing it.
 
-mod bench_fill;
 mod check;
 mod delegation;
 pub mod demo;
@@ -16,7 +15,6 @@ use std::path::Path;
 use crate::config::{self, Config, Loaded, Problems};
 use crate::federation::{KeyError, KeyFile, LoadedKey};
 
-pub use self::bench_fill::bench_fill;
 pub use self::check::check;
 pub use self::key::{KeySource, generate, import, show};
 pub use self::proxy_config::{Fallback, Proxy, ProxyOptions, TlsFiles, proxy_config};
