@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use crate::accounts::homeserver::Homeserver;
+use crate::accounts::homeserver::HomeserverClient;
 use crate::accounts::{Account, Accounts, CredentialHash};
 use crate::config::{Config, Live};
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ use crate::media::response_cache::ResponseCache;
 use crate::media::upload_turns::Uploads;
 use crate::media::{ANIMATION_TIMEOUT, Library, RenderTask};
 use crate::outbound::dns::{Dns, SystemDns};
-use crate::preview::{Fetcher, Link};
+use crate::preview::{Fetcher, HttpUrl};
 use crate::store::Store;
 use crate::store::fs::{Fs, SystemFs};
 use crate::store::sha256::Sha256;
@@ -105,7 +105,7 @@ pub struct App {
     /// Remote files on their way in.
     pub(crate) in_flight_fetches: InFlightFetches,
     /// Previews being made.
-    pub(crate) previewing: SingleFlight<Link, Arc<str>>,
+    pub(crate) previewing: SingleFlight<HttpUrl, Arc<str>>,
     /// Requests to each host for them.
     pub(crate) requests_per_host: KeyedSemaphore<String>,
     /// Whether the last health check found something.
@@ -172,7 +172,7 @@ impl App {
         let store = Store::open(&config.data_dir, disk)?;
         let (catalog, blobs) = (Arc::clone(&store.catalog), Arc::clone(&store.blobs));
 
-        let homeserver = Homeserver::new(&config.homeserver.url, Arc::clone(&names))
+        let homeserver = HomeserverClient::new(&config.homeserver.url, Arc::clone(&names))
             .map_err(|error| Error::internal("preparing requests to the homeserver", error))?;
         let homeserver = Arc::new(homeserver);
         let accounts =

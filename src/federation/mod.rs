@@ -25,12 +25,14 @@ use quick_cache::sync::Cache;
 use self::backoff::Backoff;
 use self::policy::Policy;
 use self::x_matrix::SignedRequest;
-use crate::accounts::homeserver::Homeserver;
+use crate::accounts::homeserver::{HomeserverClient, HomeserverError};
 use crate::config::{self, Family, Live};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Clock, Moment, Monotonic, Mxc, Random, ServerName};
 use crate::outbound::dns::{Dns, Lookups};
-use crate::outbound::{self, Answer, Get, Guard, Limits, Outbound, OutboundError};
+use crate::outbound::{
+    self, CaFile, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse, Timeouts, TlsSetupError,
+};
 use crate::store::catalog::{Catalog, StoredKey};
 
 pub(crate) use self::answer::RemoteMedia;
@@ -82,7 +84,7 @@ pub(crate) struct Federation {
     /// DNS.
     names: Lookups,
     /// The neighbour, which is a notary too.
-    homeserver: Arc<Homeserver>,
+    homeserver: Arc<HomeserverClient>,
     /// Servers that do not give media.
     backoff: Backoff,
     /// Servers that do not give their keys.
@@ -130,11 +132,11 @@ impl Rules {
         names: &Lookups,
         clocks: (Clock, Monotonic),
         random: Random,
-    ) -> std::result::Result<Self, OutboundError> {
+    ) -> std::result::Result<Self, TlsSetupError> {
         let outbound = |stall, total| {
             let guard = Guard::new(&config.ip_deny, &config.ip_allow);
-            let ca_file = config.ca_file.as_deref().map(|path| ("federation.ca_file", path));
-            Outbound::new(guard, ca_file, Limits { stall, total }, names.clone())
+            let ca_file = config.ca_file.as_deref().map(|path| CaFile { key: "federation.ca_file", path });
+            Outbound::new(guard, ca_file, Timeouts { stall, total }, names.clone())
         };
         let small_patience = SMALL_TIMEOUT.min(config.timeout.0);
         let small = outbound(small_patience, Some(small_patience))?;
@@ -176,7 +178,7 @@ pub(crate) struct Parts {
     /// Where it was read.
     pub(crate) key_file: KeyFile,
     /// The neighbour.
-    pub(crate) homeserver: Arc<Homeserver>,
+    pub(crate) homeserver: Arc<HomeserverClient>,
     /// Remembers keys and families.
     pub(crate) catalog: Arc<Catalog>,
     /// DNS.
@@ -195,6 +197,9 @@ pub(crate) enum RemoteError {
     /// It could not be asked.
     #[error(transparent)]
     Outbound(#[from] OutboundError),
+    /// The homeserver, as a notary, could not be asked.
+    #[error(transparent)]
+    Homeserver(#[from] HomeserverError),
     /// Its answer is of no use.
     #[error("{0}")]
     Answer(String),
@@ -209,7 +214,7 @@ impl Federation {
         server_name: ServerName,
         config: &config::Federation,
         parts: Parts,
-    ) -> std::result::Result<Self, OutboundError> {
+    ) -> std::result::Result<Self, TlsSetupError> {
         let Parts { signing_key, key_file, homeserver, catalog, names, clock, monotonic, random } = parts;
         let names = Lookups::from(names);
         let clocks = (Arc::clone(&clock), Arc::clone(&monotonic));
@@ -234,7 +239,7 @@ impl Federation {
     }
 
     /// The rules of another configuration, for [`reload`](Self::reload).
-    pub(crate) fn prepare(&self, config: &config::Federation) -> std::result::Result<Rules, OutboundError> {
+    pub(crate) fn prepare(&self, config: &config::Federation) -> std::result::Result<Rules, TlsSetupError> {
         let clocks = (Arc::clone(&self.clock), Arc::clone(&self.monotonic));
         Rules::new(config, &self.names, clocks, Arc::clone(&self.random))
     }
@@ -266,13 +271,18 @@ impl Federation {
         server_name: &ServerName,
         path: &str,
         until: Instant,
-    ) -> std::result::Result<Answer, RemoteError> {
-        outbound::left(Some(until))?;
+    ) -> std::result::Result<OutboundResponse, RemoteError> {
+        outbound::time_left(Some(until))?;
         let rules = self.rules.get();
         let Endpoint { base_url, host, via } = rules.discovery.resolve(server_name, Some(until));
         let url = format!("{base_url}{path}");
-        let within = outbound::left(Some(until))?;
-        Ok(rules.outbound_small.get(&Get { url: &url, headers: &[("Host", &host)], via: &via, within })?)
+        let timeout = outbound::time_left(Some(until))?;
+        Ok(rules.outbound_small.get(&OutboundRequest {
+            url: &url,
+            headers: &[("Host", &host)],
+            via: &via,
+            timeout,
+        })?)
     }
 
     /// Asks `server_name` for media, signed when there is a key.
@@ -281,7 +291,7 @@ impl Federation {
         server_name: &ServerName,
         path: &str,
         key: Option<&SigningKey>,
-    ) -> std::result::Result<Answer, RemoteError> {
+    ) -> std::result::Result<OutboundResponse, RemoteError> {
         let rules = self.rules.get();
         let endpoint = rules.discovery.resolve(server_name, None);
         let url = format!("{}{path}", endpoint.base_url);
@@ -290,7 +300,12 @@ impl Federation {
         let authorization = key.map(|key| request.authorization(key));
         let mut headers = vec![("Host", endpoint.host.as_str())];
         headers.extend(authorization.as_deref().map(|value| ("Authorization", value)));
-        Ok(rules.outbound.get(&Get { url: &url, headers: &headers, via: &endpoint.via, within: None })?)
+        Ok(rules.outbound.get(&OutboundRequest {
+            url: &url,
+            headers: &headers,
+            via: &endpoint.via,
+            timeout: None,
+        })?)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::http::access::Access;
 use crate::http::conditions::Conditions;
 use crate::http::disposition;
 use crate::matrix::{MediaId, Mxc, ServerName};
-use crate::preview::Link;
+use crate::preview::HttpUrl;
 use crate::thumbnail::{Motion, ThumbnailRequest};
 
 /// How long a download waits for a pending upload unless the client says otherwise (spec, `timeout_ms`).
@@ -137,7 +137,7 @@ impl Call {
     }
 
     /// [`Query::preview_link`]
-    pub(crate) fn preview_link(&self) -> Result<Link> {
+    pub(crate) fn preview_link(&self) -> Result<HttpUrl> {
         self.query().preview_link()
     }
 
@@ -241,13 +241,13 @@ impl<'a> Query<'a> {
     ///
     /// # Errors
     /// `MissingParam`, and `InvalidParam` for what cannot be previewed.
-    pub(crate) fn preview_link(&self) -> Result<Link> {
+    pub(crate) fn preview_link(&self) -> Result<HttpUrl> {
         let missing = || Error::new(Kind::MissingParam, "url is missing");
         let url = self.get("url").filter(|url| !url.is_empty()).ok_or_else(missing)?;
         if self.get("ts").is_some_and(|ts| ts.parse::<u64>().is_err()) {
             return Err(Error::new(Kind::InvalidParam, "ts is not a number of milliseconds"));
         }
-        Link::parse(&url)
+        HttpUrl::parse(&url)
     }
 
     /// The first parameter called `name`, decoded; `None` too when it is not UTF-8.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use rustls::{ClientConfig, RootCertStore};
 
@@ -27,21 +27,56 @@ const MAX_ROOTS: usize = 1000;
 /// Names another such file, as OpenSSL has it.
 const SYSTEM_ROOTS_VARIABLE: &str = "SSL_CERT_FILE";
 
-/// TLS trusting the public roots, the system's, and those in the PEM file that a key of the configuration names. The error says what is
-/// wrong with the file.
-pub(super) fn client_config(ca_file: Option<CaFile<'_>>) -> Result<Arc<ClientConfig>, String> {
+/// Why outbound TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsSetupError {
+    /// The PEM file that a key of the configuration names is of no use.
+    #[error("{key} {}: {why}", path.display())]
+    CaFile {
+        /// The key, like `federation.ca_file`.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: CaFileError,
+    },
+    /// The TLS library refuses its own defaults.
+    #[error("TLS: {0}")]
+    Library(rustls::Error),
+}
+
+/// What is wrong with a file of certificates.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CaFileError {
+    /// It cannot be read, or is not PEM.
+    #[error("{0}")]
+    Unreadable(pem::Error),
+    /// One of its certificates cannot be trusted as a root.
+    #[error("{0}")]
+    Certificate(rustls::Error),
+    /// It holds no certificate.
+    #[error("no certificate in it")]
+    Empty,
+}
+
+/// TLS trusting the public roots, the system's, and those in the PEM file that a key of the configuration names.
+pub(super) fn client_config(ca_file: Option<CaFile<'_>>) -> Result<Arc<ClientConfig>, TlsSetupError> {
     let roots = match ca_file {
         None => Arc::clone(public_roots()),
-        Some((key, path)) => {
+        Some(CaFile { key, path }) => {
             let mut roots = RootCertStore::clone(public_roots());
-            add_all(&mut roots, path).map_err(|why| format!("{key} {}: {why}", path.display()))?;
+            add_all(&mut roots, path).map_err(|why| TlsSetupError::CaFile {
+                key,
+                path: path.to_owned(),
+                why,
+            })?;
             Arc::new(roots)
         }
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
+        .map_err(TlsSetupError::Library)?
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -84,13 +119,13 @@ fn add_usable(roots: &mut RootCertStore, path: &Path) -> usize {
 }
 
 /// Adds all certificates of a file that the operator named.
-fn add_all(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
+fn add_all(roots: &mut RootCertStore, path: &Path) -> Result<(), CaFileError> {
     let before = roots.len();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
+    for certificate in CertificateDer::pem_file_iter(path).map_err(CaFileError::Unreadable)? {
+        let certificate = certificate.map_err(CaFileError::Unreadable)?;
+        roots.add(certificate).map_err(CaFileError::Certificate)?;
     }
-    if roots.len() == before { Err("no certificate in it".to_owned()) } else { Ok(()) }
+    if roots.len() == before { Err(CaFileError::Empty) } else { Ok(()) }
 }
 
 /// The TLS error inside an I/O error, in words.
@@ -133,11 +168,12 @@ mod tests {
             ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned(), false),
         ] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(client_config(Some(("x", &path))).is_ok(), is_good);
+            assert_eq!(client_config(Some(CaFile { key: "x", path: &path })).is_ok(), is_good);
         }
         assert!(
-            client_config(Some(("x.ca_file", Path::new("/nowhere"))))
+            client_config(Some(CaFile { key: "x.ca_file", path: Path::new("/nowhere") }))
                 .unwrap_err()
+                .to_string()
                 .contains("x.ca_file /nowhere")
         );
     }

@@ -77,24 +77,22 @@ fn drop_full_alpha(pixels: Pixels) -> Pixels {
     }
 }
 
-/// Quality 80, colour at half the resolution.
+/// A JPEG of quality [`QUALITY`], its chroma at half the resolution both ways (4:2:0).
 fn jpeg(pixels: &Pixels) -> Result<Vec<u8>, ThumbnailError> {
     let side = |length: u32| u16::try_from(length).map_err(ThumbnailError::broken);
-    let image = JpegSource { pixels, width: side(pixels.width)?, height: side(pixels.height)? };
+    let (width, height) = (side(pixels.width)?, side(pixels.height)?);
     let mut bytes = Vec::new();
     let mut encoder = JpegEncoder::new(&mut bytes, QUALITY);
     encoder.set_sampling_factor(SamplingFactor::F_2_2);
-    encoder.encode_image(image).map_err(ThumbnailError::broken)?;
+    encoder.encode_image(JpegSource { pixels, width, height }).map_err(ThumbnailError::broken)?;
     Ok(bytes)
 }
 
-/// Opaque pixels as the JPEG encoder takes them. One type for all: the encoder's own are eleven, and it is compiled for each twice.
+/// A picture, grey or RGB, as the JPEG encoder reads it. The encoder's own `encode` compiles the whole encoder for nine colour
+/// types; this compiles it once.
 struct JpegSource<'a> {
-    /// Grey or RGB.
     pixels: &'a Pixels,
-    /// Of the pixels.
     width: u16,
-    /// Of the pixels.
     height: u16,
 }
 
@@ -111,19 +109,28 @@ impl ImageBuffer for JpegSource<'_> {
         self.height
     }
 
-    fn fill_buffers(&self, y: u16, [first, second, third, _]: &mut [Vec<u8>; 4]) {
-        let length = usize::from(self.width).saturating_mul(self.pixels.layout.channels());
-        let start = usize::from(y).saturating_mul(length);
-        let row = self.pixels.data.get(start..start.saturating_add(length)).unwrap_or_default();
+    fn fill_buffers(&self, y: u16, [luma, blue, red, _]: &mut [Vec<u8>; 4]) {
+        let row_bytes = usize::from(self.width).saturating_mul(self.pixels.layout.channels()).max(1);
+        let row = self.pixels.data.chunks_exact(row_bytes).nth(y.into()).unwrap_or_default();
         if self.pixels.layout == Layout::Grey {
-            first.extend_from_slice(row);
+            luma.extend_from_slice(row);
             return;
         }
-        // A pass for each channel: the compiler makes vector code of it.
-        let row = row.as_chunks::<3>().0;
-        first.extend(row.iter().map(|[r, g, b]| rgb_to_ycbcr(*r, *g, *b).0));
-        second.extend(row.iter().map(|[r, g, b]| rgb_to_ycbcr(*r, *g, *b).1));
-        third.extend(row.iter().map(|[r, g, b]| rgb_to_ycbcr(*r, *g, *b).2));
+        let (pixels, _) = row.as_chunks::<3>();
+        let (groups, rest) = pixels.as_chunks::<16>();
+        // Groups of a fixed size, which the compiler turns into SIMD.
+        for group in groups {
+            let converted = group.map(|[r, g, b]| rgb_to_ycbcr(r, g, b));
+            luma.extend_from_slice(&converted.map(|(y, ..)| y));
+            blue.extend_from_slice(&converted.map(|(_, cb, _)| cb));
+            red.extend_from_slice(&converted.map(|(.., cr)| cr));
+        }
+        for [r, g, b] in rest {
+            let (y, cb, cr) = rgb_to_ycbcr(*r, *g, *b);
+            luma.push(y);
+            blue.push(cb);
+            red.push(cr);
+        }
     }
 }
 

@@ -8,14 +8,13 @@ use std::time::Instant;
 
 use super::ThumbnailError;
 
+/// A picture's file, as the callers of this module have it.
+pub(crate) trait ReadSeek: Read + Seek {}
+
+impl<T: Read + Seek> ReadSeek for T {}
+
 /// What decoders read: buffered, and watched below the buffer.
 pub(super) type Input<'a> = BufReader<Watched<'a>>;
-
-/// Where a picture's bytes come from. Called once for each buffer; as a trait object, so that the decoders, which are generic over their
-/// reader, are compiled for one.
-pub(super) trait ReadSeek: Read + Seek {}
-
-impl<R: Read + Seek> ReadSeek for R {}
 
 /// Reads on until the deadline. A picture can make its decoder work for minutes over few bytes (a progressive JPEG
 /// of thousands of empty scans). Behind a buffer, so that the clock is looked at once for each buffer: rare enough to
@@ -68,7 +67,7 @@ impl Watched<'_> {
 impl Read for Watched<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            self.fault.get_or_insert(ThumbnailError::OutOfTime);
+            self.fault.get_or_insert(ThumbnailError::Timeout);
             return Err(io::ErrorKind::TimedOut.into());
         }
         let result = self.inner.read(buffer);
@@ -125,7 +124,7 @@ mod tests {
         let mut source = io::Cursor::new(vec![0; 20_000]);
         let copy = |mut input: Input<'_>| Ok(io::copy(&mut input, &mut io::sink())?);
         let got = read(&mut source, Some(Instant::now()), copy);
-        assert!(matches!(got, Err(ThumbnailError::OutOfTime)), "{got:?}");
+        assert!(matches!(got, Err(ThumbnailError::Timeout)), "{got:?}");
         assert_eq!(read(&mut source, None, copy).unwrap(), 20_000);
     }
 
