@@ -46,7 +46,7 @@ enum Command {
         #[command(flatten)]
         config: ConfigArg,
     },
-    /// Print the configuration in force, secrets redacted
+    /// Print the effective configuration, secrets redacted
     #[command(after_help = "Example: SIDECAR_LOG=debug media-sidecar config")]
     Config {
         /// Which configuration.

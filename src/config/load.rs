@@ -310,7 +310,7 @@ impl Sources<'_> {
             self.complain("previews.user_agent", "only printable ASCII can be sent");
         }
         if let Err(why) = accept_language(&previews.accept_language) {
-            self.complain("previews.accept_language", why);
+            self.complain("previews.accept_language", why.to_string());
         }
         if previews.ports.is_senseless() {
             self.complain("previews.ports", "name at least one port, 1 to 65535, or write any");
