@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use crate::accounts::homeserver::Homeserver;
+use crate::accounts::homeserver::HomeserverClient;
 use crate::accounts::{Account, Accounts, CredentialHash};
 use crate::config::{Config, Live};
 use crate::error::{Error, Result};
@@ -108,7 +108,7 @@ impl App {
         let lock = lock_data_dir(&config.data_dir)?;
         let store = Arc::new(Store::open(&config.data_dir, disk)?);
 
-        let homeserver = Homeserver::new(&config.homeserver.url, Arc::clone(&names))
+        let homeserver = HomeserverClient::new(&config.homeserver.url, Arc::clone(&names))
             .map_err(|error| Error::internal("preparing requests to the homeserver", error))?;
         let homeserver = Arc::new(homeserver);
         let accounts =
@@ -150,7 +150,7 @@ impl App {
             dns: names,
             accounts: Arc::new(accounts),
             federation,
-            media: Arc::new(Media::new(config, parts)),
+            media: Media::new(config, parts),
             store,
             _lock: lock,
             pools,

@@ -43,7 +43,7 @@ async fn tend_orphans(app: Arc<App>) {
     let mut is_known = false;
     loop {
         ticks.tick().await;
-        let (media, store) = (Arc::clone(&app.media), Arc::clone(&app.store));
+        let store = Arc::clone(&app.store);
         let done = if is_known {
             let tend = move || {
                 store.note_generation()?;
@@ -53,7 +53,7 @@ async fn tend_orphans(app: Arc<App>) {
         } else {
             // What was not seen whole is not touched.
             let look = move || {
-                media.forget_sourceless_thumbnails()?;
+                store.remove_sourceless_thumbnails()?;
                 store.find_orphans()
             };
             app.pools.run(Pool::Disk, look).await.inspect(|()| is_known = true)
@@ -80,7 +80,7 @@ async fn expire(app: Arc<App>) {
     let mut ticks = tokio::time::interval(EXPIRE_EVERY);
     loop {
         ticks.tick().await;
-        run(&app, "deleting expired rows failed", Media::forget_expired).await;
+        run(&app, "deleting expired rows failed", Media::remove_expired).await;
     }
 }
 

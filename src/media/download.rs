@@ -12,7 +12,7 @@ use super::{Media, Viewer};
 use crate::error::{Error, Kind, Result};
 use crate::http::response::PreparedMedia;
 use crate::matrix::{Expiry, Mxc, Timestamp};
-use crate::store::catalog::{self, Content};
+use crate::store::Lookup;
 use crate::store::stored_media::StoredMedia;
 use crate::sync::pools::Pool;
 
@@ -103,11 +103,13 @@ impl Media {
         Ok(Some(prepared))
     }
 
-    /// Media of this server that is stored, on our own behalf.
+    /// Stored media of this server, on our own behalf.
     pub(super) async fn own_media(self: &Arc<Self>, mxc: &Mxc) -> Result<StoredMedia> {
         let mxc = mxc.clone();
-        let stored = self.blocking(Pool::Lookup, move |media| media.stored(&mxc)).await?;
-        stored.ok_or_else(Error::not_found)
+        match self.blocking(Pool::Lookup, move |media| media.store.find(&mxc)).await? {
+            Lookup::Stored(stored) => Ok(stored),
+            Lookup::Pending { .. } | Lookup::Lost { .. } | Lookup::Unknown => Err(Error::not_found()),
+        }
     }
 
     /// Waits until a pending ID is uploaded to, for as long as the options say.
@@ -139,29 +141,21 @@ impl Media {
     fn find(&self, mxc: &Mxc, options: AccessOptions) -> Result<Found> {
         self.check_policy(mxc)?;
         let viewer = options.viewer;
-        match self.store.catalog.media(mxc)? {
-            // Whether a pending ID will be open is decided when it is uploaded to: it is pending for everybody whom stored media is
-            // shown to.
-            Some(catalog::Media { content: Content::Pending { expires }, created, .. })
+        match self.store.find(mxc)? {
+            Lookup::Stored(stored) if self.may_see(viewer, stored.open) => {
+                self.access_times.note(mxc, (self.clock)());
+                Ok(Found::Stored(stored))
+            }
+            // Whether it will be open is decided when it is uploaded to: until then it is pending for everybody who might see it.
+            Lookup::Pending { created, expires }
                 if self.is_pending(created, expires) && self.may_see(viewer, true) =>
             {
                 Ok(Found::Pending)
             }
-            Some(catalog::Media { content: Content::Stored(content), created, open, .. }) => {
-                if !self.may_see(viewer, open) {
-                    return Err(Error::not_found());
-                }
-                match self.open_blob(Some(mxc), &content)? {
-                    Some(blob) => {
-                        self.access_times.note(mxc, (self.clock)());
-                        Ok(Found::Stored(StoredMedia { content, created, open, blob }))
-                    }
-                    // The row stays: the blob may come back, and the origin may be gone.
-                    None => self.elsewhere(mxc, options),
-                }
-            }
-            Some(_) => Err(Error::not_found()),
-            None => self.elsewhere(mxc, options),
+            // The row stays: the blob may come back, and the origin may be gone.
+            Lookup::Lost { open } if self.may_see(viewer, open) => self.elsewhere(mxc, options),
+            Lookup::Unknown => self.elsewhere(mxc, options),
+            Lookup::Stored(_) | Lookup::Pending { .. } | Lookup::Lost { .. } => Err(Error::not_found()),
         }
     }
 

@@ -37,18 +37,17 @@ impl ClockWatch {
 
 impl Media {
     /// Deletes what has expired: pending IDs, keys and families of other servers, previews. Blocks.
-    pub(crate) fn forget_expired(&self) -> Result<()> {
+    pub(crate) fn remove_expired(&self) -> Result<()> {
         self.uploads.tidy();
         let now = (self.clock)();
         if self.clock_watch.was_set(now, (self.monotonic)()) {
             return Ok(());
         }
         // An expired ID is refused by its time; its row may wait for a clock that is right.
-        let removed = self.store.catalog.forget_expired(now.before(PENDING_KEPT))?;
-        self.clear_away(&removed);
+        self.store.remove_expired(now.before(PENDING_KEPT))?;
         self.store.catalog.forget_expired_keys(now)?;
         self.store.catalog.forget_families(now.before(FAMILY_KEPT))?;
-        self.forget_expired_previews()
+        self.remove_expired_previews()
     }
 }
 

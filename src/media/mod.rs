@@ -21,7 +21,6 @@ mod pending;
 mod preview;
 mod remote;
 mod response_cache;
-mod storing;
 mod thumbnail;
 mod upload;
 
@@ -33,16 +32,15 @@ use self::pending::PendingUploads;
 use self::preview::PreviewState;
 use self::remote::RemoteFetches;
 use self::response_cache::ResponseCache;
-use self::storing::LostBlobs;
 use self::thumbnail::ThumbnailState;
 use self::upload::UploadState;
 use crate::config::{Config, Live, UnauthenticatedMedia};
 use crate::error::{Error, Result};
 use crate::federation::Federation;
 use crate::http::file_stream::Readers;
-use crate::matrix::{Clock, Monotonic, Mxc, Random, ServerName};
+use crate::matrix::{Clock, MediaId, Monotonic, Mxc, Random, ServerName};
 use crate::preview::Fetcher;
-use crate::store::Store;
+use crate::store::{Removed, Store};
 use crate::sync::Activity;
 use crate::sync::pools::{Pool, Pools};
 
@@ -67,7 +65,6 @@ pub(crate) struct Media {
     /// Media served recently.
     response_cache: ResponseCache,
     access_times: AccessTimes,
-    lost_blobs: LostBlobs,
     clock_watch: ClockWatch,
     /// Downloads that wait for an upload.
     pending: PendingUploads,
@@ -103,10 +100,10 @@ pub(crate) enum Viewer {
 }
 
 impl Media {
-    pub(crate) fn new(config: &Config, parts: Parts) -> Self {
+    pub(crate) fn new(config: &Config, parts: Parts) -> Arc<Self> {
         let Parts { store, federation, fetcher, pools, readers, activity, animation_time, .. } = parts;
         let Parts { clock, monotonic, random, .. } = parts;
-        Self {
+        let media = Arc::new(Self {
             server_name: config.server_name.clone(),
             config: Live::new(config.clone()),
             store,
@@ -118,14 +115,28 @@ impl Media {
             random,
             response_cache: ResponseCache::new(),
             access_times: AccessTimes::default(),
-            lost_blobs: LostBlobs::new(),
             clock_watch: ClockWatch::default(),
             pending: PendingUploads::default(),
             uploads: UploadState::new(),
             fetches: RemoteFetches::new(),
             thumbnails: ThumbnailState::new(&config.thumbnails, activity, animation_time),
             previews: PreviewState::new(config.previews.clone(), fetcher),
-        }
+        });
+        // Weak: the store is a part of what hears of its removals.
+        let listener = Arc::downgrade(&media);
+        media.store.on_removal(move |removed| {
+            if let Some(media) = listener.upgrade() {
+                media.forget_removed(removed);
+            }
+        });
+        media
+    }
+
+    /// Drops from memory what was removed from the store.
+    fn forget_removed(&self, removed: &Removed) {
+        self.response_cache.remove(&removed.media, &removed.blobs);
+        self.thumbnails.forget_blobs(&removed.blobs);
+        self.previews.forget(&removed.previews);
     }
 
     /// Applies a changed configuration; linked pages are fetched with `fetcher` from here on.
@@ -147,6 +158,11 @@ impl Media {
     ) -> Result<T> {
         let media = Arc::clone(self);
         self.pools.run(pool, move || step(&media)).await
+    }
+
+    /// A new media ID of this server, which nobody can guess.
+    fn new_mxc(&self) -> Mxc {
+        Mxc { server_name: self.server_name.clone(), media_id: MediaId::generate(|pool| (self.random)(pool)) }
     }
 
     fn is_ours(&self, mxc: &Mxc) -> bool {

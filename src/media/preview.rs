@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use self::draft::PreviewDraft;
 pub(super) use self::kept::PreviewState;
-use self::read::{LinkTarget, PreviewImage, UnverifiedImage};
+use self::read::{LinkTarget, UnverifiedImage, VerifiedImage};
 use super::Media;
 use crate::error::{Error, Kind, Result};
 use crate::preview::{Accept, FetchedBody, Followed, HttpUrl, Image, OembedResponse, timed_out};
@@ -183,7 +183,7 @@ impl Media {
 
     /// Adds the first image that is large enough, or the largest of those that can be shown at all.
     async fn choose_image(self: &Arc<Self>, draft: &mut PreviewDraft, deadline: Deadline) {
-        let mut best: Option<(Image, PreviewImage)> = None;
+        let mut best: Option<(Image, VerifiedImage)> = None;
         for image in draft.candidates() {
             if best.as_ref().is_some_and(|(best, _)| best.source < image.source) {
                 break;
@@ -213,7 +213,7 @@ impl Media {
     }
 
     /// Fetches an image of a page, and decodes it.
-    async fn fetch_image(self: &Arc<Self>, image: &Image, deadline: Deadline) -> Result<PreviewImage> {
+    async fn fetch_image(self: &Arc<Self>, image: &Image, deadline: Deadline) -> Result<VerifiedImage> {
         let unverified = if image.url.scheme() == "data" {
             let url = image.url.clone();
             let reading = self.blocking(Pool::Previews, move |media| media.read_data_image(&url));
@@ -232,7 +232,7 @@ impl Media {
         self: &Arc<Self>,
         image: UnverifiedImage,
         deadline: Deadline,
-    ) -> Result<PreviewImage> {
+    ) -> Result<VerifiedImage> {
         let verifying = async {
             let worker = self.pools.enter(Pool::Thumbnails).await?;
             let memory = self.thumbnails.memory.acquire(image.memory()).await?;
@@ -337,7 +337,7 @@ mod tests {
             encoder.write_header().unwrap().write_image_data(&[7; 400]).unwrap();
             media.receive_image(&mut bytes.as_slice()).unwrap()
         };
-        let is_late = |verified: Result<PreviewImage>| {
+        let is_late = |verified: Result<VerifiedImage>| {
             let error = verified.unwrap_err();
             assert_eq!(error.kind(), Kind::PageUnavailable);
             is_temporary(&error, over())

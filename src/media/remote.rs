@@ -16,8 +16,8 @@ use crate::error::{Error, Kind, Result};
 use crate::federation::{self, GRACE, MIN_RATE, RemoteMedia, Wish};
 use crate::matrix::{Mxc, ServerName};
 use crate::store::blobs::{Ingest, IngestError};
-use crate::store::catalog::{Filled, NewMedia};
 use crate::store::stored_media::StoredMedia;
+use crate::store::{Incoming, Lookup};
 use crate::sync::KeyedSemaphore;
 use crate::sync::pools::Pool;
 
@@ -123,23 +123,24 @@ impl Media {
         progress: &ProgressReporter,
     ) -> Result<StoredMedia> {
         // A fetch may have ended between the look-up and the start of this one.
-        if let Some(stored) = self.stored(mxc)? {
+        if let Lookup::Stored(stored) = self.store.find(mxc)? {
             return Ok(stored);
         }
         let failed = |error| Error::storing("storing remote media", error);
         let max_size = self.config.get().federation.max_size.0;
         let remote = self.federation.fetch(mxc, Wish { timeout, max_size })?;
         let RemoteMedia { content_type, upload_name, size, body } = remote;
-        let mut ingest = self.store.blobs.ingest(max_size, size).map_err(failed)?;
+        let mut ingest = self.store.begin(max_size, size).map_err(failed)?;
         let head = RemoteHead { content_type: content_type.clone(), upload_name: upload_name.clone(), size };
         progress.started(head, ingest.reader().map_err(failed)?);
         let copied = copy_body(body, &mut ingest, size, |size| progress.advanced(size));
         self.note_outcome(mxc, copied.as_ref().err());
         copied?;
         progress.complete();
-        let kept = self.store(ingest, content_type, upload_name, |content| self.keep_remote(mxc, content))?;
-        // Removed at once: the row came, and its blob is lost.
-        kept.ok_or_else(Error::not_found)
+        let (mxc, created, open) = (mxc.clone(), (self.clock)(), self.is_open());
+        let incoming = Incoming { mxc, content_type, upload_name, user_id: None, created, open };
+        // Removed from the disk at once: the row came, and its blob is lost.
+        self.store.add_remote(ingest, incoming)?.ok_or_else(Error::not_found)
     }
 
     /// Tells federation how a server behaved while it sent a file.
@@ -150,20 +151,6 @@ impl Media {
             Some(Kind::RemoteFailed) => self.federation.broke_off(&mxc.server_name),
             Some(_) => {}
         }
-    }
-
-    /// Writes the row of remote media. A row that is there has lost its blob, and gets this one.
-    fn keep_remote(&self, mxc: &Mxc, content: Filled) -> Result<Option<StoredMedia>> {
-        let (created, open) = ((self.clock)(), self.is_open());
-        let filled = content.clone();
-        let row = NewMedia { mxc: mxc.clone(), filled, user_id: None, created, open };
-        if self.store.catalog.add(row.clone())? {
-            let blob = self.open_blob(Some(mxc), &content)?;
-            return Ok(blob.map(|blob| StoredMedia { content, created, open, blob }));
-        }
-        let Some(replaced) = self.store.catalog.refill(row)? else { return Ok(None) };
-        self.clear_away(&replaced);
-        self.stored(mxc)
     }
 }
 

@@ -168,7 +168,7 @@ impl Media {
         match outcomes.answer(source, requested) {
             Some(Answer::Original(content_type)) => return Ok(original_as_thumbnail(original, content_type)),
             Some(Answer::Made(content)) => {
-                if let Some(blob) = self.open_blob(None, &content)? {
+                if let Some(blob) = self.store.open_blob(None, &content)? {
                     return Ok(Planned::Ready(PreparedMedia::new(as_thumbnail(original, content, blob))));
                 }
             }
@@ -190,8 +190,8 @@ impl Media {
         let planned = thumbnail::fit_to_memory(&header, planned, &self.thumbnail_limits());
         let is_stopgap = planned.animated && outcomes.had_no_time(source, planned, &self.monotonic);
         let spec = RenderSpec { animated: planned.animated && !is_stopgap, ..planned };
-        if let Some(content) = self.store.catalog.thumbnail(&thumbnail_key(source, spec))?
-            && let Some(blob) = self.open_blob(None, &content)?
+        if let Some(content) = self.store.thumbnail(&thumbnail_key(source, spec))?
+            && let Some(blob) = self.store.open_blob(None, &content)?
         {
             let picture = MadePicture { content, blob, is_stopgap };
             return Ok(Planned::Ready(self.answer_with(original, requested, picture)));
@@ -249,14 +249,9 @@ impl ThumbnailState {
         self.backlog.add(mxc.clone());
     }
 
-    /// Forgets thumbnails whose blobs are removed.
+    /// Forgets thumbnails whose blobs are gone, and what failed of sources whose damaged bytes were replaced.
     pub(super) fn forget_blobs(&self, blobs: &[Sha256]) {
         self.outcomes.forget_blobs(blobs);
-    }
-
-    /// Forgets what failed of a source, whose damaged bytes were replaced.
-    pub(super) fn forget_failures(&self, source: &Sha256) {
-        self.outcomes.forget_failures(*source);
     }
 }
 

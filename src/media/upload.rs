@@ -22,8 +22,9 @@ use super::Media;
 use crate::error::{Error, Kind, Result};
 use crate::http::receive::{self, BodyReceiver};
 use crate::matrix::{Expiry, MediaId, Mxc, UserId};
+use crate::store::Incoming;
 use crate::store::blobs::Ingest;
-use crate::store::catalog::{Content, NewMedia, Reservation, Reserved};
+use crate::store::catalog::{Content, Reservation, Reserved};
 use crate::sync::lock;
 use crate::sync::pools::Pool;
 
@@ -166,22 +167,25 @@ impl Media {
 /// The blocking steps.
 impl Media {
     pub(super) fn begin_upload(&self, announced: Option<u64>) -> Result<Ingest> {
-        let begun = self.store.blobs.ingest(self.max_upload_size(), announced);
+        let begun = self.store.begin(self.max_upload_size(), announced);
         begun.map_err(|error| Error::storing("storing an upload", error))
     }
 
     /// Stores what was received under a new ID. Identical bytes get an ID of their own and share the blob (MSC2704).
     pub(super) fn store_upload(&self, ingest: Ingest, upload: Upload) -> Result<Mxc> {
         let mxc = self.new_mxc();
-        let Upload { user_id, content_type, file_name, .. } = upload;
-        let stored = self.store(ingest, content_type, file_name, |filled| {
-            let (created, open) = ((self.clock)(), self.is_open());
-            let row = NewMedia { mxc: mxc.clone(), filled, user_id: Some(user_id), created, open };
-            Ok(self.store.catalog.add(row)?.then_some(()))
-        })?;
-        // 142 random bits: a known ID would mean that the source of randomness is broken.
-        stored.ok_or_else(|| Error::new(Kind::Internal, "internal error"))?;
+        if !self.store.add(ingest, self.incoming(&mxc, upload))? {
+            // 142 random bits: a known ID means that the source of randomness is broken.
+            return Err(Error::new(Kind::Internal, "internal error"));
+        }
         Ok(mxc)
+    }
+
+    /// The row of an upload that is stored now.
+    fn incoming(&self, mxc: &Mxc, upload: Upload) -> Incoming {
+        let Upload { user_id, content_type, file_name: upload_name, .. } = upload;
+        let (mxc, created, open) = (mxc.clone(), (self.clock)(), self.is_open());
+        Incoming { mxc, content_type, upload_name, user_id: Some(user_id), created, open }
     }
 
     fn reserve(&self, user_id: UserId) -> Result<Created> {
@@ -197,7 +201,7 @@ impl Media {
         let mxc = self.new_mxc();
         let reservation =
             Reservation { mxc: mxc.clone(), user_id, created, expires, limit: uploads.pending_per_user };
-        match self.store.catalog.reserve(reservation)? {
+        match self.store.reserve(reservation)? {
             Reserved::Done => Ok(Created { mxc, expires }),
             Reserved::TooMany { next_free } => {
                 let message = "too many media IDs are created and not yet uploaded to";
@@ -214,7 +218,7 @@ impl Media {
             || Error::new(Kind::CannotOverwrite, "this media ID has been uploaded to already");
         // Entered before the catalog is asked: what it says then stays true until the target is dropped.
         let target = UploadTarget::enter(mxc, &self.uploads.targets);
-        let media = self.store.catalog.media(mxc)?.ok_or_else(Error::not_found)?;
+        let media = self.store.media(mxc)?.ok_or_else(Error::not_found)?;
         if media.user_id.as_ref() != Some(user_id) {
             return Err(Error::new(Kind::Forbidden, "only the user who created a media ID may upload to it"));
         }
@@ -227,11 +231,8 @@ impl Media {
 
     /// Stores what was received under the ID of `target`.
     fn fill(&self, target: &UploadTarget, ingest: Ingest, upload: Upload) -> Result<()> {
-        let stored = self.store(ingest, upload.content_type, upload.file_name, |filled| {
-            let is_filled = self.store.catalog.fill(&target.mxc, filled, (self.clock)(), self.is_open())?;
-            Ok(is_filled.then_some(()))
-        })?;
-        stored.ok_or_else(expired)
+        let is_filled = self.store.fill(ingest, self.incoming(&target.mxc, upload))?;
+        is_filled.then_some(()).ok_or_else(expired)
     }
 }
 

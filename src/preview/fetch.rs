@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::outbound::dns::Lookups;
 use crate::outbound::{
     ACCEPT_ENCODING, CaFile, Denied, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse,
-    Timeouts,
+    Timeouts, TlsSetupError,
 };
 
 /// Redirects followed on the way to one body, as browsers do.
@@ -91,7 +91,7 @@ pub(crate) struct Fetcher {
     /// `Accept-Language`
     accept_language: String,
     /// Most bytes on the wire, whatever is asked for: packed without end they could unpack to nothing.
-    max_wire: u64,
+    max_body: u64,
 }
 
 impl HttpUrl {
@@ -148,7 +148,7 @@ impl Fetcher {
     pub(crate) fn new(
         config: &Previews,
         names: impl Into<Lookups>,
-    ) -> std::result::Result<Self, OutboundError> {
+    ) -> std::result::Result<Self, TlsSetupError> {
         let guard = Guard::new(&config.ip_deny, &config.ip_allow);
         let limits = Timeouts { stall: config.timeout.0, total: Some(config.timeout.0) };
         let ca_file = config.ca_file.as_deref().map(|path| CaFile { key: "previews.ca_file", path });
@@ -159,7 +159,7 @@ impl Fetcher {
             user_agent: config.user_agent.clone(),
             accept_language: config::accept_language(&config.accept_language).unwrap_or_default(),
             // One more than fits, so that what is too large does not look whole.
-            max_wire: config.max_page.0.max(config.max_image.0).saturating_add(1),
+            max_body: config.max_page.0.max(config.max_image.0).saturating_add(1),
         })
     }
 
@@ -231,7 +231,7 @@ impl Fetcher {
         let disposition = answer.header_lossy("content-disposition");
         let refresh = answer.header_lossy("refresh");
         let size = answer.content_length();
-        let body = answer.into_decoded(self.max_wire).map_err(body_error)?;
+        let body = answer.into_body(self.max_body).map_err(body_error)?;
         Ok(FetchedBody { url: link.0.clone(), content_type, disposition, refresh, size, deadline, body })
     }
 

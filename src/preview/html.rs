@@ -70,17 +70,18 @@ impl Tag {
 }
 
 /// Reads a document in UTF-8 to its end, or until `listener` has heard enough.
-pub(super) fn read<L: Listener>(body: impl Read, syntax: Syntax, listener: &mut L) -> io::Result<()> {
+pub(super) fn read(mut body: impl Read, syntax: Syntax, listener: &mut dyn Listener) -> io::Result<()> {
+    let body: &mut dyn Read = &mut body;
     run(IoReader::new(body), syntax, listener)
 }
 
 /// Reads a document that is in memory, in any character set that contains ASCII.
-pub(super) fn read_bytes<L: Listener>(bytes: &[u8], listener: &mut L) {
+pub(super) fn read_bytes(bytes: &[u8], listener: &mut dyn Listener) {
     let Ok(()) = run(bytes.to_reader(), Syntax::Html, listener);
 }
 
-/// Drives the tokenizer.
-fn run<R: Reader, L: Listener>(reader: R, syntax: Syntax, listener: &mut L) -> Result<(), R::Error> {
+/// Drives the tokenizer. It is generic over all it meets and large: trait objects keep it from being compiled for each listener.
+fn run<R: Reader>(reader: R, syntax: Syntax, listener: &mut dyn Listener) -> Result<(), R::Error> {
     let bridge = Bridge {
         listener,
         syntax,
@@ -159,9 +160,9 @@ impl<R: Reader> Reader for Paced<R> {
 }
 
 /// Makes tags of what the tokenizer finds.
-struct Bridge<'a, L> {
+struct Bridge<'a> {
     /// Who hears them.
-    listener: &'a mut L,
+    listener: &'a mut dyn Listener,
     /// How the document is written.
     syntax: Syntax,
     /// The tag under way.
@@ -182,7 +183,7 @@ struct Bridge<'a, L> {
     position: usize,
 }
 
-impl<L: Listener> Bridge<'_, L> {
+impl Bridge<'_> {
     /// Settles the attribute under way. The first of a name counts.
     fn end_attribute(&mut self) {
         self.begin_value();
@@ -226,7 +227,7 @@ impl<L: Listener> Bridge<'_, L> {
     }
 }
 
-impl<L: Listener> Emitter for Bridge<'_, L> {
+impl Emitter for Bridge<'_> {
     type Token = ();
 
     fn set_last_start_tag(&mut self, name: Option<&[u8]>) {

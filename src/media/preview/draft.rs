@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::kept::FAILURE_KEPT;
-use super::read::{LinkTarget, PreviewImage};
+use super::read::{LinkTarget, VerifiedImage};
 use crate::error::Result;
 use crate::preview::{HttpUrl, Image, ImageSource, OembedResponse, Page};
 
@@ -16,7 +16,7 @@ const MAX_TRIED: usize = 6;
 #[derive(Debug)]
 pub(super) struct PreviewDraft {
     page: Page,
-    image: Option<PreviewImage>,
+    image: Option<VerifiedImage>,
     /// `og:image:alt` of the image.
     alt: Option<String>,
     /// How long the site wants the preview kept.
@@ -82,7 +82,7 @@ impl PreviewDraft {
     }
 
     /// Takes the image that stands for the link.
-    pub(super) fn set_image(&mut self, named: Image, fetched: PreviewImage) {
+    pub(super) fn set_image(&mut self, named: Image, fetched: VerifiedImage) {
         self.alt = named.alt;
         self.image = Some(fetched);
     }
@@ -108,7 +108,7 @@ impl PreviewDraft {
     }
 
     /// The answer's keys, but for the image's address, and the image.
-    pub(super) fn into_keys(self) -> (Map<String, Value>, Option<PreviewImage>) {
+    pub(super) fn into_keys(self) -> (Map<String, Value>, Option<VerifiedImage>) {
         let mut keys = self.keys();
         if let Some(image) = &self.image {
             let mut insert = |key: &str, value: Value| keys.insert(key.to_owned(), value);

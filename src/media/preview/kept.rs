@@ -9,14 +9,15 @@ use serde_json::{Map, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::draft::PreviewDraft;
-use super::read::PreviewImage;
+use super::read::VerifiedImage;
 use super::{MAX_PREVIEWS_IN_FLIGHT, REQUESTS_PER_HOST};
 use crate::config::{self, Live};
 use crate::error::{Error, Kind, Result};
-use crate::matrix::{Expiry, Moment, Mxc, len_u64};
+use crate::matrix::{Expiry, Moment, len_u64};
 use crate::media::Media;
 use crate::preview::{Fetcher, HttpUrl, MAX_OEMBED_CACHE_AGE, OembedProviders};
-use crate::store::catalog::{Filled, NewMedia, NewPreview, Preview, Removed, Room};
+use crate::store::catalog::{Preview, Room};
+use crate::store::{Incoming, PreviewImage, PreviewPage};
 use crate::sync::{KeyedSemaphore, SingleFlight};
 
 /// How long a failure is believed, and a preview of which a part was late.
@@ -159,7 +160,7 @@ impl Media {
         if let Some(remembered) = self.remembered_preview(link) {
             return remembered.map(Some);
         }
-        let stored = self.store.catalog.preview(link.as_str())?;
+        let stored = self.store.preview(link.as_str())?;
         let Some(Preview { answer, expires }) = stored else { return Ok(None) };
         let left =
             expires.left((self.clock)(), self.previews.rules().config.cache.0.max(MAX_OEMBED_CACHE_AGE));
@@ -172,63 +173,51 @@ impl Media {
         let mut lifetime = draft.lifetime(self.previews.rules().config.cache.0);
         let without_image = draft.keys();
         let (keys, image) = draft.into_keys();
-        let (answer, removed) = match image {
+        let stored = match image {
             None => self.commit_preview(link, keys, None, lifetime)?,
-            Some(PreviewImage { ingest, content_type, .. }) => {
-                let stored = self.store(ingest, content_type.to_owned(), None, |content| {
-                    self.commit_preview(link, keys, Some(content), lifetime).map(Some)
-                });
-                match stored {
-                    Ok(Some(committed)) => committed,
-                    failed => {
-                        tracing::error!(error = ?failed.err(), "a preview goes without its image");
-                        lifetime = lifetime.min(FAILURE_KEPT);
-                        self.commit_preview(link, without_image, None, lifetime)?
-                    }
+            Some(image) => match self.commit_preview(link, keys, Some(image), lifetime) {
+                Ok(stored) => stored,
+                Err(error) => {
+                    tracing::error!(?error, "a preview goes without its image");
+                    lifetime = lifetime.min(FAILURE_KEPT);
+                    self.commit_preview(link, without_image, None, lifetime)?
                 }
-            }
+            },
         };
-        self.clear_away(&removed);
-        Ok(self.remember(link, answer, lifetime))
+        Ok(self.remember(link, stored.answer, lifetime))
     }
 
-    /// Writes the rows of a preview. Gives the answer, and what went to make room.
+    /// Writes a preview of the answer's `keys`, to which the image's address is added.
     fn commit_preview(
         &self,
         link: &HttpUrl,
         mut keys: Map<String, Value>,
-        image: Option<Filled>,
+        image: Option<VerifiedImage>,
         lifetime: Duration,
-    ) -> Result<(String, Removed)> {
-        let url = link.as_str().to_owned();
-        let image = match image {
-            Some(filled) => {
-                // The same image keeps its address: clients have it.
-                let known = self.store.catalog.preview_image(&url, &self.server_name)?;
-                let known = known.filter(|(_, sha256)| *sha256 == filled.sha256);
-                let mxc = match known {
-                    Some((media_id, _)) => Mxc { server_name: self.server_name.clone(), media_id },
-                    None => self.new_mxc(),
-                };
-                keys.insert("og:image".to_owned(), mxc.to_string().into());
-                let (created, open) = ((self.clock)(), self.is_open());
-                Some(NewMedia { mxc, filled, user_id: None, created, open })
+    ) -> Result<Preview> {
+        let now = (self.clock)();
+        let image = image.map(|VerifiedImage { ingest, content_type, .. }| {
+            let (mxc, content_type, open) = (self.new_mxc(), content_type.to_owned(), self.is_open());
+            let (upload_name, user_id, created) = (None, None, now);
+            PreviewImage {
+                ingest,
+                incoming: Incoming { mxc, content_type, upload_name, user_id, created, open },
             }
-            None => None,
-        };
-        let answer = Value::Object(keys).to_string();
-        let expires = Expiry::at((self.clock)().after(lifetime));
-        let new = NewPreview { url, preview: Preview { answer: answer.clone(), expires }, image };
+        });
         let room = Room { count: MAX_PREVIEWS, bytes: self.previews.rules().config.max_stored.0 };
-        let removed = self.store.catalog.keep_preview(new, &self.server_name, room)?;
-        Ok((answer, removed))
+        let page = PreviewPage { url: link.as_str().to_owned(), server_name: self.server_name.clone(), room };
+        self.store.keep_preview(page, image, |image| {
+            if let Some(mxc) = image {
+                keys.insert("og:image".to_owned(), mxc.to_string().into());
+            }
+            Preview { answer: Value::Object(keys).to_string(), expires: Expiry::at(now.after(lifetime)) }
+        })
     }
 
     /// Deletes previews that have expired or, after a change of configuration, are too many, with their images and their thumbnails.
-    pub(in crate::media) fn forget_expired_previews(&self) -> Result<()> {
+    pub(in crate::media) fn remove_expired_previews(&self) -> Result<()> {
         let bytes = self.previews.rules().config.max_stored.0;
-        let removed = self.store.catalog.forget_previews((self.clock)(), &self.server_name, bytes)?;
-        self.clear_away(&removed);
+        self.store.remove_previews((self.clock)(), &self.server_name, bytes)?;
         Ok(())
     }
 }

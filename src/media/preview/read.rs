@@ -33,7 +33,7 @@ pub(super) struct LinkTarget {
     /// The target itself, if it looks like an image.
     pub(super) unverified: Option<UnverifiedImage>,
     /// The same once it is decoded.
-    pub(super) image: Option<PreviewImage>,
+    pub(super) image: Option<VerifiedImage>,
     /// Whether its address belongs to a site that is known to speak oEmbed.
     pub(super) is_of_known_site: bool,
     /// Whether it ended early: it broke off, or there was no more time.
@@ -41,16 +41,16 @@ pub(super) struct LinkTarget {
 }
 
 /// A file with the header of an image that can be shown, on disk and not yet stored: dropped, it is gone. A header says little of the
-/// bytes behind it: only what was decoded becomes a [`PreviewImage`].
+/// bytes behind it: only what was decoded becomes a [`VerifiedImage`].
 #[derive(Debug)]
 pub(super) struct UnverifiedImage {
-    image: PreviewImage,
+    image: VerifiedImage,
     header: Header,
 }
 
 /// An image that can be shown, on disk and not yet stored: dropped, it is gone.
 #[derive(Debug)]
-pub(super) struct PreviewImage {
+pub(super) struct VerifiedImage {
     pub(super) ingest: Ingest,
     /// By its first bytes.
     pub(super) content_type: &'static str,
@@ -84,7 +84,7 @@ impl Media {
             }
             BodyKind::Image => match self.receive_image(&mut body) {
                 Ok(unverified) => {
-                    let PreviewImage { content_type, ingest, .. } = &unverified.image;
+                    let VerifiedImage { content_type, ingest, .. } = &unverified.image;
                     (describe(content_type, Some(ingest.size())), Some(unverified))
                 }
                 // Still a file with a name.
@@ -134,7 +134,7 @@ impl Media {
     ///
     /// # Errors
     /// `PageFailed` for one that cannot be decoded.
-    pub(super) fn decode_image(&self, image: UnverifiedImage, deadline: Instant) -> Result<PreviewImage> {
+    pub(super) fn decode_image(&self, image: UnverifiedImage, deadline: Instant) -> Result<VerifiedImage> {
         let UnverifiedImage { image, header } = image;
         let limits = Limits { deadline: Some(deadline), ..self.thumbnail_limits() };
         match thumbnail::verify(&mut reader(&image.ingest)?, &header, &limits) {
@@ -183,7 +183,7 @@ impl Media {
         thumbnail::check_limits(&header, &[thumbnail::cheapest_spec(&header)], &self.thumbnail_limits())
             .map_err(|error| unfit("no thumbnail could be made of it").caused_by(error))?;
         let Source { width, height, .. } = header.source();
-        let image = PreviewImage { ingest, content_type: header.content_type(), width, height };
+        let image = VerifiedImage { ingest, content_type: header.content_type(), width, height };
         Ok(UnverifiedImage { image, header })
     }
 }
@@ -195,7 +195,7 @@ impl LinkTarget {
     }
 
     /// Notes that the target itself is an image that can be shown.
-    pub(super) fn set_image(&mut self, image: PreviewImage) {
+    pub(super) fn set_image(&mut self, image: VerifiedImage) {
         self.image = Some(image);
     }
 
@@ -217,7 +217,7 @@ impl UnverifiedImage {
     }
 }
 
-impl PreviewImage {
+impl VerifiedImage {
     pub(super) fn pixels(&self) -> u64 {
         u64::from(self.width).saturating_mul(self.height.into())
     }

@@ -125,7 +125,7 @@ impl Outcomes {
         self.partial.insert(source, ());
     }
 
-    /// Forgets pictures whose blobs are removed.
+    /// Forgets pictures whose blobs are gone, and what failed of sources: damaged bytes may have been replaced by whole ones.
     pub(super) fn forget_blobs(&self, blobs: &[Sha256]) {
         if blobs.is_empty() {
             return;
@@ -135,13 +135,7 @@ impl Outcomes {
             Answer::Made(picture) => !blobs.contains(&picture.sha256),
             Answer::Original(_) => true,
         });
-    }
-
-    /// Forgets what failed of a source, whose damaged bytes were replaced.
-    pub(super) fn forget_failures(&self, source: Sha256) {
-        for step in [Step::Header, Step::Still, Step::Animation] {
-            self.refusals.remove(&(source, step));
-        }
-        self.partial.remove(&source);
+        self.refusals.retain(|(source, _), _| !blobs.contains(source));
+        self.partial.retain(|source, ()| !blobs.contains(source));
     }
 }

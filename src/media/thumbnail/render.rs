@@ -9,9 +9,10 @@ use crate::error::{Error, Kind, Result};
 use crate::matrix::len_u64;
 use crate::media::Media;
 use crate::store::blobs::{BlobCursor, BlobReader, IngestError};
-use crate::store::catalog::{Filled, NewThumbnail, Removed, ThumbnailKey};
+use crate::store::catalog::{Filled, ThumbnailKey};
 use crate::store::sha256::Sha256;
 use crate::store::stored_media::StoredMedia;
+use crate::store::{KeptThumbnail, MadeThumbnail};
 use crate::thumbnail::{self, Header, Limits, RenderSpec, Rendered, ThumbnailError};
 
 /// Longest work on one batch.
@@ -174,7 +175,7 @@ impl Media {
             tracing::debug!(%source, "no time to animate a picture");
             self.thumbnails.outcomes.note_no_time(*source, *spec, &self.monotonic);
             let still = RenderSpec { animated: false, ..*spec };
-            if let Some(content) = self.store.catalog.thumbnail(&thumbnail_key(*source, still))? {
+            if let Some(content) = self.store.thumbnail(&thumbnail_key(*source, still))? {
                 self.thumbnails.outcomes.note_made(*source, still, content);
             }
             stills.push(RenderTask { spec: still, ..task.clone() });
@@ -187,7 +188,7 @@ impl Media {
     /// A picture that this process made lately, opened.
     fn made_lately(&self, source: Sha256, spec: RenderSpec) -> Result<Option<MadePicture>> {
         let Some(content) = self.thumbnails.outcomes.made(source, spec) else { return Ok(None) };
-        let blob = self.open_blob(None, &content)?;
+        let blob = self.store.open_blob(None, &content)?;
         Ok(blob.map(|blob| MadePicture { content, blob, is_stopgap: false }))
     }
 
@@ -199,24 +200,17 @@ impl Media {
         let Rendered { content_type, bytes, .. } = rendered;
         let failed = |error| Error::storing("storing a thumbnail", error);
         let size = len_u64(bytes.len());
-        let mut ingest = self.store.blobs.ingest(size, Some(size)).map_err(failed)?;
+        let mut ingest = self.store.begin(size, Some(size)).map_err(failed)?;
         ingest.write(&bytes).map_err(|error| match error {
             IngestError::Io(error) => failed(error),
             error @ IngestError::TooLarge(_) => Error::internal("storing a thumbnail", error),
         })?;
-        let mut replaced = Removed::default();
-        let kept = self.store(ingest, content_type.to_owned(), None, |content| {
-            let (key, created) = (thumbnail_key(source, spec), (self.clock)());
-            let new = NewThumbnail { key, filled: content.clone(), created, limit: MAX_KEPT };
-            let Some(removed) = self.store.catalog.add_thumbnail(new)? else { return Ok(None) };
-            replaced = removed;
-            let blob = self.open_blob(None, &content)?;
-            Ok(blob.map(|blob| MadePicture { content, blob, is_stopgap: false }))
-        });
-        self.clear_away(&replaced);
-        let picture = kept?.ok_or_else(Error::not_found)?;
-        self.thumbnails.outcomes.note_made(source, spec, picture.content.clone());
-        Ok(picture)
+        let (key, created) = (thumbnail_key(source, spec), (self.clock)());
+        let made = MadeThumbnail { key, content_type, created, limit: MAX_KEPT };
+        let KeptThumbnail { content, blob } =
+            self.store.keep_thumbnail(ingest, made)?.ok_or_else(Error::not_found)?;
+        self.thumbnails.outcomes.note_made(source, spec, content.clone());
+        Ok(MadePicture { content, blob, is_stopgap: false })
     }
 
     /// Remembers that steps of a source failed, unless that is the disk's fault. Gives what a client reads of it.
