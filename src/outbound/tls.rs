@@ -48,6 +48,7 @@ pub(super) fn client_config(ca_file: Option<CaFile<'_>>) -> Result<Arc<ClientCon
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots)
         .with_no_client_auth();
+    // ureq speaks nothing newer.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
@@ -72,6 +73,7 @@ fn add_usable(roots: &mut RootCertStore, path: &Path) -> usize {
     let before = roots.len();
     let certificates = CertificateDer::pem_file_iter(path).into_iter().flatten().flatten();
     for certificate in certificates.take(MAX_ROOTS) {
+        // Added to a store of its own first, to compare it with the known ones.
         let mut one = RootCertStore::empty();
         if one.add(certificate).is_err() {
             continue;
@@ -94,6 +96,7 @@ fn add_all(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
         let certificate = certificate.map_err(|error| error.to_string())?;
         roots.add(certificate).map_err(|error| error.to_string())?;
     }
+    // An empty file is a mistake that would otherwise show as failing handshakes.
     if roots.len() == before { Err("it contains no certificate".to_owned()) } else { Ok(()) }
 }
 
