@@ -28,6 +28,7 @@ use crate::error::{Error, Kind, Result};
 use crate::housekeeping;
 use crate::http::access::{Access, Occasion, client_address};
 use crate::http::drain::{self, Draining, InFlight};
+use crate::http::error_response;
 use crate::http::listeners::Stream;
 pub use crate::http::listeners::{Listener, bind};
 use crate::http::probe_header::{self, Mark};
@@ -364,7 +365,7 @@ impl Server {
                 (outcome, call.access)
             }
         };
-        let mut response = outcome.unwrap_or_else(|error| response::error(&error, name));
+        let mut response = outcome.unwrap_or_else(|error| error_response::error(&error, name));
         if let Some(mark) = mark.and_then(|mark| HeaderValue::try_from(mark).ok()) {
             response.headers_mut().insert(header::HeaderName::from_static(probe_header::MARK), mark);
         }

@@ -13,7 +13,8 @@ use quick_cache::sync::Cache;
 
 use crate::http::response::{MAX_SMALL, Ready};
 use crate::matrix::Mxc;
-use crate::media::{Library, Stored};
+use crate::media::Library;
+use crate::store::stored_media::StoredMedia;
 use crate::thumbnail::ThumbnailRequest;
 
 /// What the response cache may hold, bytes.
@@ -46,7 +47,7 @@ struct BySize;
 
 impl Weighter<CacheKey, Arc<Ready>> for BySize {
     fn weight(&self, _title: &CacheKey, ready: &Arc<Ready>) -> u64 {
-        let size = ready.stored().filled.size;
+        let size = ready.stored().content.size;
         if size <= MAX_SMALL { size.max(LEAST) } else { LEAST }
     }
 }
@@ -61,12 +62,12 @@ impl ResponseCache {
     /// What is there of this key and still holds good. Never blocks.
     pub(crate) fn get(&self, key: &CacheKey, library: &Library) -> Option<Arc<Ready>> {
         let ready = self.cache.get(key)?;
-        (ready.stored().generation == library.generation() && ready.is_whole()).then_some(ready)
+        (ready.stored().sequence == library.generation() && ready.is_whole()).then_some(ready)
     }
 
     /// Puts media there, unless it stands in for what was asked for.
-    pub(crate) fn put(&self, key: CacheKey, stored: Stored) -> Arc<Ready> {
-        self.tidy(stored.generation);
+    pub(crate) fn put(&self, key: CacheKey, stored: StoredMedia) -> Arc<Ready> {
+        self.tidy(stored.sequence);
         let ready = Arc::new(Ready::new(stored));
         if !ready.stored().is_stopgap {
             self.cache.insert(key, Arc::clone(&ready));

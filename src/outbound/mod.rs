@@ -37,6 +37,7 @@ pub(crate) use self::deadline_reader::ReadDeadline;
 pub(crate) use self::error::OutboundError;
 pub(crate) use self::guard::{Denied, Guard};
 pub(crate) use self::response::OutboundResponse;
+pub(crate) use self::tls::TlsSetupError;
 use crate::outbound::dns::Lookups;
 
 /// Limit for connecting to one address list, TLS handshake included.
@@ -113,14 +114,14 @@ impl Outbound {
     /// A client that connects only to addresses that `guard` permits, and trusts the public roots and those in `ca_file`.
     ///
     /// # Errors
-    /// `Tls` when `ca_file` cannot be used.
+    /// `CaFile` when `ca_file` cannot be used.
     pub(crate) fn new(
         guard: Guard,
         ca_file: Option<CaFile<'_>>,
         timeouts: Timeouts,
         names: impl Into<Lookups>,
-    ) -> Result<Self, OutboundError> {
-        let tls = tls::client_config(ca_file).map_err(OutboundError::Tls)?;
+    ) -> Result<Self, TlsSetupError> {
+        let tls = tls::client_config(ca_file)?;
         let (guard, history) = (Arc::new(guard), Arc::new(AddressHistory::new()));
         let rules = ConnectionRules { guard, tls, timeouts, names: names.into(), history, socket: None };
         Ok(Self { agent: rules.agent(Vec::new(), MAX_IDLE), rules: Arc::new(rules) })

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use rustls::{ClientConfig, RootCertStore};
 
@@ -29,23 +29,51 @@ const MAX_ROOTS: usize = 1000;
 /// Environment variable that names another file, as in OpenSSL.
 const SYSTEM_ROOTS_VARIABLE: &str = "SSL_CERT_FILE";
 
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsSetupError {
+    /// [`CaFile`](super::CaFile) cannot be used.
+    #[error("{key} {}: {why}", path.display())]
+    CaFile { key: &'static str, path: PathBuf, why: CaFileError },
+    /// rustls refuses the protocol versions of its own provider.
+    #[error("TLS: {0}")]
+    Library(rustls::Error),
+}
+
+/// What is wrong with a file of root certificates.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CaFileError {
+    /// It cannot be read or is not PEM.
+    #[error("{0}")]
+    Unreadable(pem::Error),
+    /// One of its certificates cannot be a root.
+    #[error("{0}")]
+    Certificate(rustls::Error),
+    #[error("it contains no certificate")]
+    Empty,
+}
+
 /// A client that trusts the embedded roots, the system's, and those in `ca_file`, and speaks HTTP/1.1.
 ///
 /// # Errors
-/// What is wrong with `ca_file`, with the key that names it.
-pub(super) fn client_config(ca_file: Option<CaFile<'_>>) -> Result<Arc<ClientConfig>, String> {
+/// `CaFile` when `ca_file` cannot be used.
+pub(super) fn client_config(ca_file: Option<CaFile<'_>>) -> Result<Arc<ClientConfig>, TlsSetupError> {
     let roots = match ca_file {
         None => Arc::clone(public_roots()),
         Some(CaFile { key, path }) => {
             let mut roots = RootCertStore::clone(public_roots());
-            add_all(&mut roots, path).map_err(|why| format!("{key} {}: {why}", path.display()))?;
+            add_all(&mut roots, path).map_err(|why| TlsSetupError::CaFile {
+                key,
+                path: path.to_owned(),
+                why,
+            })?;
             Arc::new(roots)
         }
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
+        .map_err(TlsSetupError::Library)?
         .with_root_certificates(roots)
         .with_no_client_auth();
     // ureq speaks nothing newer.
@@ -90,14 +118,14 @@ fn add_usable(roots: &mut RootCertStore, path: &Path) -> usize {
 }
 
 /// Adds all certificates of the operator's file. One that cannot be used is an error.
-fn add_all(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
+fn add_all(roots: &mut RootCertStore, path: &Path) -> Result<(), CaFileError> {
     let before = roots.len();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
+    for certificate in CertificateDer::pem_file_iter(path).map_err(CaFileError::Unreadable)? {
+        let certificate = certificate.map_err(CaFileError::Unreadable)?;
+        roots.add(certificate).map_err(CaFileError::Certificate)?;
     }
     // An empty file is a mistake that would otherwise show as failing handshakes.
-    if roots.len() == before { Err("it contains no certificate".to_owned()) } else { Ok(()) }
+    if roots.len() == before { Err(CaFileError::Empty) } else { Ok(()) }
 }
 
 /// The message of the TLS error inside an I/O error, if there is one.
@@ -145,6 +173,7 @@ mod tests {
         assert!(
             client_config(Some(CaFile { key: "x.ca_file", path: Path::new("/nowhere") }))
                 .unwrap_err()
+                .to_string()
                 .contains("x.ca_file /nowhere")
         );
     }

@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::outbound::dns::Lookups;
 use crate::outbound::{
     ACCEPT_ENCODING, CaFile, Denied, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse,
-    Timeouts,
+    Timeouts, TlsSetupError,
 };
 
 /// Redirects followed for one body, as in the [Fetch standard](https://fetch.spec.whatwg.org/#http-redirect-fetch).
@@ -94,11 +94,11 @@ impl Fetcher {
     /// A client with the rules of `config`.
     ///
     /// # Errors
-    /// `Tls` when `previews.ca_file` cannot be used.
+    /// `CaFile` when `previews.ca_file` cannot be used.
     pub(crate) fn new(
         config: &Previews,
         names: impl Into<Lookups>,
-    ) -> std::result::Result<Self, OutboundError> {
+    ) -> std::result::Result<Self, TlsSetupError> {
         let guard = Guard::new(&config.ip_deny, &config.ip_allow);
         let timeouts = Timeouts { stall: config.timeout.0, total: Some(config.timeout.0) };
         let ca_file = config.ca_file.as_deref().map(|path| CaFile { key: "previews.ca_file", path });

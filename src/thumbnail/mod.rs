@@ -6,7 +6,7 @@
 //! [`probe()`] reads the header and allocates nothing by what it claims; [`Plan::new`] is arithmetic; [`estimate`] is
 //! the permit to take before [`render`], which refuses what is over its [`Limits`].
 //!
-//! Several sizes of one source can share a decode ([`share_a_decode`]). What is made of a source and
+//! Several sizes of one source can share a decode ([`can_share_decode`]). What is made of a source and
 //! a [`RenderSpec`] is always the same, whatever is made beside it, for other servers are given the bytes that clients get. So
 //! rows are reduced for each size apart while they pass, and a JPEG, which is decoded straight to a fraction of its size,
 //! serves together those sizes that take the same fraction: of a photograph, the small ones and the large ones.
@@ -25,9 +25,10 @@ mod resize;
 mod sketch;
 
 use std::error::Error as StdError;
-use std::io::{self, BufRead, Seek};
+use std::io;
 use std::time::Instant;
 
+use input::ReadSeek;
 use pixels::Pixels;
 
 pub(crate) use encode::Rendered;
@@ -55,11 +56,11 @@ pub(crate) enum ThumbnailError {
     TooLarge(&'static str),
     /// Out of time: 413.
     #[error("the image takes too long to decode")]
-    OutOfTime,
+    Timeout,
     /// Out of time for every frame. A still can be made, which is another picture: [`render`] gives the same bytes for the
     /// same spec, or none.
     #[error("there was no time to animate the image")]
-    NoTimeToAnimate,
+    AnimationTimeout,
     /// No picture of a format that is read here, by its first bytes: 400.
     #[error("the media is not an image that can be thumbnailed")]
     NotAnImage,
@@ -68,7 +69,7 @@ pub(crate) enum ThumbnailError {
     Broken(#[source] Box<dyn StdError + Send + Sync>),
     /// A picture that may be whole, of a kind that is not read here: 400.
     #[error("the image is of a kind that is not read: {0}")]
-    NotRead(&'static str),
+    Unsupported(&'static str),
     /// The source could not be read: ours.
     #[error("reading the image failed")]
     Io(#[source] io::Error),
@@ -91,7 +92,7 @@ impl From<io::Error> for ThumbnailError {
 
 /// A spec as asked where memory allows. Else a still in place of all frames; else the largest picture of the same part that
 /// memory allows.
-pub(crate) fn affordable(header: &Header, spec: RenderSpec, limits: &Limits) -> RenderSpec {
+pub(crate) fn fit_to_memory(header: &Header, spec: RenderSpec, limits: &Limits) -> RenderSpec {
     let fits = |spec: RenderSpec| estimate(header, &[spec]) <= limits.memory;
     if fits(spec) {
         return spec;
@@ -122,8 +123,9 @@ pub(crate) fn estimate(header: &Header, specs: &[RenderSpec]) -> u64 {
     let most = |bytes: &dyn Fn(&RenderSpec) -> u64| specs.iter().map(bytes).fold(0, u64::max);
     let decode::Cost { reading, kept } = decode::estimate(header, specs);
     // The filter's half-way picture, the result before and after colour and orientation.
-    let filtering =
-        |spec: &RenderSpec| resize::halfway(header, spec).saturating_add(result(spec).saturating_mul(2));
+    let filtering = |spec: &RenderSpec| {
+        resize::between_passes(header, spec).saturating_add(result(spec).saturating_mul(2))
+    };
     let finishing = kept.saturating_add(sum(&result)).saturating_add(most(&filtering));
     // A PNG as it is compressed and as a file that grows, and a JPEG.
     let encoding =
@@ -138,15 +140,15 @@ pub(crate) fn estimate(header: &Header, specs: &[RenderSpec]) -> u64 {
 }
 
 /// Whether one decode serves both specs.
-pub(crate) fn share_a_decode(header: &Header, one: &RenderSpec, other: &RenderSpec) -> bool {
+pub(crate) fn can_share_decode(header: &Header, one: &RenderSpec, other: &RenderSpec) -> bool {
     !one.animated && !other.animated && decode::shares(header, one, other)
 }
 
-/// Makes the pictures of plans that [`share_a_decode`], in their order. The same source and spec give the same bytes,
+/// Makes the pictures of plans that [`can_share_decode`], in their order. The same source and spec give the same bytes,
 /// whatever is made beside it: an animation that is over a bound is a still for good, one that there is no time for is
 /// refused.
-pub(crate) fn render<R: BufRead + Seek>(
-    input: &mut R,
+pub(crate) fn render(
+    input: &mut dyn ReadSeek,
     header: &Header,
     specs: &[RenderSpec],
     limits: &Limits,
@@ -162,33 +164,44 @@ pub(crate) fn render<R: BufRead + Seek>(
     whole.map(|made| made.map(|rendered| Rendered { is_partial, ..rendered })).collect()
 }
 
-/// The spec that [`blurhash`] and [`prove`] take: the cheapest that there is.
-pub(crate) fn sketch_spec(header: &Header) -> RenderSpec {
+/// The spec that [`blurhash`] and [`verify`] take: the cheapest that there is.
+pub(crate) fn cheapest_spec(header: &Header) -> RenderSpec {
     sketch::spec(header.source())
 }
 
 /// The blurhash of a picture (MSC2448).
-pub(crate) fn blurhash<R: BufRead + Seek>(
-    input: &mut R,
+pub(crate) fn blurhash(
+    input: &mut dyn ReadSeek,
     header: &Header,
     limits: &Limits,
 ) -> Result<String, ThumbnailError> {
-    let Drawn { pictures, .. } = draw(input, header, &[sketch_spec(header)], limits)?;
+    let Drawn { pictures, .. } = draw(input, header, &[cheapest_spec(header)], limits)?;
     sketch::blurhash(pictures.first().ok_or_else(|| ThumbnailError::broken("nothing was made"))?)
 }
 
-/// Refuses what [`prove`] would refuse by its header alone.
-pub(crate) fn admit_proof(header: &Header, limits: &Limits) -> Result<(), ThumbnailError> {
-    admit(header, &[sketch_spec(header)], limits)
+/// Compares what the header says with the limits, without reading pixels.
+///
+/// # Errors
+/// `TooLarge` for more than `max_pixels` pixels, or where [`estimate`] gives more than `memory`.
+pub(crate) fn check_limits(
+    header: &Header,
+    specs: &[RenderSpec],
+    limits: &Limits,
+) -> Result<(), ThumbnailError> {
+    header.check_pixels(limits)?;
+    if estimate(header, specs) > limits.memory {
+        return Err(ThumbnailError::TooLarge("the image takes too much memory to decode"));
+    }
+    Ok(())
 }
 
 /// Decodes a picture to its end and keeps nothing of it: whether there can be thumbnails of it.
-pub(crate) fn prove<R: BufRead + Seek>(
-    input: &mut R,
+pub(crate) fn verify(
+    input: &mut dyn ReadSeek,
     header: &Header,
     limits: &Limits,
 ) -> Result<(), ThumbnailError> {
-    draw(input, header, &[sketch_spec(header)], limits).map(drop)
+    draw(input, header, &[cheapest_spec(header)], limits).map(drop)
 }
 
 /// The results before they are encoded.
@@ -200,19 +213,19 @@ struct Drawn {
 }
 
 /// The pixels of the results.
-fn draw<R: BufRead + Seek>(
-    input: &mut R,
+fn draw(
+    input: &mut dyn ReadSeek,
     header: &Header,
     specs: &[RenderSpec],
     limits: &Limits,
 ) -> Result<Drawn, ThumbnailError> {
-    admit(header, specs, limits)?;
+    check_limits(header, specs, limits)?;
     let decoded = input::read(input, limits.deadline, |input| decode::decode(input, header, specs, limits))?;
     let is_partial = decoded.iter().any(|decoded| decoded.is_partial);
     // Those of one reduction together, so that what each needs of it is done once.
     let mut pictures: Vec<Option<Pixels>> = specs.iter().map(|_| None).collect();
     for decoded in decoded {
-        let mut source = resize::Source::new(decoded.pixels, decoded.divisor);
+        let mut source = resize::Reduced::new(decoded.pixels, decoded.divisor);
         let conversion = color::Conversion::new(source.layout(), decoded.icc.as_deref());
         // What needs no filter first: the filter changes the source.
         for filtered in [false, true] {
@@ -220,7 +233,7 @@ fn draw<R: BufRead + Seek>(
                 let part = header.orientation.stored_part(spec.crop, (header.width, header.height));
                 let size = header.orientation.turn((spec.width, spec.height));
                 let is_one = decode::reduction(header, spec) == decoded.divisor;
-                if is_one && source.is_as_wanted(part, size) != filtered {
+                if is_one && source.is_exact(part, size) != filtered {
                     let small = conversion.apply(source.resize(part, size)?);
                     *picture = Some(header.orientation.apply(small));
                 }
@@ -232,33 +245,24 @@ fn draw<R: BufRead + Seek>(
 }
 
 /// Every frame; nothing where only a still can be shown, however much time there is.
-fn animation<R: BufRead + Seek>(
-    input: &mut R,
+fn animation(
+    input: &mut dyn ReadSeek,
     header: &Header,
     spec: &RenderSpec,
     limits: &Limits,
 ) -> Result<Option<Rendered>, ThumbnailError> {
-    admit(header, &[*spec], limits)?;
+    check_limits(header, &[*spec], limits)?;
     let deadline = limits.animation_deadline;
     match input::read(input, deadline, |input| animate::animate(input, header, spec, deadline)) {
-        Err(ThumbnailError::OutOfTime) => Err(ThumbnailError::NoTimeToAnimate),
+        Err(ThumbnailError::Timeout) => Err(ThumbnailError::AnimationTimeout),
         Err(
             ThumbnailError::TooLarge(_)
             | ThumbnailError::Broken(_)
-            | ThumbnailError::NotRead(_)
+            | ThumbnailError::Unsupported(_)
             | ThumbnailError::NotAnImage,
         ) => Ok(None),
         other => other,
     }
-}
-
-/// Refuses what is over the limits.
-fn admit(header: &Header, specs: &[RenderSpec], limits: &Limits) -> Result<(), ThumbnailError> {
-    header.admit(limits)?;
-    if estimate(header, specs) > limits.memory {
-        return Err(ThumbnailError::TooLarge("the image takes too much memory to decode"));
-    }
-    Ok(())
 }
 
 /// Tables, buffers and thread stacks of the codecs.

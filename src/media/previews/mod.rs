@@ -23,7 +23,7 @@ use crate::matrix::{Expiry, Moment, Mxc, len_u64};
 use crate::preview::{
     Accept, FetchedBody, Fetcher, Followed, HttpUrl, MAX_OEMBED_CACHE_AGE, OembedProviders, RedirectChain,
 };
-use crate::store::catalog::{Dropped, Filled, NewMedia, NewPreview, Preview, Room};
+use crate::store::catalog::{Filled, NewMedia, NewPreview, Preview, Removed, Room};
 
 /// How long a failure is believed, and a preview whose site was late with a part of it.
 const FAILURE_KEPT: Duration = Duration::from_mins(1);
@@ -185,7 +185,7 @@ impl Library {
         let mut lifetime = summary.lifetime(self.desk.rules.get().config.cache.0);
         let without_picture = summary.keys();
         let (keys, picture) = summary.into_keys();
-        let mut kept = (String::new(), Dropped::default());
+        let mut kept = (String::new(), Removed::default());
         match picture {
             None => kept = self.commit_preview(link, keys, None, lifetime)?,
             Some(Picture { ingest, content_type, .. }) => {
@@ -212,7 +212,7 @@ impl Library {
         mut keys: Map<String, Value>,
         image: Option<Filled>,
         lifetime: Duration,
-    ) -> Result<(String, Dropped)> {
+    ) -> Result<(String, Removed)> {
         let url = link.as_str().to_owned();
         let image = match image {
             Some(filled) => {
@@ -247,8 +247,8 @@ impl Library {
     }
 
     /// Removes what rows referred to that are gone.
-    fn clear_away(&self, dropped: &Dropped) {
-        for link in dropped.urls.iter().filter_map(|url| HttpUrl::parse(url).ok()) {
+    fn clear_away(&self, dropped: &Removed) {
+        for link in dropped.previews.iter().filter_map(|url| HttpUrl::parse(url).ok()) {
             self.desk.remembered.remove(&link);
         }
         for blob in &dropped.blobs {

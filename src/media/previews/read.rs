@@ -1,6 +1,5 @@
 //! What is read of what comes: a page, a file, a picture to keep, an oEmbed description.
 
-use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read};
 use std::time::Instant;
 
@@ -12,7 +11,7 @@ use crate::matrix::len_u64;
 use crate::media::Library;
 use crate::preview::MAX_OEMBED;
 use crate::preview::{self, BodyKind, FetchedBody, HttpUrl, OembedResponse, Page};
-use crate::store::blobs::{Ingest, IngestError};
+use crate::store::blobs::{BlobCursor, Ingest, IngestError};
 use crate::thumbnail::{self, Header, Limits, Source, ThumbnailError};
 
 /// Enough of a body to tell what it is, bytes.
@@ -142,7 +141,7 @@ impl Library {
     pub(crate) fn prove(&self, candidate: Candidate, deadline: Instant) -> Result<Picture> {
         let Candidate { picture, header } = candidate;
         let limits = Limits { deadline: Some(deadline), ..self.thumbnail_limits() };
-        match thumbnail::prove(&mut reader(&picture.ingest)?, &header, &limits) {
+        match thumbnail::verify(&mut reader(&picture.ingest)?, &header, &limits) {
             Ok(()) => Ok(picture),
             Err(ThumbnailError::Io(error)) => Err(Error::internal("reading a preview image", error)),
             Err(error) => Err(unfit("it cannot be decoded").caused_by(error)),
@@ -184,7 +183,7 @@ impl Library {
         }
         let header = thumbnail::probe(&mut reader(&ingest)?)
             .map_err(|error| unfit("its header is broken").caused_by(error))?;
-        thumbnail::admit_proof(&header, &self.thumbnail_limits())
+        thumbnail::check_limits(&header, &[thumbnail::cheapest_spec(&header)], &self.thumbnail_limits())
             .map_err(|error| unfit("no thumbnail could be made of it").caused_by(error))?;
         let Source { width, height, .. } = header.source();
         let picture = Picture { ingest, content_type: header.content_type(), width, height };
@@ -217,7 +216,7 @@ impl Reading {
 impl Candidate {
     /// Bytes of memory that proving it takes.
     pub(crate) fn memory(&self) -> u64 {
-        thumbnail::estimate(&self.header, &[thumbnail::sketch_spec(&self.header)])
+        thumbnail::estimate(&self.header, &[thumbnail::cheapest_spec(&self.header)])
     }
 }
 
@@ -284,8 +283,8 @@ impl<R: Read> Read for Watched<R> {
 }
 
 /// What was taken in, from its start.
-fn reader(ingest: &Ingest) -> Result<BufReader<File>> {
-    Ok(BufReader::with_capacity(CHUNK, ingest.reader().map_err(storing)?))
+fn reader(ingest: &Ingest) -> Result<BufReader<BlobCursor>> {
+    Ok(BufReader::with_capacity(CHUNK, ingest.reader().map_err(storing)?.cursor()))
 }
 
 /// The disk failed.

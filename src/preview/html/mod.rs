@@ -79,7 +79,7 @@ pub(super) fn read_bytes(bytes: &[u8], handler: &mut dyn HtmlHandler) {
     let Ok(()) = run(bytes.to_reader(), Syntax::Html, handler);
 }
 
-/// Runs the tokenizer.
+/// Runs the tokenizer. Trait objects keep this large generic code from being compiled for each handler.
 fn run<R: Reader>(reader: R, syntax: Syntax, handler: &mut dyn HtmlHandler) -> Result<(), R::Error> {
     let emitter = TagEmitter {
         handler,

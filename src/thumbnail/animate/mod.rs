@@ -9,7 +9,6 @@ mod gif;
 mod webp;
 mod writer;
 
-use std::io::{BufRead, Seek};
 use std::time::Instant;
 
 use self::canvas::Canvas;
@@ -18,6 +17,7 @@ use super::ThumbnailError;
 use super::color::Conversion;
 use super::decode;
 use super::encode::Rendered;
+use super::input::Input;
 use super::pixels::Layout;
 use super::plan::RenderSpec;
 use super::probe::{Format, Header};
@@ -48,9 +48,9 @@ trait Frames {
 ///
 /// # Errors
 /// What is over a bound is [`ThumbnailError::TooLarge`]: a still is to be made instead. Past the deadline it is
-/// [`ThumbnailError::OutOfTime`], never an animation that ends early.
-pub(super) fn animate<'a, R: BufRead + Seek + 'a>(
-    input: R,
+/// [`ThumbnailError::Timeout`], never an animation that ends early.
+pub(super) fn animate<'a>(
+    input: Input<'a>,
     header: &Header,
     spec: &RenderSpec,
     deadline: Option<Instant>,
@@ -75,14 +75,14 @@ pub(super) fn animate<'a, R: BufRead + Seek + 'a>(
         let next = frames.next(&mut canvas);
         // Asked first: a frame can look broken because its bytes did not come in time.
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(ThumbnailError::OutOfTime);
+            return Err(ThumbnailError::Timeout);
         }
         let duration = match next {
             Ok(Some(duration)) => duration,
             Ok(None) | Err(ThumbnailError::Broken(_)) => break,
             Err(error) => return Err(error),
         };
-        let small = resize::Source::new(canvas.reduced(divisor), divisor).resize(part, size)?;
+        let small = resize::Reduced::new(canvas.reduced(divisor), divisor).resize(part, size)?;
         writer.add(header.orientation.apply(conversion.apply(small)), seen_for(duration))?;
     }
     writer.finish(plays)

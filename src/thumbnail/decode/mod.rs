@@ -10,12 +10,11 @@ mod png;
 mod tiff;
 mod webp;
 
-use std::io::{BufRead, Seek};
-
 pub(super) use self::gif::from_gif;
 pub(super) use self::png::{chunk_bytes as png_bytes, from_png, profile as png_profile};
 use super::Limits;
 use super::ThumbnailError;
+use super::input::Input;
 use super::pixels::{Decoded, Layout, MAX_DIVISOR, Reducer};
 use super::plan::RenderSpec;
 use super::probe::{Format, Header, Storage};
@@ -23,8 +22,8 @@ use super::probe::{Format, Header, Storage};
 /// Decodes the first frame at a fraction of its size that leaves at least a factor of two to the final filter
 /// (JPEG: see [`jpeg::scale`]), once for all specs, which [`shares`] must have let go together: one picture for each
 /// [`reduction`] among them, the same as if its specs were alone. Of a file that breaks off, what is there.
-pub(super) fn decode<R: BufRead + Seek>(
-    input: R,
+pub(super) fn decode(
+    input: Input<'_>,
     header: &Header,
     specs: &[RenderSpec],
     limits: &Limits,
@@ -80,7 +79,7 @@ impl Sink {
     ) -> Result<Vec<Decoded>, ThumbnailError> {
         let is_partial = self.is_partial || self.rows < self.height || outcome.is_err();
         match outcome {
-            Err(ThumbnailError::Broken(_) | ThumbnailError::NotRead(_)) if self.rows > 0 => {}
+            Err(ThumbnailError::Broken(_) | ThumbnailError::Unsupported(_)) if self.rows > 0 => {}
             Err(error) => return Err(error),
             Ok(()) if self.rows == 0 => return Err(ThumbnailError::broken("no rows")),
             Ok(()) => {}
