@@ -14,7 +14,7 @@
 //! | `charset`, `utf8_reader` | the character set of a page; its bytes as UTF-8 |
 //! | `html`, `elements` | HTML as tags and text; properties of elements |
 //! | `page` | a page, by way of `meta_tags`, `json_ld`, `visible` and `oembed` |
-//! | `visible` | headings, paragraphs and images, by way of `boilerplate`, `open_element` and `text_run` |
+//! | `visible` | headings, paragraphs and images, by way of `boilerplate`, `open_element`, `text_run` and `text_tiers` |
 //! | `image_ref`, `image_ranking` | images that tags refer to; their order |
 //! | `text`, `markup` | one clean line of text; values that are HTML |
 
@@ -37,6 +37,7 @@ mod page;
 mod sniff;
 mod text;
 mod text_run;
+mod text_tiers;
 mod utf8_reader;
 mod visible;
 

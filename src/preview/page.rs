@@ -78,7 +78,7 @@ impl HtmlHandler for PageReader {
             "link" => self.meta.link(tag),
             "base" => self.meta.base(tag),
             "title" if self.title.is_none() && !self.body.is_in_unrendered() => {
-                self.target = TextTarget::Title
+                self.target = TextTarget::Title;
             }
             "script" if tag.get("type").is_some_and(is_json_ld) => self.target = TextTarget::JsonLd,
             name => {
@@ -146,7 +146,7 @@ impl PageReader {
             && (self.meta.has_image()
                 || !self.json_ld.images().is_empty()
                 || self.body.images().has_large_main_image())
-            && (DESCRIPTIONS.iter().any(|key| has(key)) || self.body.has_text());
+            && (DESCRIPTIONS.iter().any(|key| has(key)) || self.body.texts().is_complete());
     }
 
     /// Handles the end of the document. A title without an end tag ends here, as in browsers.
@@ -174,7 +174,7 @@ impl PageReader {
                 .or_else(|| text::line(self.body.heading()?, MAX_TITLE)),
             description: first(&DESCRIPTIONS, MAX_DESCRIPTION)
                 .or_else(|| json(self.json_ld.description(), MAX_DESCRIPTION))
-                .or_else(|| text::sentences(self.body.text()?, MAX_BODY_TEXT)),
+                .or_else(|| text::sentences(self.body.texts().best()?, MAX_BODY_TEXT)),
             site_name: first(&["og:site_name", "application-name"], MAX_NAME)
                 .or_else(|| json(self.json_ld.site_name(), MAX_NAME))
                 .or_else(|| declared("twitter:site", MAX_NAME)),
@@ -207,7 +207,7 @@ impl PageReader {
             || has("twitter:title")
             || DESCRIPTIONS.iter().any(|key| has(key))
             || self.meta.has_image()
-            || self.body.has_prose();
+            || self.body.texts().has_prose();
         // A page that refreshes itself, to another fragment perhaps, does not redirect.
         let without_fragment = |url: &Url| {
             let mut url = url.clone();

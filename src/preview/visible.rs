@@ -1,10 +1,9 @@
 //! What a page shows: headings, paragraphs, images. For pages that declare no description or image.
 //!
-//! Owns the choice of the text: paragraphs of the main part first, then other paragraphs, then any text that can be read. What is
-//! boilerplate, [`super::boilerplate`] knows. Keeps no tree: boilerplate and the main part are tracked by the name of their
-//! element. Only a block element ends the text before it; an element that is not rendered leaves the text around it in one piece.
-
-use std::collections::BTreeMap;
+//! Owns the choice of the text: paragraphs of the main part first, then other paragraphs, then any text that can be read. Keeps
+//! no tree: boilerplate and the main part are tracked by the name of their element. Only a block element ends the text before it;
+//! an element that is not rendered leaves the text around it in one piece. Refuses to know what is boilerplate, which is
+//! [`super::boilerplate`]'s.
 
 use super::boilerplate::{self, Boilerplate, BoilerplateElement};
 use super::elements::{is_block, is_void};
@@ -14,6 +13,7 @@ use super::image_ref::{self, ImageRef};
 use super::open_element::OpenElement;
 use super::text;
 use super::text_run::{LinkText, MAX_RUN, TextRun, weight};
+use super::text_tiers::{TextTier, TieredTexts};
 
 /// What the body of a page shows, as far as it was read.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ pub(super) struct VisibleContent {
     is_heading_linked: bool,
     /// The first heading of each level.
     headings: [Option<String>; 3],
-    texts: BTreeMap<TextTier, String>,
+    texts: TieredTexts,
     images: RankedImages,
 }
 
@@ -57,55 +57,18 @@ enum BlockKind {
     Preformatted,
 }
 
-/// How likely a text is the page's, best first. The first tier that has text gives the description.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum TextTier {
-    /// Paragraphs of the main part.
-    MainParagraph,
-    /// Other long blocks of the main part.
-    MainBlock,
-    Paragraph,
-    /// Other long blocks.
-    Block,
-    /// Sentences, and blocks of some length.
-    Readable,
-    /// Any text with letters.
-    Fragment,
-    /// Paragraphs of what may be boilerplate.
-    Doubtful,
-    /// Links, and what a page about cookies says of cookies.
-    Links,
-    /// Text of an `aside`.
-    Aside,
-    /// Headings below the first level.
-    Heading,
-}
-
 impl VisibleContent {
     /// The first heading of the highest level.
     pub(super) fn heading(&self) -> Option<&str> {
         self.headings.iter().flatten().map(String::as_str).next()
     }
 
-    /// The text of the best tier.
-    pub(super) fn text(&self) -> Option<&str> {
-        self.texts.values().map(String::as_str).find(|text| !text.is_empty())
-    }
-
-    /// Whether there is more text than a page has that only sends readers elsewhere.
-    pub(super) fn has_prose(&self) -> bool {
-        let own = self.texts.range(..=TextTier::Doubtful);
-        own.into_iter().any(|(_, text)| text.chars().count() >= ENOUGH_TEXT)
+    pub(super) fn texts(&self) -> &TieredTexts {
+        &self.texts
     }
 
     pub(super) fn images(&self) -> &RankedImages {
         &self.images
-    }
-
-    /// Whether further text would not change the description.
-    pub(super) fn has_text(&self) -> bool {
-        let best = self.texts.get(&TextTier::MainParagraph);
-        best.is_some_and(|text| text.chars().count() >= ENOUGH_TEXT)
     }
 
     /// Whether the position is inside an element that is not rendered, such as `svg`, whose `title` is not the page's.
@@ -260,7 +223,7 @@ impl VisibleContent {
             && !run.is_mostly_links(&text)
             && !boilerplate::is_boilerplate_text(&text)
         {
-            self.keep(TextTier::Aside, &text);
+            self.texts.push(TextTier::Aside, &text);
         }
     }
 
@@ -351,7 +314,7 @@ impl VisibleContent {
             && weight(&text) >= MIN_PARAGRAPH
             && !boilerplate::is_boilerplate_text(&text)
         {
-            self.keep(TextTier::Heading, &text);
+            self.texts.push(TextTier::Heading, &text);
         }
         self.heading_text.clear();
     }
@@ -372,25 +335,25 @@ impl VisibleContent {
                 && weight >= MIN_ABOUT_COOKIES
                 && boilerplate::is_about_cookies(&text)
             {
-                self.keep(TextTier::Links, &text);
+                self.texts.push(TextTier::Links, &text);
             }
             return;
         }
         if self.doubtful.is_some() {
             if (is_paragraph || is_sentence) && weight >= MIN_PARAGRAPH && !run.is_mostly_links(&text) {
-                self.keep(TextTier::Doubtful, &text);
+                self.texts.push(TextTier::Doubtful, &text);
             }
             return;
         }
         if run.is_mostly_links(&text) {
             // A sentence of links, as in an index of articles, says more than a menu.
             if is_sentence && run.unlinked_words >= 3 {
-                self.keep(TextTier::Fragment, &text);
+                self.texts.push(TextTier::Fragment, &text);
             } else if (is_sentence || is_paragraph)
                 && weight >= MIN_PARAGRAPH
                 && !boilerplate::is_navigation_hint(&text)
             {
-                self.keep(TextTier::Links, &text);
+                self.texts.push(TextTier::Links, &text);
             }
             return;
         }
@@ -401,9 +364,9 @@ impl VisibleContent {
         let is_readable = is_sentence || weight >= MIN_PARAGRAPH || is_paragraph;
         // Code and tables of figures read worse than any sentence.
         if is_readable && !is_byline && self.block != BlockKind::Preformatted {
-            self.keep(TextTier::Readable, &text);
+            self.texts.push(TextTier::Readable, &text);
         } else if text.contains(char::is_alphabetic) {
-            self.keep(TextTier::Fragment, &text);
+            self.texts.push(TextTier::Fragment, &text);
         }
     }
 
@@ -414,29 +377,19 @@ impl VisibleContent {
             (BlockKind::Paragraph, is_in_main) => {
                 let tier = if is_in_main { TextTier::MainParagraph } else { TextTier::Paragraph };
                 if weight >= MIN_PARAGRAPH {
-                    self.keep(tier, &short_paragraphs.unwrap_or_default());
-                    self.keep(tier, text);
+                    self.texts.push(tier, &short_paragraphs.unwrap_or_default());
+                    self.texts.push(tier, text);
                 } else if text::is_sentence(text) {
                     // Bounded: a page may consist of short paragraphs alone.
                     let before = short_paragraphs.filter(|short| short.len() < MAX_RUN).unwrap_or_default();
                     self.short_paragraphs = Some(format!("{before} {text}").trim_start().to_owned());
                 }
             }
-            (BlockKind::Other, true) if weight >= MIN_MAIN_BLOCK => self.keep(TextTier::MainBlock, text),
-            (BlockKind::Other, false) if weight >= MIN_BLOCK => self.keep(TextTier::Block, text),
-            (BlockKind::Other | BlockKind::Preformatted, _) => {}
-        }
-    }
-
-    /// Appends a text to its tier until the tier has enough.
-    fn keep(&mut self, tier: TextTier, text: &str) {
-        let kept = self.texts.entry(tier).or_default();
-        // Checked before and not after: the last paragraph is kept whole and cut at a sentence later.
-        if kept.chars().count() < ENOUGH_TEXT {
-            if !kept.is_empty() && !text.is_empty() {
-                kept.push(' ');
+            (BlockKind::Other, true) if weight >= MIN_MAIN_BLOCK => {
+                self.texts.push(TextTier::MainBlock, text);
             }
-            kept.push_str(text);
+            (BlockKind::Other, false) if weight >= MIN_BLOCK => self.texts.push(TextTier::Block, text),
+            (BlockKind::Other | BlockKind::Preformatted, _) => {}
         }
     }
 
@@ -490,9 +443,6 @@ const MIN_MAIN_BLOCK: usize = 40;
 
 /// Least [`weight`] of another block.
 const MIN_BLOCK: usize = 60;
-
-/// How much text of a tier is enough, characters.
-const ENOUGH_TEXT: usize = 200;
 
 /// Longest heading kept, characters.
 const MAX_HEADING: usize = 500;

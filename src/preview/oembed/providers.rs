@@ -1,7 +1,7 @@
 //! oEmbed providers: where to request a description of a page.
 //!
 //! Owns the list of sites that are asked before their pages, because the pages say little to a program, or nothing without a
-//! login. Software that runs on many hosts (Mastodon, PeerTube) declares its endpoint in its pages; for a page of such software
+//! login. Software that runs on many hosts (Mastodon, `PeerTube`) declares its endpoint in its pages; for a page of such software
 //! that does not, [`endpoint_by_path`] guesses the endpoint. Refuses to know responses.
 
 use percent_encoding::{CONTROLS, utf8_percent_encode};

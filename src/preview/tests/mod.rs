@@ -96,8 +96,8 @@ fn a_complete_page_is_not_read_to_its_end() {
 #[test]
 fn a_body_that_breaks_off_is_described_by_what_was_received() {
     /// A body that fails after its bytes.
-    struct Broken<'a>(&'a [u8]);
-    impl Read for Broken<'_> {
+    struct FailingBody<'a>(&'a [u8]);
+    impl Read for FailingBody<'_> {
         fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
             if self.0.is_empty() { Err(io::ErrorKind::TimedOut.into()) } else { self.0.read(out) }
         }
@@ -105,10 +105,10 @@ fn a_body_that_breaks_off_is_described_by_what_was_received() {
     let url = Url::parse("https://x.example/").unwrap();
     let long = format!("<title>Early</title>{}", "<p>x".repeat(20_000));
     for text in ["<title>Early</title><p>rest", long.as_str()] {
-        let page = read_page(&mut Broken(text.as_bytes()), None, &url).unwrap();
+        let page = read_page(&mut FailingBody(text.as_bytes()), None, &url).unwrap();
         assert_eq!(page.title.as_deref(), Some("Early"));
     }
-    assert_eq!(read_page(&mut Broken(b""), None, &url).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert_eq!(read_page(&mut FailingBody(b""), None, &url).unwrap_err().kind(), io::ErrorKind::TimedOut);
 }
 
 #[test]

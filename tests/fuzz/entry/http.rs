@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 
-use super::page::{Pieces, line};
+use super::page::{StepReader, line};
 use crate::federation::XMatrix;
 use crate::http::disposition;
 use crate::http::multipart::{self, MultipartReader};
@@ -193,7 +193,7 @@ struct ParsedPart {
 
 /// The complete parts of a body that is read in pieces of `step` bytes.
 fn parts(body: &[u8], boundary: &str, step: usize) -> Vec<ParsedPart> {
-    let mut reader = MultipartReader::new(Pieces { rest: body, step }, boundary);
+    let mut reader = MultipartReader::new(StepReader { rest: body, step }, boundary);
     let mut parts = Vec::new();
     while let Ok(Some(headers)) = reader.next_part() {
         let header = |name| headers.get(name).map(str::to_owned);

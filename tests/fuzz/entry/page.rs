@@ -37,7 +37,7 @@ fn read_page(data: &[u8]) {
     let (address, html) = line(rest);
     let content_type = Some(content_type.as_str()).filter(|text| !text.is_empty());
     let url = http_url(&address);
-    let read = |step| preview::read_page(&mut Pieces { rest: html, step }, content_type, &url).ok();
+    let read = |step| preview::read_page(&mut StepReader { rest: html, step }, content_type, &url).ok();
     let whole = read(usize::MAX);
     if let Some(page) = &whole {
         check(page);
@@ -117,14 +117,14 @@ pub(super) fn line(data: &[u8]) -> (String, &[u8]) {
 }
 
 /// A body that arrives in pieces.
-pub(super) struct Pieces<'a> {
+pub(super) struct StepReader<'a> {
     /// What has not been read yet.
     pub(super) rest: &'a [u8],
     /// Largest piece, bytes.
     pub(super) step: usize,
 }
 
-impl Read for Pieces<'_> {
+impl Read for StepReader<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let length = into.len().min(self.step);
         self.rest.read(into.get_mut(..length).unwrap_or_default())
