@@ -125,6 +125,7 @@ impl Store {
 
     /// Adds many rows at once, durable together, of blobs that the caller has claimed. Says how many: known addresses stay as they
     /// are.
+    #[cfg(test)]
     pub(crate) fn add_many(&self, media: Vec<NewMedia>) -> Result<usize> {
         self.catalog.add_many(media)
     }
