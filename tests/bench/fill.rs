@@ -64,7 +64,7 @@ fn fill(config: &Config, rows: u64) -> Result<(), Failure> {
         let count = rows.saturating_sub(added).min(BATCH);
         let mut batch = (0..count).map(|_| maker.row()).collect::<Result<Vec<_>, Failure>>()?;
         batch.sort_unstable_by(|one, other| order(one).cmp(&order(other)));
-        store.catalog.add_many(batch)?;
+        store.add_many(batch)?;
         added = added.saturating_add(count);
     }
     Ok(())
