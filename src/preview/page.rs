@@ -78,7 +78,7 @@ impl HtmlHandler for PageReader {
             "link" => self.meta.link(tag),
             "base" => self.meta.base(tag),
             "title" if self.title.is_none() && !self.body.is_in_unrendered() => {
-                self.target = TextTarget::Title
+                self.target = TextTarget::Title;
             }
             "script" if tag.get("type").is_some_and(is_json_ld) => self.target = TextTarget::JsonLd,
             name => {
