@@ -46,7 +46,7 @@ enum Command {
         #[command(flatten)]
         config: ConfigArg,
     },
-    /// Print the configuration in force, secrets redacted
+    /// Print the effective configuration, secrets redacted
     #[command(after_help = "Example: SIDECAR_LOG=debug media-sidecar config")]
     Config {
         /// Which configuration.
@@ -82,15 +82,6 @@ enum Command {
         /// Send requests for media that is not here on to the homeserver (nginx only)
         #[arg(long)]
         fallback: bool,
-    },
-    /// Add media rows to the catalog, for measuring
-    #[command(hide = true, after_help = "Example: media-sidecar bench-fill 1000000")]
-    BenchFill {
-        /// Which configuration.
-        #[command(flatten)]
-        config: ConfigArg,
-        /// How many
-        rows: u64,
     },
 }
 
@@ -217,9 +208,6 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
                 fallback: if fallback { Fallback::Homeserver } else { Fallback::Off },
             };
             cli::proxy_config(config.config.as_deref(), proxy, &options, &mut out)?;
-        }
-        Command::BenchFill { config, rows } => {
-            cli::bench_fill(config.config.as_deref(), rows, &mut out)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -40,8 +40,9 @@ const UPWARDS: [(&str, &str); 6] = [
 ];
 
 /// Crates that only the listed modules may name.
-const DOORS: [(&str, &[&str]); 31] = [
-    ("hickory_resolver", &["outbound/dns"]),
+const DOORS: [(&str, &[&str]); 32] = [
+    ("simple_dns", &["outbound/dns"]),
+    ("resolv_conf", &["outbound/dns"]),
     ("rusqlite", &["store/catalog"]),
     ("r2d2", &["store/catalog"]),
     ("r2d2_sqlite", &["store/catalog"]),

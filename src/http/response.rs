@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
 use hyper::StatusCode;
@@ -160,8 +160,7 @@ impl Ready {
 
     /// Whether all of it is still there: the file may have been cut off since it was opened.
     pub(crate) fn is_whole(&self) -> bool {
-        let StoredMedia { content, file, .. } = &self.stored;
-        self.bytes.get().is_some() || file.metadata().is_ok_and(|there| there.len() == content.size)
+        self.bytes.get().is_some() || self.stored.blob.is_whole()
     }
 
     /// A stretch of it.
@@ -171,15 +170,15 @@ impl Ready {
             (Some(bytes), Some((start, end))) if end <= bytes.len() => {
                 Segment::Bytes(bytes.slice(start..end))
             }
-            _ => Segment::File(FileStream::new(Arc::clone(&self.stored.file), start, length, readers)),
+            _ => Segment::File(FileStream::new(self.stored.blob.range(start, length), readers)),
         }
     }
 
     /// All of it, if it is small and the page cache has it.
     fn bytes(&self) -> Option<&Bytes> {
-        let StoredMedia { content, file, .. } = &self.stored;
+        let StoredMedia { content, blob, .. } = &self.stored;
         if self.bytes.get().is_none() && content.size <= MAX_SMALL {
-            let bytes = file_stream::read_cached(file, content.size)?;
+            let bytes = file_stream::read_cached(blob)?;
             return Some(self.bytes.get_or_init(|| bytes));
         }
         self.bytes.get()

@@ -9,14 +9,12 @@ mod previews;
 mod remote;
 pub(crate) mod response_cache;
 pub(crate) mod service;
-mod shared_reader;
 mod sweep;
 mod thumbnails;
 mod upload;
 pub(crate) mod upload_turns;
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::federation::Federation;
 use crate::matrix::{Clock, MediaId, Moment, Monotonic, Mxc, Random, ServerName, Timestamp};
 use crate::preview::Fetcher;
-use crate::store::blobs::{Blobs, Lost};
+use crate::store::blobs::{BlobReader, Blobs, Lost};
 use crate::store::catalog::{Catalog, Content, Filled, Media};
 use crate::store::sha256::Sha256;
 use crate::store::stored_media::StoredMedia;
@@ -179,18 +177,17 @@ impl Library {
                     return Err(Error::not_found());
                 }
                 match self.open_blob(Some(mxc), &filled)? {
-                    Some(file) => {
+                    Some(blob) => {
                         self.note_access(mxc);
-                        let file = Arc::new(file);
                         let is_stopgap = false;
                         let content = filled;
                         Ok(Found::Stored(StoredMedia {
                             content,
                             created,
                             open,
-                            generation,
+                            sequence: generation,
                             is_stopgap,
-                            file,
+                            blob,
                         }))
                     }
                     None if is_ours => Err(Error::not_found()),
@@ -256,10 +253,10 @@ impl Library {
 
     /// Opens the blob of a row, of `mxc` or of a picture that was made; `None` when somebody damaged or removed it behind our back,
     /// which is reported.
-    fn open_blob(&self, mxc: Option<&Mxc>, filled: &Filled) -> Result<Option<File>> {
+    fn open_blob(&self, mxc: Option<&Mxc>, filled: &Filled) -> Result<Option<BlobReader>> {
         let opened = self.blobs.get(&filled.sha256, filled.size);
         match opened.map_err(|error| Error::internal("opening a blob", error))? {
-            Ok(file) => Ok(Some(file)),
+            Ok(blob) => Ok(Some(blob)),
             Err(lost) => {
                 self.report(mxc, &filled.sha256, lost);
                 Ok(None)

@@ -2,19 +2,16 @@
 //!
 //! [Spec, thumbnails](https://spec.matrix.org/v1.19/client-server-api/#thumbnails).
 
-use std::fs::File;
 use std::io::BufReader;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
 use super::Library;
-use super::shared_reader::SharedReader;
 use crate::config::ThumbnailSize;
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Moment, len_u64};
-use crate::store::blobs::IngestError;
+use crate::store::blobs::{BlobCursor, BlobReader, IngestError};
 use crate::store::catalog::{Filled, NewThumbnail, ThumbnailKey};
 use crate::store::sha256::Sha256;
 use crate::store::stored_media::StoredMedia;
@@ -183,7 +180,7 @@ impl Library {
     fn read_header(&self, stored: &StoredMedia) -> Result<Header> {
         let source = stored.content.sha256;
         self.check_refused(source, Step::Header)?;
-        let read = thumbnail::probe(&mut reader(&stored.file));
+        let read = thumbnail::probe(&mut reader(&stored.blob));
         let admitted = read.and_then(|header| header.check_pixels(&self.thumbnail_limits()).map(|()| header));
         admitted.map_err(|error| self.note_refusal(source, &[Step::Header], error))
     }
@@ -265,8 +262,8 @@ impl Library {
         if specs.is_empty() {
             return Ok(0);
         }
-        let file = self.open_source(first)?;
-        let made = match thumbnail::render(&mut reader(&file), header, &specs, limits) {
+        let blob = self.open_source(first)?;
+        let made = match thumbnail::render(&mut reader(&blob), header, &specs, limits) {
             Err(ThumbnailError::AnimationTimeout) => return self.make_stopgaps(set, limits),
             made => {
                 let steps: Vec<Step> = specs.iter().map(Step::of).collect();
@@ -338,8 +335,8 @@ impl Library {
 
     /// Makes a blurhash. Blocks for as long as decoding takes.
     pub(crate) fn blurhash(&self, task: &RenderTask) -> Result<String> {
-        let file = self.open_source(task)?;
-        thumbnail::blurhash(&mut reader(&file), &task.header, &self.limits_within(BLURHASH_TIMEOUT))
+        let blob = self.open_source(task)?;
+        thumbnail::blurhash(&mut reader(&blob), &task.header, &self.limits_within(BLURHASH_TIMEOUT))
             .map_err(refused)
     }
 
@@ -361,7 +358,7 @@ impl Library {
     }
 
     /// Opens the source of a picture that is to be made.
-    fn open_source(&self, RenderTask { source, size, .. }: &RenderTask) -> Result<File> {
+    fn open_source(&self, RenderTask { source, size, .. }: &RenderTask) -> Result<BlobReader> {
         let opened = self.blobs.get(source, *size);
         opened.map_err(|error| Error::internal("opening a blob", error))?.map_err(|lost| {
             self.report(None, source, lost);
@@ -395,10 +392,10 @@ impl Library {
 
     /// Opens a picture that was made; `None` when its blob is lost, so that it is made again.
     fn open_made(&self, of: &StoredMedia, filled: Filled) -> Result<Option<StoredMedia>> {
-        let file = self.open_blob(None, &filled)?;
+        let blob = self.open_blob(None, &filled)?;
         let content_type = filled.content_type.clone();
-        let made = |file| StoredMedia { content: filled, file: Arc::new(file), ..of.clone() };
-        Ok(file.map(|file| as_picture(made(file), &content_type)))
+        let made = |blob| StoredMedia { content: filled, blob, ..of.clone() };
+        Ok(blob.map(|blob| as_picture(made(blob), &content_type)))
     }
 
     /// The configured limits.
@@ -438,8 +435,8 @@ fn key(source: Sha256, spec: &RenderSpec) -> ThumbnailKey {
 }
 
 /// A picture's bytes, buffered.
-fn reader(file: &File) -> BufReader<SharedReader<'_>> {
-    BufReader::with_capacity(READ_SIZE, SharedReader::new(file))
+fn reader(blob: &BlobReader) -> BufReader<BlobCursor> {
+    BufReader::with_capacity(READ_SIZE, blob.cursor())
 }
 
 /// What a client reads of a picture that gives no thumbnail.

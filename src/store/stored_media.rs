@@ -1,8 +1,6 @@
 //! Media that is here: what its row says, and its bytes.
 
-use std::fs::File;
-use std::sync::Arc;
-
+use super::blobs::BlobReader;
 use super::catalog::Filled;
 use crate::matrix::Timestamp;
 
@@ -15,10 +13,10 @@ pub(crate) struct StoredMedia {
     pub(crate) created: Timestamp,
     /// Whether it may be served without a token (`unauthenticated_media: frozen`).
     pub(crate) open: bool,
-    /// How often something had been removed when it was looked up.
-    pub(crate) generation: u64,
+    /// [`Store::sequence`](super::Store::sequence) before it was looked up.
+    pub(crate) sequence: u64,
     /// Whether it stands in for something else that there was no time for, so that nobody may keep it as the answer.
     pub(crate) is_stopgap: bool,
     /// The bytes.
-    pub(crate) file: Arc<File>,
+    pub(crate) blob: BlobReader,
 }

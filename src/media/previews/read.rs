@@ -1,6 +1,5 @@
 //! What is read of what comes: a page, a file, a picture to keep, an oEmbed description.
 
-use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read};
 use std::time::Instant;
 
@@ -12,7 +11,7 @@ use crate::matrix::len_u64;
 use crate::media::Library;
 use crate::preview::MAX_OEMBED;
 use crate::preview::{self, BodyKind, FetchedBody, HttpUrl, OembedResponse, Page};
-use crate::store::blobs::{Ingest, IngestError};
+use crate::store::blobs::{BlobCursor, Ingest, IngestError};
 use crate::thumbnail::{self, Header, Limits, Source, ThumbnailError};
 
 /// Enough of a body to tell what it is, bytes.
@@ -284,8 +283,8 @@ impl<R: Read> Read for Watched<R> {
 }
 
 /// What was taken in, from its start.
-fn reader(ingest: &Ingest) -> Result<BufReader<File>> {
-    Ok(BufReader::with_capacity(CHUNK, ingest.reader().map_err(storing)?))
+fn reader(ingest: &Ingest) -> Result<BufReader<BlobCursor>> {
+    Ok(BufReader::with_capacity(CHUNK, ingest.reader().map_err(storing)?.cursor()))
 }
 
 /// The disk failed.

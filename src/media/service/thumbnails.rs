@@ -186,6 +186,7 @@ mod tests {
     use crate::federation::SigningKey;
     use crate::matrix::{ServerName, UserId};
     use crate::media::Upload;
+    use crate::store::blobs::BlobReader;
     use crate::thumbnail::Motion;
 
     /// The log of this thread.
@@ -312,13 +313,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (app, mxc) = with_upload(folder.path(), false).await;
         let good = find_own(&app, &mxc).await.unwrap();
-        let path = folder.path().join("broken");
-        std::fs::write(&path, b"\x89PNG\r\n\x1a\nIHDR").unwrap();
-        let broken = std::fs::File::open(path).unwrap();
+        let broken = BlobReader::of(b"\x89PNG\r\n\x1a\nIHDR");
         let requested =
             ThumbnailRequest { width: 32, height: 32, method: ThumbnailMethod::Crop, motion: Motion::Still };
         let of = |stored: StoredMedia| app.library.find_thumbnail(stored, requested);
-        let refused = of(StoredMedia { file: Arc::new(broken), ..good.clone() }).unwrap_err();
+        let refused = of(StoredMedia { blob: broken, ..good.clone() }).unwrap_err();
         assert_eq!(refused.kind(), Kind::BadRequest);
         // Whole bytes under the same name would show another look.
         assert_eq!(of(good).unwrap_err().kind(), Kind::BadRequest);
