@@ -47,7 +47,7 @@ const UNSUPPORTED: [&str; 12] = [
 
 /// A coding that can be undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Coding {
+enum ContentCoding {
     /// RFC 1952.
     Gzip,
     /// RFC 1950 as specified, or the bare RFC 1951 that some servers send.
@@ -98,13 +98,13 @@ impl Read for Between {
 }
 
 /// The codings of a list, in order; `None` if one of them is unsupported.
-fn parse(codings: &str) -> Option<Vec<Coding>> {
+fn parse(codings: &str) -> Option<Vec<ContentCoding>> {
     let mut known = Vec::new();
     for word in codings.split(',') {
         match word.trim().to_ascii_lowercase().as_str() {
-            "gzip" | "x-gzip" => known.push(Coding::Gzip),
-            "deflate" | "x-deflate" => known.push(Coding::Deflate),
-            "br" => known.push(Coding::Brotli),
+            "gzip" | "x-gzip" => known.push(ContentCoding::Gzip),
+            "deflate" | "x-deflate" => known.push(ContentCoding::Deflate),
+            "br" => known.push(ContentCoding::Brotli),
             other if UNSUPPORTED.contains(&other) => return None,
             _ => {}
         }
@@ -113,8 +113,8 @@ fn parse(codings: &str) -> Option<Vec<Coding>> {
 }
 
 /// [`undo`], but gzip only where the bytes begin as gzip does: a second proxy may name the coding again without applying it.
-fn undo_if_applied(coding: Coding, body: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
-    if coding != Coding::Gzip {
+fn undo_if_applied(coding: ContentCoding, body: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
+    if coding != ContentCoding::Gzip {
         return undo(coding, body);
     }
     let (first, body) = peek(body)?;
@@ -123,18 +123,18 @@ fn undo_if_applied(coding: Coding, body: Box<dyn Read + Send>) -> io::Result<Box
 }
 
 /// A body with one coding undone.
-fn undo(coding: Coding, body: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
+fn undo(coding: ContentCoding, body: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
     let (first, body) = peek(body)?;
     // Servers that compress on the fly declare the coding of an empty body too.
     let Some(first) = first else { return Ok(Box::new(io::empty())) };
     Ok(match (coding, first) {
-        (Coding::Gzip, _) => Box::new(MultiGzDecoder::new(body)),
-        (Coding::Deflate, first) if is_zlib(first) => Box::new(ZlibDecoder::new(body)),
-        (Coding::Deflate, _) => Box::new(DeflateDecoder::new(body)),
-        (Coding::Brotli, [byte, _]) if byte & 0x7f == LARGE_WINDOW => {
+        (ContentCoding::Gzip, _) => Box::new(MultiGzDecoder::new(body)),
+        (ContentCoding::Deflate, first) if is_zlib(first) => Box::new(ZlibDecoder::new(body)),
+        (ContentCoding::Deflate, _) => Box::new(DeflateDecoder::new(body)),
+        (ContentCoding::Brotli, [byte, _]) if byte & 0x7f == LARGE_WINDOW => {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "brotli with a large window"));
         }
-        (Coding::Brotli, _) => Box::new(Decompressor::new(body, BROTLI_BUFFER)),
+        (ContentCoding::Brotli, _) => Box::new(Decompressor::new(body, BROTLI_BUFFER)),
     })
 }
 

@@ -54,6 +54,7 @@ impl Guard {
 
     /// Whether `address` may be connected to. An IPv4-mapped IPv6 address is judged as the IPv4 address it reaches.
     pub(crate) fn permits(&self, address: IpAddr) -> bool {
+        // Else `::ffff:127.0.0.1` would pass a list of IPv4 networks.
         let address = address.to_canonical();
         let contains = |net: &IpNet| net.contains(&address);
         self.allow.iter().any(contains) || !self.deny.iter().any(contains)
@@ -92,6 +93,7 @@ impl Resolver for CheckedResolver {
                 },
                 Err(error) => {
                     tracing::debug!(host, %error, "cannot resolve");
+                    // The last host decides which error is reported.
                     let is_timeout = error.kind() == std::io::ErrorKind::TimedOut;
                     let timeout = ureq::Error::Timeout(timeout.reason);
                     last_error = if is_timeout { timeout } else { ureq::Error::HostNotFound };
@@ -112,6 +114,7 @@ impl CheckedResolver {
     fn permitted(&self, host: &str, mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Denied> {
         found.retain(|address| self.guard.permits(address.ip()));
         if found.is_empty() {
+            // The client wrote it, so that it is forbidden gives nothing away.
             let is_literal = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
             return Err(if is_literal { Denied::Literal } else { Denied::Resolved });
         }

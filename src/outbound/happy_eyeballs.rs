@@ -43,6 +43,7 @@ impl AddressHistory {
     /// The order in which to try the addresses of several hosts, at most `most` in all and an equal share for each host: host
     /// by host, IPv6 and IPv4 alternating within a host, slow addresses last.
     pub(super) fn order(&self, hosts: &[Vec<SocketAddr>], most: usize) -> Vec<SocketAddr> {
+        // Else a host with many addresses would crowd out the next one.
         let each = most.checked_div(hosts.len()).unwrap_or(most).max(1);
         let turns = hosts.iter().flat_map(|host| self.interleave(host).into_iter().take(each));
         let mut ordered: Vec<SocketAddr> = Vec::new();
@@ -75,6 +76,7 @@ impl AddressHistory {
 
     /// Records that `winner` connected before the attempts in `tried` that had started earlier.
     fn record_winner(&self, winner: SocketAddr, tried: &[SocketAddr]) {
+        // An address that wins is not slow any more, whatever it was before.
         self.slow.remove(&winner);
         let slower: Vec<_> = tried.iter().take_while(|address| **address != winner).collect();
         let until = Instant::now().checked_add(SLOW_PERIOD);
@@ -84,6 +86,7 @@ impl AddressHistory {
             }
         }
         let is_ipv6_slower = winner.is_ipv4() && slower.iter().any(|address| address.is_ipv6());
+        // An IPv4 address that wins alone says nothing about IPv6.
         if winner.is_ipv6() || is_ipv6_slower {
             let until = until.filter(|_| is_ipv6_slower);
             *self.ipv4_first.lock().unwrap_or_else(PoisonError::into_inner) = until;
@@ -101,6 +104,7 @@ pub(super) fn connect_first(
     history: &AddressHistory,
     deadline: Option<Instant>,
 ) -> io::Result<TcpStream> {
+    // Checked here and not only when names are resolved, so that no path to a connection avoids it.
     let mut waiting = addresses.iter().copied().filter(|address| guard.permits(address.ip())).peekable();
     let mut attempts = Attempts::default();
     loop {
@@ -110,10 +114,12 @@ pub(super) fn connect_first(
             let none = || io::Error::new(io::ErrorKind::ConnectionRefused, "no address to connect to");
             return Err(attempts.last_error.unwrap_or_else(none));
         }
+        // Without a further address there is nothing to start, and only the deadline ends the wait.
         let next = waiting.peek().and_then(|_| Instant::now().checked_add(ATTEMPT_DELAY));
         if let Some((address, stream)) = attempts.wait([next, deadline].into_iter().flatten().min())? {
             history.record_winner(address, &attempts.tried);
             stream.set_nonblocking(false)?;
+            // Requests are small and written at once.
             stream.set_nodelay(true)?;
             return Ok(stream);
         }
@@ -169,6 +175,7 @@ impl Attempts {
         let done = self.pending.extract_if(.., |_| ready.next().unwrap_or(false));
         let mut connected = None;
         for (address, socket) in done {
+            // A failed attempt is ready for writing too; the socket has the error.
             match socket.take_error() {
                 Ok(None) if connected.is_none() => connected = Some((address, socket)),
                 Ok(None) => {}

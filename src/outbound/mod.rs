@@ -65,12 +65,12 @@ pub(crate) struct Outbound {
     /// Connects where the URL says.
     agent: Agent,
     /// Builds further agents, for requests that connect elsewhere than the URL says.
-    rules: Arc<Rules>,
+    rules: Arc<ConnectionRules>,
 }
 
 /// What all connections of an [`Outbound`] share.
 #[derive(Debug)]
-struct Rules {
+struct ConnectionRules {
     guard: Arc<Guard>,
     tls: Arc<ClientConfig>,
     timeouts: Timeouts,
@@ -114,7 +114,7 @@ impl Outbound {
     /// A client that connects only to addresses that `guard` permits, and trusts the public roots and those in `ca_file`.
     ///
     /// # Errors
-    /// `Tls` when `ca_file` cannot be used.
+    /// `CaFile` when `ca_file` cannot be used.
     pub(crate) fn new(
         guard: Guard,
         ca_file: Option<CaFile<'_>>,
@@ -123,17 +123,17 @@ impl Outbound {
     ) -> Result<Self, TlsSetupError> {
         let tls = tls::client_config(ca_file)?;
         let (guard, history) = (Arc::new(guard), Arc::new(AddressHistory::new()));
-        let rules = Rules { guard, tls, timeouts, names: names.into(), history, socket: None };
+        let rules = ConnectionRules { guard, tls, timeouts, names: names.into(), history, socket: None };
         Ok(Self { agent: rules.agent(Vec::new(), MAX_IDLE), rules: Arc::new(rules) })
     }
 
     /// The same client with every connection going to `socket`. No name is resolved and no address checked: the operator
     /// configured the socket.
     pub(crate) fn through_socket(self, socket: PathBuf) -> Self {
-        let Rules { guard, tls, timeouts, names, history, .. } = &*self.rules;
+        let ConnectionRules { guard, tls, timeouts, names, history, .. } = &*self.rules;
         let (guard, tls, history) = (Arc::clone(guard), Arc::clone(tls), Arc::clone(history));
         let (timeouts, names) = (*timeouts, names.clone());
-        let rules = Rules { guard, tls, timeouts, names, history, socket: Some(socket) };
+        let rules = ConnectionRules { guard, tls, timeouts, names, history, socket: Some(socket) };
         Self { agent: rules.agent(Vec::new(), MAX_IDLE), rules: Arc::new(rules) }
     }
 
@@ -152,6 +152,7 @@ impl Outbound {
         url: &str,
         deadline: Option<Instant>,
     ) -> Result<OutboundResponse, OutboundError> {
+        // ureq counts the total time of one request, and here there are several.
         let total = self.rules.timeouts.total.and_then(|total| Instant::now().checked_add(total));
         let deadline = [total, deadline].into_iter().flatten().min();
         let mut url = Url::parse(url).map_err(|error| OutboundError::Failed(error.to_string()))?;
@@ -176,9 +177,7 @@ impl Outbound {
         let builder = self.prepare(self.agent_for(request).get(request.url), request);
         Ok(OutboundResponse::new(builder.call()?, request.url))
     }
-}
 
-impl Outbound {
     /// Sends `body` in a POST request. A redirect is returned like any other response.
     pub(crate) fn post(
         &self,
@@ -214,6 +213,7 @@ impl Outbound {
 
     /// The agent that connects where `request` goes.
     fn agent_for(&self, request: &OutboundRequest<'_>) -> Agent {
+        // A connection made by way of other hosts must not be reused for requests without, nor the reverse.
         if request.via.is_empty() { self.agent.clone() } else { self.rules.agent(request.via.to_vec(), 0) }
     }
 
@@ -229,13 +229,15 @@ impl Outbound {
     }
 }
 
-impl Rules {
+impl ConnectionRules {
     /// An agent that connects to `via`, or where the URL says if `via` is empty.
     fn agent(&self, via: Vec<(String, u16)>, max_idle: usize) -> Agent {
         let config = Agent::config_builder()
+            // Callers read error bodies and decide about redirects.
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
+            // Set explicitly: the default reads `HTTP_PROXY` and others.
             .proxy(None)
             .user_agent(concat!("media-sidecar/", env!("CARGO_PKG_VERSION")))
             // A request without `Accept-Encoding` would let the server choose any coding (RFC 9110 §12.5.3).

@@ -109,6 +109,7 @@ impl OutboundResponse {
 /// All of `source` if that is at most `limit` bytes.
 fn read_at_most(source: &mut dyn Read, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
+    // One byte more than the limit tells a body that is too long.
     source.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok((crate::matrix::len_u64(bytes.len()) <= limit).then_some(bytes))
 }

@@ -150,7 +150,9 @@ fn normalize(head: &[u8]) -> Result<(u16, Vec<u8>), OutboundError> {
         is_kept = field.is_some();
         fields.extend(field);
     }
+    // A field with a control character is dropped, as NUL and bare CR could mean different things to different parsers.
     fields.retain(|(_, value)| value.iter().all(|byte| !byte.is_ascii_control() || *byte == b'\t'));
+    // Some sites send a hundred cookies or a policy of many kilobytes.
     let is_long = head.len() > MAX_FULL_HEAD || fields.len() > MAX_FIELDS;
     let mut normalized = format!("HTTP/1.{version} {status:03}\r\n").into_bytes();
     let mut kept = 0_usize;
@@ -191,6 +193,7 @@ fn field(line: &[u8]) -> Option<(&[u8], Vec<u8>)> {
         return None;
     }
     // Without a usable length the body ends with the connection (RFC 9112 §6.3).
+    // Several equal lengths in one field are allowed (RFC 9112 §6.3), so each is checked.
     let is_length = name.eq_ignore_ascii_case(b"content-length");
     let is_number = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     if is_length && !value.split(|byte| *byte == b',').all(|part| is_number(part.trim_ascii())) {

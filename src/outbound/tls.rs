@@ -29,34 +29,26 @@ const MAX_ROOTS: usize = 1000;
 /// Environment variable that names another file, as in OpenSSL.
 const SYSTEM_ROOTS_VARIABLE: &str = "SSL_CERT_FILE";
 
-/// Why outbound TLS cannot be set up.
+/// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsSetupError {
-    /// The PEM file that a key of the configuration names is of no use.
+    /// [`CaFile`](super::CaFile) cannot be used.
     #[error("{key} {}: {why}", path.display())]
-    CaFile {
-        /// The key, like `federation.ca_file`.
-        key: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: CaFileError,
-    },
-    /// The TLS library refuses its own defaults.
+    CaFile { key: &'static str, path: PathBuf, why: CaFileError },
+    /// rustls refuses the protocol versions of its own provider.
     #[error("TLS: {0}")]
     Library(rustls::Error),
 }
 
-/// What is wrong with a file of certificates.
+/// What is wrong with a file of root certificates.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CaFileError {
-    /// It cannot be read, or is not PEM.
+    /// It cannot be read or is not PEM.
     #[error("{0}")]
     Unreadable(pem::Error),
-    /// One of its certificates cannot be trusted as a root.
+    /// One of its certificates cannot be a root.
     #[error("{0}")]
     Certificate(rustls::Error),
-    /// It holds no certificate.
     #[error("it contains no certificate")]
     Empty,
 }
@@ -64,7 +56,7 @@ pub(crate) enum CaFileError {
 /// A client that trusts the embedded roots, the system's, and those in `ca_file`, and speaks HTTP/1.1.
 ///
 /// # Errors
-/// What is wrong with `ca_file`, with the key that names it.
+/// `CaFile` when `ca_file` cannot be used.
 pub(super) fn client_config(ca_file: Option<CaFile<'_>>) -> Result<Arc<ClientConfig>, TlsSetupError> {
     let roots = match ca_file {
         None => Arc::clone(public_roots()),
@@ -84,6 +76,7 @@ pub(super) fn client_config(ca_file: Option<CaFile<'_>>) -> Result<Arc<ClientCon
         .map_err(TlsSetupError::Library)?
         .with_root_certificates(roots)
         .with_no_client_auth();
+    // ureq speaks nothing newer.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
@@ -108,6 +101,7 @@ fn add_usable(roots: &mut RootCertStore, path: &Path) -> usize {
     let before = roots.len();
     let certificates = CertificateDer::pem_file_iter(path).into_iter().flatten().flatten();
     for certificate in certificates.take(MAX_ROOTS) {
+        // Added to a store of its own first, to compare it with the known ones.
         let mut one = RootCertStore::empty();
         if one.add(certificate).is_err() {
             continue;
@@ -123,13 +117,14 @@ fn add_usable(roots: &mut RootCertStore, path: &Path) -> usize {
     roots.len().saturating_sub(before)
 }
 
-/// Adds all certificates of a file that the operator named.
+/// Adds all certificates of the operator's file. One that cannot be used is an error.
 fn add_all(roots: &mut RootCertStore, path: &Path) -> Result<(), CaFileError> {
     let before = roots.len();
     for certificate in CertificateDer::pem_file_iter(path).map_err(CaFileError::Unreadable)? {
         let certificate = certificate.map_err(CaFileError::Unreadable)?;
         roots.add(certificate).map_err(CaFileError::Certificate)?;
     }
+    // An empty file is a mistake that would otherwise show as failing handshakes.
     if roots.len() == before { Err(CaFileError::Empty) } else { Ok(()) }
 }
 

@@ -73,6 +73,7 @@ impl Connector<()> for TcpConnector {
                 .map_err(|_invalid| ureq::Error::Tls("not a host name"))?;
             let connection = ClientConnection::new(Arc::clone(&self.tls), name)?;
             let mut stream = StreamOwned::new(connection, socket);
+            // Now rather than at the first write, so that the connect timeout covers it.
             while stream.conn.is_handshaking() {
                 stream.conn.complete_io(&mut stream.sock).map_err(transport_error)?;
             }
