@@ -102,7 +102,7 @@ impl Federation {
             match self.attempt(mxc, wish, (family, proven == Some(family))) {
                 Attempt::Media(media) => {
                     // What the unsigned route gives of a server whose signed one has spoken is old media, not the rule.
-                    if !settled && broken.is_none() {
+                    if !settled && broken.is_none() && proven != Some(family) {
                         self.remember_family(&mxc.server_name, family);
                     }
                     return Ok(media);
@@ -225,14 +225,10 @@ impl Federation {
         family.filter(|family| self.rules.get().families.contains(family))
     }
 
-    /// Remembers that a family gave media, if it can be. The day counts from the first time, so that better families get their
-    /// chance.
+    /// Remembers that a family gave media, if it can be. Not for the one that is known: the day counts from the first time, so that
+    /// better families get their chance.
     fn remember_family(&self, server_name: &ServerName, family: Family) {
-        let remembered = match self.known_family(server_name) {
-            Ok(Some(known)) if known == family => Ok(()),
-            Ok(_) | Err(_) => self.catalog.put_family(server_name, family, (self.clock)()),
-        };
-        if let Err(error) = remembered {
+        if let Err(error) = self.catalog.put_family(server_name, family, (self.clock)()) {
             tracing::warn!(%server_name, ?family, ?error, "the endpoint family of a server cannot be remembered");
         }
     }

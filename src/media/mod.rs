@@ -201,3 +201,148 @@ impl Media {
         Ok(())
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+    use std::path::{Path, PathBuf};
+    use std::time::Duration;
+
+    use http_body_util::Full;
+    use hyper::body::Bytes;
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+    use super::download::{AccessOptions, Download, RemoteFetch, WaitFor};
+    use super::*;
+    use crate::app::{App, Environment};
+    use crate::config::ThumbnailMethod;
+    use crate::federation::SigningKey;
+    use crate::matrix::UserId;
+    use crate::thumbnail::{Motion, ThumbnailRequest};
+
+    /// The use cases of a sidecar in `folder`.
+    pub(in crate::media) fn media_in(folder: &Path, change: impl FnOnce(&mut Config)) -> Arc<Media> {
+        let mut config = Config::defaults(ServerName::parse("example.org").unwrap());
+        config.data_dir = folder.join("data");
+        change(&mut config);
+        let key = SigningKey::parse(b"ed25519 1 YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1").unwrap();
+        Arc::clone(&App::open(&config, key, Environment::system()).unwrap().media)
+    }
+
+    /// A grey PNG.
+    fn picture(width: u32, height: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, width, height);
+        encoder.set_color(png::ColorType::Grayscale);
+        let pixels = vec![7; usize::try_from(width.saturating_mul(height)).unwrap()];
+        encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+        bytes
+    }
+
+    /// Another server, which gives `file` under MSC1902 whatever it is asked for, and the certificate that it can be trusted by.
+    fn remote_server(folder: &Path, file: Vec<u8>) -> (ServerName, PathBuf) {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        let config = Arc::new(config);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let name = ServerName::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+                let mut reader = BufReader::new(StreamOwned::new(connection, stream));
+                let mut line = String::new();
+                while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                    line.clear();
+                }
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Disposition: inline\r\n\
+                     Content-Length: {}\r\nConnection: close\r\n\r\n",
+                    file.len()
+                );
+                let stream = reader.get_mut();
+                stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&file)).unwrap();
+                stream.conn.send_close_notify();
+                stream.flush().unwrap();
+            }
+        });
+        let ca_file = folder.join("ca.pem");
+        std::fs::write(&ca_file, issuer.pem()).unwrap();
+        (name, ca_file)
+    }
+
+    /// A thumbnail of remote media that nobody has seen cost 8 reads and 4 writes: each step looked up anew what the one before it had
+    /// just stored.
+    #[tokio::test]
+    async fn nothing_is_looked_up_that_was_just_found_or_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let (server_name, ca_file) = remote_server(folder.path(), picture(200, 150));
+        let media = media_in(folder.path(), |config| {
+            config.federation.ip_allow = vec!["127.0.0.0/8".parse().unwrap()];
+            config.federation.ca_file = Some(ca_file);
+        });
+        let mut last = media.store.catalog.counters();
+        // Reads and writes since the last call.
+        let mut cost = || {
+            let now = media.store.catalog.counters();
+            let cost = (now.reads - last.reads, now.writes - last.writes);
+            last = now;
+            cost
+        };
+        let (viewer, remote, timeout) = (Viewer::Known, RemoteFetch::Allowed, Duration::from_secs(1));
+        let options = AccessOptions { viewer, remote, timeout };
+        let size = |width| {
+            let (method, motion) = (ThumbnailMethod::Crop, Motion::Still);
+            ThumbnailRequest { width, height: width, method, motion }
+        };
+        let remote = Mxc { server_name, media_id: MediaId::parse("abc").unwrap() };
+
+        let made = media.thumbnail(&remote, size(32), options).await.unwrap();
+        assert_eq!(made.stored().content.upload_name.as_deref(), Some("thumbnail.png"));
+        // Reads: the media, the media again before the fetch, the server's family, the thumbnail. Writes: the family, the media, the
+        // thumbnail.
+        assert_eq!(cost(), (4, 3));
+        media.thumbnail(&remote, size(32), options).await.unwrap();
+        assert_eq!(cost(), (0, 0), "the same again");
+        media.thumbnail(&remote, size(96), options).await.unwrap();
+        assert_eq!(cost(), (1, 1), "another size: the thumbnail");
+        media.download(&remote, options, WaitFor::FirstByte).await.unwrap();
+        assert_eq!(cost(), (0, 0), "the original, which was read for its thumbnails");
+        let other = Mxc { media_id: MediaId::parse("def").unwrap(), ..remote };
+        media.thumbnail(&other, size(32), options).await.unwrap();
+        assert_eq!(cost(), (3, 1), "the same bytes under another address, of a known family");
+
+        let upload = Upload {
+            user_id: UserId::new("@alice:example.org"),
+            content_type: "image/png".to_owned(),
+            file_name: None,
+            announced: None,
+        };
+        let mut body = Full::new(Bytes::from(picture(30, 20)));
+        let uploaded = media.upload(upload, &mut body).await.unwrap();
+        assert_eq!(cost(), (0, 1), "an upload");
+        let Download::Stored(stored) = media.download(&uploaded, options, WaitFor::FirstByte).await.unwrap()
+        else {
+            panic!("an upload does not arrive from elsewhere")
+        };
+        assert_eq!(
+            (cost(), stored.stored().content.size),
+            ((1, 0), picture(30, 20).len().try_into().unwrap())
+        );
+        media.download(&uploaded, options, WaitFor::FirstByte).await.unwrap();
+        assert_eq!(cost(), (0, 0));
+    }
+}

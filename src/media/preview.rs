@@ -313,10 +313,7 @@ fn is_temporary(error: &Error, deadline: Deadline) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::{App, Environment};
-    use crate::config::Config;
-    use crate::federation::SigningKey;
-    use crate::matrix::ServerName;
+    use crate::media::tests::media_in;
 
     /// A time long past.
     fn over() -> Deadline {
@@ -326,10 +323,7 @@ mod tests {
     #[tokio::test]
     async fn while_there_is_no_worker_or_memory_a_picture_is_late() {
         let folder = tempfile::tempdir().unwrap();
-        let mut config = Config::defaults(ServerName::parse("example.org").unwrap());
-        config.data_dir = folder.path().to_owned();
-        let key = SigningKey::parse(b"ed25519 1 YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1").unwrap();
-        let media = Arc::clone(&App::open(&config, key, Environment::system()).unwrap().media);
+        let media = media_in(folder.path(), |_config| {});
         let image = || {
             let mut bytes = Vec::new();
             let mut encoder = png::Encoder::new(&mut bytes, 20, 20);

@@ -274,12 +274,11 @@ mod tests {
     use std::sync::{Mutex, PoisonError};
 
     use super::*;
-    use crate::app::{App, Environment};
-    use crate::config::{Config, ThumbnailMethod};
+    use crate::config::ThumbnailMethod;
     use crate::error::Kind;
-    use crate::federation::SigningKey;
-    use crate::matrix::{ServerName, UserId};
+    use crate::matrix::UserId;
     use crate::media::Upload;
+    use crate::media::tests::media_in;
 
     /// The log of this thread.
     #[derive(Clone, Default)]
@@ -319,10 +318,7 @@ mod tests {
 
     /// A sidecar, what it logs, and an upload of its own: a JPEG if `is_jpeg`, else a PNG.
     async fn with_upload(folder: &std::path::Path, is_jpeg: bool) -> (Arc<Media>, Mxc) {
-        let mut config = Config::defaults(ServerName::parse("example.org").unwrap());
-        config.data_dir = folder.to_owned();
-        let key = SigningKey::parse(b"ed25519 1 YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1").unwrap();
-        let app = App::open(&config, key, Environment::system()).unwrap();
+        let media = media_in(folder, |_config| {});
         let pixels: Vec<u8> = (0..1800_u32 * 1200 * 3)
             .map(|at| u8::try_from(at.wrapping_mul(2_654_435_761) >> 24).unwrap())
             .collect();
@@ -335,20 +331,19 @@ mod tests {
             encoder.set_color(png::ColorType::Rgb);
             encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
         }
-        let media = Arc::clone(&app.media);
         let upload = Upload {
             user_id: UserId::new("@alice:example.org"),
             content_type: "image/png".to_owned(),
             file_name: None,
             announced: None,
         };
-        let store = move || {
+        let store = move |media: &Arc<Media>| {
             let mut ingest = media.begin_upload(None)?;
             ingest.write(&bytes).unwrap();
             media.store_upload(ingest, upload)
         };
-        let mxc = app.pools.run(Pool::Disk, store).await.unwrap();
-        (Arc::clone(&app.media), mxc)
+        let mxc = media.blocking(Pool::Disk, store).await.unwrap();
+        (media, mxc)
     }
 
     /// What is to be made of an upload.
