@@ -28,8 +28,8 @@ const READ_SIZE: usize = 32 * 1024;
 #[derive(Clone, Debug)]
 pub(super) struct RenderTask {
     pub(super) source: Sha256,
-    /// The source's bytes.
-    blob: BlobReader,
+    /// What the row says of the source.
+    original: Filled,
     header: Header,
     /// Equal specs of one source are the same picture.
     pub(super) spec: RenderSpec,
@@ -85,9 +85,9 @@ impl Media {
         header: Header,
         spec: RenderSpec,
     ) -> Result<RenderTask> {
-        let (source, blob) = (original.content.sha256, original.blob.clone());
+        let (source, original) = (original.content.sha256, original.content.clone());
         self.thumbnails.outcomes.check_refused(source, Step::of(&spec), &self.monotonic)?;
-        let task = RenderTask { source, blob, header, spec, purpose: Purpose::Requested };
+        let task = RenderTask { source, original, header, spec, purpose: Purpose::Requested };
         if memory(std::slice::from_ref(&task)) > self.config.get().thumbnails.memory.0 {
             return Err(Error::new(Kind::UploadTooLarge, "the image takes too much memory to decode"));
         }
@@ -128,7 +128,7 @@ impl Media {
     }
 
     fn render_within(&self, batch: &[RenderTask], limits: &Limits) -> Result<Batch> {
-        let Some(RenderTask { source, blob, header, .. }) = batch.first() else {
+        let Some(first @ RenderTask { source, header, .. }) = batch.first() else {
             return Ok(Batch::default());
         };
         let mut pictures: HashMap<RenderSpec, MadePicture> = HashMap::new();
@@ -144,7 +144,8 @@ impl Media {
             }
         }
         if !specs.is_empty() {
-            let rendered = match thumbnail::render(&mut reader(blob), header, &specs, limits) {
+            let blob = self.open_source(first)?;
+            let rendered = match thumbnail::render(&mut reader(&blob), header, &specs, limits) {
                 Err(ThumbnailError::AnimationTimeout) => return self.render_stopgaps(batch, limits),
                 rendered => {
                     let steps: Vec<Step> = specs.iter().map(Step::of).collect();
@@ -183,6 +184,11 @@ impl Media {
         let Batch { pictures, decoded } = self.render_within(&stills, limits)?;
         let as_stopgap = |picture| MadePicture { is_stopgap: true, ..picture };
         Ok(Batch { pictures: pictures.into_iter().map(|made| made.map(as_stopgap)).collect(), decoded })
+    }
+
+    /// Opens the source anew: it may have been replaced since the task was planned, and a task in the queue holds no file open.
+    fn open_source(&self, task: &RenderTask) -> Result<BlobReader> {
+        self.store.open_blob(None, &task.original)?.ok_or_else(Error::not_found)
     }
 
     /// A picture that this process made lately, opened.
@@ -239,7 +245,8 @@ impl Media {
     /// Makes a blurhash, which is not kept.
     pub(super) fn render_blurhash(&self, task: &RenderTask, timeout: Duration) -> Result<String> {
         let limits = Limits { deadline: Instant::now().checked_add(timeout), ..self.thumbnail_limits() };
-        thumbnail::blurhash(&mut reader(&task.blob), &task.header, &limits).map_err(refused)
+        let blob = self.open_source(task)?;
+        thumbnail::blurhash(&mut reader(&blob), &task.header, &limits).map_err(refused)
     }
 }
 
