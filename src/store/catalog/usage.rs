@@ -292,6 +292,7 @@ mod tests {
         Ok(accounts)
     }
 
+    #[allow(clippy::arithmetic_side_effects, clippy::needless_range_loop, reason = "tests")]
     /// The accounts, counted anew from the rows of media and thumbnails.
     fn recounted(connection: &Connection) -> rusqlite::Result<Accounts> {
         let mut accounts = Accounts::default();
