@@ -78,12 +78,6 @@ impl Catalog {
         })
     }
 
-    /// How often stored media was removed since the opening. What was read holds good while this does not change: rows of
-    /// stored media never change otherwise.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
-    }
-
     /// How much callers have asked so far.
     #[cfg_attr(not(test), allow(dead_code, reason = "tests count with it what a request costs"))]
     pub(crate) fn counters(&self) -> Counters {
