@@ -209,7 +209,7 @@ mod tests {
             Step::Add { id, blob, owner } => drop(catalog.add(media(id, blob, owner))?),
             Step::AddMany { id, blob, owner } => {
                 let many = vec![media(id, blob, owner), media(id / 2, blob, owner), media(id, 1, owner)];
-                drop(catalog.add_many(many)?);
+                catalog.add_many(many)?;
             }
             Step::Reserve { id, owner } => {
                 let expires = Expiry::at(Timestamp(100));
@@ -292,6 +292,7 @@ mod tests {
         Ok(accounts)
     }
 
+    #[allow(clippy::arithmetic_side_effects, clippy::needless_range_loop, reason = "tests")]
     /// The accounts, counted anew from the rows of media and thumbnails.
     fn recounted(connection: &Connection) -> rusqlite::Result<Accounts> {
         let mut accounts = Accounts::default();
