@@ -139,7 +139,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::store::blobs::Blobs;
+    use crate::store::blobs::{Blobs, DirectoryBlobs};
     use crate::store::fs::SystemFs;
 
     /// Collects what it hears.
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_source_that_fails_is_the_remotes_fault_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
+        let blobs: Arc<Blobs> = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         let mut ingest = blobs.ingest(100, None).unwrap();
         let ear = Ear::default();
         let error = pour(Failing(vec![b"abc", b"de"]), &mut ingest, None, &ear).unwrap_err();
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_short_source_is_taken_as_it_is_and_a_long_one_is_too_large() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
+        let blobs: Arc<Blobs> = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         let mut ingest = blobs.ingest(4, None).unwrap();
         pour(&b"1234"[..], &mut ingest, Some(4), &Ear::default()).unwrap();
         assert_eq!(ingest.finish().unwrap().size(), 4);
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn what_is_announced_comes_or_the_remote_broke_off_and_nobody_hears_of_more() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
+        let blobs: Arc<Blobs> = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         for announced in [2, 4] {
             let (mut ingest, ear) = (blobs.ingest(10, None).unwrap(), Ear::default());
             let error = pour(&b"123"[..], &mut ingest, Some(announced), &ear).unwrap_err();

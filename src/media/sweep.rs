@@ -70,7 +70,7 @@ impl Library {
     pub(super) fn remove_blob(&self, sha256: &Sha256) -> Result<bool> {
         // One that was found without a row is not ours to remove: another catalog may want it.
         let is_wanted = || self.catalog.is_wanted(sha256);
-        self.blobs.remove_unless(sha256, is_wanted)
+        self.blobs.remove_unless(sha256, &is_wanted)
     }
 }
 

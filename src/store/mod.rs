@@ -46,7 +46,7 @@ pub(crate) use self::opening::inspect;
 #[allow(unused_imports, reason = "for media")]
 pub(crate) use self::removal::Removed;
 
-use self::blobs::{Blobs, Ingest};
+use self::blobs::{BlobStore, Ingest};
 use self::catalog::{Catalog, StoreId};
 use self::lookup::LossReports;
 use self::removal::Removals;
@@ -55,7 +55,7 @@ use crate::error::Result;
 /// Catalog and blobs, opened together.
 pub(crate) struct Store {
     pub(crate) catalog: Arc<Catalog>,
-    pub(crate) blobs: Arc<Blobs>,
+    pub(crate) blobs: Arc<dyn BlobStore>,
     /// What catalog and blob directory have in common.
     id: StoreId,
     /// How far both have counted.
@@ -77,7 +77,7 @@ impl Store {
     /// # Errors
     /// `StorageFull` when there is no room for what is announced.
     pub(crate) fn begin(&self, limit: u64, announced: Option<u64>) -> io::Result<Ingest> {
-        self.blobs.ingest(limit, announced)
+        Arc::clone(&self.blobs).begin(limit, announced)
     }
 
     /// Whether the catalog answers and can be written to, for the health check.
