@@ -200,7 +200,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::store::blobs::Blobs;
+    use crate::store::blobs::{Blobs, DirectoryBlobs};
     use crate::store::fs::SystemFs;
 
     /// A body that a test feeds.
@@ -228,7 +228,7 @@ mod tests {
     /// A blob store in a folder that is removed with the first value.
     fn store() -> (tempfile::TempDir, Arc<Blobs>) {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
+        let blobs: Arc<Blobs> = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         (folder, blobs)
     }
 

@@ -83,7 +83,7 @@ impl Store {
 
     /// Opens the blob that a row names: of `mxc`, or of a thumbnail. `None` when it is lost, which is reported.
     pub(crate) fn open_blob(&self, mxc: Option<&Mxc>, content: &Filled) -> Result<Option<BlobReader>> {
-        let opened = self.blobs.get(&content.sha256, content.size);
+        let opened = self.blobs.open(&content.sha256, content.size);
         match opened.map_err(|error| Error::internal("opening a blob", error))? {
             Ok(blob) => Ok(Some(blob)),
             Err(lost) => {

@@ -40,7 +40,7 @@ pub(crate) use self::lookup::Lookup;
 pub(crate) use self::opening::inspect;
 pub(crate) use self::removal::Removed;
 
-use self::blobs::{Blobs, Ingest};
+use self::blobs::{BlobStore, Ingest};
 use self::catalog::{Catalog, StoreId};
 use self::lookup::LossReports;
 use self::removal::Removals;
@@ -49,7 +49,7 @@ use crate::error::Result;
 /// Catalog and blobs, opened together.
 pub(crate) struct Store {
     pub(crate) catalog: Arc<Catalog>,
-    pub(crate) blobs: Arc<Blobs>,
+    pub(crate) blobs: Arc<dyn BlobStore>,
     /// What catalog and blob directory have in common.
     id: StoreId,
     /// How far both have counted.
@@ -70,7 +70,7 @@ impl Store {
     /// # Errors
     /// `StorageFull` when there is no room for what is announced.
     pub(crate) fn begin(&self, limit: u64, announced: Option<u64>) -> io::Result<Ingest> {
-        self.blobs.ingest(limit, announced)
+        Arc::clone(&self.blobs).begin(limit, announced)
     }
 
     /// Whether the catalog answers and can be written to, for the health check.

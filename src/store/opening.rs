@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use super::Store;
-use super::blobs::Blobs;
+use super::blobs::{BlobStore, DirectoryBlobs};
 use super::catalog::{self, Catalog, StoreId};
 use super::fs::Fs;
 use super::lookup::LossReports;
@@ -70,8 +70,8 @@ impl Store {
         let directory = Directory::look(data_dir)?;
         let catalog = Arc::new(Catalog::open(data_dir)?);
         let (id, openings) = catalog.store_id()?;
-        let blobs =
-            Blobs::open(data_dir, disk).map_err(|error| Error::internal("opening the blob store", error))?;
+        let blobs: Arc<dyn BlobStore> = DirectoryBlobs::open(data_dir, disk)
+            .map_err(|error| Error::internal("opening the blob store", error))?;
         let file = file_identity(&data_dir.join("catalog.db"));
         let theirs = directory.marker.as_ref().map_or(0, |marker| marker.openings);
         let is_known =
@@ -160,7 +160,7 @@ impl Directory {
     fn look(data_dir: &Path) -> Result<Self> {
         let failed = |error| Error::internal("looking at blobs/", error);
         let (root, marker_path) = (data_dir.join("blobs"), data_dir.join(MARKER));
-        let has_blobs = Blobs::is_any(&root).map_err(failed)?;
+        let has_blobs = DirectoryBlobs::is_any(&root).map_err(failed)?;
         let is_there = has_blobs || root.join("00").is_dir();
         let marker = match std::fs::read_to_string(&marker_path) {
             Ok(text) => Marker::parse(&text),

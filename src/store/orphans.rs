@@ -24,7 +24,7 @@ impl Store {
     /// Takes back from `orphans/` what a row refers to, for example since the right catalog was restored.
     pub(super) fn take_back_wanted(&self) -> Result<()> {
         let mut wanted = Vec::new();
-        self.blobs.walk_orphans(|sha256| {
+        self.blobs.walk_aside(&mut |sha256| {
             if self.catalog.refers_to(&sha256)? {
                 wanted.push(sha256);
             }
@@ -32,7 +32,7 @@ impl Store {
         })?;
         for sha256 in &wanted {
             if self.blobs.is_whole(sha256) {
-                self.blobs.remove_orphan(sha256)?;
+                self.blobs.remove_aside(sha256)?;
             } else {
                 self.blobs.take_back(sha256)?;
             }
@@ -49,7 +49,7 @@ impl Store {
     pub(crate) fn find_orphans(&self) -> Result<()> {
         let is_older = self.is_older.load(Ordering::Acquire);
         let (mut count, mut bytes, mut batch) = (0_usize, 0_u64, Vec::new());
-        self.blobs.walk(|sha256| {
+        self.blobs.walk(&mut |sha256| {
             if !self.catalog.refers_to(&sha256)? && !self.blobs.is_claimed(&sha256) {
                 count = count.saturating_add(1);
                 bytes = bytes.saturating_add(self.blobs.size(&sha256).unwrap_or(0));
@@ -94,7 +94,7 @@ impl Store {
             return Ok(());
         }
         let moved = self.for_old(Place::Blobs, ORPHAN_IN_PLACE, |sha256| {
-            let is_aside = self.blobs.set_aside_unless(sha256, || self.catalog.refers_to(sha256))?;
+            let is_aside = self.blobs.set_aside_unless(sha256, &|| self.catalog.refers_to(sha256))?;
             if is_aside {
                 self.catalog.set_orphans_aside(vec![*sha256])?;
             } else if self.catalog.refers_to(sha256)? {
@@ -110,7 +110,7 @@ impl Store {
             );
         }
         let removed = self.for_old(Place::Orphans, ORPHAN_ASIDE, |sha256| {
-            self.blobs.remove_orphan(sha256)?;
+            self.blobs.remove_aside(sha256)?;
             self.catalog.forget_orphans(vec![*sha256])?;
             Ok(true)
         })?;

@@ -90,7 +90,7 @@ impl Store {
         blobs.retain(|sha256| {
             // Asked while no claim can be made: an upload of the same bytes may have come between. An orphan is not to be removed by
             // this way, for another catalog may want it.
-            let removed = self.blobs.remove_unless(sha256, || self.catalog.is_wanted(sha256));
+            let removed = self.blobs.remove_unless(sha256, &|| self.catalog.is_wanted(sha256));
             removed.unwrap_or_else(|error| {
                 tracing::error!(?error, %sha256, "a blob that nothing refers to stays until the next start");
                 false

@@ -131,7 +131,7 @@ impl BlobReader {
 
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        Self::new(super::file::FileSource::new(file), len_u64(bytes.len()))
+        Self::new(super::directory::FileSource::new(file), len_u64(bytes.len()))
     }
 }
 

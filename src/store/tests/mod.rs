@@ -26,7 +26,7 @@ fn refusal(folder: &Path) -> String {
 
 /// A blob of `text`, without a row.
 fn put(store: &Store, text: &str) -> Sha256 {
-    let mut ingest = store.blobs.ingest(100, None).unwrap();
+    let mut ingest = store.begin(100, None).unwrap();
     ingest.write(text.as_bytes()).unwrap();
     ingest.finish().unwrap().sha256()
 }

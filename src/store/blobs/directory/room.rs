@@ -1,62 +1,90 @@
-//! Room on the disk: what is left alone, and what is promised to bytes on their way in.
+//! Room on the disk: what is left free, and what is promised to bytes on their way in.
 //!
-//! Free space is asked of the file system; bytes that were announced and have not come yet are counted here, so that
-//! several uploads at once cannot each take the same room for theirs.
+//! The file system says what is free. Bytes that were announced and have not come yet are counted here, so that several uploads at
+//! once cannot each take the same room for theirs.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Blobs;
+use crate::store::fs::Fs;
 
-/// Room that is left alone on the disk, bytes: the catalog needs some for its log even to forget things. Nothing is begun
-/// below it, and what is under way may dip into it by one [`STEP`].
+/// Room that is left free on the disk, bytes: the catalog needs some for its log even to forget things. Nothing is begun below it, and
+/// what is under way may use one [`STEP`] of it.
 pub(super) const FLOOR: u64 = 64 << 20;
 
-/// How much room is taken at once for bytes that were not announced, and how many bytes are written before free space is
-/// looked at again.
+/// How much room is taken at once for bytes that were not announced, and how many bytes are written before free space is looked at
+/// again.
 pub(super) const STEP: u64 = 4 << 20;
 
-/// Bytes promised to all who are writing and not yet written.
-#[derive(Debug, Default)]
-pub(super) struct Promised(Mutex<u64>);
+/// The room of one file system.
+#[derive(Debug)]
+pub(super) struct Room {
+    fs: Arc<dyn Fs>,
+    /// A folder on the file system.
+    folder: PathBuf,
+    /// Bytes promised to all that are being written, and not yet written.
+    promised: Mutex<u64>,
+}
 
-/// Room promised to one who writes. What is left of it is free again when this is dropped.
+/// Room promised to one writer. What is left of it is free again when this is dropped.
 #[derive(Debug)]
 pub(super) struct Reservation {
-    /// Where it is counted.
-    blobs: Arc<Blobs>,
+    room: Arc<Room>,
     /// Bytes promised and not yet written.
     left: u64,
+}
+
+impl Room {
+    /// The room where `folder` lies.
+    pub(super) fn new(fs: Arc<dyn Fs>, folder: PathBuf) -> Self {
+        Self { fs, folder, promised: Mutex::default() }
+    }
+
+    /// Whether more is free than what is left free. Promises do not count: they may be used.
+    pub(super) fn check(&self) -> io::Result<()> {
+        let free = self.fs.free(&self.folder)?;
+        if free < FLOOR {
+            let why = format!("only {free} bytes are free, and {FLOOR} are left alone");
+            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+        }
+        Ok(())
+    }
+
+    /// The sum of promises. A panic elsewhere cannot leave it half-changed.
+    fn promised(&self) -> MutexGuard<'_, u64> {
+        self.promised.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Reservation {
     /// Room for `bytes`.
     ///
     /// # Errors
-    /// `StorageFull` when they would eat into what is left alone, or into what others were promised.
-    pub(super) fn new(blobs: &Arc<Blobs>, bytes: u64) -> io::Result<Self> {
-        let mut reservation = Self { blobs: Arc::clone(blobs), left: 0 };
+    /// `StorageFull` when they would eat into what is left free, or into what others were promised.
+    pub(super) fn new(room: &Arc<Room>, bytes: u64) -> io::Result<Self> {
+        let mut reservation = Self { room: Arc::clone(room), left: 0 };
         reservation.grow(bytes)?;
         Ok(reservation)
     }
 
-    /// Sees to it that `bytes` more may be written: what was announced is there already, else a further step is asked for.
+    /// Makes sure that `bytes` more may be written: there is room for what was announced, and for the rest a further step is taken.
     pub(super) fn prepare(&mut self, bytes: u64) -> io::Result<()> {
         if bytes > self.left { self.grow(bytes.saturating_sub(self.left).max(STEP)) } else { Ok(()) }
     }
 
-    /// Notes that `bytes` were written: from now on the file system counts them.
+    /// Notes that `bytes` were written: from here on the file system counts them.
     pub(super) fn used(&mut self, bytes: u64) {
         let bytes = bytes.min(self.left);
         self.left = self.left.saturating_sub(bytes);
-        let mut promised = self.blobs.promised.lock();
+        let mut promised = self.room.promised();
         *promised = promised.saturating_sub(bytes);
     }
 
     /// Promises `bytes` more. Looked at and counted under one lock.
     fn grow(&mut self, bytes: u64) -> io::Result<()> {
-        let mut promised = self.blobs.promised.lock();
-        let free = self.blobs.disk.free(&self.blobs.tmp)?;
+        let mut promised = self.room.promised();
+        let free = self.room.fs.free(&self.room.folder)?;
         let wanted = promised.saturating_add(bytes);
         if free < FLOOR || free.saturating_sub(wanted) < FLOOR.saturating_sub(STEP) {
             let others = *promised;
@@ -78,25 +106,6 @@ impl Drop for Reservation {
     }
 }
 
-impl Promised {
-    /// The sum. A panic elsewhere cannot leave it half-changed.
-    fn lock(&self) -> MutexGuard<'_, u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Blobs {
-    /// Whether more is free than what is left alone. Promises do not count: who has one may use it.
-    pub(super) fn check_room(&self) -> io::Result<()> {
-        let free = self.disk.free(&self.tmp)?;
-        if free < FLOOR {
-            let why = format!("only {free} bytes are free, and {FLOOR} are left alone");
-            return Err(io::Error::new(io::ErrorKind::StorageFull, why));
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -105,9 +114,10 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::store::fs::{Fs, SystemFs};
+    use crate::store::blobs::{BlobStore as _, DirectoryBlobs};
+    use crate::store::fs::SystemFs;
 
-    /// A disk of which so much is free, less what is written to it.
+    /// A disk with so many bytes free, less what is written to it.
     #[derive(Debug)]
     struct Small(AtomicU64);
 
@@ -116,9 +126,10 @@ mod tests {
             SystemFs.create(path)
         }
 
-        fn write(&self, _file: &File, bytes: &[u8]) -> io::Result<()> {
+        /// Large pieces are only counted: this disk would be slow.
+        fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
             self.0.fetch_sub(crate::matrix::len_u64(bytes.len()), Ordering::SeqCst);
-            Ok(())
+            if bytes.len() < 1000 { SystemFs.write(file, bytes) } else { Ok(()) }
         }
 
         fn begin_sync(&self, _file: &File, _offset: u64, _len: u64) {}
@@ -149,10 +160,10 @@ mod tests {
     }
 
     /// A store on a disk with so much free.
-    fn store(free: u64) -> (tempfile::TempDir, Arc<Small>, Arc<Blobs>) {
+    fn store(free: u64) -> (tempfile::TempDir, Arc<Small>, Arc<DirectoryBlobs>) {
         let (folder, disk) = (tempfile::tempdir().unwrap(), Arc::new(Small(free.into())));
         let below: Arc<dyn Fs> = Arc::<Small>::clone(&disk);
-        let blobs = Blobs::open(folder.path(), below).unwrap();
+        let blobs = DirectoryBlobs::open(folder.path(), below).unwrap();
         (folder, disk, blobs)
     }
 
@@ -163,11 +174,12 @@ mod tests {
     fn uploads_at_once_never_eat_what_is_left_alone_announced_or_not() {
         for announced in [Some(50 * MIB), None] {
             let (_folder, disk, blobs) = store(FLOOR + 60 * MIB);
-            let mut uploads: Vec<_> = (0..6).filter_map(|_| blobs.ingest(50 * MIB, announced).ok()).collect();
+            let mut uploads: Vec<_> =
+                (0..6).filter_map(|_| Arc::clone(&blobs).begin(50 * MIB, announced).ok()).collect();
             assert_eq!(uploads.len(), if announced.is_some() { 1 } else { 6 });
             let piece = vec![0; usize::try_from(MIB).unwrap()];
             for _ in 0..50 {
-                // Who finds no room is refused and goes.
+                // An upload that finds no room ends.
                 uploads.retain_mut(|upload| upload.write(&piece).is_ok());
                 assert!(disk.0.load(Ordering::SeqCst) >= FLOOR - STEP);
             }
@@ -179,18 +191,21 @@ mod tests {
     #[test]
     fn room_that_was_promised_and_not_used_is_free_again() {
         let (_folder, _disk, blobs) = store(FLOOR + 60 * MIB);
-        let mut short = blobs.ingest(50 * MIB, Some(50 * MIB)).unwrap();
-        assert_eq!(blobs.ingest(50 * MIB, Some(50 * MIB)).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        let mut short = Arc::clone(&blobs).begin(50 * MIB, Some(50 * MIB)).unwrap();
+        assert_eq!(
+            Arc::clone(&blobs).begin(50 * MIB, Some(50 * MIB)).unwrap_err().kind(),
+            io::ErrorKind::StorageFull
+        );
         short.write(b"less than announced").unwrap();
         short.finish().unwrap();
-        drop(blobs.ingest(50 * MIB, Some(50 * MIB)).unwrap());
-        assert_eq!(*blobs.promised.lock(), 0);
+        drop(Arc::clone(&blobs).begin(50 * MIB, Some(50 * MIB)).unwrap());
+        assert_eq!(*blobs.room.promised(), 0);
     }
 
     #[test]
     fn an_upload_ends_when_others_fill_the_disk_meanwhile() {
         let (_folder, disk, blobs) = store(FLOOR + 60 * MIB);
-        let mut upload = blobs.ingest(50 * MIB, Some(50 * MIB)).unwrap();
+        let mut upload = Arc::clone(&blobs).begin(50 * MIB, Some(50 * MIB)).unwrap();
         let piece = vec![0; usize::try_from(STEP).unwrap()];
         upload.write(&piece).unwrap();
         disk.0.store(FLOOR, Ordering::SeqCst);

@@ -5,15 +5,15 @@ use std::io::{self, IoSliceMut};
 
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::reader::BlobSource;
+use crate::store::blobs::reader::BlobSource;
 
 /// A file opened for reading.
 #[derive(Debug)]
-pub(super) struct FileSource(File);
+pub(in crate::store::blobs) struct FileSource(File);
 
 impl FileSource {
     /// The bytes of `file`.
-    pub(super) fn new(file: File) -> Self {
+    pub(in crate::store::blobs) fn new(file: File) -> Self {
         Self(file)
     }
 

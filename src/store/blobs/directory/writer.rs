@@ -1,0 +1,101 @@
+//! A blob on its way into the directory: a temp file that takes the blob's name when it is complete.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::file::FileSource;
+use super::room::{Reservation, STEP};
+use super::{DirectoryBlobs, Found};
+use crate::matrix::len_u64;
+use crate::store::blobs::BlobReader;
+use crate::store::blobs::ingest::{BlobWriter, Replaced};
+use crate::store::sha256::Sha256;
+
+/// A file in `tmp/`, deleted on drop unless it has become a blob.
+#[derive(Debug)]
+pub(super) struct TempFile {
+    blobs: Arc<DirectoryBlobs>,
+    /// Its name; `None` once that is a blob's.
+    path: Option<PathBuf>,
+    /// The one handle that writes.
+    file: File,
+    /// Room for what is still to come.
+    reservation: Reservation,
+    /// Bytes so far.
+    size: u64,
+    /// Those of them that are on their way to the medium.
+    syncing: u64,
+}
+
+impl TempFile {
+    /// Makes an empty one.
+    pub(super) fn create(blobs: Arc<DirectoryBlobs>, reservation: Reservation) -> io::Result<Self> {
+        let path = blobs.temp_path(blobs.next_temp.fetch_add(1, Ordering::Relaxed));
+        let file = blobs.fs.create(&path)?;
+        Ok(Self { blobs, path: Some(path), file, reservation, size: 0, syncing: 0 })
+    }
+}
+
+impl BlobWriter for TempFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let count = len_u64(bytes.len());
+        self.reservation.prepare(count)?;
+        self.blobs.fs.write(&self.file, bytes)?;
+        self.reservation.used(count);
+        self.size = self.size.saturating_add(count);
+        let waiting = self.size.saturating_sub(self.syncing);
+        if waiting >= STEP {
+            self.blobs.fs.begin_sync(&self.file, self.syncing, waiting);
+            self.syncing = self.size;
+            // Others write to the same disk.
+            self.blobs.room.check()?;
+        }
+        Ok(())
+    }
+
+    fn reader(&self, size: u64) -> io::Result<BlobReader> {
+        let file = File::open(self.path.as_deref().ok_or(io::ErrorKind::NotFound)?)?;
+        Ok(BlobReader::new(FileSource::new(file), size))
+    }
+
+    fn publish(mut self: Box<Self>, sha256: &Sha256, size: u64) -> io::Result<Replaced> {
+        let blobs = Arc::clone(&self.blobs);
+        let path = blobs.path(sha256);
+        let found = blobs.inspect(&path, sha256, size);
+        if found != Found::Whole {
+            blobs.fs.sync(&self.file)?;
+            let written = self.file.metadata()?.len();
+            if written != size {
+                let why = format!("{size} bytes were written, and the file has {written}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+            if fs::symlink_metadata(&path).is_ok_and(|there| there.is_dir()) {
+                // No file can be renamed over a folder. It is kept: somebody made it.
+                blobs.fs.rename(&path, &path.with_extension("aside"))?;
+            }
+            if let Some(temp) = &self.path {
+                // When two uploads of the same bytes end at once, the second rename puts identical bytes over the first's.
+                blobs.fs.rename(temp, &path)?;
+                self.path = None;
+            }
+            blobs.note_verified(&path, sha256);
+        }
+        // For a file that was found there too: the upload that renamed it may not have come this far.
+        let [first, ..] = *sha256.as_bytes();
+        blobs.fs.sync_folder(&blobs.folder(first))?;
+        Ok(if found == Found::Damaged { Replaced::Damage } else { Replaced::Nothing })
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path
+            && let Err(error) = self.blobs.fs.remove(path)
+        {
+            tracing::error!(%error, "a temp file stays until the next start");
+        }
+    }
+}
