@@ -97,6 +97,14 @@ fn log_totals(connection: &Connection) -> Result<()> {
     Ok(())
 }
 
+/// Does something to the catalog below `data_dir` behind the service's back.
+#[cfg(test)]
+pub(crate) fn execute(data_dir: &Path, sql: &str) {
+    Connection::open(data_dir.join("catalog.db"))
+        .and_then(|connection| connection.execute_batch(sql))
+        .expect("the statement of a test");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
