@@ -183,7 +183,7 @@ impl App {
             key_file: KeyFile::locate(&config.homeserver.signing_key),
             homeserver,
             catalog: Arc::clone(&catalog),
-            names: Arc::clone(&names),
+            dns: Arc::clone(&names),
             clock: Arc::clone(&clock),
             monotonic: Arc::clone(&monotonic),
             random: Arc::clone(&random),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Library;
 use crate::error::{Error, Kind, Result};
-use crate::federation::{self, GRACE, MIN_RATE, RemoteMedia, Wish};
+use crate::federation::{self, FetchOptions, GRACE, MIN_RATE, RemoteMedia};
 use crate::matrix::Mxc;
 use crate::store::blobs::{BlobReader, Ingest, IngestError};
 use crate::store::catalog::{Content, Media, NewMedia};
@@ -44,11 +44,11 @@ impl Library {
         }
         let too_large = |error: &Error| {
             if error.kind() == Kind::RemoteTooLarge {
-                self.federation.too_large(mxc);
+                self.federation.record_too_large(mxc);
             }
         };
         let max_size = self.config.get().federation.max_size.0;
-        let remote = self.federation.fetch(mxc, Wish { timeout, max_size })?;
+        let remote = self.federation.fetch(mxc, FetchOptions { timeout, max_size })?;
         let mut ingest = self
             .blobs
             .ingest(max_size, remote.size)
@@ -60,11 +60,11 @@ impl Library {
             file,
         );
         match pour(body, &mut ingest, size, listener) {
-            Ok(()) => self.federation.sent_whole(&mxc.server_name),
+            Ok(()) => self.federation.record_success(&mxc.server_name),
             Err(error) => {
                 too_large(&error);
                 if error.kind() == Kind::RemoteFailed {
-                    self.federation.broke_off(&mxc.server_name);
+                    self.federation.record_failure(&mxc.server_name);
                 }
                 return Err(error);
             }
