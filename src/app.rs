@@ -119,7 +119,7 @@ impl App {
             key_file: KeyFile::locate(&config.homeserver.signing_key),
             homeserver,
             catalog: store.catalog.clone(),
-            names: Arc::clone(&names),
+            dns: Arc::clone(&names),
             clock: Arc::clone(&clock),
             monotonic: Arc::clone(&monotonic),
             random: Arc::clone(&random),

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::app::App;
 use crate::error::Result;
-use crate::federation::Standing;
+use crate::federation::KeyCheck;
 use crate::media::Media;
 use crate::sync::pools::Pool;
 
@@ -68,9 +68,9 @@ async fn tend_orphans(app: Arc<App>) {
 async fn compare_keys(app: Arc<App>) {
     loop {
         let federation = Arc::clone(&app.federation);
-        let standing = app.pools.run(Pool::Homeserver, move || Ok(federation.compare_published_key())).await;
+        let checked = app.pools.run(Pool::Homeserver, move || Ok(federation.check_own_key())).await;
         let pause =
-            if matches!(standing, Ok(Standing::Agrees)) { COMPARE_AGAIN_EVERY } else { COMPARE_EVERY };
+            if matches!(checked, Ok(KeyCheck::Matches)) { COMPARE_AGAIN_EVERY } else { COMPARE_EVERY };
         tokio::time::sleep(pause).await;
     }
 }

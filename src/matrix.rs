@@ -1,6 +1,7 @@
 //! The vocabulary of Matrix: server names, media IDs, MXC URIs, user IDs; and the two kinds of time.
 //!
-//! Owns the grammars. Parsed once at the edge, never re-validated.
+//! Owns the grammars and what a clock may be used for. Refuses to know where a value came from: it is parsed once, where it enters, and
+//! never validated again.
 //! [Appendices, identifier grammar](https://spec.matrix.org/v1.19/appendices/#identifier-grammar).
 
 use std::fmt;
@@ -13,7 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// A text that does not follow its grammar.
+/// Why a text is not an identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GrammarError {
     /// Not `host[:port]` as the appendices have it.
@@ -38,15 +39,15 @@ pub struct MediaId(Arc<str>);
 pub struct Mxc {
     /// The server the media was uploaded to.
     pub server_name: ServerName,
-    /// Unique within that server.
+    /// The ID of the media there.
     pub media_id: MediaId,
 }
 
-/// A user as the homeserver's `whoami` named it. Never parsed: it is an identity, not an address.
+/// A user ID as the homeserver's `whoami` gave it. Only compared, never taken apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UserId(Arc<str>);
 
-/// What stands before the port of a [`ServerName`].
+/// The host of a [`ServerName`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host<'a> {
     /// An IP literal: no discovery, no SNI.
@@ -55,27 +56,27 @@ pub enum Host<'a> {
     Name(&'a str),
 }
 
-/// Where the time of day comes from: the system's, or a test's. For what is stored and shown.
+/// The time of day, from the system or from a test. For what is stored and shown.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Where moments come from: the system's, or a test's. For whatever lasts a while inside the process.
+/// A clock that nobody sets, from the system or from a test. For spans inside the process.
 pub type Monotonic = Arc<dyn Fn() -> Moment + Send + Sync>;
 
-/// Where unpredictable bytes come from: the system's, or a test's.
+/// Fills a buffer with unpredictable bytes, from the system or from a test.
 pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
 
-/// Milliseconds since 1970-01-01T00:00:00Z, as everywhere in Matrix. Somebody may set the clock it comes from, forwards and
-/// backwards: a machine without a clock of its own starts with a wrong time.
+/// Milliseconds since 1970-01-01T00:00:00Z, as everywhere in Matrix. The clock may be set forwards and backwards: a machine without a
+/// battery for its clock starts with a wrong time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
-/// A moment by a clock that nobody sets: the time since the machine started. What is to last a while inside the process is counted
-/// in these. It says nothing after a restart, so it is never stored, and it cannot be compared with a [`Timestamp`].
+/// The time since the machine started, by a clock that nobody sets. Spans inside the process are measured with it. It means nothing
+/// after a restart, so it is never stored, and it cannot be compared with a [`Timestamp`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(Duration);
 
-/// A stored time at which something ends. It was written by a clock that may have been wrong: it has no order, and whether it
-/// still lies ahead can only be asked together with the longest that can lie between its writing and it.
+/// A stored time at which something ends. The clock may have been wrong when it was written, so two of them cannot be compared, and
+/// whether one lies ahead can only be asked together with the longest time that it can lie ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expiry(Timestamp);
 
@@ -90,7 +91,7 @@ impl ServerName {
         Ok(Self(text.into()))
     }
 
-    /// The whole name.
+    /// With the port, as it was parsed.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -100,7 +101,7 @@ impl ServerName {
         split_port(&self.0).map_or(&self.0, |(host, _)| host)
     }
 
-    /// The host, told apart by kind.
+    /// The host, as an address or a name.
     pub fn host(&self) -> Host<'_> {
         let host = self.host_str();
         let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
@@ -135,8 +136,8 @@ fn is_host(host: &str) -> bool {
     host.parse::<Ipv4Addr>().is_ok() || is_dns_name(host)
 }
 
-/// Whether DNS can know `host`. The appendices' grammar says only which characters there are, so that `.` and `..` follow it. DNS
-/// has labels of 1 to 63 characters (RFC 1035 §2.3.4); one dot may stand at the end.
+/// Whether `host` is a name that DNS can have: labels of 1 to 63 characters (RFC 1035 §2.3.4), with at most one dot at the end. The
+/// appendices' grammar lists only characters, and would allow `.` and `..`.
 fn is_dns_name(host: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
@@ -183,7 +184,7 @@ impl MediaId {
         if fits { Ok(Self(text.into())) } else { Err(GrammarError::MediaId) }
     }
 
-    /// A fresh ID made of letters, from as many uniformly random bytes as `random` must give.
+    /// A fresh ID of letters. `random` is called until enough of its bytes could be used.
     pub(crate) fn generate(mut random: impl FnMut(&mut [u8])) -> Self {
         const LETTERS: [u8; 52] = *b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
         let mut id = String::with_capacity(Self::GENERATED_LEN);
@@ -218,8 +219,8 @@ impl fmt::Display for Mxc {
 }
 
 impl UserId {
-    /// Whether `text` can be a user ID: `@localpart:server_name`, at most 255 bytes. Old local parts have more characters than new
-    /// ones may.
+    /// Whether `text` can be a user ID: `@localpart:server_name`, at most 255 bytes. Historical local parts have more characters than
+    /// new ones may have, so only control characters and blanks are refused.
     pub(crate) fn is_well_formed(text: &str) -> bool {
         let parts = text.strip_prefix('@').and_then(|rest| rest.split_once(':'));
         let is_local = |local: &str| !local.contains(|char: char| char.is_control() || char.is_whitespace());
@@ -227,7 +228,6 @@ impl UserId {
             && parts.is_some_and(|(local, server)| is_local(local) && ServerName::parse(server).is_ok())
     }
 
-    /// A user ID as given by the homeserver.
     pub(crate) fn new(text: &str) -> Self {
         Self(text.into())
     }
@@ -245,7 +245,7 @@ impl fmt::Display for UserId {
 }
 
 impl Timestamp {
-    /// The system's time.
+    /// By the system's clock.
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
@@ -276,14 +276,14 @@ impl Timestamp {
 }
 
 impl Moment {
-    /// The system's. Time that the machine sleeps counts.
+    /// By the system's clock. Time during which the machine is suspended counts.
     pub fn now() -> Self {
         let since = clock_gettime(ClockId::Boottime);
         let nanos = u32::try_from(since.tv_nsec).unwrap_or(0);
         Self(Duration::new(u64::try_from(since.tv_sec).unwrap_or(0), nanos))
     }
 
-    /// The moment so long after the machine started.
+    /// The moment `span` after the machine started.
     pub fn since_start(span: Duration) -> Self {
         Self(span)
     }
@@ -300,42 +300,42 @@ impl Moment {
     }
 }
 
-/// How far a clock is set back now and then, as at the start of a machine that has none of its own: what was written before is not
-/// taken for another age's.
+/// How far a clock may have been set back since an end was stored, as happens at the start of a machine without a battery for its
+/// clock. An end this much further ahead than it can be is still believed.
 const DRIFT: Duration = Duration::from_mins(10);
 
 impl Expiry {
-    /// An end to be stored, or one that was.
+    /// An end that will be stored, or was read back.
     pub fn at(time: Timestamp) -> Self {
         Self(time)
     }
 
-    /// The time itself, to be written or shown.
+    /// The time itself, to store or show it.
     pub fn time(self) -> Timestamp {
         self.0
     }
 
-    /// How long it is until then; zero when that has passed, and also when it is longer than `longest`: then the clock was wrong
-    /// when it was written, or is now.
+    /// The time left, at most `longest`. Zero when the end has passed, and also when it lies further ahead than `longest`: then the clock
+    /// was wrong when it was stored, or is wrong now.
     pub fn left(self, now: Timestamp, longest: Duration) -> Duration {
         let left = now.until(self.0);
         if left <= longest.saturating_add(DRIFT) { left.min(longest) } else { Duration::ZERO }
     }
 
-    /// Whether it lies ahead, and no further than `longest`.
+    /// Whether any time is [`left`](Self::left).
     pub fn lies_ahead(self, now: Timestamp, longest: Duration) -> bool {
         !self.left(now, longest).is_zero()
     }
 }
 
-/// When a server that limits us without saying until when is asked again.
+/// How long to wait for a server that answers 429 without saying how long.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The longest a server's word on that is passed on as it is.
+/// The longest wait that a server can impose.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
-/// When a server that answers 429 may be asked again: by its `Retry-After`, or by the `retry_after_ms` of its error body, which is
-/// older and [deprecated](https://spec.matrix.org/v1.19/client-server-api/#rate-limiting).
+/// How long to wait after a server answered 429: by its `Retry-After`, or by the `retry_after_ms` of its error body, which is older and
+/// [deprecated](https://spec.matrix.org/v1.19/client-server-api/#rate-limiting).
 pub(crate) fn retry_after(header: Option<&str>, body: &[u8]) -> Duration {
     let by_header = header.and_then(|seconds| seconds.trim().parse().ok()).map(Duration::from_secs);
     let by_body = || {
@@ -347,7 +347,7 @@ pub(crate) fn retry_after(header: Option<&str>, body: &[u8]) -> Duration {
     by_header.or_else(by_body).unwrap_or(DEFAULT_RETRY_AFTER).min(MAX_RETRY_AFTER)
 }
 
-/// A length as 64 bits: on every platform Rust serves a `usize` fits.
+/// A length as 64 bits. A `usize` fits on every platform of Rust.
 pub(crate) fn len_u64(len: usize) -> u64 {
     u64::try_from(len).unwrap_or(u64::MAX)
 }

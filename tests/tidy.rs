@@ -3,6 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
     clippy::string_slice,
     clippy::missing_docs_in_private_items,
     reason = "tests"
@@ -164,5 +165,53 @@ fn files_are_short_and_say_what_they_are() {
         let lines = code(&text).lines().count();
         assert!(lines <= MAX_LINES, "{}: {lines} lines", path.display());
         assert!(text.starts_with("//! "), "{}: no module doc", path.display());
+    }
+}
+
+/// Modules that speak HTTP, as a server or as a client.
+const HTTP_MODULES: [&str; 5] = ["http", "api", "server", "outbound", "cli"];
+
+/// Further modules that may name the status of another server's response, which they read or hand on. What our own answers have
+/// for a status is for [`HTTP_MODULES`] to know.
+const READS_STATUSES: [&str; 4] = ["error", "accounts", "federation", "preview"];
+
+/// The error type of each `Result<…, …>` in `code`.
+fn error_types(code: &str) -> Vec<String> {
+    let code = code.replace("->", "");
+    let starts = code.match_indices("Result<").map(|(at, found)| at + found.len());
+    starts.filter_map(|start| error_type(&code[start..])).collect()
+}
+
+/// The second type argument in `arguments`, which begin behind `<`.
+fn error_type(arguments: &str) -> Option<String> {
+    let (mut depth, mut comma) = (0, None);
+    for (at, char) in arguments.char_indices() {
+        match char {
+            '<' | '(' | '[' => depth += 1,
+            ',' if depth == 0 => comma = Some(at + 1),
+            '>' | ')' | ']' if depth == 0 => return Some(arguments[comma?..at].trim().to_owned()),
+            '>' | ')' | ']' => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
+#[test]
+fn errors_are_types_and_status_codes_stay_where_http_is_spoken() {
+    let texts = ["String", "&str", "&'static str", "Cow<'static, str>"];
+    for (module, path, text) in sources() {
+        let (code, path) = (code(&text), path.display());
+        for error in error_types(code) {
+            assert!(!texts.contains(&error.as_str()), "{path}: an error is a {error}");
+        }
+        for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            let is_text = ["Err", "Error"].iter().any(|name| line.contains(&format!("type {name} = String")));
+            assert!(!is_text, "{path}: {line}");
+            let is_http = HTTP_MODULES.contains(&module.as_str());
+            assert!(is_http || !line.contains("StatusCode"), "{path}: {line}");
+            let reads = is_http || READS_STATUSES.contains(&module.as_str());
+            assert!(reads || !(line.contains("status") && line.contains("u16")), "{path}: {line}");
+        }
     }
 }

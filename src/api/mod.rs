@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::accounts::{Account, Credential};
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
-use crate::federation::{Claim, Verdict};
+use crate::federation::{UnverifiedRequest, Verification};
 use crate::http::request::Call;
 use crate::matrix::ServerName;
 use crate::media::Viewer;
@@ -50,34 +50,34 @@ async fn authorise_viewer(app: &Arc<App>, call: &mut Call) -> Result<Viewer> {
 
 /// Which server's request it is. Its keys are fetched if need be, once for all who wait for them.
 async fn authorise_server(app: &Arc<App>, call: &mut Call) -> Result<ServerName> {
-    let claim = app.federation.identify(call.inbound())?;
-    let verdict = match verify(app, claim.clone()).await? {
-        Verdict::KeysMissing => {
-            refresh_keys(app, &claim.origin).await?;
-            verify(app, claim.clone()).await?
+    let request = app.federation.identify(call.inbound())?;
+    let outcome = match verify(app, request.clone()).await? {
+        Verification::KeysMissing => {
+            refresh_keys(app, &request.origin).await?;
+            verify(app, request.clone()).await?
         }
-        verdict @ (Verdict::Authentic | Verdict::AuthenticAging) => verdict,
+        verified @ (Verification::Verified | Verification::VerifiedKeysExpireSoon) => verified,
     };
-    match verdict {
-        Verdict::Authentic => {}
-        Verdict::AuthenticAging => {
-            let (app, origin) = (Arc::clone(app), claim.origin.clone());
+    match outcome {
+        Verification::Verified => {}
+        Verification::VerifiedKeysExpireSoon => {
+            let (app, origin) = (Arc::clone(app), request.origin.clone());
             // In the background: this request is proven. A failure is logged by nobody, the next request tries again.
             tokio::spawn(async move { refresh_keys(&app, &origin).await });
         }
-        Verdict::KeysMissing => {
-            let why = format!("{} does not have the signing key that the request names", claim.origin);
+        Verification::KeysMissing => {
+            let why = format!("{} does not have the signing key that the request names", request.origin);
             return Err(Error::new(Kind::BadSignature, why));
         }
     }
-    claim.origin.as_str().clone_into(&mut call.access.caller);
-    Ok(claim.origin)
+    request.origin.as_str().clone_into(&mut call.access.caller);
+    Ok(request.origin)
 }
 
-/// Whether the keys at hand prove a claim.
-async fn verify(app: &Arc<App>, claim: Claim) -> Result<Verdict> {
+/// Verifies a request with the keys in the catalog.
+async fn verify(app: &Arc<App>, request: UnverifiedRequest) -> Result<Verification> {
     let federation = Arc::clone(&app.federation);
-    app.pools.run(Pool::Lookup, move || federation.verify(&claim)).await
+    app.pools.run(Pool::Lookup, move || federation.verify(&request)).await
 }
 
 /// Fetches a server's keys, one fetch at a time for each server.

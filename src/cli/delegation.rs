@@ -37,7 +37,7 @@ impl Delegation {
     /// Resolves `config.server_name` by its well-known documents and DNS. Without either, the name itself is the endpoint.
     pub(super) fn find(config: &Config, outbound: &Outbound, names: Arc<dyn Dns>) -> Self {
         let Environment { clock, monotonic, random, .. } = Environment::system();
-        let discovery = Discovery::new(outbound.clone(), names, (clock, monotonic), random);
+        let discovery = Discovery::new(outbound.clone(), names, clock, monotonic, random);
         let server_name = &config.server_name;
         let servers = discovery.resolve(server_name, None);
         let mut problems = Vec::new();

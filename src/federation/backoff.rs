@@ -1,4 +1,4 @@
-//! Leaving servers alone that do not answer.
+//! Servers that failed are not asked again for a while.
 
 use std::time::Duration;
 
@@ -12,23 +12,21 @@ const REMEMBERED: usize = 4096;
 /// After the first failure. Softer than Synapse's ten minutes: a person waits for the picture.
 const FIRST: Duration = Duration::from_secs(30);
 
-/// After many.
+/// After many failures in a row.
 const LONGEST: Duration = Duration::from_hours(1);
 
 /// Which servers failed, how often, and when to try again.
 #[derive(Debug)]
-pub(super) struct Backoff(Cache<ServerName, Failing>);
+pub(super) struct Backoff(Cache<ServerName, BackoffState>);
 
-/// A server that is left alone.
 #[derive(Clone, Copy, Debug)]
-struct Failing {
-    /// Failures in a row; none when it only asked us to slow down.
+struct BackoffState {
+    /// Failures in a row; 0 when the server only asked us to slow down.
     failures: u32,
-    /// Try again then.
     retry_at: Moment,
 }
 
-/// How long a server is still left alone, and why.
+/// How long a server is still not asked, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
     /// It failed.
@@ -38,14 +36,13 @@ pub(super) enum Wait {
 }
 
 impl Backoff {
-    /// Nobody failed yet.
     pub(super) fn new() -> Self {
         Self(Cache::new(REMEMBERED))
     }
 
-    /// How long `server_name` is still left alone; `None` when it may be asked.
+    /// How long `server_name` is still not asked; `None` when it may be asked.
     pub(super) fn wait(&self, server_name: &ServerName, now: Moment) -> Option<Wait> {
-        let Failing { failures, retry_at } = self.0.get(server_name)?;
+        let BackoffState { failures, retry_at } = self.0.get(server_name)?;
         match (now.until(retry_at), failures) {
             (Duration::ZERO, _) => None,
             (wait, 0) => Some(Wait::Limited(wait)),
@@ -53,27 +50,32 @@ impl Backoff {
         }
     }
 
-    /// Notes that a server asks to be left alone for `wait`.
-    pub(super) fn limited(&self, server_name: &ServerName, now: Moment, wait: Duration) {
-        self.0.insert(server_name.clone(), Failing { failures: 0, retry_at: now.after(wait) });
+    /// The server asked us to send nothing for `wait`.
+    pub(super) fn record_limit(&self, server_name: &ServerName, now: Moment, wait: Duration) {
+        self.0.insert(server_name.clone(), BackoffState { failures: 0, retry_at: now.after(wait) });
     }
 
-    /// Notes a failure: 30 s, then twice as long each time, up to an hour. Failures of requests that ran side by side count
-    /// once.
-    pub(super) fn failed(&self, server_name: &ServerName, now: Moment) {
+    /// The server failed: it is not asked for 30 s, then twice as long each time, up to an hour. Failures of requests that ran at the
+    /// same time count once.
+    pub(super) fn record_failure(&self, server_name: &ServerName, now: Moment) {
         let old = self.0.get(server_name);
         if old.is_some_and(|old| now < old.retry_at) {
             return;
         }
         let failures = old.map_or(0, |old| old.failures).saturating_add(1);
-        let wait = FIRST.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(LONGEST);
-        self.0.insert(server_name.clone(), Failing { failures, retry_at: now.after(wait) });
+        let wait = doubled(FIRST, LONGEST, failures);
+        self.0.insert(server_name.clone(), BackoffState { failures, retry_at: now.after(wait) });
     }
 
-    /// Notes a sign of life: an answer, or a request of its own with a good signature.
-    pub(super) fn alive(&self, server_name: &ServerName) {
+    /// The server answered, or sent a request of its own with a good signature.
+    pub(super) fn record_success(&self, server_name: &ServerName) {
         self.0.remove(server_name);
     }
+}
+
+/// The wait after `failures` in a row: `first` after one, twice as long after each further one, at most `longest`.
+pub(super) fn doubled(first: Duration, longest: Duration, failures: u32) -> Duration {
+    first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(longest)
 }
 
 #[cfg(test)]
@@ -81,25 +83,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_an_hour_and_a_sign_of_life_ends_them() {
+    fn waits_double_up_to_an_hour_and_a_success_ends_them() {
         let backoff = Backoff::new();
         let name = ServerName::parse("a.org").unwrap();
         let mut now = Moment::since_start(Duration::ZERO);
         let mut waits = Vec::new();
         for _ in 0..9 {
-            backoff.failed(&name, now);
+            backoff.record_failure(&name, now);
             // Another request that was under way at the time.
-            backoff.failed(&name, now);
+            backoff.record_failure(&name, now);
             let Some(Wait::Failing(wait)) = backoff.wait(&name, now) else { panic!("it failed") };
             waits.push(wait.as_secs());
             now = now.after(wait);
             assert_eq!(backoff.wait(&name, now), None);
         }
         assert_eq!(waits, [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]);
-        backoff.failed(&name, now);
-        backoff.alive(&name);
+        backoff.record_failure(&name, now);
+        backoff.record_success(&name);
         assert_eq!(backoff.wait(&name, now), None);
-        backoff.limited(&name, now, Duration::from_secs(9));
+        backoff.record_limit(&name, now, Duration::from_secs(9));
         assert_eq!(backoff.wait(&name, now), Some(Wait::Limited(Duration::from_secs(9))));
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! `version 0xFF PKCS#8`, the document in one of three variants: ring's (85 bytes, a public key in a nesting of ring's own),
 //! ed25519-dalek's (83 bytes, a public key as RFC 5958 has it), and without a public key (48 bytes). Strict parsers refuse the
-//! first, so the seed is taken from its fixed place and proven by the public key beside it. Never written: the homeserver
-//! deletes a record it cannot read, and with it its identity.
+//! first, so the seed is read from its fixed place and checked against the public key beside it. This module only reads: a homeserver
+//! deletes a record that it cannot read, and with it its identity.
 //! [RFC 8410 §7](https://www.rfc-editor.org/rfc/rfc8410#section-7).
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 
-/// Parts the version from the document; version strings are ASCII, so it is the first such byte.
+/// Separates the version from the document. Versions are ASCII, so it is the first such byte.
 const SEPARATOR: u8 = 0xff;
 
 /// What stands before the seed: an octet string of 34 bytes that holds an octet string of 32.
@@ -21,14 +21,13 @@ const ED25519: [u8; 5] = [0x06, 0x03, 0x2b, 0x65, 0x70];
 /// unused.
 const BEFORE_PUBLIC_KEY: [&[u8]; 2] = [&[0xa1, 0x23, 0x03, 0x21, 0x00], &[0x81, 0x21, 0x00]];
 
-/// A key as it lies in the record.
+/// The parts of a record.
 #[derive(PartialEq, Eq)]
 pub(super) struct Record {
     /// What follows `ed25519:` in the key ID.
     pub(super) version: String,
-    /// The secret.
     pub(super) seed: [u8; 32],
-    /// The public key beside it, if there is one.
+    /// Two of the three variants have it.
     pub(super) public_key: Option<[u8; 32]>,
 }
 

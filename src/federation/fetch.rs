@@ -1,36 +1,45 @@
-//! The outbound ladder: which endpoint family of a server gives the media.
+//! Fetching media: which endpoint family of a server sends it.
 //!
-//! Owns the order of attempts, the memory of what worked, and what the client is told. Refuses to know where the bytes go.
+//! Owns the order in which families are tried, the memory of what worked, and what the client is told. Refuses to know where the bytes
+//! go.
 //! [MSC3916](https://github.com/matrix-org/matrix-spec-proposals/blob/main/proposals/3916-authentication-for-media.md),
 //! MSC1902, and the legacy routes.
 
 use std::time::Duration;
 
-use super::answer::{Attempt, Reading, RemoteMedia, limited};
 use super::backoff::Wait;
-use super::{Federation, RemoteError, Vain, Wish, left_alone, too_large};
+use super::response::{Attempt, RemoteMedia, ResponseReader, rate_limited};
+use super::{Federation, FetchOptions, RemoteError, Unavailable, backing_off, too_large};
 use crate::config::Family;
 use crate::error::{Error, Kind, Result};
 use crate::http::multipart::MultipartError;
 use crate::matrix::{Expiry, Mxc, ServerName, Timestamp};
 
-/// How much sooner than us the remote is told to give up waiting for an upload.
+/// How much earlier than our own time-out the remote is told to stop waiting for an upload: its "not yet" has to arrive in time.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// How long a family that worked is tried first; after that the order is tried from its top, for the server may have learned.
+/// How long a family that worked is tried first. After that the configured order counts again: the server may have been updated.
 const FAMILY_LIFETIME: Duration = Duration::from_hours(24);
 
-/// The version of MSC1902's endpoints once the proposal is released.
+/// The version of MSC1902's endpoints after the proposal is released.
 const STABLE: &str = "v1";
 
-/// The same before.
+/// The version before that.
 const UNSTABLE: &str = "unstable/org.matrix.msc1902";
 
 /// How long it is remembered whether a server has MSC1902's endpoints under the unstable version.
 const UNSTABLE_LIFETIME: Duration = Duration::from_hours(24);
 
-/// How long media that was asked for in vain is not asked for again.
-const VAIN_LIFETIME: Duration = Duration::from_mins(10);
+/// How long media that could not be had is not asked for again.
+const NEGATIVE_LIFETIME: Duration = Duration::from_mins(10);
+
+/// A family to try.
+#[derive(Clone, Copy)]
+struct Candidate {
+    family: Family,
+    /// Whether it has sent media of this server before.
+    is_proven: bool,
+}
 
 impl Federation {
     /// Finds `mxc` at its origin, which is another server, waiting there for a pending upload. Blocks.
@@ -38,70 +47,73 @@ impl Federation {
     /// # Errors
     /// `NotFound` when the origin says so, `Forbidden` when configuration excludes it, `NotYetUploaded`, `LimitExceeded`,
     /// `RemoteTooLarge`, and `RemoteFailed` for everything else, each saying whose fault it was.
-    pub(crate) fn fetch(&self, mxc: &Mxc, wish: Wish) -> Result<RemoteMedia> {
+    pub(crate) fn fetch(&self, mxc: &Mxc, options: FetchOptions) -> Result<RemoteMedia> {
         let server_name = &mxc.server_name;
         self.rules.get().policy.check(server_name)?;
-        self.check_standing()?;
+        self.require_matching_key()?;
         let now = (self.monotonic)();
-        match self.in_vain.get(mxc) {
-            Some((Vain::Absent, until)) if now < until => return Err(Error::not_found()),
-            Some((Vain::TooLarge, until)) if now < until => return Err(too_large()),
+        match self.negative_cache.get(mxc) {
+            Some((Unavailable::NotFound, until)) if now < until => return Err(Error::not_found()),
+            Some((Unavailable::TooLarge, until)) if now < until => return Err(too_large()),
             Some(_) | None => {}
         }
         match self.backoff.wait(server_name, now) {
-            Some(Wait::Failing(wait)) => return Err(left_alone(server_name, wait)),
-            Some(Wait::Limited(wait)) => return Err(limited(wait)),
+            Some(Wait::Failing(wait)) => return Err(backing_off(server_name, wait)),
+            Some(Wait::Limited(wait)) => return Err(rate_limited(wait)),
             None => {}
         }
-        let outcome = self.climb(mxc, wish).and_then(|media| media.at_most(wish.max_size));
+        let outcome = self.try_families(mxc, options).and_then(|media| media.at_most(options.max_size));
         match &outcome {
             Err(error) if error.kind() == Kind::NotFound => {
-                self.in_vain.insert(mxc.clone(), (Vain::Absent, now.after(VAIN_LIFETIME)));
+                self.negative_cache
+                    .insert(mxc.clone(), (Unavailable::NotFound, now.after(NEGATIVE_LIFETIME)));
             }
             Err(error) if error.kind() == Kind::LimitExceeded => {
-                self.backoff.limited(server_name, now, error.wait().unwrap_or_default());
+                self.backoff.record_limit(server_name, now, error.wait().unwrap_or_default());
             }
-            Err(error) if error.kind() == Kind::RemoteTooLarge => self.too_large(mxc),
+            Err(error) if error.kind() == Kind::RemoteTooLarge => self.record_too_large(mxc),
             Ok(_) | Err(_) => {}
         }
         outcome
     }
 
-    /// Notes that a file is larger than we take: each view would fetch as much of it as we take again.
-    pub(crate) fn too_large(&self, mxc: &Mxc) {
-        self.backoff.alive(&mxc.server_name);
-        self.in_vain.insert(mxc.clone(), (Vain::TooLarge, (self.monotonic)().after(VAIN_LIFETIME)));
+    /// The file is larger than we accept. Without this each view would fetch as much of it as we accept again.
+    pub(crate) fn record_too_large(&self, mxc: &Mxc) {
+        self.backoff.record_success(&mxc.server_name);
+        self.negative_cache
+            .insert(mxc.clone(), (Unavailable::TooLarge, (self.monotonic)().after(NEGATIVE_LIFETIME)));
     }
 
-    /// Notes that a server sent a whole file.
-    pub(crate) fn sent_whole(&self, server_name: &ServerName) {
-        self.backoff.alive(server_name);
+    /// The server sent a whole file.
+    pub(crate) fn record_success(&self, server_name: &ServerName) {
+        self.backoff.record_success(server_name);
     }
 
-    /// Notes that a server broke off in the middle of a file.
-    pub(crate) fn broke_off(&self, server_name: &ServerName) {
-        self.backoff.failed(server_name, (self.monotonic)());
+    /// The server broke off in the middle of a file.
+    pub(crate) fn record_failure(&self, server_name: &ServerName) {
+        self.backoff.record_failure(server_name, (self.monotonic)());
     }
 
-    /// Tries the families until one gives the media or an answer that settles the matter.
-    fn climb(&self, mxc: &Mxc, wish: Wish) -> Result<RemoteMedia> {
+    /// Tries one family after the other until one sends the media or settles the matter.
+    fn try_families(&self, mxc: &Mxc, options: FetchOptions) -> Result<RemoteMedia> {
         let proven = self.proven_family(&mxc.server_name);
-        let mut rungs: Vec<Family> = proven.into_iter().collect();
-        rungs.extend(self.rules.get().families.iter().filter(|family| Some(**family) != proven));
+        let mut families: Vec<Family> = proven.into_iter().collect();
+        families.extend(self.rules.get().families.iter().filter(|family| Some(**family) != proven));
         let mut not_found = false;
         let mut refused = None;
         let mut broken: Option<MultipartError> = None;
-        for family in rungs {
-            // After a word from an endpoint that is there, only the unsigned route can say anything new: split deployments
-            // answer the signed ones from an empty store.
+        for family in families {
+            // After the first response of an endpoint that exists, only the unsigned route can say anything new: split deployments answer
+            // the signed ones from an empty store.
             let has_signed_family = proven.is_some_and(|family| family != Family::Legacy);
             let settled = refused.is_some() || (not_found && has_signed_family);
             if settled && family != Family::Legacy {
                 continue;
             }
-            match self.attempt(mxc, wish, (family, proven == Some(family))) {
+            match self.attempt(mxc, options, Candidate { family, is_proven: proven == Some(family) }) {
                 Attempt::Media(media) => {
-                    // What the unsigned route gives of a server whose signed one has spoken is old media, not the rule.
+                    // A server that answers on a signed route and sends media on the unsigned one sends old media there. New media is
+                    // on the signed route, so the unsigned one is not remembered. The day of the known family counts from the first time.
                     if !settled && broken.is_none() && proven != Some(family) {
                         self.remember_family(&mxc.server_name, family);
                     }
@@ -116,55 +128,54 @@ impl Federation {
                     broken = Some(why);
                 }
                 Attempt::Refused(why) => {
-                    tracing::warn!(%mxc, ?family, why, "the remote server does not accept our signature");
+                    tracing::warn!(%mxc, ?family, why = why.to_string(), "the remote server does not accept our signature");
                     refused = Some(why);
                 }
-                Attempt::Told(error) => {
-                    tracing::debug!(%mxc, ?family, ?error, "the remote server's answer");
+                Attempt::Settled(error) => {
+                    tracing::debug!(%mxc, ?family, ?error, "the remote server does not send the media");
                     if error.kind() != Kind::LimitExceeded {
-                        self.backoff.alive(&mxc.server_name);
+                        self.backoff.record_success(&mxc.server_name);
                     }
                     return Err(error);
                 }
                 Attempt::Down(cause) => {
                     tracing::warn!(%mxc, ?family, cause = cause.to_string(), "the remote server fails");
-                    self.backoff.failed(&mxc.server_name, (self.monotonic)());
+                    self.backoff.record_failure(&mxc.server_name, (self.monotonic)());
                     return Err(down(mxc, cause));
                 }
             }
         }
-        // Media is a sign of life only when it was sent whole, any other answer at once; but not one that never ends.
+        // The server answered, so it is up. A response that was too slow counts as a failure instead.
         if broken.as_ref().is_some_and(MultipartError::is_late) {
-            self.backoff.failed(&mxc.server_name, (self.monotonic)());
+            self.backoff.record_failure(&mxc.server_name, (self.monotonic)());
         } else {
-            self.backoff.alive(&mxc.server_name);
+            self.backoff.record_success(&mxc.server_name);
         }
         let failed = |message| Error::new(Kind::RemoteFailed, message);
         Err(match (refused, broken) {
-            (Some(why), _) => {
-                failed("the remote server refused our signature").caused_by(RemoteError::Answer(why))
-            }
+            (Some(why), _) => failed("the remote server refused our signature").caused_by(why),
             (None, Some(why)) => failed("the remote server sent a broken answer").caused_by(why),
             (None, None) if not_found => Error::not_found(),
             (None, None) => failed("the remote server has no media endpoint that this server knows"),
         })
     }
 
-    /// One rung: a family, and whether it has given media of this server before.
-    fn attempt(&self, mxc: &Mxc, wish: Wish, (family, is_proven): (Family, bool)) -> Attempt {
+    /// Requests the media from the endpoint of one family.
+    fn attempt(&self, mxc: &Mxc, options: FetchOptions, candidate: Candidate) -> Attempt {
+        let Candidate { family, is_proven } = candidate;
         let Mxc { server_name, media_id } = mxc;
-        // The remote's "not yet" must come before our patience ends.
         let rules = self.rules.get();
-        let ms = wish.timeout.min(rules.patience.saturating_sub(MARGIN)).as_millis();
-        let reading = Reading { family, is_proven, outbound: &rules.outbound, max_size: wish.max_size };
+        let ms = options.timeout.min(rules.timeout.saturating_sub(MARGIN)).as_millis();
+        let reader =
+            ResponseReader { family, is_proven, outbound: &rules.outbound, max_size: options.max_size };
         let ask = |path: &str, key| match self.ask(server_name, path, key) {
-            Ok(answer) => reading.read(answer),
+            Ok(response) => reader.read(response),
             Err(error) => Attempt::Down(error),
         };
         let signing_key = self.signing_key();
         let signed = Some(&*signing_key);
         match family {
-            Family::Msc1902 => self.either(server_name, |version| {
+            Family::Msc1902 => self.try_versions(server_name, |version| {
                 let path = format!("/_matrix/federation/{version}/remote_media/download");
                 ask(&format!("{path}/{server_name}/{media_id}?allow_remote=false&timeout_ms={ms}"), signed)
             }),
@@ -182,19 +193,19 @@ impl Federation {
         }
     }
 
-    /// Asks under MSC1902's stable version, and once a day under its unstable one, which servers are to use before the proposal is
-    /// released. One that has the endpoint there is asked there first.
-    fn either(&self, server_name: &ServerName, ask: impl Fn(&str) -> Attempt) -> Attempt {
+    /// Tries MSC1902's stable version, and once a day its unstable one, which servers are to use before the proposal is released. A
+    /// server that has the unstable one is asked there first.
+    fn try_versions(&self, server_name: &ServerName, ask: impl Fn(&str) -> Attempt) -> Attempt {
         let now = (self.monotonic)();
-        let known = self.unstable.get(server_name).filter(|(_, until)| now < *until);
+        let known = self.unstable_prefix.get(server_name).filter(|(_, until)| now < *until);
         let remember =
-            |has_it| self.unstable.insert(server_name.clone(), (has_it, now.after(UNSTABLE_LIFETIME)));
+            |has_it| self.unstable_prefix.insert(server_name.clone(), (has_it, now.after(UNSTABLE_LIFETIME)));
         if let Some((true, _)) = known {
-            let answer = ask(UNSTABLE);
-            if !matches!(answer, Attempt::UnknownEndpoint) {
-                return answer;
+            let unstable = ask(UNSTABLE);
+            if !matches!(unstable, Attempt::UnknownEndpoint) {
+                return unstable;
             }
-            self.unstable.remove(server_name);
+            self.unstable_prefix.remove(server_name);
         }
         let stable = ask(STABLE);
         if known.is_some() || !matches!(stable, Attempt::UnknownEndpoint | Attempt::NotFound) {
@@ -202,12 +213,12 @@ impl Federation {
         }
         let unstable = ask(UNSTABLE);
         match (&stable, &unstable) {
-            // What a server says of other media than this, under a path that it may not know, is only believed when it is good.
-            (_, Attempt::Media(_) | Attempt::Told(_)) | (Attempt::UnknownEndpoint, Attempt::NotFound) => {
+            // Under a path that the server may not know, an error about the media proves nothing. These responses do.
+            (_, Attempt::Media(_) | Attempt::Settled(_)) | (Attempt::UnknownEndpoint, Attempt::NotFound) => {
                 remember(true);
                 unstable
             }
-            // A path that a proxy drops is no sign that the server is down: the next family finds out.
+            // Some proxies drop connections for unknown paths. Whether the server is down shows with the next family.
             _ => {
                 remember(false);
                 stable
@@ -215,8 +226,8 @@ impl Federation {
         }
     }
 
-    /// The family that gave this server's media lately, if it is still among the configured ones. A catalog that does not know
-    /// costs a few questions, never the media.
+    /// The family that sent this server's media lately, if it is still among the configured ones. A catalog that fails costs a few
+    /// requests, never the media.
     fn proven_family(&self, server_name: &ServerName) -> Option<Family> {
         let family = self.known_family(server_name).unwrap_or_else(|error| {
             tracing::warn!(%server_name, ?error, "the endpoint family of a server cannot be looked up");
@@ -225,15 +236,15 @@ impl Federation {
         family.filter(|family| self.rules.get().families.contains(family))
     }
 
-    /// Remembers that a family gave media, if it can be. Not for the one that is known: the day counts from the first time, so that
-    /// better families get their chance.
+    /// Remembers that a family sent media, unlike the one that is known: the day counts from the first time, so that families that are
+    /// preferred get their chance. A failure to store it is only logged.
     fn remember_family(&self, server_name: &ServerName, family: Family) {
         if let Err(error) = self.catalog.put_family(server_name, family, (self.clock)()) {
             tracing::warn!(%server_name, ?family, ?error, "the endpoint family of a server cannot be remembered");
         }
     }
 
-    /// What the catalog knows of a server's family and is not too old.
+    /// The family remembered for a server, unless that is too old.
     fn known_family(&self, server_name: &ServerName) -> Result<Option<Family>> {
         let known = self.catalog.family(server_name)?;
         let counts = |proven: Timestamp| {
@@ -243,13 +254,12 @@ impl Federation {
     }
 }
 
-/// A server that does not answer, or with its own failure.
+/// The error for a server that does not answer, or fails.
 fn down(mxc: &Mxc, cause: RemoteError) -> Error {
-    let message = match &cause {
-        RemoteError::Answer(_) => format!("{} answered with an error", mxc.server_name),
-        RemoteError::Outbound(_) | RemoteError::Homeserver(_) | RemoteError::BackingOff(_) => {
-            format!("cannot reach {}", mxc.server_name)
-        }
+    let message = if cause.is_response() {
+        format!("{} answered with an error", mxc.server_name)
+    } else {
+        format!("cannot reach {}", mxc.server_name)
     };
     Error::new(Kind::RemoteFailed, message).caused_by(cause)
 }

@@ -1,7 +1,7 @@
-//! Whose request it is.
+//! Which server sent a request.
 //!
-//! In two steps, so that nobody waits for another server without need: what the request claims, then whether the catalog's
-//! keys prove it. Between the two the keys may have to be fetched.
+//! Owns the two steps of authentication: which server the request names, then whether the keys in the catalog verify its signatures.
+//! They are two, because between them the keys may have to be fetched, which is slow. Refuses to know who fetches them, and when.
 //! [Spec, request authentication](https://spec.matrix.org/v1.19/server-server-api/#request-authentication).
 
 use super::Federation;
@@ -10,48 +10,46 @@ use super::x_matrix::{SignedRequest, XMatrix, XMatrixError};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::ServerName;
 
-/// What of an inbound request its signature covers.
+/// The parts of an inbound request that its signature covers.
 #[derive(Clone, Debug)]
 pub(crate) struct InboundRequest {
     /// Upper case.
     pub(crate) method: String,
     /// Path and query exactly as on the wire.
     pub(crate) uri: String,
-    /// The `Authorization` headers, as they came.
+    /// The values of its `Authorization` headers.
     pub(crate) authorization: Vec<String>,
 }
 
-/// A request that says whose it is, not yet proven.
+/// A request that names the server it comes from; its signatures are not yet verified.
 #[derive(Clone, Debug)]
-pub(crate) struct Claim {
-    /// Who is said to have signed.
+pub(crate) struct UnverifiedRequest {
+    /// The server it names.
     pub(crate) origin: ServerName,
-    /// Method of the request.
     method: String,
-    /// Target of the request.
     uri: String,
     /// At least one, all of `origin`.
     signatures: Vec<XMatrix>,
 }
 
-/// Whether a claim is proven.
+/// The outcome of verifying a request with the keys in the catalog. A bad signature is an error instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// It is.
-    Authentic,
-    /// It is, and the keys that prove it should be fetched anew soon.
-    AuthenticAging,
-    /// The keys must be fetched first.
+pub(crate) enum Verification {
+    /// Every signature is good.
+    Verified,
+    /// Every signature is good, and the validity of a key ends soon: fetch the keys again.
+    VerifiedKeysExpireSoon,
+    /// A key must be fetched first.
     KeysMissing,
 }
 
 impl Federation {
-    /// What a request claims: signatures of one server, addressed to us, which configuration does not exclude. Excluded servers
-    /// are refused here, before anything is asked of them.
+    /// Checks all of a request but its signatures: they name one server, are addressed to us, and the configuration does not exclude
+    /// that server. An excluded server is refused before any request is sent to it.
     ///
     /// # Errors
     /// `BadSignature` with the reason, `Forbidden` for an excluded server.
-    pub(crate) fn identify(&self, request: InboundRequest) -> Result<Claim> {
+    pub(crate) fn identify(&self, request: InboundRequest) -> Result<UnverifiedRequest> {
         let mut signatures = Vec::new();
         for header in &request.authorization {
             match XMatrix::parse(header) {
@@ -77,37 +75,36 @@ impl Federation {
             )));
         }
         self.rules.get().policy.check(&origin)?;
-        Ok(Claim { origin, method: request.method, uri: request.uri, signatures })
+        Ok(UnverifiedRequest { origin, method: request.method, uri: request.uri, signatures })
     }
 
-    /// Whether the keys in the catalog prove a claim: every signature must be good.
+    /// Verifies a request with the keys in the catalog: every signature must be good.
     ///
     /// # Errors
     /// `BadSignature` with the reason.
-    pub(crate) fn verify(&self, claim: &Claim) -> Result<Verdict> {
-        let Claim { origin, method, uri, signatures } = claim;
+    pub(crate) fn verify(&self, request: &UnverifiedRequest) -> Result<Verification> {
+        let UnverifiedRequest { origin, method, uri, signatures } = request;
         let signed = SignedRequest { method, uri, origin, destination: &self.server_name };
-        let mut verdict = Verdict::Authentic;
+        let mut outcome = Verification::Verified;
         for signature in signatures {
-            let (key, is_aging) = match self.known_key(origin, &signature.key_id)? {
-                KnownKey::Good { public_key, is_aging } => (public_key, is_aging),
-                KnownKey::Missing => return Ok(Verdict::KeysMissing),
+            let (key, expires_soon) = match self.known_key(origin, &signature.key_id)? {
+                KnownKey::Good { public_key, expires_soon } => (public_key, expires_soon),
+                KnownKey::Missing => return Ok(Verification::KeysMissing),
             };
             if !signed.is_signed_by(&key, &signature.signature) {
                 let why = format!("the X-Matrix signature of {origin} with {} is wrong", signature.key_id);
                 return Err(refuse(why));
             }
-            if is_aging {
-                verdict = Verdict::AuthenticAging;
+            if expires_soon {
+                outcome = Verification::VerifiedKeysExpireSoon;
             }
         }
-        // It is there and speaks to us: worth asking again.
-        self.backoff.alive(origin);
-        Ok(verdict)
+        // A server that sends requests is up again, whatever failed before.
+        self.backoff.record_success(origin);
+        Ok(outcome)
     }
 }
 
-/// A request that is not believed.
 fn refuse(why: String) -> Error {
     Error::new(Kind::BadSignature, why)
 }

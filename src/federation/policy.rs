@@ -1,4 +1,4 @@
-//! Who may exchange media with us: `federation.allow` and `federation.deny`.
+//! Which servers may exchange media with us: `federation.allow` and `federation.deny`.
 
 use crate::config::host_list::HostList;
 use crate::error::{Error, Kind, Result};
@@ -9,14 +9,14 @@ use crate::matrix::ServerName;
 pub(super) struct Policy(HostList);
 
 impl Policy {
-    /// A policy of hosts.
     pub(super) fn new(allow: &[String], deny: &[String]) -> Self {
         Self(HostList::new(allow, deny))
     }
 
+    /// # Errors
     /// `Forbidden` for a server that is excluded.
     pub(super) fn check(&self, server_name: &ServerName) -> Result<()> {
-        // With a dot at its end a name is the same to DNS.
+        // DNS takes a name with a dot at its end for the same name.
         if self.0.permit(server_name.host_str().trim_end_matches('.')) {
             return Ok(());
         }

@@ -9,7 +9,7 @@ use data_encoding::{BASE64_NOPAD, Encoding};
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde_json::{Map, Value};
 
-/// A JSON object whose text form is canonical.
+/// A JSON object. Its keys are sorted, so that its compact text is canonical if its numbers are.
 pub(crate) type Object = Map<String, Value>;
 
 /// The canonical form: keys sorted by code point, no white space, only necessary escapes. `None` for numbers that have none:
@@ -41,7 +41,6 @@ pub(super) fn verifies(public_key: &[u8; 32], message: &[u8], signature: &str) -
 /// Standard base64, padded or not: Matrix writes it without, old software with. Stray bits in the last character do not
 /// matter: the specification's own seed has some.
 pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    /// [`BASE64_NOPAD`] without the check of trailing bits.
     static LENIENT: LazyLock<Encoding> = LazyLock::new(|| {
         let mut specification = BASE64_NOPAD.specification();
         specification.check_trailing_bits = false;

@@ -1,7 +1,7 @@
 //! The `Authorization: X-Matrix` header: what is signed, how it is written, how it is read.
 //!
-//! Owns header text and the signed object. Refuses to know where keys come from. Writes the one form every peer's parser
-//! takes; reads everything they write.
+//! Owns header text and the signed object. Refuses to know where keys come from. It writes the one form that every server's parser
+//! accepts and reads every form that servers write.
 //! [Spec, request authentication](https://spec.matrix.org/v1.19/server-server-api/#request-authentication).
 
 use std::fmt;
@@ -15,17 +15,15 @@ use crate::matrix::ServerName;
 /// A parsed header.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct XMatrix {
-    /// Who signed.
+    /// The server that signed.
     pub(crate) origin: ServerName,
-    /// Whom they meant; absent before spec 1.3.
+    /// The server it is addressed to; absent before spec 1.3.
     pub(crate) destination: Option<ServerName>,
-    /// `ed25519:version`
     pub(crate) key_id: String,
-    /// Base64.
     pub(crate) signature: String,
 }
 
-/// Why a header is not one.
+/// Why a header is not an X-Matrix authorization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum XMatrixError {
     /// Another scheme, or none.
@@ -45,7 +43,7 @@ pub(crate) enum XMatrixError {
     Origin,
 }
 
-/// What is signed of a request without a body: everything that makes it this one request to this one server.
+/// The signed parts of a request without a body: they make the signature valid for this one request to this one server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SignedRequest<'a> {
     /// Upper case.
@@ -76,7 +74,7 @@ impl SignedRequest<'_> {
         signed_json::verifies(public_key, &self.canonical_json(), signature)
     }
 
-    /// The object both sides sign, in one place.
+    /// What is signed. Signing and verifying both use this, so that they cannot differ.
     fn canonical_json(&self) -> Vec<u8> {
         let text = |text: &str| Value::String(text.to_owned());
         let object = Object::from_iter([
@@ -114,7 +112,7 @@ impl XMatrix {
         let origin = origin.ok_or(XMatrixError::Missing("origin"))?;
         let (key_id, signature) =
             (key.ok_or(XMatrixError::Missing("key"))?, sig.ok_or(XMatrixError::Missing("sig"))?);
-        // Answers and journal repeat names and keys.
+        // Error texts and log lines repeat names and key IDs, so nothing else may stand in them.
         if !key_id.strip_prefix("ed25519:").is_some_and(is_version) {
             return Err(XMatrixError::Malformed);
         }
@@ -129,7 +127,6 @@ impl XMatrix {
 }
 
 impl fmt::Debug for XMatrix {
-    /// Without the signature.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("XMatrix")
             .field("origin", &self.origin)

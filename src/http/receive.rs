@@ -200,7 +200,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::store::blobs::{Blobs, DirectoryBlobs};
+    use crate::store::blobs::{BlobStore, DirectoryBlobs};
     use crate::store::fs::SystemFs;
 
     /// A body that a test feeds.
@@ -226,21 +226,21 @@ mod tests {
     }
 
     /// A blob store in a folder that is removed with the first value.
-    fn store() -> (tempfile::TempDir, Arc<Blobs>) {
+    fn store() -> (tempfile::TempDir, Arc<dyn BlobStore>) {
         let folder = tempfile::tempdir().unwrap();
-        let blobs: Arc<Blobs> = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
+        let blobs: Arc<dyn BlobStore> = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         (folder, blobs)
     }
 
     /// Receives a whole body. Gives its size.
-    async fn receive(pools: &Pools, blobs: &Arc<Blobs>, body: Fed) -> Result<u64> {
+    async fn receive(pools: &Pools, blobs: &Arc<dyn BlobStore>, body: Fed) -> Result<u64> {
         receive_by(&BodyReceiver::new(), pools, blobs, body).await
     }
 
     async fn receive_by(
         receiver: &BodyReceiver,
         pools: &Pools,
-        blobs: &Arc<Blobs>,
+        blobs: &Arc<dyn BlobStore>,
         mut body: Fed,
     ) -> Result<u64> {
         let blobs = Arc::clone(blobs);

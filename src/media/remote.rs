@@ -13,7 +13,7 @@ use self::in_flight::{InFlightFetches, ProgressReporter};
 use super::download::{AccessOptions, WaitFor};
 use super::{Media, Viewer};
 use crate::error::{Error, Kind, Result};
-use crate::federation::{self, GRACE, MIN_RATE, RemoteMedia, Wish};
+use crate::federation::{self, FetchOptions, GRACE, MIN_RATE, RemoteMedia};
 use crate::matrix::{Mxc, ServerName};
 use crate::store::blobs::{Ingest, IngestError};
 use crate::store::stored_media::StoredMedia;
@@ -128,7 +128,7 @@ impl Media {
         }
         let failed = |error| Error::storing("storing remote media", error);
         let max_size = self.config.get().federation.max_size.0;
-        let remote = self.federation.fetch(mxc, Wish { timeout, max_size })?;
+        let remote = self.federation.fetch(mxc, FetchOptions { timeout, max_size })?;
         let RemoteMedia { content_type, upload_name, size, body } = remote;
         let mut ingest = self.store.begin(max_size, size).map_err(failed)?;
         let head = RemoteHead { content_type: content_type.clone(), upload_name: upload_name.clone(), size };
@@ -146,9 +146,9 @@ impl Media {
     /// Tells federation how a server behaved while it sent a file.
     fn note_outcome(&self, mxc: &Mxc, error: Option<&Error>) {
         match error.map(Error::kind) {
-            None => self.federation.sent_whole(&mxc.server_name),
-            Some(Kind::RemoteTooLarge) => self.federation.too_large(mxc),
-            Some(Kind::RemoteFailed) => self.federation.broke_off(&mxc.server_name),
+            None => self.federation.record_success(&mxc.server_name),
+            Some(Kind::RemoteTooLarge) => self.federation.record_too_large(mxc),
+            Some(Kind::RemoteFailed) => self.federation.record_failure(&mxc.server_name),
             Some(_) => {}
         }
     }
@@ -198,7 +198,7 @@ fn broke_off(source: io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::blobs::{Blobs, DirectoryBlobs};
+    use crate::store::blobs::{BlobStore, DirectoryBlobs};
     use crate::store::fs::SystemFs;
 
     /// Gives its pieces, then fails.
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn a_source_that_fails_is_the_remotes_fault_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs: Arc<Blobs> = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
+        let blobs: Arc<dyn BlobStore> = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         let mut ingest = blobs.ingest(100, None).unwrap();
         let mut sizes = Vec::new();
         let error = copy_body(Failing(vec![b"abc", b"de"]), &mut ingest, None, |size| sizes.push(size));
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_short_source_is_taken_as_it_is_and_a_long_one_is_too_large() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs: Arc<Blobs> = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
+        let blobs: Arc<dyn BlobStore> = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         let mut ingest = blobs.ingest(4, None).unwrap();
         copy_body(&b"1234"[..], &mut ingest, Some(4), |_| {}).unwrap();
         assert_eq!(ingest.finish().unwrap().size(), 4);
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn what_is_announced_comes_or_the_remote_broke_off_and_nobody_hears_of_more() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs: Arc<Blobs> = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
+        let blobs: Arc<dyn BlobStore> = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         for announced in [2, 4] {
             let mut ingest = blobs.ingest(10, None).unwrap();
             let advanced = |size| assert!(size <= announced, "{size}");

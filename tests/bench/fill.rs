@@ -17,7 +17,7 @@ use crate::app::{Environment, lock_data_dir};
 use crate::config::{self, Config};
 use crate::matrix::{MediaId, Mxc, ServerName, UserId};
 use crate::store::Store;
-use crate::store::blobs::{Blobs, Claim};
+use crate::store::blobs::{BlobStore, Claim};
 use crate::store::catalog::{Filled, NewMedia};
 use crate::store::fs::SystemFs;
 
@@ -104,7 +104,7 @@ fn order(media: &NewMedia) -> (&str, &str) {
 }
 
 /// The blobs that rows share, the same each time: 1 KiB, 2 KiB and so on of a letter of their own.
-fn claims(blobs: &Arc<Blobs>) -> Result<Vec<Claim>, Failure> {
+fn claims(blobs: &Arc<dyn BlobStore>) -> Result<Vec<Claim>, Failure> {
     let blob = |number: u64| {
         let mut ingest = blobs.ingest(u64::MAX, None)?;
         for _ in 0..=number {

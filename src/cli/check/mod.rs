@@ -19,7 +19,7 @@ use crate::accounts::homeserver::{HomeserverClient, HomeserverError};
 use crate::app::Environment;
 use crate::config::{Config, Size, find as find_config, redacted};
 use crate::error::in_words;
-use crate::federation::{KeyFile, SigningKey, Standing, compare_published_key};
+use crate::federation::{KeyCheck, KeyFile, SigningKey, check_published_key};
 use crate::matrix::Timestamp;
 use crate::outbound::OutboundResponse;
 use crate::preview::Fetcher;
@@ -129,13 +129,13 @@ fn check_homeserver(
     check_clock(&answer, report)?;
     let announces = read_json(answer).as_ref().is_some_and(supports_authenticated_media);
     let renew = KeyFile::locate(&config.homeserver.signing_key).how_to_renew();
-    let standing = key.map(|key| compare_published_key(&homeserver, &config.server_name, key, renew));
-    let differs = matches!(standing, Some(Standing::Differs(_)));
-    match standing {
+    let key_check = key.map(|key| check_published_key(&homeserver, &config.server_name, key, renew));
+    let differs = matches!(key_check, Some(KeyCheck::Differs(_)));
+    match key_check {
         None => {}
-        Some(Standing::Agrees) => report.say(Level::Ok, "published key", "matches our signing key")?,
-        Some(Standing::Differs(what)) => report.say(Level::Fail, "published key", what)?,
-        Some(Standing::Unknown(why)) => {
+        Some(KeyCheck::Matches) => report.say(Level::Ok, "published key", "matches our signing key")?,
+        Some(KeyCheck::Differs(what)) => report.say(Level::Fail, "published key", what)?,
+        Some(KeyCheck::Unknown(why)) => {
             let finding =
                 format!("cannot be read ({why}); homeserver.url must serve /_matrix/key/v2/server too");
             report.say(Level::Warn, "published key", finding)?;

@@ -24,60 +24,59 @@ const DEFAULT_PORT: u16 = 8448;
 const MAX_TARGETS: usize = 8;
 
 /// Longest wait for SRV records.
-const SRV_TIME: Duration = Duration::from_secs(3);
+const SRV_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where a server is reached.
+/// Where a server is reached, and under which names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     /// `https://host:port`; the certificate must carry the host.
     pub(crate) base_url: String,
-    /// The `Host` header.
+    /// For the `Host` header.
     pub(crate) host: String,
-    /// Where to connect, tried in order; empty: where `base_url` says.
+    /// Where to connect instead of `base_url`, in the order to try; empty without SRV records.
     pub(crate) via: Vec<(String, u16)>,
 }
 
 /// Resolves names to endpoints. Blocks.
 #[derive(Debug)]
 pub(crate) struct Discovery {
-    /// Delegations.
     well_known: WellKnown,
-    /// For SRV records.
-    names: Lookups,
-    /// To choose among equal SRV targets.
-    dice: Dice,
+    dns: Lookups,
+    random: RandomNumbers,
 }
 
-/// Draws numbers.
-struct Dice(Random);
+/// Random numbers in a range, from random bytes.
+struct RandomNumbers(Random);
 
 impl Discovery {
     /// Asks for well-known documents through `outbound`.
     pub(crate) fn new(
         outbound: Outbound,
-        names: impl Into<Lookups>,
-        clocks: (Clock, Monotonic),
+        dns: impl Into<Lookups>,
+        clock: Clock,
+        monotonic: Monotonic,
         random: Random,
     ) -> Self {
-        let well_known = WellKnown::new(outbound, clocks, Arc::clone(&random));
-        Self { well_known, names: names.into(), dice: Dice(random) }
+        let well_known = WellKnown::new(outbound, clock, monotonic, Arc::clone(&random));
+        Self { well_known, dns: dns.into(), random: RandomNumbers(random) }
     }
 
-    /// Where `server_name` is reached; documents and DNS are waited for until then.
-    pub(crate) fn resolve(&self, server_name: &ServerName, until: Option<Instant>) -> Endpoint {
+    /// Where `server_name` is reached. Waits for documents and DNS within the time left until `deadline`; what does not arrive by then is
+    /// treated as absent.
+    pub(crate) fn resolve(&self, server_name: &ServerName, deadline: Option<Instant>) -> Endpoint {
         match (server_name.host(), server_name.port()) {
             // Step 3: only a bare DNS name may be delegated.
-            (Host::Name(_), None) => match self.well_known.delegated(server_name, until) {
-                Some(delegated) => self.reach(&delegated, until),
-                None => self.reach(server_name, until),
+            (Host::Name(_), None) => match self.well_known.delegated(server_name, deadline) {
+                Some(delegated) => self.reach(&delegated, deadline),
+                None => self.reach(server_name, deadline),
             },
-            (Host::Ip(_), _) | (Host::Name(_), Some(_)) => self.reach(server_name, until),
+            (Host::Ip(_), _) | (Host::Name(_), Some(_)) => self.reach(server_name, deadline),
         }
     }
 
-    /// Where a name is reached that is not delegated further: the server's own (steps 1, 2, 4 to 6) or what it delegates to
-    /// (steps 3.1 to 3.5). `Host` and certificate are of this name, never of an SRV target.
-    fn reach(&self, name: &ServerName, until: Option<Instant>) -> Endpoint {
+    /// Where a name is reached that is not delegated further: the server's own (steps 1, 2, 4 to 6) or the one it delegates to
+    /// (steps 3.1 to 3.5). `Host` and certificate are for this name, never for an SRV target.
+    fn reach(&self, name: &ServerName, deadline: Option<Instant>) -> Endpoint {
         let host = name.host_str();
         let direct = |port: u16| Endpoint {
             base_url: format!("https://{host}:{port}"),
@@ -88,33 +87,34 @@ impl Discovery {
             (_, Some(port)) => direct(port),
             (Host::Ip(_), None) => direct(DEFAULT_PORT),
             (Host::Name(_), None) => {
-                let via = self.targets(host, until);
+                let via = self.targets(host, deadline);
                 if via.is_empty() { direct(DEFAULT_PORT) } else { Endpoint { via, ..direct(DEFAULT_PORT) } }
             }
         }
     }
 
-    /// The SRV targets of a host in the order to try them. Where the new record exists, the old one is not asked for, even
-    /// if all targets of the new one are down. While DNS is silent there are none.
-    fn targets(&self, host: &str, until: Option<Instant>) -> Vec<(String, u16)> {
+    /// The SRV targets of a host in the order to try them. Where the new record exists, the old one is not asked for, even if all targets
+    /// of the new one are down. None when DNS does not answer.
+    fn targets(&self, host: &str, deadline: Option<Instant>) -> Vec<(String, u16)> {
         let now = Instant::now();
-        let latest = now.checked_add(SRV_TIME).unwrap_or(now);
-        let until = until.map_or(latest, |until| until.min(latest));
-        let ask = |service: &str| self.names.services(&format!("{service}._tcp.{host}"), until);
+        let latest = now.checked_add(SRV_TIMEOUT).unwrap_or(now);
+        let deadline = deadline.map_or(latest, |deadline| deadline.min(latest));
+        let ask = |service: &str| self.dns.services(&format!("{service}._tcp.{host}"), deadline);
         let services = match ask("_matrix-fed") {
             Ok(new) if !new.is_empty() => new,
-            // Who drops the one question drops the other.
+            // A resolver that drops one query drops the other as well.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Vec::new(),
             Ok(_) | Err(_) => ask("_matrix").unwrap_or_default(),
         };
-        let ordered = in_order(services, |below| self.dice.below(below));
-        // The root as target says that the service is not offered: it resolves to nothing, and nothing else is tried.
+        let ordered = in_order(services, |below| self.random.below(below));
+        // The root as target means that the service is not offered. It resolves to nothing, and nothing else is tried.
         let host = |host: String| if host.is_empty() { ".".to_owned() } else { host };
         ordered.into_iter().take(MAX_TARGETS).map(|service| (host(service.host), service.port)).collect()
     }
 }
 
-/// SRV records by priority, and among equals drawn by weight (RFC 2782). `below(n)` gives a random number below `n`.
+/// SRV records by priority, those of equal priority in a random order that follows their weights (RFC 2782). `below(n)` returns a random
+/// number below `n`.
 fn in_order(mut services: Vec<Service>, below: impl Fn(u64) -> u64) -> Vec<Service> {
     let mut ordered = Vec::with_capacity(services.len());
     while let Some(priority) = services.iter().map(|service| service.priority).min() {
@@ -134,7 +134,7 @@ fn in_order(mut services: Vec<Service>, below: impl Fn(u64) -> u64) -> Vec<Servi
     ordered
 }
 
-impl Dice {
+impl RandomNumbers {
     /// A random number below `limit`, which is not 0. The bias of the remainder does not matter here.
     fn below(&self, limit: u64) -> u64 {
         let mut bytes = [0; 8];
@@ -143,9 +143,9 @@ impl Dice {
     }
 }
 
-impl std::fmt::Debug for Dice {
+impl std::fmt::Debug for RandomNumbers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Dice")
+        f.write_str("RandomNumbers")
     }
 }
 

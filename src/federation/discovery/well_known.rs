@@ -1,5 +1,6 @@
-//! `/.well-known/matrix/server`: fetched, judged, remembered.
+//! `/.well-known/matrix/server`: which other server name a server delegates to.
 //!
+//! Owns how long a document, or its absence, is believed. Refuses to know where the delegated name is reached.
 //! [Spec, server discovery](https://spec.matrix.org/v1.19/server-server-api/#getwell-knownmatrixserver). The bounds are
 //! Synapse's.
 
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use quick_cache::sync::Cache;
 use serde::Deserialize;
 
+use crate::federation::backoff;
 use crate::matrix::{Clock, Moment, Monotonic, Random, ServerName, Timestamp};
 use crate::outbound::{Outbound, OutboundError};
 
@@ -18,33 +20,30 @@ const CACHED: usize = 2048;
 /// Largest document, bytes.
 const MAX_DOCUMENT: u64 = 50 * 1024;
 
-/// How long a document is believed that does not say.
+/// How long a document is believed whose headers do not say.
 const DEFAULT_LIFETIME: Duration = Duration::from_hours(24);
 
-/// The shortest time it is believed, whatever it says.
+/// The shortest time it is believed, whatever its headers say.
 const MIN_LIFETIME: Duration = Duration::from_mins(5);
 
-/// The longest, whatever it says; also how long an old answer is used while no new one can be had.
+/// The longest time, whatever its headers say; also how long an old document is used while no new one can be fetched.
 const MAX_LIFETIME: Duration = Duration::from_hours(48);
 
-/// A time-out within less than this says nothing of the server.
-const LEAST_TIME: Duration = Duration::from_secs(3);
+/// With less time than this, a time-out says nothing about the server.
+const MIN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long the first failure is believed; each further one twice as long.
+/// How long nothing is asked after the first failure; twice as long after each further one.
 const FIRST_FAILURE: Duration = Duration::from_mins(2);
 
-/// The longest a failure is believed.
+/// The longest that nothing is asked after failures.
 const MAX_FAILURE: Duration = Duration::from_hours(1);
 
-/// Delegations of server names.
+/// Fetches the documents and remembers what they say.
 pub(super) struct WellKnown {
-    /// To port 443 of other servers.
     outbound: Outbound,
-    /// What was found.
-    cache: Cache<ServerName, Remembered>,
-    /// For the dates that documents come with.
+    cache: Cache<ServerName, CachedDelegation>,
+    /// For the `Expires` header.
     clock: Clock,
-    /// For how long they are remembered.
     monotonic: Monotonic,
     /// For jitter: servers that were all asked at once are not all asked again at once.
     random: Random,
@@ -52,18 +51,17 @@ pub(super) struct WellKnown {
 
 /// What was found of one server.
 #[derive(Clone)]
-struct Remembered {
-    /// The delegation, if there is one.
+struct CachedDelegation {
+    /// `None` when the server does not delegate.
     delegated: Option<ServerName>,
-    /// Ask again then.
+    /// When to ask again.
     until: Moment,
-    /// While asking fails for a reason that may pass, the delegation is believed until then.
+    /// How long the delegation is believed while asking fails temporarily.
     stale_until: Moment,
     /// Failures in a row.
     failures: u32,
 }
 
-/// The document.
 #[derive(Deserialize)]
 struct Document {
     /// `host[:port]`
@@ -74,43 +72,45 @@ struct Document {
 /// Why there is no delegation.
 #[derive(Debug, PartialEq, Eq)]
 enum Absence {
-    /// The server says so, or says nonsense.
-    Decided,
-    /// It could not be asked.
-    Passing,
+    /// The server does not delegate, or its document is malformed.
+    Definite,
+    /// The server could not be asked.
+    Temporary,
 }
 
 impl WellKnown {
-    /// Asks through `outbound`.
-    pub(super) fn new(outbound: Outbound, (clock, monotonic): (Clock, Monotonic), random: Random) -> Self {
+    pub(super) fn new(outbound: Outbound, clock: Clock, monotonic: Monotonic, random: Random) -> Self {
         Self { outbound, cache: Cache::new(CACHED), clock, monotonic, random }
     }
 
-    /// What `server_name` delegates to, remembered or asked until then.
-    pub(super) fn delegated(&self, server_name: &ServerName, until: Option<Instant>) -> Option<ServerName> {
+    /// The name that `server_name` delegates to: remembered, else fetched within the time left until `deadline`.
+    pub(super) fn delegated(
+        &self,
+        server_name: &ServerName,
+        deadline: Option<Instant>,
+    ) -> Option<ServerName> {
         let now = (self.monotonic)();
         let old = self.cache.get(server_name);
         if let Some(known) = old.as_ref().filter(|known| now < known.until) {
             return known.delegated.clone();
         }
-        let given = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let given = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let failures = old.as_ref().map_or(0, |old| old.failures).saturating_add(1);
-        let new = match self.fetch(server_name, until) {
-            Ok((delegated, lifetime)) => Remembered {
+        let new = match self.fetch(server_name, deadline) {
+            Ok((delegated, lifetime)) => CachedDelegation {
                 delegated: Some(delegated),
                 until: now.after(self.jitter(lifetime)),
                 stale_until: now.after(MAX_LIFETIME),
                 failures: 0,
             },
-            // Who had no time to hear an answer cannot say that there is none.
-            Err(Absence::Passing) if given.is_some_and(|given| given < LEAST_TIME) => {
+            // Too little time was left to conclude anything from the failure.
+            Err(Absence::Temporary) if given.is_some_and(|given| given < MIN_TIMEOUT) => {
                 return old.filter(|old| now < old.stale_until).and_then(|old| old.delegated);
             }
             Err(absence) => {
-                let stale = old.filter(|old| absence == Absence::Passing && now < old.stale_until);
-                let wait =
-                    FIRST_FAILURE.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_FAILURE);
-                Remembered {
+                let stale = old.filter(|old| absence == Absence::Temporary && now < old.stale_until);
+                let wait = backoff::doubled(FIRST_FAILURE, MAX_FAILURE, failures);
+                CachedDelegation {
                     stale_until: stale.as_ref().map_or(now, |old| old.stale_until),
                     delegated: stale.and_then(|old| old.delegated),
                     until: now.after(self.jitter(wait)),
@@ -122,34 +122,34 @@ impl WellKnown {
         new.delegated
     }
 
-    /// Asks the server until then. The lifetime is what its headers say, within our bounds.
+    /// The delegation and how long it is believed: what the headers say, within our bounds.
     fn fetch(
         &self,
         server_name: &ServerName,
-        until: Option<Instant>,
+        deadline: Option<Instant>,
     ) -> Result<(ServerName, Duration), Absence> {
         let url = format!("https://{}/.well-known/matrix/server", server_name.host_str());
-        let answer = self.outbound.follow(&url, until).map_err(|error| {
+        let answer = self.outbound.follow(&url, deadline).map_err(|error| {
             tracing::debug!(%server_name, error = error.to_string(), "no well-known document");
             match error {
-                OutboundError::Redirect(_) | OutboundError::Denied(_) => Absence::Decided,
+                OutboundError::Redirect(_) | OutboundError::Denied(_) => Absence::Definite,
                 OutboundError::Unresolved
                 | OutboundError::Timeout
                 | OutboundError::Tls(_)
                 | OutboundError::Malformed(_)
-                | OutboundError::Failed(_) => Absence::Passing,
+                | OutboundError::Failed(_) => Absence::Temporary,
             }
         })?;
         match answer.status() {
             200 => {}
-            500..=599 | 429 => return Err(Absence::Passing),
-            _ => return Err(Absence::Decided),
+            500..=599 | 429 => return Err(Absence::Temporary),
+            _ => return Err(Absence::Definite),
         }
         let now = (self.clock)();
         let lifetime = lifetime(answer.header("cache-control"), answer.header("expires"), now);
         let body =
-            answer.read_at_most(MAX_DOCUMENT).map_err(|_io| Absence::Passing)?.ok_or(Absence::Decided)?;
-        Ok((read(&body).ok_or(Absence::Decided)?, lifetime))
+            answer.read_at_most(MAX_DOCUMENT).map_err(|_io| Absence::Temporary)?.ok_or(Absence::Definite)?;
+        Ok((read(&body).ok_or(Absence::Definite)?, lifetime))
     }
 
     /// `span`, up to a tenth longer or shorter.
@@ -161,7 +161,7 @@ impl WellKnown {
     }
 }
 
-/// What a document delegates to. JSON whatever the content type says.
+/// The name that a document delegates to. It is read as JSON whatever its content type: servers send many.
 pub(crate) fn read(document: &[u8]) -> Option<ServerName> {
     let document: Document = serde_json::from_slice(document).ok()?;
     ServerName::parse(&document.server).ok()

@@ -79,9 +79,6 @@ pub(crate) trait BlobStore: Send + Sync + fmt::Debug {
     fn write_beside(&self, name: &str, text: &str) -> io::Result<()>;
 }
 
-/// What upper levels call it until they have all moved behind [`Store`](super::Store).
-pub(crate) type Blobs = dyn BlobStore;
-
 #[allow(dead_code, reason = "until media has moved behind Store")]
 impl dyn BlobStore {
     /// [`BlobStore::begin`]

@@ -87,7 +87,8 @@ fn accepted(document: &Object, name: &ServerName) -> bool {
         public_key.try_into().into_iter().map(|key| (signing_key.key_id().to_owned(), key)).collect();
     let from_notary = |document: &Object| {
         let response = Object::from_iter([("server_keys".to_owned(), json!([document]))]);
-        federation::check_testimony(response, name, name, &notary_keys, NOW)
+        let notary = federation::Notary { name, keys: &notary_keys };
+        federation::check_notary_response(response, name, notary, NOW)
     };
     let own = federation::check_document(document, name, NOW);
     if let Ok(keys) = &own {

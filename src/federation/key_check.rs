@@ -1,7 +1,7 @@
 //! Whether the key we sign with is the one our homeserver publishes.
 //!
-//! Other servers verify our requests with what the homeserver publishes at `/_matrix/key/v2/server`; with another key every one
-//! of them would be refused.
+//! Other servers verify our requests with the key that the homeserver publishes at `/_matrix/key/v2/server`. Signed with another key,
+//! every request would be refused.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,27 +20,25 @@ const MAX_DOCUMENT: u64 = 64 * 1024;
 /// Where a homeserver publishes its keys.
 const KEY_PATH: &str = "/_matrix/key/v2/server";
 
-/// What the last comparison found.
+/// The outcome of comparing our key with the published one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// The homeserver could not be asked, for this reason: we go on in good faith.
+pub(crate) enum KeyCheck {
+    /// The homeserver could not be asked, for this reason. Requests are signed all the same: usually the key is right.
     Unknown(String),
-    /// The keys are the same.
-    Agrees,
-    /// They are not. What differs, and the mend.
+    /// Our key is published.
+    Matches,
+    /// It is not: what differs, and how to fix it.
     Differs(String),
 }
 
-/// What of `/_matrix/key/v2/server` matters here. Its signatures do not: it comes from the neighbour the operator named.
+/// What of `/_matrix/key/v2/server` matters here. Its signatures do not: it comes from the homeserver that the operator named.
 #[derive(Deserialize)]
-struct Published {
-    /// Whose keys.
+struct PublishedKeys {
     server_name: String,
-    /// Key ID → key.
+    /// By key ID.
     verify_keys: BTreeMap<String, PublishedKey>,
 }
 
-/// One published key.
 #[derive(Deserialize)]
 struct PublishedKey {
     /// Unpadded base64.
@@ -50,52 +48,49 @@ struct PublishedKey {
 impl Federation {
     /// Compares our key with the published one and remembers the outcome. While they differ the key file is read again, so that
     /// putting the right key there is enough. Blocks.
-    pub(crate) fn compare_published_key(&self) -> Standing {
-        let mut standing = self.compare();
-        if matches!(standing, Standing::Differs(_)) && self.reread_key() {
-            standing = self.compare();
+    pub(crate) fn check_own_key(&self) -> KeyCheck {
+        let mut found = self.compare_key();
+        if matches!(found, KeyCheck::Differs(_)) && self.reload_key() {
+            found = self.compare_key();
         }
-        let mut remembered = self.standing.write().unwrap_or_else(PoisonError::into_inner);
+        let mut remembered = self.key_check.write().unwrap_or_else(PoisonError::into_inner);
         // A homeserver that cannot be asked has not taken back what it said.
-        if matches!((&*remembered, &standing), (Standing::Differs(_), Standing::Unknown(_))) {
+        if matches!((&*remembered, &found), (KeyCheck::Differs(_), KeyCheck::Unknown(_))) {
             return remembered.clone();
         }
-        if *remembered != standing {
-            match &standing {
-                Standing::Unknown(why) => {
+        if *remembered != found {
+            match &found {
+                KeyCheck::Unknown(why) => {
                     tracing::warn!(why, "cannot compare the signing key with the homeserver's");
                 }
-                Standing::Agrees => {
-                    tracing::info!(
-                        key_id = self.signing_key().key_id(),
-                        "the signing key is the homeserver's"
-                    );
+                KeyCheck::Matches => {
+                    let signing_key = self.signing_key();
+                    tracing::info!(key_id = signing_key.key_id(), "the signing key is the homeserver's");
                 }
-                Standing::Differs(what) => tracing::error!("{what}"),
+                KeyCheck::Differs(what) => tracing::error!("{what}"),
             }
-            remembered.clone_from(&standing);
+            remembered.clone_from(&found);
         }
-        standing
+        found
     }
 
-    /// What is wrong with our key, if it was not the published one and still is not. Blocks.
+    /// What is wrong with our key, if the last check found a difference and a new one does too. Blocks.
     pub(crate) fn key_problem(&self) -> Option<String> {
-        let known = self.standing.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let now = if matches!(known, Standing::Differs(_)) { self.compare_published_key() } else { known };
+        let known = self.key_check.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let now = if matches!(known, KeyCheck::Differs(_)) { self.check_own_key() } else { known };
         match now {
-            Standing::Differs(what) => Some(what),
-            Standing::Agrees | Standing::Unknown(_) => None,
+            KeyCheck::Differs(what) => Some(what),
+            KeyCheck::Matches | KeyCheck::Unknown(_) => None,
         }
     }
 
-    /// One comparison.
-    fn compare(&self) -> Standing {
+    fn compare_key(&self) -> KeyCheck {
         let (key, renew) = (self.signing_key(), self.key_file.how_to_renew());
-        compare_published_key(&self.homeserver, &self.server_name, &key, renew)
+        check_published_key(&self.homeserver, &self.server_name, &key, renew)
     }
 
-    /// Takes the key that the file has now, if it is another one. Whether it is.
-    fn reread_key(&self) -> bool {
+    /// Reads the key file again. `true` when it holds another key, which is in use from then on.
+    fn reload_key(&self) -> bool {
         let LoadedKey { key, warning } = match self.key_file.load() {
             Ok(loaded) => loaded,
             Err(error) => {
@@ -116,10 +111,10 @@ impl Federation {
     }
 
     /// Refuses outbound work that needs our signature while the keys differ.
-    pub(super) fn check_standing(&self) -> Result<()> {
-        match &*self.standing.read().unwrap_or_else(PoisonError::into_inner) {
-            Standing::Unknown(_) | Standing::Agrees => Ok(()),
-            Standing::Differs(_) => Err(Error::new(
+    pub(super) fn require_matching_key(&self) -> Result<()> {
+        match &*self.key_check.read().unwrap_or_else(PoisonError::into_inner) {
+            KeyCheck::Unknown(_) | KeyCheck::Matches => Ok(()),
+            KeyCheck::Differs(_) => Err(Error::new(
                 Kind::RemoteFailed,
                 "this server cannot sign its requests: its signing key is not the one its homeserver publishes",
             )),
@@ -141,35 +136,35 @@ enum PublishedKeyError {
 }
 
 /// Compares `key` with what the homeserver of `server_name` publishes. `renew` says how a running service takes another key.
-pub(crate) fn compare_published_key(
+pub(crate) fn check_published_key(
     homeserver: &HomeserverClient,
     server_name: &ServerName,
     key: &SigningKey,
     renew: &str,
-) -> Standing {
+) -> KeyCheck {
     let published = match read_published(homeserver) {
         Ok(published) => published,
-        Err(error) => return Standing::Unknown(error.to_string()),
+        Err(error) => return KeyCheck::Unknown(error.to_string()),
     };
     if published.server_name != server_name.as_str() {
-        return Standing::Differs(format!(
+        return KeyCheck::Differs(format!(
             "the homeserver calls itself {}, server_name says {server_name}: set server_name to the name in user IDs and restart",
             published.server_name
         ));
     }
     let (ours, key_id) = (key.public_key(), key.key_id());
     if published.verify_keys.get(key_id).is_some_and(|theirs| theirs.key.trim_end_matches('=') == ours) {
-        return Standing::Agrees;
+        return KeyCheck::Matches;
     }
     let theirs: Vec<_> = published.verify_keys.iter().map(|(id, key)| format!("{id} {}", key.key)).collect();
-    Standing::Differs(format!(
+    KeyCheck::Differs(format!(
         "the signing key here is {key_id} {ours}, the homeserver publishes {}: import the homeserver's key with \
          `media-sidecar key import --force FILE`; {renew}",
         theirs.join(", ")
     ))
 }
 
-fn read_published(homeserver: &HomeserverClient) -> std::result::Result<Published, PublishedKeyError> {
+fn read_published(homeserver: &HomeserverClient) -> std::result::Result<PublishedKeys, PublishedKeyError> {
     let answer = homeserver.get(KEY_PATH, None)?;
     if answer.status() != 200 {
         return Err(PublishedKeyError::Status(answer.status()));
