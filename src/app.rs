@@ -232,6 +232,11 @@ impl App {
 }
 
 impl App {
+    /// What is in force.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.config.get()
+    }
+
     /// Goes by `config` from now on, as far as that can be done without a restart. Names the keys that need one.
     ///
     /// # Errors

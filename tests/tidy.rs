@@ -30,14 +30,7 @@ const SIDEWAYS: [(&str, &str, &str); 1] =
     [("federation", "accounts", "our own published key is asked of the homeserver, which accounts knows")];
 
 /// Arrows upwards that are still to be turned.
-const UPWARDS: [(&str, &str); 6] = [
-    ("http", "accounts"),
-    ("http", "federation"),
-    ("http", "thumbnail"),
-    ("http", "preview"),
-    ("http", "media"),
-    ("media", "app"),
-];
+const UPWARDS: [(&str, &str); 2] = [("http", "media"), ("media", "app")];
 
 /// Crates that only the listed modules may name.
 const DOORS: [(&str, &[&str]); 31] = [
@@ -76,6 +69,13 @@ const DOORS: [(&str, &[&str]); 31] = [
 
 /// Most lines of a source file before its tests. Past it a file wants to be two.
 const MAX_LINES: usize = 500;
+
+/// Files with a limit of their own, each with its reason.
+const LONG_FILES: [(&str, usize, &str); 1] = [(
+    "server.rs",
+    750,
+    "a reader finds the whole HTTP server in one file, the route table, which is data, included",
+)];
 
 /// Every source file with the top-level module it belongs to.
 fn sources() -> Vec<(String, PathBuf, String)> {
@@ -167,7 +167,9 @@ fn the_top_of_the_source_is_one_screen() {
 fn files_are_short_and_say_what_they_are() {
     for (_, path, text) in sources() {
         let lines = code(&text).lines().count();
-        assert!(lines <= MAX_LINES, "{}: {lines} lines", path.display());
+        let own = LONG_FILES.iter().find(|(file, ..)| path.ends_with(Path::new("src").join(file)));
+        let most = own.map_or(MAX_LINES, |(_, most, _)| *most);
+        assert!(lines <= most, "{}: {lines} lines", path.display());
         assert!(text.starts_with("//! "), "{}: no module doc", path.display());
     }
 }

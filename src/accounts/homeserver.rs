@@ -74,7 +74,7 @@ impl Homeserver {
             Err(OutboundError::Failed(_)) => get(),
             other => other,
         }?;
-        match answer.header(probe_header::MARK) {
+        match answer.header(probe_header::NAME.as_str()) {
             Some(_) => Err(OutboundError::Failed(IN_CIRCLES.to_owned())),
             None => Ok(answer),
         }

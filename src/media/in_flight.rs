@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tracing::Instrument as _;
 
 use crate::error::{Error, Kind, Result};
 use crate::http::file_stream::{FileStream, Readers};
+use crate::log;
 use crate::matrix::Mxc;
 use crate::media::{FetchListener, RemoteHead, Viewer};
 use crate::sync::{Entry, RETRY, lock};
@@ -229,8 +231,9 @@ impl InFlightFetches {
         let fetch = fetch(Reporter(Arc::clone(&sender)));
         // In this order: there is room when those who wait are woken.
         let entry = (Entry::new(&self.table, mxc.clone()), Waking(Arc::clone(&self.ended)));
+        let span = log::request_span();
         tokio::spawn(async move {
-            let outcome = fetch.await;
+            let outcome = fetch.instrument(span).await;
             // From here on, who asks asks anew.
             drop(entry);
             sender.send_modify(|progress| *progress = progress.ended(outcome));

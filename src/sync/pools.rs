@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use crate::error::{Error, Result};
+use crate::log;
 
 /// Threads that make things durable, or wait for the disk otherwise.
 const DISK_THREADS: usize = 8;
@@ -130,14 +131,16 @@ impl Pools {
 }
 
 impl Permit {
-    /// Runs blocking work in the thread that is kept. Work once begun runs to its end, whoever stops waiting.
+    /// Runs blocking work in the thread that is kept. Work once begun runs to its end, whoever stops waiting. Its log lines carry the ID
+    /// of the request it is done for.
     pub(crate) async fn run<T: Send + 'static>(
         self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        let span = log::request_span();
         let work = spawn_blocking(move || {
             let _permit = self;
-            work()
+            span.in_scope(work)
         });
         work.await.map_err(|error| Error::internal("blocking work", error))?
     }

@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tracing::Instrument as _;
 
 use super::{Entry, RETRY, lock};
 use crate::error::{Error, Kind, Result};
+use crate::log;
 
 /// Shared answers under way at the same time; who asks for a further one is told to come back.
 const MAX_FLIGHTS: usize = 1024;
@@ -99,8 +101,10 @@ impl<K: Clone + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Si
         flights.insert(key.clone(), answer.clone());
         let future = start();
         let entry = Entry::new(&self.flights, key);
+        // Log lines carry the ID of the request that began it, not of those that share its answer.
+        let span = log::request_span();
         tokio::spawn(async move {
-            let result = future.await;
+            let result = future.instrument(span).await;
             // From here on, who asks asks anew.
             drop((entry, place));
             sender.send_replace(Some(result));

@@ -14,7 +14,7 @@ use crate::cli::delegation::Delegation;
 use crate::config::{Config, Size};
 use crate::error::in_words;
 use crate::federation::{Endpoint, SigningKey};
-use crate::http::probe_header::{MARK, Mark};
+use crate::http::probe_header::{self, ProbeHeader};
 use crate::outbound::{Answer, Get, Guard, Limits, Outbound, OutboundError};
 use crate::server::PROXY_PREFIXES;
 
@@ -95,7 +95,8 @@ impl Outside {
         self.doors().iter().any(|door| {
             let prefix = door.prefixes.first().copied().unwrap_or_default();
             let answer = self.get(door.endpoint, &format!("{prefix}{PROBE}"), &[]).ok();
-            let mark = answer.and_then(|answer| answer.header(MARK).and_then(Mark::parse));
+            let mark = answer
+                .and_then(|answer| answer.header(probe_header::NAME.as_str()).and_then(ProbeHeader::parse));
             mark.is_some_and(|mark| mark.fingerprint == self.fingerprint)
         })
     }
@@ -384,9 +385,9 @@ impl Outside {
     ///
     /// # Errors
     /// Who answers instead.
-    fn mark_of(&self, answer: &Answer) -> Result<Mark, String> {
+    fn mark_of(&self, answer: &Answer) -> Result<ProbeHeader, String> {
         let status = answer.status();
-        match answer.header(MARK).map(Mark::parse) {
+        match answer.header(probe_header::NAME.as_str()).map(ProbeHeader::parse) {
             Some(Some(mark)) if mark.fingerprint == self.fingerprint => Ok(mark),
             Some(Some(_)) => {
                 Err("goes to another media-sidecar, or this one runs with another key".to_owned())
@@ -478,7 +479,7 @@ mod tests {
         let uploads = ROUTES
             .iter()
             .filter(|row| matches!(row.endpoint, Route::Upload | Route::Create | Route::UploadInto));
-        for path in uploads.flat_map(|row| row.paths).filter(|path| !path.is_empty()) {
+        for path in uploads.flat_map(|row| row.cells).map(|(_, path)| path).filter(|path| !path.is_empty()) {
             assert!(UPLOAD_PREFIXES.iter().any(|prefix| path.starts_with(prefix)), "{path}");
         }
         assert!(UPLOAD_PREFIXES.iter().all(|prefix| PROXY_PREFIXES.contains(prefix)));

@@ -7,7 +7,7 @@ use super::report::{Level, Report};
 use super::{Failure, Neighbour, read_json};
 use crate::config::{Config, ListenAddr, reachable};
 use crate::error::in_words;
-use crate::http::probe_header::{MARK, Mark};
+use crate::http::probe_header::{self, ProbeHeader};
 use crate::outbound::{Answer, Get, Outbound, OutboundError};
 
 /// What is known of the service.
@@ -29,7 +29,7 @@ pub(super) fn check(
     report: &mut Report<'_, impl Write>,
 ) -> Result<State, Failure> {
     let mut states = Vec::new();
-    for address in &config.listen {
+    for address in &config.listen.addresses {
         states.push(check_address(address, outside, homeserver, report)?);
     }
     let any = |state| states.contains(&state);
@@ -63,7 +63,7 @@ fn check_address(
         Ok(answer) => answer,
         Err(error) => return tell_silence(address, &error, outside, report),
     };
-    let mark = answer.header(MARK).map(Mark::parse);
+    let mark = answer.header(probe_header::NAME.as_str()).map(ProbeHeader::parse);
     let finding = match mark {
         None => {
             let finding = format!(
