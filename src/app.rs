@@ -24,7 +24,7 @@ use crate::media::response_cache::ResponseCache;
 use crate::media::upload_turns::Uploads;
 use crate::media::{ANIMATION_TIMEOUT, Library, RenderTask};
 use crate::outbound::dns::{Dns, SystemDns};
-use crate::preview::{Fetcher, Link};
+use crate::preview::{Fetcher, HttpUrl};
 use crate::store::Store;
 use crate::store::fs::{Fs, SystemFs};
 use crate::store::sha256::Sha256;
@@ -105,7 +105,7 @@ pub struct App {
     /// Remote files on their way in.
     pub(crate) in_flight_fetches: InFlightFetches,
     /// Previews being made.
-    pub(crate) previewing: SingleFlight<Link, Arc<str>>,
+    pub(crate) previewing: SingleFlight<HttpUrl, Arc<str>>,
     /// Requests to each host for them.
     pub(crate) requests_per_host: KeyedSemaphore<String>,
     /// Whether the last health check found something.

@@ -1,7 +1,7 @@
-//! The one error type, and the one table from situation to HTTP status and Matrix errcode.
+//! The error type of everything that can fail in front of a client.
 //!
-//! Owns the words a client may read. Refuses to know how an answer is written: that is
-//! `response.rs`. Errcodes: [Client-Server API, standard error response](https://spec.matrix.org/v1.19/client-server-api/#standard-error-response).
+//! Owns the situations, the words a client may read, and how loudly each situation is logged. Refuses to know HTTP: which status and
+//! errcode a situation is answered with stands in `http/error_response.rs`.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -12,24 +12,30 @@ use std::time::Duration;
 /// The result of everything that can fail in front of a client.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// What went wrong, in the client's words, with the inside kept for the journal.
+/// What went wrong: a situation, a message for the client, and the causes for the log.
 #[derive(Clone)]
 pub struct Error {
-    /// The situation: decides status, errcode and log level.
     kind: Kind,
     /// For the client: lower case, no full stop, no paths, no SQL.
     message: Cow<'static, str>,
-    /// For the journal.
+    /// For the log.
     source: Option<Arc<dyn StdError + Send + Sync>>,
-    /// When to come back, for `Retry-After`.
+    /// How long the client should wait before it tries again.
     retry_after: Option<Duration>,
-    /// A whole JSON object of the homeserver's to hand on as it is (it may carry `soft_logout`).
-    passthrough: Option<Arc<str>>,
-    /// The status it came with, where the kind's own is not to be answered.
-    status: Option<u16>,
+    homeserver_answer: Option<HomeserverAnswer>,
 }
 
-/// A situation. One row of [`Kind::row`] each.
+/// What the homeserver answered when it refused the caller. The client gets it unchanged, because its body may carry fields that only
+/// the homeserver can know (`soft_logout`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HomeserverAnswer {
+    /// The status code of its answer.
+    pub(crate) status: u16,
+    /// Its body: a JSON object.
+    pub(crate) json: Arc<str>,
+}
+
+/// A situation. Several may be answered alike; each is one that a caller can tell from the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The media, or the path's subject, does not exist or may not be seen.
@@ -54,79 +60,61 @@ pub(crate) enum Kind {
     GuestForbidden,
     /// X-Matrix missing, malformed, wrongly signed or wrongly addressed.
     BadSignature,
-    /// Known, and refused.
+    /// The caller is known and may not do this.
     Forbidden,
     /// Too many requests.
     LimitExceeded,
-    /// Senseless request with no better errcode.
+    /// A malformed request for which Matrix has no errcode.
     BadRequest,
     /// A required parameter is absent.
     MissingParam,
     /// A parameter that does not parse.
     InvalidParam,
-    /// The media is not what the request takes it for (RFC 9110 §15.5.13).
+    /// A condition of the request does not hold for the media (RFC 9110 §15.5.13).
     PreconditionFailed,
     /// The byte range lies outside the media (RFC 9110 §15.5.17).
     RangeNotSatisfiable,
     /// The body stopped arriving.
     RequestTimeout,
-    /// A remote server failed us.
+    /// Another server did not answer, or not with what it should.
     RemoteFailed,
-    /// A page or picture elsewhere on the web that cannot be had.
+    /// A page or picture on the web that cannot be fetched.
     PageFailed,
-    /// The same, for a reason that may pass soon: its site is late, breaks off, cannot be reached or has trouble of its own.
+    /// The same, for a reason that may pass soon: the site is slow, breaks off, cannot be reached or answers with an error of its own.
     PageUnavailable,
     /// Our own homeserver cannot be asked.
     HomeserverFailed,
     /// Our disk is full, or nearly so.
     NoRoom,
-    /// Our own fault.
+    /// A fault of this program or this machine.
     Internal,
 }
 
-/// How loudly the journal hears of it.
+/// How loudly an error is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogLevel {
-    /// The client's own doing: the access line says enough.
+    /// The client caused it: the access line says enough.
     Quiet,
-    /// The same, and of interest to the operator: of other servers' requests that are not believed.
+    /// The client caused it, and the operator may want to know: requests of other servers that are refused.
     Info,
-    /// Somebody else's machine.
+    /// Another machine failed.
     Warn,
-    /// This machine.
+    /// This machine failed.
     Error,
-}
-
-/// What a [`Kind`] looks like from outside.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Row {
-    /// HTTP status code.
-    pub(crate) status: u16,
-    /// Matrix errcode.
-    pub(crate) errcode: &'static str,
-    /// Whether the journal gets a line with the source.
-    pub(crate) log_level: LogLevel,
 }
 
 impl Error {
     /// An error of `kind` with a message for the client.
     pub(crate) fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            source: None,
-            retry_after: None,
-            passthrough: None,
-            status: None,
-        }
+        Self { kind, message: message.into(), source: None, retry_after: None, homeserver_answer: None }
     }
 
-    /// Our own fault: the client always hears the same words, the journal hears `what` and why.
+    /// A fault of ours. The client always reads "internal error"; the log says `what` was being done and why it failed.
     pub(crate) fn internal(what: &'static str, source: impl StdError + Send + Sync + 'static) -> Self {
         Self::new(Kind::Internal, "internal error").caused_by(Inside { what, source: Box::new(source) })
     }
 
-    /// Our own fault while something was stored, unless the disk has no room left for it: that the client may know.
+    /// A failure to store something: `NoRoom` when the disk is full, which the client may know, else `Internal`.
     pub(crate) fn storing(what: &'static str, source: std::io::Error) -> Self {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};
         let is_full = matches!(source.kind(), StorageFull | QuotaExceeded);
@@ -134,67 +122,55 @@ impl Error {
         if is_full { inside.with_kind(Kind::NoRoom, "no room left on the server") } else { inside }
     }
 
-    /// The same causes, told to the client as another situation.
+    /// The same causes under another situation and message.
     pub(crate) fn with_kind(self, kind: Kind, message: &'static str) -> Self {
         Self { kind, message: message.into(), ..self }
     }
 
-    /// Media that is not there, in the words used everywhere.
+    /// Media that does not exist. Always the same words, so that a client cannot tell why.
     pub(crate) fn not_found() -> Self {
         Self::new(Kind::NotFound, "media not found")
     }
 
-    /// The same error with its cause for the journal.
+    /// The same error with its cause for the log.
     pub(crate) fn caused_by(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));
         self
     }
 
-    /// The same error with a time to come back after.
+    /// The same error with the time after which the client may try again.
     pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
-    /// The same error, answered with somebody else's JSON object.
-    pub(crate) fn passing_through(mut self, json: impl Into<Arc<str>>) -> Self {
-        self.passthrough = Some(json.into());
+    /// The same error with the homeserver's own answer, which the client gets instead of ours.
+    pub(crate) fn answered_by_homeserver(mut self, status: u16, json: impl Into<Arc<str>>) -> Self {
+        self.homeserver_answer = Some(HomeserverAnswer { status, json: json.into() });
         self
     }
 
-    /// The same error with another status than its kind's.
-    pub(crate) fn with_status(mut self, status: u16) -> Self {
-        self.status = Some(status);
-        self
-    }
-
-    /// The HTTP status to answer with.
-    pub(crate) fn status(&self) -> u16 {
-        self.status.unwrap_or_else(|| self.kind.row().status)
-    }
-
-    /// The situation.
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The message for the client.
+    /// For the client: lower case, no full stop.
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
 
-    /// When to come back.
+    /// How long the client should wait before it tries again, if that is known.
     pub(crate) fn wait(&self) -> Option<Duration> {
         self.retry_after
     }
 
-    /// JSON to answer with instead of our own.
-    pub(crate) fn passthrough(&self) -> Option<&Arc<str>> {
-        self.passthrough.as_ref()
+    /// The homeserver's answer that the client gets instead of ours.
+    pub(crate) fn homeserver_answer(&self) -> Option<&HomeserverAnswer> {
+        self.homeserver_answer.as_ref()
     }
 
-    /// The chain of causes, outermost first, in one line; empty when there is none. Other servers have a say in some causes:
-    /// control characters, with which they could write lines of their own, are escaped.
+    /// The chain of causes, outermost first, in one line; empty when there is none. Other servers choose part of some causes, so
+    /// control characters, with which they could forge log lines, are escaped.
     pub(crate) fn causes(&self) -> String {
         let mut line = String::new();
         let mut next: Option<&(dyn StdError + 'static)> = self.source();
@@ -212,38 +188,32 @@ impl Error {
 }
 
 impl Kind {
-    /// The table. Keyed by situation, not by errcode: `M_TOO_LARGE` is 413 for our own limits and
-    /// 502 for a remote file (spec, Content Repository, security considerations).
-    pub(crate) const fn row(self) -> Row {
-        use LogLevel::{Error, Info, Quiet, Warn};
-        let (status, errcode, log_level) = match self {
-            Self::NotFound => (404, "M_NOT_FOUND", Quiet),
-            Self::Unrecognized => (404, "M_UNRECOGNIZED", Quiet),
-            Self::MethodNotAllowed => (405, "M_UNRECOGNIZED", Quiet),
-            Self::NotYetUploaded => (504, "M_NOT_YET_UPLOADED", Quiet),
-            Self::CannotOverwrite => (409, "M_CANNOT_OVERWRITE_MEDIA", Quiet),
-            Self::UploadTooLarge => (413, "M_TOO_LARGE", Quiet),
-            Self::RemoteTooLarge => (502, "M_TOO_LARGE", Warn),
-            Self::MissingToken => (401, "M_MISSING_TOKEN", Quiet),
-            Self::UnknownToken => (401, "M_UNKNOWN_TOKEN", Quiet),
-            Self::GuestForbidden => (403, "M_GUEST_ACCESS_FORBIDDEN", Quiet),
-            Self::BadSignature => (401, "M_UNAUTHORIZED", Info),
-            Self::Forbidden => (403, "M_FORBIDDEN", Quiet),
-            Self::LimitExceeded => (429, "M_LIMIT_EXCEEDED", Quiet),
-            Self::BadRequest => (400, "M_UNKNOWN", Quiet),
-            Self::MissingParam => (400, "M_MISSING_PARAM", Quiet),
-            Self::InvalidParam => (400, "M_INVALID_PARAM", Quiet),
-            Self::PreconditionFailed => (412, "M_UNKNOWN", Quiet),
-            Self::RangeNotSatisfiable => (416, "M_UNKNOWN", Quiet),
-            Self::RequestTimeout => (408, "M_UNKNOWN", Quiet),
-            Self::RemoteFailed => (502, "M_UNKNOWN", Warn),
-            // Users link to what they like: no news for the journal.
-            Self::PageFailed | Self::PageUnavailable => (502, "M_UNKNOWN", Quiet),
-            Self::HomeserverFailed => (502, "M_UNKNOWN", Error),
-            Self::NoRoom => (507, "M_UNKNOWN", Error),
-            Self::Internal => (500, "M_UNKNOWN", Error),
-        };
-        Row { status, errcode, log_level }
+    pub(crate) const fn log_level(self) -> LogLevel {
+        match self {
+            Self::NotFound
+            | Self::Unrecognized
+            | Self::MethodNotAllowed
+            | Self::NotYetUploaded
+            | Self::CannotOverwrite
+            | Self::UploadTooLarge
+            | Self::MissingToken
+            | Self::UnknownToken
+            | Self::GuestForbidden
+            | Self::Forbidden
+            | Self::LimitExceeded
+            | Self::BadRequest
+            | Self::MissingParam
+            | Self::InvalidParam
+            | Self::PreconditionFailed
+            | Self::RangeNotSatisfiable
+            | Self::RequestTimeout
+            // Users link to whatever they like: a dead link is not for the operator to mend.
+            | Self::PageFailed
+            | Self::PageUnavailable => LogLevel::Quiet,
+            Self::BadSignature => LogLevel::Info,
+            Self::RemoteTooLarge | Self::RemoteFailed => LogLevel::Warn,
+            Self::HomeserverFailed | Self::NoRoom | Self::Internal => LogLevel::Error,
+        }
     }
 }
 
@@ -272,17 +242,16 @@ impl StdError for Error {
     }
 }
 
-/// What we were doing when a library failed.
+/// What was being done when a library failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 struct Inside {
-    /// "writing a blob"
+    /// Like "writing a blob".
     what: &'static str,
-    /// The library's error.
     source: Box<dyn StdError + Send + Sync>,
 }
 
-/// An error of the system in words, without Rust's number for it, nor the name that a temporary file would have had.
+/// The text of an I/O error without `(os error N)` and without the path of a temporary file, which mean nothing to operators.
 pub(crate) fn in_words(error: &impl fmt::Display) -> String {
     let text = error.to_string();
     let text = text.split_once(" at path \"").map_or(text.as_str(), |(words, _)| words);
@@ -297,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn internal_errors_tell_the_client_nothing_and_the_journal_everything() {
+    fn internal_errors_tell_the_client_nothing_and_the_log_everything() {
         let io = std::io::Error::other("No space left on device /var/lib/x");
         let error = Error::internal("writing a blob", io);
         assert_eq!(error.message(), "internal error");
@@ -319,13 +288,6 @@ mod tests {
         let line = format!("{error:?}");
         assert!(!line.contains(char::is_control), "{line}");
         assert!(line.contains("status\\n2026") && line.contains('é'), "{line}");
-    }
-
-    #[test]
-    fn one_errcode_has_two_statuses() {
-        assert_eq!(Kind::UploadTooLarge.row().status, 413);
-        assert_eq!(Kind::RemoteTooLarge.row().status, 502);
-        assert_eq!(Kind::UploadTooLarge.row().errcode, Kind::RemoteTooLarge.row().errcode);
     }
 
     #[test]

@@ -28,32 +28,32 @@ enum Command {
         /// Which configuration.
         #[command(flatten)]
         config: ConfigArg,
-        /// How log lines look
+        /// Format of log lines
         #[arg(long, value_enum, default_value_t = Format::Text)]
         log_format: Format,
     },
     /// Show two complete servers on loopback that exchange media
     #[command(after_help = "Example: media-sidecar demo --once")]
     Demo {
-        /// End after the tour, with exit status 0 if all went as told, 1 if not
+        /// End after the tour, with exit status 0 if every step succeeded, else 1
         #[arg(long)]
         once: bool,
     },
-    /// Say what is well with this deployment and what is not, with the mend
+    /// Check this deployment: one line for each finding, and how to fix it
     #[command(after_help = "Example: media-sidecar check --config /etc/media-sidecar/sidecar.yaml")]
     Check {
         /// Which configuration.
         #[command(flatten)]
         config: ConfigArg,
     },
-    /// Print the configuration in force, secrets redacted
+    /// Print the effective configuration, secrets redacted
     #[command(after_help = "Example: SIDECAR_LOG=debug media-sidecar config")]
     Config {
         /// Which configuration.
         #[command(flatten)]
         config: ConfigArg,
     },
-    /// Look after the signing key, which is the homeserver's
+    /// Show, import or generate the signing key, which is the homeserver's
     #[command(
         subcommand,
         after_help = "Example: media-sidecar key import /var/lib/synapse/homeserver.signing.key"
@@ -76,10 +76,10 @@ enum Command {
         /// Its private key, PEM [default: /etc/letsencrypt/live/HOST/privkey.pem]
         #[arg(long, value_name = "FILE")]
         tls_key: Option<PathBuf>,
-        /// Where the server's name sends clients and servers, like matrix.example.org [default: where it is found to]
+        /// Host that the server name delegates to, like matrix.example.org [default: looked up]
         #[arg(long, value_name = "HOST[:PORT]")]
         public_host: Option<ServerName>,
-        /// Let the homeserver answer for media that is not here, until it is taken over (nginx)
+        /// Send requests for media that is not here on to the homeserver (nginx only)
         #[arg(long)]
         fallback: bool,
     },
@@ -130,17 +130,17 @@ enum Key {
         /// The folder with conduit.db, which Conduit calls `database_path`; Conduit may be running
         #[arg(long, value_name = "DIR")]
         conduit_db: Option<PathBuf>,
-        /// Replace a key that is there
+        /// Replace an existing key
         #[arg(long)]
         force: bool,
     },
-    /// Make a fresh key, for a homeserver that will take it over
+    /// Generate a new key, for a homeserver that will use it
     #[command(after_help = "Example: media-sidecar key generate")]
     Generate {
         /// Which configuration.
         #[command(flatten)]
         config: ConfigArg,
-        /// Replace a key that is there
+        /// Replace an existing key
         #[arg(long)]
         force: bool,
     },

@@ -42,6 +42,7 @@ use crate::error::{Error, Kind, LogLevel, Result, in_words};
 use crate::housekeeping;
 use crate::http::access::{self, Access};
 use crate::http::connection::{Connection, InFlight, Requests, Socket};
+use crate::http::error_response;
 use crate::http::probe_header::{self, ProbeHeader};
 use crate::http::request::{self, Call, PathParams};
 use crate::http::response::{self, Response};
@@ -546,10 +547,10 @@ async fn dispatch(app: &Arc<App>, route: &Route, principal: Principal, call: &mu
 
 /// The answer to a request that failed. The log line, if there is one, carries the request's ID.
 fn failure(error: &Error, route: &str) -> Response {
-    match error.kind().row().log_level {
-        LogLevel::Quiet => response::error(error, route),
+    match error.kind().log_level() {
+        LogLevel::Quiet => error_response::error(error, route),
         LogLevel::Info | LogLevel::Warn | LogLevel::Error => {
-            log::request_span().in_scope(|| response::error(error, route))
+            log::request_span().in_scope(|| error_response::error(error, route))
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::config::HomeserverUrl;
 use crate::http::probe_header;
 use crate::outbound::dns::Dns;
-use crate::outbound::{self, Answer, Get, Guard, Limits, Outbound, OutboundError};
+use crate::outbound::{self, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse, Timeouts};
 
 /// Longest wait for the homeserver, for a whole exchange.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ impl Homeserver {
         names: Arc<dyn Dns>,
         timeout: Duration,
     ) -> Result<Self, OutboundError> {
-        let limits = Limits { stall: timeout, total: Some(timeout) };
+        let limits = Timeouts { stall: timeout, total: Some(timeout) };
         let outbound = Outbound::new(Guard::permit_all(), None, limits, names)?;
         let url = HomeserverUrl::parse(url)
             .map_err(|why| OutboundError::Failed(format!("homeserver.url {why}")))?;
@@ -52,23 +52,33 @@ impl Homeserver {
 
     /// Asks for `path`, with an access token if there is one; once more when an idle connection was closed just as it was
     /// used again.
-    pub(crate) fn get(&self, path: &str, token: Option<&str>) -> Result<Answer, OutboundError> {
+    pub(crate) fn get(&self, path: &str, token: Option<&str>) -> Result<OutboundResponse, OutboundError> {
         self.ask(path, token, None)
     }
 
     /// Asks for `path` without a token, waiting until then at most.
-    pub(crate) fn get_until(&self, path: &str, until: Instant) -> Result<Answer, OutboundError> {
+    pub(crate) fn get_until(&self, path: &str, until: Instant) -> Result<OutboundResponse, OutboundError> {
         self.ask(path, None, Some(until))
     }
 
     /// Asks, at most twice.
-    fn ask(&self, path: &str, token: Option<&str>, until: Option<Instant>) -> Result<Answer, OutboundError> {
+    fn ask(
+        &self,
+        path: &str,
+        token: Option<&str>,
+        until: Option<Instant>,
+    ) -> Result<OutboundResponse, OutboundError> {
         let url = format!("{}{path}", self.base_url);
         let bearer = token.map(|token| format!("Bearer {token}"));
         let mut headers = vec![(probe_header::ASKING, "1")];
         headers.extend(bearer.iter().map(|bearer| ("Authorization", bearer.as_str())));
         let get = || {
-            self.outbound.get(&Get { url: &url, headers: &headers, via: &[], within: outbound::left(until)? })
+            self.outbound.get(&OutboundRequest {
+                url: &url,
+                headers: &headers,
+                via: &[],
+                timeout: outbound::time_left(until)?,
+            })
         };
         let answer = match get() {
             Err(OutboundError::Failed(_)) => get(),

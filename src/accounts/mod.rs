@@ -335,15 +335,16 @@ fn read_software(said: Said) -> std::result::Result<String, String> {
 fn refusal(status: u16, body: String, retry_after: Duration) -> Option<Error> {
     let forbidden = || Error::new(Kind::Forbidden, "the homeserver refuses this user");
     match status {
-        401 => Some(Error::new(Kind::UnknownToken, "unknown access token").passing_through(body)),
-        403 => Some(forbidden().passing_through(body)),
+        401 => {
+            let unknown = Error::new(Kind::UnknownToken, "unknown access token");
+            Some(unknown.answered_by_homeserver(status, body))
+        }
+        403 => Some(forbidden().answered_by_homeserver(status, body)),
         429 => {
             Some(Error::new(Kind::LimitExceeded, "the homeserver asks to slow down").retry_after(retry_after))
         }
         // Of a user that an application service has not registered, a name that is not its own, and the like.
-        400..=499 if is_about_the_caller(&body) => {
-            Some(forbidden().with_status(status).passing_through(body))
-        }
+        400..=499 if is_about_the_caller(&body) => Some(forbidden().answered_by_homeserver(status, body)),
         _ => None,
     }
 }

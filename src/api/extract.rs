@@ -15,7 +15,7 @@ use crate::federation::InboundRequest;
 use crate::http::disposition;
 use crate::http::request::{Call, PathParams, Query, decode, target};
 use crate::matrix::{MediaId, Mxc, ServerName};
-use crate::preview::Link;
+use crate::preview::HttpUrl;
 use crate::thumbnail::{Motion, ThumbnailRequest};
 
 /// How long a download waits for a pending upload unless the client says otherwise (spec, `timeout_ms`).
@@ -147,12 +147,12 @@ impl Query<'_> {
     ///
     /// # Errors
     /// `MissingParam`, and `InvalidParam` for what cannot be previewed.
-    pub(crate) fn preview_link(&self) -> Result<Link> {
+    pub(crate) fn preview_link(&self) -> Result<HttpUrl> {
         let missing = || Error::new(Kind::MissingParam, "url is missing");
         let url = self.get("url").filter(|url| !url.is_empty()).ok_or_else(missing)?;
         if self.get("ts").is_some_and(|ts| ts.parse::<u64>().is_err()) {
             return Err(Error::new(Kind::InvalidParam, "ts is not a number of milliseconds"));
         }
-        Link::parse(&url)
+        HttpUrl::parse(&url)
     }
 }

@@ -1,4 +1,6 @@
-//! Where this server's name leads, as other servers and clients find it.
+//! Delegation of the server name, resolved as other servers and clients do it.
+//!
+//! Owns the judgement of the two well-known documents. Refuses to know what the proxy does with requests.
 //! [Spec, resolving server names](https://spec.matrix.org/v1.19/server-server-api/#resolving-server-names),
 //! [client discovery](https://spec.matrix.org/v1.19/client-server-api/#well-known-uris).
 
@@ -16,69 +18,66 @@ use crate::outbound::dns::Dns;
 /// Largest document read, bytes.
 const MAX_DOCUMENT: u64 = 64 * 1024;
 
-/// Where clients are told to go.
 const CLIENT: &str = "/.well-known/matrix/client";
 
-/// Where servers are told to go.
 const SERVER: &str = "/.well-known/matrix/server";
 
-/// What was found.
+/// Where a server name delegates to.
 #[derive(Clone, Debug)]
 pub(super) struct Delegation {
-    /// Where other servers go.
+    /// The endpoint for other servers.
     pub(super) servers: Endpoint,
-    /// Where clients go.
+    /// The endpoint for clients.
     pub(super) clients: Endpoint,
-    /// What is wrong with the documents, with the mend.
-    pub(super) faults: Vec<String>,
+    /// Problems of the well-known documents, each with how to fix it.
+    pub(super) problems: Vec<String>,
 }
 
 impl Delegation {
-    /// Looks, through `outbound` and in DNS. Where nothing is found, the name itself is where they go.
+    /// Resolves `config.server_name` by its well-known documents and DNS. Without either, the name itself is the endpoint.
     pub(super) fn find(config: &Config, outbound: &Outbound, names: Arc<dyn Dns>) -> Self {
         let Environment { clock, monotonic, random, .. } = Environment::system();
         let discovery = Discovery::new(outbound.clone(), names, (clock, monotonic), random);
         let server_name = &config.server_name;
         let servers = discovery.resolve(server_name, None);
-        let mut faults = Vec::new();
-        if is_bare(server_name)
+        let mut problems = Vec::new();
+        if can_delegate(server_name)
             && let Some(document) = fetch(outbound, server_name, SERVER)
             && read_server(&document).is_none()
         {
-            faults.push(format!(
+            problems.push(format!(
                 "https://{server_name}{SERVER} does not have the form {{\"m.server\": \"matrix.example.org:443\"}}"
             ));
         }
         let clients = fetch(outbound, server_name, CLIENT);
         let base_url = clients.as_ref().and_then(base_url);
         if clients.is_some() && base_url.is_none() {
-            faults.push(format!(
+            problems.push(format!(
                 "https://{server_name}{CLIENT} does not have the form {{\"m.homeserver\": {{\"base_url\": \"https://matrix.example.org\"}}}}"
             ));
         }
         let clients = endpoint_of(base_url.unwrap_or_else(|| format!("https://{server_name}")));
         if base_host(&servers) != server_name.host_str() && base_host(&clients) == server_name.host_str() {
-            faults.push(format!(
+            problems.push(format!(
                 "servers are sent to {}, clients are not: serve https://{server_name}{CLIENT} too (`media-sidecar proxy-config` prints it)",
                 servers.base_url
             ));
         }
-        Self { servers, clients, faults }
+        Self { servers, clients, problems }
     }
 
-    /// Whether servers or clients are sent to another host than the name's own.
+    /// Whether servers or clients go to another host than the one in `server_name`.
     pub(super) fn leads_elsewhere(&self, server_name: &ServerName) -> bool {
         [&self.servers, &self.clients].iter().any(|endpoint| base_host(endpoint) != server_name.host_str())
     }
 
-    /// Whether both go to the same place.
+    /// Whether servers and clients go to the same host and port.
     pub(super) fn is_one(&self) -> bool {
         let with_port = |endpoint: &Endpoint| (base_host(endpoint).to_owned(), port(endpoint));
         with_port(&self.servers) == with_port(&self.clients)
     }
 }
 
-/// The host of an endpoint's URL.
 pub(super) fn base_host(endpoint: &Endpoint) -> &str {
     let authority = authority(endpoint);
     match authority.rsplit_once(':') {
@@ -87,7 +86,7 @@ pub(super) fn base_host(endpoint: &Endpoint) -> &str {
     }
 }
 
-/// The port that an endpoint's URL says or means; of an SRV record the one that is connected to.
+/// The port that is connected to: of the SRV record, of the URL, or the scheme's default.
 pub(super) fn port(endpoint: &Endpoint) -> u16 {
     if let Some((_, port)) = endpoint.via.first() {
         return *port;
@@ -98,25 +97,24 @@ pub(super) fn port(endpoint: &Endpoint) -> u16 {
     port.and_then(|port| port.parse().ok()).unwrap_or(meant)
 }
 
-/// Host and port of an endpoint's URL, as they stand there.
+/// `host[:port]` as written in the endpoint's URL.
 fn authority(endpoint: &Endpoint) -> &str {
     let url = endpoint.base_url.as_str();
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest)
 }
 
-/// The endpoint of a base URL for clients.
 fn endpoint_of(base_url: String) -> Endpoint {
     let endpoint = Endpoint { host: String::new(), base_url, via: Vec::new() };
     Endpoint { host: authority(&endpoint).to_owned(), ..endpoint }
 }
 
-/// Whether servers ask for a document of this name: it is a DNS name without a port.
-fn is_bare(server_name: &ServerName) -> bool {
+/// Whether the name can be delegated: it is a DNS name without a port (spec, Resolving server names).
+pub(super) fn can_delegate(server_name: &ServerName) -> bool {
     matches!((server_name.host(), server_name.port()), (Host::Name(_), None))
 }
 
-/// The document at a path of `server_name`: `None` if nothing is there, and null for what is no JSON.
+/// Fetches the document at `path`: `None` if there is none, `null` if it is not JSON.
 fn fetch(outbound: &Outbound, server_name: &ServerName, path: &str) -> Option<Value> {
     let answer = outbound.follow(&format!("https://{server_name}{path}"), None).ok()?;
     if answer.status() != 200 {
@@ -126,12 +124,10 @@ fn fetch(outbound: &Outbound, server_name: &ServerName, path: &str) -> Option<Va
     Some(serde_json::from_slice(&body).unwrap_or_default())
 }
 
-/// Where a document sends servers.
 fn read_server(document: &Value) -> Option<ServerName> {
     ServerName::parse(document.get("m.server")?.as_str()?).ok()
 }
 
-/// Where a document sends clients.
 fn base_url(document: &Value) -> Option<String> {
     let url = document.get("m.homeserver")?.get("base_url")?.as_str()?;
     let parsed = url::Url::parse(url).ok()?;
@@ -151,9 +147,9 @@ mod tests {
 
     use super::*;
     use crate::outbound::dns::Service;
-    use crate::outbound::{Guard, Limits};
+    use crate::outbound::{CaFile, Guard, Timeouts};
 
-    /// DNS in which `example.org` on port 443 is one listener, and nothing else is anything.
+    /// DNS that knows only `example.org` on port 443, which is one listener.
     #[derive(Debug)]
     struct OnlyExampleOrg(SocketAddr);
 
@@ -168,7 +164,7 @@ mod tests {
         }
     }
 
-    /// What is found where `example.org` answers these documents; an empty one is not there.
+    /// The delegation found when `example.org` serves these documents; an empty one is 404.
     fn found(server: &'static str, client: &'static str) -> Delegation {
         let CertifiedKey { cert, signing_key } =
             generate_simple_self_signed(["example.org".to_owned()]).unwrap();
@@ -203,10 +199,14 @@ mod tests {
         let ca_file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(ca_file.path(), cert.pem()).unwrap();
         let names: Arc<dyn Dns> = Arc::new(OnlyExampleOrg(address));
-        let limits = Limits { stall: Duration::from_secs(10), total: Some(Duration::from_secs(10)) };
-        let outbound =
-            Outbound::new(Guard::permit_all(), Some(("ca", ca_file.path())), limits, Arc::clone(&names))
-                .unwrap();
+        let timeouts = Timeouts { stall: Duration::from_secs(10), total: Some(Duration::from_secs(10)) };
+        let outbound = Outbound::new(
+            Guard::permit_all(),
+            Some(CaFile { key: "ca", path: ca_file.path() }),
+            timeouts,
+            Arc::clone(&names),
+        )
+        .unwrap();
         Delegation::find(&Config::defaults(ServerName::parse("example.org").unwrap()), &outbound, names)
     }
 
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(delegation.servers.base_url, "https://matrix.example.org:443");
         assert_eq!(delegation.clients.base_url, "https://matrix.example.org");
         assert_eq!(delegation.clients.host, "matrix.example.org");
-        assert!(delegation.is_one() && delegation.faults.is_empty(), "{delegation:?}");
+        assert!(delegation.is_one() && delegation.problems.is_empty(), "{delegation:?}");
         assert!(delegation.leads_elsewhere(&ServerName::parse("example.org").unwrap()));
     }
 
@@ -226,7 +226,7 @@ mod tests {
         let delegation = found("", "");
         assert_eq!(delegation.servers.base_url, "https://example.org:8448");
         assert_eq!(delegation.clients.base_url, "https://example.org");
-        assert!(!delegation.is_one() && delegation.faults.is_empty(), "{delegation:?}");
+        assert!(!delegation.is_one() && delegation.problems.is_empty(), "{delegation:?}");
         assert!(!delegation.leads_elsewhere(&ServerName::parse("example.org").unwrap()));
     }
 
@@ -244,8 +244,8 @@ mod tests {
             ),
             (server, "", "servers are sent to https://matrix.example.org:443, clients are not"),
         ] {
-            let faults = found(server, client).faults;
-            assert!(faults.iter().any(|fault| fault.contains(words)), "{words}: {faults:?}");
+            let problems = found(server, client).problems;
+            assert!(problems.iter().any(|problem| problem.contains(words)), "{words}: {problems:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! `media-sidecar key …`
+//! `media-sidecar key …`: shows, imports and generates the signing key.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use super::{Failure, load_config_quietly, load_signing_key};
 use crate::app::Environment;
 use crate::federation::{Overwrite, SigningKey};
 
-/// `key show`: the key ID and the public key, never the seed.
+/// `key show`: prints the key ID and the public key, never the seed.
 pub fn show(config: Option<&Path>, out: &mut impl Write) -> Result<(), Failure> {
     let config = load_config_quietly(config)?;
     let key = load_signing_key(&config)?.key;
@@ -17,13 +17,13 @@ pub fn show(config: Option<&Path>, out: &mut impl Write) -> Result<(), Failure> 
 /// Where a key is imported from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
-    /// A key file in any known form.
+    /// A key file: Synapse's, Dendrite's, or a Conduit `keypair` record.
     File(PathBuf),
-    /// Conduit's `database_path`.
+    /// The folder that Conduit calls `database_path`.
     ConduitDb(PathBuf),
 }
 
-/// `key import`: the homeserver's key into the file that `homeserver.signing_key` names.
+/// `key import`: copies the homeserver's key to the file that `homeserver.signing_key` names.
 pub fn import(
     config: Option<&Path>,
     source: &KeySource,
@@ -38,7 +38,7 @@ pub fn import(
     save(&key, &config.homeserver.signing_key, overwrite, out)
 }
 
-/// `key generate`: a fresh key into the file that `homeserver.signing_key` names.
+/// `key generate`: writes a new key to the file that `homeserver.signing_key` names.
 pub fn generate(config: Option<&Path>, overwrite: Overwrite, out: &mut impl Write) -> Result<(), Failure> {
     let config = load_config_quietly(config)?;
     let random = Environment::system().random;
@@ -48,14 +48,13 @@ pub fn generate(config: Option<&Path>, overwrite: Overwrite, out: &mut impl Writ
     Ok(())
 }
 
-/// Writes the key and says so.
 fn save(key: &SigningKey, path: &Path, overwrite: Overwrite, out: &mut impl Write) -> Result<(), Failure> {
     key.save(path, overwrite)?;
     writeln!(out, "wrote {}", path.display())?;
     Ok(tell(key, out)?)
 }
 
-/// Prints what may be known of a key.
+/// Prints the public parts of a key.
 fn tell(key: &SigningKey, out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out, "key ID      {}", key.key_id())?;
     writeln!(out, "public key  {}", key.public_key())

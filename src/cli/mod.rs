@@ -1,4 +1,6 @@
-//! What the command line does, apart from parsing it.
+//! The commands of the command line, one file each; `main.rs` parses the arguments.
+//!
+//! Owns what a command prints and its exit status. Refuses to know HTTP.
 
 mod bench_fill;
 mod check;
@@ -23,10 +25,10 @@ pub use self::proxy_config::{Fallback, Proxy, ProxyOptions, TlsFiles, proxy_conf
 pub(crate) use self::serve::runtime;
 pub use self::serve::{LogFormat, serve};
 
-/// Why a command failed, in one line (several for a wrong configuration) that says what to do.
+/// Why a command failed, for standard error: one line that says what to do, or one for each mistake in the configuration.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The configuration of `--config`, or of the default places, with the environment over it.
+/// Loads the configuration of `--config`, or of the default paths; environment variables win over the file.
 pub fn load_config(given: Option<&Path>) -> Result<Loaded, Problems> {
     // A variable that is not Unicode is none of ours.
     let text =
@@ -34,7 +36,7 @@ pub fn load_config(given: Option<&Path>) -> Result<Loaded, Problems> {
     config::load(config::find(given).as_deref(), std::env::vars_os().filter_map(text))
 }
 
-/// The configuration for a command that keeps no log: oddities go to standard error.
+/// Loads the configuration for a command without a log: warnings go to standard error.
 pub fn load_config_quietly(given: Option<&Path>) -> Result<Config, Failure> {
     let loaded = load_config(given)?;
     for warning in loaded.warnings {
@@ -43,7 +45,7 @@ pub fn load_config_quietly(given: Option<&Path>) -> Result<Config, Failure> {
     Ok(loaded.config)
 }
 
-/// The signing key: the credential `signing.key` that systemd handed over, else the file that `homeserver.signing_key` names.
+/// Loads the signing key: systemd's credential `signing.key`, else the file that `homeserver.signing_key` names.
 fn load_signing_key(config: &Config) -> Result<LoadedKey, KeyError> {
     KeyFile::locate(&config.homeserver.signing_key).load()
 }

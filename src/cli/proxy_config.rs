@@ -1,6 +1,6 @@
-//! `media-sidecar proxy-config …`: the whole configuration of a reverse proxy, for the configuration in force.
+//! `media-sidecar proxy-config …`: prints the complete configuration of a reverse proxy.
 //!
-//! Owns what differs between installations; the rest stands in `assets/proxy/`. Refuses to know how proxies are installed.
+//! Owns what differs between installations; the templates are in `assets/proxy/`. Refuses to know how proxies are installed.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::config::{Config, HomeserverUrl, ListenAddr, reachable, redacted};
 use crate::matrix::ServerName;
 use crate::server::PROXY_PREFIXES;
 
-/// A proxy there is a template for.
+/// The supported proxies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proxy {
     /// 1.22 (Debian 12) or later.
@@ -22,7 +22,7 @@ pub enum Proxy {
     Traefik,
 }
 
-/// The files that TLS needs; those not given are where certbot puts them.
+/// TLS files; by default those of certbot.
 #[derive(Clone, Debug, Default)]
 pub struct TlsFiles {
     /// Certificate with its chain, PEM.
@@ -31,28 +31,28 @@ pub struct TlsFiles {
     pub key: Option<PathBuf>,
 }
 
-/// Who is asked for media that is not here.
+/// What the proxy does when the sidecar answers 404.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fallback {
-    /// Nobody: the answer is 404.
+    /// It passes the 404 on.
     #[default]
     Off,
-    /// The homeserver, for media from before.
+    /// It asks the homeserver, which may have media from before.
     Homeserver,
 }
 
-/// What decides besides the configuration.
+/// The options of `proxy-config`.
 #[derive(Clone, Debug, Default)]
 pub struct ProxyOptions {
-    /// TLS.
+    /// Certificate and key of the proxy.
     pub tls: TlsFiles,
-    /// Where clients and servers are sent, if that is not the server's name; where it is not given it is looked up.
+    /// The host that `server_name` delegates to; looked up if `None`.
     pub public_host: Option<ServerName>,
-    /// Media from before.
+    /// What happens to requests for media that is not here.
     pub fallback: Fallback,
 }
 
-/// Prints the configuration.
+/// Prints the configuration of `proxy` to `out`.
 pub fn proxy_config(
     config: Option<&Path>,
     proxy: Proxy,
@@ -68,7 +68,7 @@ pub fn proxy_config(
             let (name, hosts) = (&config.server_name, found.hosts.join(" and "));
             writeln!(
                 std::io::stderr(),
-                "media-sidecar: {name} sends clients and servers to {hosts}, and so does this file"
+                "media-sidecar: {name} delegates to {hosts}; this file is for that host"
             )?;
         }
         found
@@ -76,7 +76,7 @@ pub fn proxy_config(
     Ok(out.write_all(render(&config, proxy, &public, options)?.as_bytes())?)
 }
 
-/// The template of `proxy`, filled.
+/// Fills the template of `proxy`.
 fn render(config: &Config, proxy: Proxy, public: &Public, options: &ProxyOptions) -> Result<String, Failure> {
     let template = match proxy {
         Proxy::Nginx => include_str!("../../assets/proxy/nginx.conf"),
@@ -129,7 +129,7 @@ fn render(config: &Config, proxy: Proxy, public: &Public, options: &ProxyOptions
         .fold(template.to_owned(), |text, (name, value)| text.replace(&format!("{{{{{name}}}}}"), value)))
 }
 
-/// Where the proxy reaches the sidecar, in each one's notation.
+/// The sidecar's address in each proxy's notation.
 struct Sidecar {
     /// For `server` in an upstream.
     nginx: String,
@@ -140,12 +140,12 @@ struct Sidecar {
 }
 
 impl Sidecar {
-    /// The first address of `listen` that `proxy` can connect to.
+    /// Takes the first address of `listen` that `proxy` can connect to.
     fn of(config: &Config, proxy: Proxy) -> Result<Self, Failure> {
         let usable = |address: &&ListenAddr| matches!(address, ListenAddr::Tcp(_)) || proxy != Proxy::Traefik;
         match config.listen.addresses.iter().find(usable) {
             Some(ListenAddr::Tcp(address)) if address.port() == 0 => {
-                Err(format!("`listen: {address}` stands for any free port; name one there").into())
+                Err(format!("`listen: {address}` means any free port; set a port").into())
             }
             Some(ListenAddr::Tcp(address)) => {
                 let tcp = reachable(*address).to_string();
@@ -160,13 +160,13 @@ impl Sidecar {
     }
 }
 
-/// Where the proxy reaches the homeserver, in each one's notation.
+/// The homeserver's address in each proxy's notation.
 struct Homeserver {
     /// `http` or `https`
     scheme: String,
     /// For `server` in an upstream.
     nginx: String,
-    /// What nginx needs to be told for `https`.
+    /// Directives that nginx needs for `https`; else empty.
     tls_nginx: String,
     /// For `reverse_proxy`.
     caddy: String,
@@ -175,7 +175,6 @@ struct Homeserver {
 }
 
 impl Homeserver {
-    /// As `homeserver.url` says.
     fn of(config: &Config, proxy: Proxy) -> Result<Self, Failure> {
         let shown = redacted(&config.homeserver.url);
         match HomeserverUrl::parse(&config.homeserver.url) {
@@ -198,7 +197,6 @@ impl Homeserver {
         }
     }
 
-    /// At a URL.
     fn at(url: &str, shown: &str) -> Result<Self, Failure> {
         let uri: hyper::Uri = url.parse()?;
         let scheme = uri.scheme_str().unwrap_or("http");
@@ -220,19 +218,18 @@ impl Homeserver {
     }
 }
 
-/// `listen` lines for IPv4 and IPv6. In nginx 1.22 HTTP/2 is switched on here and nowhere else.
+/// `listen` lines for IPv4 and IPv6. In nginx 1.22 HTTP/2 can be enabled only here.
 fn listen_nginx(port: u16) -> String {
     format!("        listen {port} ssl http2;\n        listen [::]:{port} ssl http2;")
 }
 
-/// A line for each media path.
 fn locations_nginx() -> String {
     let location = |path: &str| format!("        location {path} {{ proxy_pass http://media_sidecar; }}");
     let prefixes = each(&PROXY_PREFIXES, "\n", |prefix| location(prefix));
     format!("{prefixes}\n{}", location("= /_matrix/client/versions"))
 }
 
-/// Beginnings of the paths of media that may be the homeserver's still: those that it has itself.
+/// Path prefixes that homeservers serve themselves: there, media from before may be found.
 const FALLBACK_PREFIXES: [&str; 10] = [
     "/_matrix/media/r0/download/",
     "/_matrix/media/r0/thumbnail/",
@@ -246,7 +243,7 @@ const FALLBACK_PREFIXES: [&str; 10] = [
     "/_matrix/federation/v1/media/thumbnail/",
 ];
 
-/// Locations whose 404 is not the last word.
+/// Locations that pass a 404 of the sidecar on to the homeserver.
 fn fallback_nginx(homeserver: &Homeserver) -> String {
     let location = |path: &str| {
         format!(
@@ -261,7 +258,7 @@ fn fallback_nginx(homeserver: &Homeserver) -> String {
     )
 }
 
-/// Locations for the documents.
+/// nginx locations for the well-known documents.
 fn well_known_nginx(name: &ServerName, documents: &Documents) -> String {
     let location = |path: &str, body: &str| {
         format!(
@@ -277,7 +274,7 @@ fn well_known_nginx(name: &ServerName, documents: &Documents) -> String {
     )
 }
 
-/// Handlers for the documents.
+/// Caddy handlers for the well-known documents.
 fn well_known_caddy(name: &ServerName, documents: &Documents) -> String {
     let handle = |path: &str, body: &str| {
         format!(
@@ -293,7 +290,7 @@ fn well_known_caddy(name: &ServerName, documents: &Documents) -> String {
     )
 }
 
-/// The documents, which Traefik cannot answer itself.
+/// A comment with the well-known documents: Traefik cannot serve them itself.
 fn well_known_traefik(name: &ServerName, documents: &Documents) -> String {
     format!(
         "\n#\n# {name} itself must answer these two, on port 443, with Access-Control-Allow-Origin: *. Traefik cannot; let a web server:\n\
@@ -302,7 +299,6 @@ fn well_known_traefik(name: &ServerName, documents: &Documents) -> String {
     )
 }
 
-/// An entry point for all interfaces.
 fn entry_point_traefik(port: u16) -> String {
     format!(
         "  https-{port}:
@@ -318,19 +314,18 @@ fn entry_point_traefik(port: u16) -> String {
     )
 }
 
-/// The texts of all `items`, joined.
 fn each<T>(items: &[T], separator: &str, text: impl Fn(&T) -> String) -> String {
     items.iter().map(text).collect::<Vec<_>>().join(separator)
 }
 
-/// An absolute path that can stand in every proxy's configuration without quotes.
+/// The absolute path, if it needs no quotes in any proxy's configuration.
 fn plain_path(path: PathBuf) -> Result<String, Failure> {
     let path = std::path::absolute(path)?;
     let text = path.to_str().ok_or_else(|| format!("{} is not UTF-8; use another path", path.display()))?;
     Ok(plain(text)?.to_owned())
 }
 
-/// `text` if it needs no quotes in any proxy's configuration.
+/// `text`, if it needs no quotes in any proxy's configuration.
 fn plain(text: &str) -> Result<&str, Failure> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-:+=,@~[]".contains(c);
     match text.chars().find(|c| !is_plain(*c)) {

@@ -1,4 +1,4 @@
-//! Where the world reaches this server: what the proxy must listen on, and what sends clients and servers there.
+//! The server's public address: what the proxy must listen on, and the well-known documents that lead there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,30 +6,29 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::delegation::{Delegation, base_host, port};
+use super::delegation::{Delegation, base_host, can_delegate, port};
 use crate::app::Environment;
 use crate::config::Config;
-use crate::matrix::{Host, ServerName};
-use crate::outbound::{Guard, Limits, Outbound};
+use crate::matrix::ServerName;
+use crate::outbound::{CaFile, Guard, Outbound, Timeouts};
 
-/// Ports of a server whose name carries none: what clients try, what other servers try (spec, Resolving server names).
+/// Ports of a server name without a port: for clients, for servers (spec, Resolving server names).
 const DEFAULT_PORTS: [u16; 2] = [443, 8448];
 
-/// Longest wait for each document that says where the name leads.
+/// Longest wait for each well-known document.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A server's face.
+/// Where clients and servers connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Public {
-    /// The hosts that the certificate must carry; at least one.
+    /// The hosts that the certificate must contain; at least one.
     pub(super) hosts: Vec<String>,
-    /// Ports to listen on.
     pub(super) ports: Vec<u16>,
-    /// What the server's name itself must answer, if it leads elsewhere.
+    /// What `server_name` itself must serve, if it is delegated.
     pub(super) documents: Option<Documents>,
 }
 
-/// The documents below `/.well-known/matrix/`.
+/// The JSON documents below `/.well-known/matrix/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Documents {
     /// `server`
@@ -39,7 +38,7 @@ pub(super) struct Documents {
 }
 
 impl Public {
-    /// The name itself: on 443 and 8448, or on the port it carries.
+    /// Not delegated: `server_name` itself on 443 and 8448, or on its own port.
     pub(super) fn own(server_name: &ServerName) -> Self {
         Self {
             hosts: vec![server_name.host_str().to_owned()],
@@ -48,14 +47,14 @@ impl Public {
         }
     }
 
-    /// Clients and servers are sent to `host`, on port 443 unless it carries another.
+    /// Delegated to `host`, on its port or 443.
     pub(super) fn at(host: &ServerName, server_name: &ServerName) -> Result<Self, Failure> {
         if host == server_name {
             return Ok(Self::own(server_name));
         }
-        if !is_bare(server_name) {
+        if !can_delegate(server_name) {
             let told = format!(
-                "server_name {server_name} has a port or is an address, and such a name leads nowhere else; leave --public-host out"
+                "server_name {server_name} has a port or is an IP address, and such a name cannot be delegated; leave --public-host out"
             );
             return Err(told.into());
         }
@@ -72,22 +71,23 @@ impl Public {
         })
     }
 
-    /// Where the name is found to lead, by DNS and the documents there are.
+    /// Looks up the delegation by DNS and the well-known documents.
     pub(super) fn find(config: &Config) -> Result<Self, Failure> {
-        if !is_bare(&config.server_name) {
+        if !can_delegate(&config.server_name) {
             return Ok(Self::own(&config.server_name));
         }
         let runtime = super::runtime()?;
-        // SRV records are asked for inside it.
+        // SRV look-ups need the runtime.
         let _inside = runtime.enter();
-        let limits = Limits { stall: TIMEOUT, total: Some(TIMEOUT) };
-        let ca_file = config.federation.ca_file.as_deref().map(|path| ("federation.ca_file", path));
+        let timeouts = Timeouts { stall: TIMEOUT, total: Some(TIMEOUT) };
+        let ca_file =
+            config.federation.ca_file.as_deref().map(|path| CaFile { key: "federation.ca_file", path });
         let names = Environment::system().names;
-        let outbound = Outbound::new(Guard::permit_all(), ca_file, limits, Arc::clone(&names))?;
+        let outbound = Outbound::new(Guard::permit_all(), ca_file, timeouts, Arc::clone(&names))?;
         Ok(Self::of(&Delegation::find(config, &outbound, names), &config.server_name))
     }
 
-    /// What a delegation asks for.
+    /// The address that a delegation leads to.
     fn of(delegation: &Delegation, server_name: &ServerName) -> Self {
         let Delegation { servers, clients, .. } = delegation;
         let mut ports = vec![port(clients), port(servers)];
@@ -105,14 +105,14 @@ impl Public {
         Self { hosts, ports, documents: Some(Documents::new(&server, &clients.base_url)) }
     }
 
-    /// The host whose name certbot's folder has.
+    /// The host that certbot names its folder after.
     pub(super) fn first_host(&self) -> &str {
         self.hosts.first().map_or("", String::as_str)
     }
 }
 
 impl Documents {
-    /// Sends servers to `server`, which is `host:port`, and clients to `base_url`.
+    /// Documents that delegate servers to `server`, `host:port`, and clients to `base_url`.
     fn new(server: &str, base_url: &str) -> Self {
         let text = |document: Value| document.to_string();
         Self {
@@ -120,11 +120,6 @@ impl Documents {
             client: text(json!({"m.homeserver": {"base_url": base_url}})),
         }
     }
-}
-
-/// Whether a name may lead elsewhere: it is a DNS name without a port.
-fn is_bare(server_name: &ServerName) -> bool {
-    matches!((server_name.host(), server_name.port()), (Host::Name(_), None))
 }
 
 #[cfg(test)]
@@ -166,7 +161,7 @@ mod tests {
             via: via.iter().map(|(host, port)| ((*host).to_owned(), *port)).collect(),
         };
         let found = |servers, clients| {
-            Public::of(&Delegation { servers, clients, faults: Vec::new() }, &name("example.org"))
+            Public::of(&Delegation { servers, clients, problems: Vec::new() }, &name("example.org"))
         };
         let own = endpoint("https://example.org", &[]);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! `media-sidecar serve`: the service, and its manners towards systemd.
+//! `media-sidecar serve`: the service as systemd runs it: signals, sockets, readiness, watchdog, logging.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ use crate::sync::pools::MAX_BLOCKING_THREADS;
 /// How long an idle blocking thread is kept.
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
@@ -35,10 +35,10 @@ pub enum LogFormat {
     Json,
 }
 
-/// Changes what is logged.
+/// Changes the log level while the service runs.
 type LogHandle = reload::Handle<Targets, Registry>;
 
-/// Runs the service until SIGTERM or SIGINT. SIGHUP has it read its configuration again.
+/// Runs the service until SIGTERM or SIGINT. SIGHUP reloads the configuration.
 pub fn serve(path: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
     let loaded = load_config(path)?;
     let config = loaded.config;
@@ -56,7 +56,7 @@ pub fn serve(path: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
         format!("cannot start in data_dir {}: {}", config.data_dir.display(), error.causes())
     })?;
     runtime.block_on(async {
-        // Before anybody hears that we run: a signal that comes then must not just kill.
+        // Before readiness is reported: a signal after that must not kill without a drain.
         let stop = stop_signal()?;
         let reloading = tokio::spawn(reload_at_signal(Arc::clone(&app), path.map(Path::to_owned), log)?);
         let listeners = listeners(&config)?;
@@ -93,7 +93,7 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// Sends log lines to standard error, so many of a kind.
+/// Sends log lines to standard error, rate-limited by kind.
 fn start_logging(config: &Config, format: LogFormat) -> Result<(LogHandle, LineLimit), Failure> {
     let (targets, handle) = reload::Layer::new(targets(config)?);
     let registry = tracing_subscriber::registry().with(targets);
@@ -113,7 +113,7 @@ fn start_logging(config: &Config, format: LogFormat) -> Result<(LogHandle, LineL
     Ok((handle, limit))
 }
 
-/// What is logged. `RUST_LOG` wins over `log:`.
+/// The log directives in force. `RUST_LOG` wins over `log:`.
 fn targets(config: &Config) -> Result<Targets, Failure> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_unset| config.log.clone());
     if !is_log_directives(&directives) {
@@ -124,7 +124,7 @@ fn targets(config: &Config) -> Result<Targets, Failure> {
     Ok(directives.parse()?)
 }
 
-/// Reads the configuration again at each SIGHUP.
+/// Reloads the configuration at each SIGHUP.
 fn reload_at_signal(
     app: Arc<App>,
     path: Option<PathBuf>,
@@ -151,7 +151,6 @@ fn reload_at_signal(
     })
 }
 
-/// Reads the configuration again and goes by it.
 fn reload(app: &App, path: Option<&Path>, log: &LogHandle) -> Result<(), Failure> {
     let loaded = load_config(path)?;
     let targets = targets(&loaded.config)?;
@@ -167,7 +166,7 @@ fn reload(app: &App, path: Option<&Path>, log: &LogHandle) -> Result<(), Failure
     Ok(())
 }
 
-/// Writes each minute how many log lines were left out.
+/// Reports each minute how many log lines were left out.
 async fn report_left_out(limit: LineLimit) {
     loop {
         tokio::time::sleep(WINDOW).await;
@@ -175,7 +174,7 @@ async fn report_left_out(limit: LineLimit) {
     }
 }
 
-/// The sockets systemd handed over; without any, those of `listen`.
+/// The sockets that systemd passed, else those of `listen`.
 fn listeners(config: &Config) -> Result<Vec<Listener>, Failure> {
     let mut inherited = ListenFd::from_env();
     let mut listeners = Vec::new();
@@ -191,7 +190,6 @@ fn listeners(config: &Config) -> Result<Vec<Listener>, Failure> {
     if listeners.is_empty() { Ok(server::bind(config)?) } else { Ok(listeners) }
 }
 
-/// Resolves at SIGTERM or SIGINT.
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
@@ -203,7 +201,7 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Tells systemd twice in each period that the runtime still turns.
+/// Tells systemd's watchdog, twice in each period, that the runtime is alive.
 async fn feed_watchdog(period: Duration) {
     let mut ticks = tokio::time::interval(period.div_f32(2.0));
     loop {
@@ -212,14 +210,13 @@ async fn feed_watchdog(period: Duration) {
     }
 }
 
-/// Tells systemd, if it listens.
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "cannot notify systemd");
     }
 }
 
-/// Allows as many open files as the system lets us: connections and blobs need one each.
+/// Raises the limit of open files to the hard limit: each connection and each blob being read needs one.
 fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

@@ -14,7 +14,7 @@ use crate::error::{Error, Kind};
 use crate::http::disposition;
 use crate::http::multipart::{self, MultipartError, MultipartReader, PartHeaders};
 use crate::matrix::{self, len_u64};
-use crate::outbound::{self, Answer, Hurry, Outbound};
+use crate::outbound::{self, Outbound, OutboundResponse, ReadDeadline};
 
 /// Largest error body read for its errcode, bytes.
 const MAX_ERROR_BODY: u64 = 64 * 1024;
@@ -84,7 +84,7 @@ pub(super) struct Reading<'a> {
 
 impl Reading<'_> {
     /// Reads a server's answer.
-    pub(super) fn read(self, answer: Answer) -> Attempt {
+    pub(super) fn read(self, answer: OutboundResponse) -> Attempt {
         match (answer.status(), self.family) {
             (200, Family::Msc3916) => self.multipart_media(answer),
             // Raw answers: a catch-all page is not media.
@@ -96,21 +96,22 @@ impl Reading<'_> {
                 Some(location) => self.elsewhere(&location),
                 None => Attempt::UnknownEndpoint,
             },
-            (status, _) => judge_error(status, answer, self.outbound.small_part()),
+            (status, _) => judge_error(status, answer, self.outbound.small_body_timeout()),
         }
     }
 
     /// The media of a raw answer.
-    fn raw_media(self, answer: Answer) -> Attempt {
+    fn raw_media(self, answer: OutboundResponse) -> Attempt {
         let content_type = disposition::storable_type(answer.header_lines("content-type"));
         let disposition = answer.header_lossy("content-disposition");
         let upload_name = disposition.as_deref().and_then(disposition::file_name);
         let size = answer.content_length();
-        let enough = enough(&answer.codings());
-        let begun = answer.into_hurried(self.max_size, self.outbound.small_part()).and_then(|body| {
-            let hurry = body.hurry();
-            begin(body, enough, &hurry)
-        });
+        let enough = enough(&answer.content_encoding());
+        let begun =
+            answer.into_body_within(self.max_size, self.outbound.small_body_timeout()).and_then(|body| {
+                let deadline = body.read_deadline();
+                begin(body, enough, &deadline)
+            });
         match begun {
             Ok(Begun { whole, body }) => {
                 Attempt::Media(RemoteMedia { content_type, upload_name, size: whole.or(size), body })
@@ -121,17 +122,17 @@ impl Reading<'_> {
 
     /// The media of a multipart answer: a JSON part, then the bytes with their headers, or the place where they are. Dendrite puts
     /// the disposition on the answer itself.
-    fn multipart_media(self, answer: Answer) -> Attempt {
+    fn multipart_media(self, answer: OutboundResponse) -> Attempt {
         let Some(boundary) = answer.header("content-type").and_then(multipart::boundary) else {
             return Attempt::UnknownEndpoint;
         };
         let outer_disposition = answer.header_lossy("content-disposition");
         let total = answer.content_length();
-        let body = match answer.into_hurried(self.max_size, self.outbound.small_part()) {
+        let body = match answer.into_body_within(self.max_size, self.outbound.small_body_timeout()) {
             Ok(body) => body,
             Err(error) => return Attempt::Broken(error.into()),
         };
-        let hurry = body.hurry();
+        let deadline = body.read_deadline();
         let mut reader = MultipartReader::new(body, &boundary);
         let headers = match second_part(&mut reader) {
             Ok(headers) => headers,
@@ -144,7 +145,7 @@ impl Reading<'_> {
             return Attempt::Broken(error);
         }
         let codings = headers.codings();
-        let size = if outbound::is_packed(&codings) {
+        let size = if outbound::is_encoded(&codings) {
             // How long it is packed says little.
             None
         } else {
@@ -159,13 +160,13 @@ impl Reading<'_> {
         let disposition = headers.get("content-disposition").map(str::to_owned).or(outer_disposition);
         let content_type = disposition::storable_type(headers.all("content-type").map(str::as_bytes));
         let upload_name = disposition.as_deref().and_then(disposition::file_name);
-        let begun = outbound::plain(&codings, reader, self.max_size)
-            .and_then(|body| begin(body, enough(&codings), &hurry));
+        let begun = outbound::decode_body(&codings, reader, self.max_size)
+            .and_then(|body| begin(body, enough(&codings), &deadline));
         let Begun { whole, body } = match begun {
             Ok(begun) => begun,
             // Synapse ends the answer early when there is nothing to send.
             Err(_broken_off)
-                if headers.get("content-length") == Some("0") && !outbound::is_packed(&codings) =>
+                if headers.get("content-length") == Some("0") && !outbound::is_encoded(&codings) =>
             {
                 Begun { whole: Some(0), body: Box::new(io::empty()) }
             }
@@ -198,12 +199,12 @@ struct Begun {
 
 /// How much of a body under `codings` must be there before it counts as a file.
 fn enough(codings: &str) -> usize {
-    if outbound::is_packed(codings) { FIRST_UNPACKED } else { FIRST_BYTE }
+    if outbound::is_encoded(codings) { FIRST_UNPACKED } else { FIRST_BYTE }
 }
 
-/// Waits for the first bytes of a file, up to `enough`, and then ends the `hurry`. What announces a file and gives nothing of it, or
+/// Waits for the first bytes of a file, up to `enough`, and then lifts the `deadline`. What announces a file and gives nothing of it, or
 /// nothing that can be unpacked, must not pass for one: another family may have the file, and the client reads the status first.
-fn begin(mut body: impl Read + Send + 'static, enough: usize, hurry: &Hurry) -> io::Result<Begun> {
+fn begin(mut body: impl Read + Send + 'static, enough: usize, deadline: &ReadDeadline) -> io::Result<Begun> {
     let mut start = vec![0; enough];
     let mut filled = 0_usize;
     let mut ended = false;
@@ -219,7 +220,7 @@ fn begin(mut body: impl Read + Send + 'static, enough: usize, hurry: &Hurry) -> 
             Err(error) => return Err(error),
         }
     }
-    hurry.end();
+    deadline.lift();
     start.truncate(filled);
     let whole = ended.then_some(len_u64(filled));
     Ok(Begun { whole, body: Box::new(Cursor::new(start).chain(body)) })
@@ -237,23 +238,23 @@ fn second_part(reader: &mut MultipartReader<impl Read>) -> Result<PartHeaders, M
 
 /// Whether a raw answer is the page of a catch-all site rather than media: media servers name at least a disposition for
 /// HTML, which a browser must not run. Legacy servers of old send none.
-fn is_page(answer: &Answer) -> bool {
+fn is_page(answer: &OutboundResponse) -> bool {
     has_type(answer, &["text/html"]) && !has_disposition(answer)
 }
 
 /// Whether a catch-all site could give this answer: a page, a word or an object for whatever is asked. A file without a name
 /// needs no disposition, so its type tells as well.
-fn may_be_page(answer: &Answer) -> bool {
+fn may_be_page(answer: &OutboundResponse) -> bool {
     !has_disposition(answer) && has_type(answer, &["text/html", "text/plain", "application/json", ""])
 }
 
 /// Whether an answer has a disposition.
-fn has_disposition(answer: &Answer) -> bool {
+fn has_disposition(answer: &OutboundResponse) -> bool {
     answer.header_lossy("content-disposition").is_some()
 }
 
 /// Whether the type of an answer is one of these; `""` is none, and what is no type.
-fn has_type(answer: &Answer, types: &[&str]) -> bool {
+fn has_type(answer: &OutboundResponse, types: &[&str]) -> bool {
     let claimed = answer.header_lossy("content-type").unwrap_or_default();
     let essence = disposition::essence(&claimed);
     types.contains(&if disposition::is_media_type(&essence) { essence.as_str() } else { "" })
@@ -265,7 +266,7 @@ pub(super) fn limited(wait: Duration) -> Error {
 }
 
 /// Reads an answer that is not media, whose body must come `within` that time.
-fn judge_error(status: u16, answer: Answer, within: Duration) -> Attempt {
+fn judge_error(status: u16, answer: OutboundResponse, within: Duration) -> Attempt {
     let retry_after = answer.header("retry-after").map(str::to_owned);
     let body = match answer.read_at_most_within(MAX_ERROR_BODY, within) {
         Ok(body) => body.unwrap_or_default(),

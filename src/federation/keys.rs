@@ -16,7 +16,7 @@ use super::signing_key::is_version;
 use super::{Federation, RemoteError};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Expiry, ServerName, Timestamp};
-use crate::outbound::Answer;
+use crate::outbound::OutboundResponse;
 use crate::store::catalog::StoredKey;
 
 /// Largest key document, bytes.
@@ -216,7 +216,7 @@ fn is_fresh(key: &StoredKey, now: Timestamp) -> bool {
 }
 
 /// The JSON object of a good answer.
-fn read_document(answer: Answer) -> std::result::Result<Object, RemoteError> {
+fn read_document(answer: OutboundResponse) -> std::result::Result<Object, RemoteError> {
     let complain = |why: &str| RemoteError::Answer(format!("key document: {why}"));
     if answer.status() != 200 {
         return Err(complain(&format!("status {}", answer.status())));
@@ -229,7 +229,7 @@ fn read_document(answer: Answer) -> std::result::Result<Object, RemoteError> {
 /// The keys a notary testifies to: its answer must carry its own signature with one of `notary_keys`, and prove itself as any
 /// document does.
 fn testimony(
-    answer: Answer,
+    answer: OutboundResponse,
     server_name: &ServerName,
     notary: &ServerName,
     notary_keys: &[(String, [u8; 32])],

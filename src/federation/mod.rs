@@ -30,7 +30,9 @@ use crate::config::{self, Family, Live};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Clock, Moment, Monotonic, Mxc, Random, ServerName};
 use crate::outbound::dns::{Dns, Lookups};
-use crate::outbound::{self, Answer, Get, Guard, Limits, Outbound, OutboundError};
+use crate::outbound::{
+    self, CaFile, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse, Timeouts,
+};
 use crate::store::catalog::{Catalog, StoredKey};
 
 pub(crate) use self::answer::RemoteMedia;
@@ -133,8 +135,8 @@ impl Rules {
     ) -> std::result::Result<Self, OutboundError> {
         let outbound = |stall, total| {
             let guard = Guard::new(&config.ip_deny, &config.ip_allow);
-            let ca_file = config.ca_file.as_deref().map(|path| ("federation.ca_file", path));
-            Outbound::new(guard, ca_file, Limits { stall, total }, names.clone())
+            let ca_file = config.ca_file.as_deref().map(|path| CaFile { key: "federation.ca_file", path });
+            Outbound::new(guard, ca_file, Timeouts { stall, total }, names.clone())
         };
         let small_patience = SMALL_TIMEOUT.min(config.timeout.0);
         let small = outbound(small_patience, Some(small_patience))?;
@@ -266,13 +268,18 @@ impl Federation {
         server_name: &ServerName,
         path: &str,
         until: Instant,
-    ) -> std::result::Result<Answer, RemoteError> {
-        outbound::left(Some(until))?;
+    ) -> std::result::Result<OutboundResponse, RemoteError> {
+        outbound::time_left(Some(until))?;
         let rules = self.rules.get();
         let Endpoint { base_url, host, via } = rules.discovery.resolve(server_name, Some(until));
         let url = format!("{base_url}{path}");
-        let within = outbound::left(Some(until))?;
-        Ok(rules.outbound_small.get(&Get { url: &url, headers: &[("Host", &host)], via: &via, within })?)
+        let timeout = outbound::time_left(Some(until))?;
+        Ok(rules.outbound_small.get(&OutboundRequest {
+            url: &url,
+            headers: &[("Host", &host)],
+            via: &via,
+            timeout,
+        })?)
     }
 
     /// Asks `server_name` for media, signed when there is a key.
@@ -281,7 +288,7 @@ impl Federation {
         server_name: &ServerName,
         path: &str,
         key: Option<&SigningKey>,
-    ) -> std::result::Result<Answer, RemoteError> {
+    ) -> std::result::Result<OutboundResponse, RemoteError> {
         let rules = self.rules.get();
         let endpoint = rules.discovery.resolve(server_name, None);
         let url = format!("{}{path}", endpoint.base_url);
@@ -290,7 +297,12 @@ impl Federation {
         let authorization = key.map(|key| request.authorization(key));
         let mut headers = vec![("Host", endpoint.host.as_str())];
         headers.extend(authorization.as_deref().map(|value| ("Authorization", value)));
-        Ok(rules.outbound.get(&Get { url: &url, headers: &headers, via: &endpoint.via, within: None })?)
+        Ok(rules.outbound.get(&OutboundRequest {
+            url: &url,
+            headers: &headers,
+            via: &endpoint.via,
+            timeout: None,
+        })?)
     }
 }
 

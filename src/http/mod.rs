@@ -6,6 +6,7 @@ pub(crate) mod access;
 pub(crate) mod conditions;
 pub(crate) mod connection;
 pub(crate) mod disposition;
+pub(crate) mod error_response;
 pub(crate) mod file_stream;
 pub(crate) mod multipart;
 pub(crate) mod probe_header;

@@ -7,24 +7,25 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
 use hyper::StatusCode;
 use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use serde_json::json;
 
-use crate::error::{Error, Kind, LogLevel};
+use crate::error::{Error, Kind};
 use crate::http::access::Access;
 use crate::http::conditions::{Conditions, HttpDate, Judgement, Validators};
 use crate::http::disposition;
+use crate::http::error_response;
 use crate::http::file_stream::{self, FileStream, Readers};
 use crate::http::multipart;
 use crate::http::range::Extent;
 use crate::matrix::len_u64;
+use crate::media::RemoteHead;
 use crate::media::in_flight::{Chunks, Coming};
-use crate::media::{RemoteHead, Stored};
+use crate::store::stored_media::StoredMedia;
 
 /// What every handler gives back.
 pub(crate) type Response = hyper::Response<Body>;
@@ -116,41 +117,11 @@ pub(crate) fn preflight() -> Response {
     response
 }
 
-/// An error, told to the client; the journal hears of it as loudly as its kind deserves.
-pub(crate) fn error(error: &Error, route: &str) -> Response {
-    let row = error.kind().row();
-    // Others have a say in it: a string is written quoted and escaped, so that it stays in its line.
-    let (kind, told) = (tracing::field::debug(error.kind()), format!("{error:?}"));
-    match row.log_level {
-        LogLevel::Quiet => tracing::debug!(kind, route, error = told, "refused"),
-        LogLevel::Info => tracing::info!(kind, route, error = told, "refused"),
-        LogLevel::Warn => tracing::warn!(kind, route, error = told, "failed"),
-        LogLevel::Error => tracing::error!(kind, route, error = told, "failed"),
-    }
-    let mut body = json!({"errcode": row.errcode, "error": error.message()});
-    if let (Kind::LimitExceeded, Some(wait)) = (error.kind(), error.wait())
-        && let Some(fields) = body.as_object_mut()
-    {
-        fields
-            .insert("retry_after_ms".to_owned(), json!(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)));
-    }
-    let text = error.passthrough().map_or_else(|| body.to_string(), ToString::to_string);
-    let mut response =
-        json_with(StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), text);
-    if let Some(wait) = error.wait() {
-        let seconds = wait.as_millis().div_ceil(1000).max(1).to_string();
-        response
-            .headers_mut()
-            .extend(HeaderValue::try_from(seconds).ok().map(|value| (header::RETRY_AFTER, value)));
-    }
-    response
-}
-
 /// Stored media, ready to be sent as often as it is asked for.
 #[derive(Debug)]
 pub(crate) struct Ready {
     /// What it is.
-    stored: Stored,
+    stored: StoredMedia,
     /// Its entity tag: the content's name, quoted.
     etag: String,
     /// When it came here; not for what stands in for something else, which has no age of its own.
@@ -166,31 +137,30 @@ pub(crate) const MAX_SMALL: u64 = 64 << 10;
 
 impl Ready {
     /// Writes the headers.
-    pub(crate) fn new(stored: Stored) -> Self {
-        let Stored { filled, created, is_stopgap, .. } = &stored;
-        let etag = format!("\"{}\"", filled.sha256);
+    pub(crate) fn new(stored: StoredMedia) -> Self {
+        let StoredMedia { content, created, is_stopgap, .. } = &stored;
+        let etag = format!("\"{}\"", content.sha256);
         let modified = (!is_stopgap).then(|| HttpDate::of(*created));
         let mut headers = HeaderMap::with_capacity(24);
         headers.extend(CORS);
-        insert_media_headers(&mut headers, &filled.content_type, filled.upload_name.as_deref());
+        insert_media_headers(&mut headers, &content.content_type, content.upload_name.as_deref());
         insert(&mut headers, header::ETAG, etag.clone());
         if let Some(modified) = modified {
             insert(&mut headers, header::LAST_MODIFIED, modified.text());
         }
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        headers.insert(header::CONTENT_LENGTH, filled.size.into());
+        headers.insert(header::CONTENT_LENGTH, content.size.into());
         Self { stored, etag, modified, headers, bytes: OnceLock::new() }
     }
 
     /// What it is.
-    pub(crate) fn stored(&self) -> &Stored {
+    pub(crate) fn stored(&self) -> &StoredMedia {
         &self.stored
     }
 
     /// Whether all of it is still there: the file may have been cut off since it was opened.
     pub(crate) fn is_whole(&self) -> bool {
-        let Stored { filled, file, .. } = &self.stored;
-        self.bytes.get().is_some() || file.metadata().is_ok_and(|there| there.len() == filled.size)
+        self.bytes.get().is_some() || self.stored.blob.is_whole()
     }
 
     /// A stretch of it.
@@ -200,15 +170,15 @@ impl Ready {
             (Some(bytes), Some((start, end))) if end <= bytes.len() => {
                 Segment::Bytes(bytes.slice(start..end))
             }
-            _ => Segment::File(FileStream::new(Arc::clone(&self.stored.file), start, length, readers)),
+            _ => Segment::File(FileStream::new(self.stored.blob.range(start, length), readers)),
         }
     }
 
     /// All of it, if it is small and the page cache has it.
     fn bytes(&self) -> Option<&Bytes> {
-        let Stored { filled, file, .. } = &self.stored;
-        if self.bytes.get().is_none() && filled.size <= MAX_SMALL {
-            let bytes = file_stream::read_cached(file, filled.size)?;
+        let StoredMedia { content, blob, .. } = &self.stored;
+        if self.bytes.get().is_none() && content.size <= MAX_SMALL {
+            let bytes = file_stream::read_cached(blob)?;
             return Some(self.bytes.get_or_init(|| bytes));
         }
         self.bytes.get()
@@ -224,9 +194,9 @@ pub(crate) fn media(
     conditions: &Conditions<'_>,
     readers: &Readers,
 ) -> Response {
-    let Ready { stored: Stored { filled, is_stopgap, .. }, etag, modified, .. } = ready;
+    let Ready { stored: StoredMedia { content, is_stopgap, .. }, etag, modified, .. } = ready;
     let caching = if *is_stopgap { Caching::Never } else { caching };
-    let extent = match conditions.judge(Validators { etag, modified: *modified }, filled.size) {
+    let extent = match conditions.judge(Validators { etag, modified: *modified }, content.size) {
         Judgement::Send(extent) => extent,
         Judgement::NotModified => {
             let mut response = bare(StatusCode::NOT_MODIFIED, caching);
@@ -235,7 +205,7 @@ pub(crate) fn media(
         }
         Judgement::Failed => {
             let failed = Error::new(Kind::PreconditionFailed, "the media is another than the request names");
-            return error(&failed, "precondition");
+            return error_response::error(&failed, "precondition");
         }
     };
     let mut response = Response::new(Body::default());
@@ -243,15 +213,15 @@ pub(crate) fn media(
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, caching.header());
     if let Some(name) = file_name {
-        insert(headers, header::CONTENT_DISPOSITION, disposition::header(&filled.content_type, Some(name)));
+        insert(headers, header::CONTENT_DISPOSITION, disposition::header(&content.content_type, Some(name)));
     }
     let (start, length) = match extent {
-        Extent::Whole => (0, filled.size),
+        Extent::Whole => (0, content.size),
         Extent::Part { start, length } => {
-            make_partial(&mut response, (start, length), filled.size);
+            make_partial(&mut response, (start, length), content.size);
             (start, length)
         }
-        Extent::Unsatisfiable => return unsatisfiable(filled.size),
+        Extent::Unsatisfiable => return unsatisfiable(content.size),
     };
     *response.body_mut() = Body::new([ready.segment(start, length, readers)]);
     response
@@ -300,7 +270,7 @@ fn make_partial(response: &mut Response, (start, length): (u64, u64), size: u64)
 /// The answer to a range that lies outside of `size` bytes.
 fn unsatisfiable(size: u64) -> Response {
     let unsatisfiable = Error::new(Kind::RangeNotSatisfiable, "the range lies outside the media");
-    let mut response = error(&unsatisfiable, "range");
+    let mut response = error_response::error(&unsatisfiable, "range");
     insert(response.headers_mut(), header::CONTENT_RANGE, format!("bytes */{size}"));
     response
 }
@@ -308,12 +278,12 @@ fn unsatisfiable(size: u64) -> Response {
 /// Stored media to a server, as MSC3916 has it: multipart. The outer `Content-Disposition` is for Dendrite, which reads
 /// the file name there.
 pub(crate) fn multipart_federation(ready: &Ready, boundary: &str, readers: &Readers) -> Response {
-    let Stored { filled, .. } = ready.stored();
-    let content_type = disposition::served_type(&filled.content_type);
-    let disposition = disposition::header(&filled.content_type, filled.upload_name.as_deref());
+    let StoredMedia { content, .. } = ready.stored();
+    let content_type = disposition::served_type(&content.content_type);
+    let disposition = disposition::header(&content.content_type, content.upload_name.as_deref());
     let before = multipart::prologue(boundary, &content_type, &disposition);
     let after = multipart::epilogue(boundary);
-    let length = [len_u64(before.len()), filled.size, len_u64(after.len())]
+    let length = [len_u64(before.len()), content.size, len_u64(after.len())]
         .iter()
         .fold(0, |sum, n| n.saturating_add(sum));
 
@@ -323,8 +293,11 @@ pub(crate) fn multipart_federation(ready: &Ready, boundary: &str, readers: &Read
     insert(headers, header::CONTENT_TYPE, format!("multipart/mixed; boundary={boundary}"));
     insert(headers, header::CONTENT_DISPOSITION, disposition);
     headers.insert(header::CONTENT_LENGTH, length.into());
-    let segments =
-        [Segment::Bytes(before.into()), ready.segment(0, filled.size, readers), Segment::Bytes(after.into())];
+    let segments = [
+        Segment::Bytes(before.into()),
+        ready.segment(0, content.size, readers),
+        Segment::Bytes(after.into()),
+    ];
     *response.body_mut() = Body::new(segments);
     response
 }
@@ -436,59 +409,5 @@ impl hyper::body::Body for Body {
             });
         }
         SizeHint::with_exact(total)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-    use std::time::Duration;
-
-    use super::*;
-
-    /// Keeps what is logged.
-    #[derive(Clone, Default)]
-    struct Journal(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Journal {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn an_error_is_one_quoted_line_of_the_journal_whatever_others_put_into_it() {
-        let forged = "status\n2026-01-01 ERROR forged \u{1b}[31m\" route=\"x";
-        for kind in [Kind::RemoteFailed, Kind::Internal, Kind::NotFound] {
-            let journal = Journal::default();
-            let writer = journal.clone();
-            let subscriber = tracing_subscriber::fmt()
-                .with_max_level(tracing::Level::DEBUG)
-                .with_ansi(false)
-                .with_writer(move || writer.clone())
-                .finish();
-            tracing::subscriber::with_default(subscriber, || {
-                error(&Error::new(kind, forged).caused_by(io::Error::other(forged)), "/route");
-            });
-            let text = String::from_utf8(journal.0.lock().unwrap().clone()).unwrap();
-            let line = text.strip_suffix('\n').unwrap();
-            assert!(!line.contains(char::is_control), "{line:?}");
-            assert!(line.contains(r#"forged \u{1b}[31m\" route=\"x"#), "{line}");
-        }
-    }
-
-    #[test]
-    fn limits_say_when_to_come_back() {
-        let limited = Error::new(Kind::LimitExceeded, "slow down").retry_after(Duration::from_millis(1200));
-        let response = error(&limited, "x");
-        assert_eq!(response.status(), 429);
-        assert_eq!(response.headers()["retry-after"], "2");
-        assert_eq!(response.headers()["access-control-allow-origin"], "*");
-        assert_eq!(response.headers()["cache-control"], "no-store");
     }
 }

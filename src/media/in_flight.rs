@@ -1,7 +1,6 @@
 //! Remote files that are arriving: fetched once, given to all who want them as they come.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -17,6 +16,7 @@ use crate::http::file_stream::{FileStream, Readers};
 use crate::log;
 use crate::matrix::Mxc;
 use crate::media::{FetchListener, RemoteHead, Viewer};
+use crate::store::blobs::BlobReader;
 use crate::sync::{Entry, RETRY, lock};
 
 /// Chunks read ahead for a client that receives an arriving file.
@@ -92,7 +92,7 @@ enum Progress {
         /// What is known of the file.
         head: RemoteHead,
         /// Where the bytes appear.
-        file: Arc<File>,
+        file: BlobReader,
         /// How many there are.
         size: u64,
         /// Whether these are all.
@@ -105,7 +105,7 @@ enum Progress {
         /// What is known of the file.
         head: RemoteHead,
         /// Where the bytes are.
-        file: Arc<File>,
+        file: BlobReader,
         /// How many there are.
         size: u64,
         /// Why.
@@ -130,7 +130,7 @@ impl Progress {
         match (outcome, self) {
             (Ok(()), _) => Self::Stored,
             (Err(error), Self::Coming { head, file, size, complete: true }) => {
-                Self::Unstored { head: head.clone(), file: Arc::clone(file), size: *size, error }
+                Self::Unstored { head: head.clone(), file: file.clone(), size: *size, error }
             }
             (Err(error), _) => Self::Failed(error),
         }
@@ -157,7 +157,7 @@ pub(crate) struct Coming {
     /// How far it is.
     progress: watch::Receiver<Progress>,
     /// Where the bytes appear.
-    file: Arc<File>,
+    file: BlobReader,
     /// For reading them.
     readers: Readers,
 }
@@ -311,14 +311,14 @@ async fn tail(
             Progress::Coming { size, complete, .. } => (size, complete),
             Progress::Unstored { size, .. } => (size, true),
             // Everything came before it was stored.
-            Progress::Stored | Progress::Asked => match file.metadata() {
-                Ok(metadata) => (metadata.len(), true),
+            Progress::Stored | Progress::Asked => match file.available() {
+                Ok(size) => (size, true),
                 Err(error) => return give_up(&client, error).await,
             },
             Progress::Failed(error) => return give_up(&client, io::Error::other(error)).await,
         };
         let until = until.min(end);
-        let mut stream = FileStream::new(Arc::clone(&file), sent, until.saturating_sub(sent), &readers);
+        let mut stream = FileStream::new(file.range(sent, until.saturating_sub(sent)), &readers);
         while let Some(chunk) = std::future::poll_fn(|context| stream.poll_chunk(context)).await {
             // A client that is gone ends this task and nothing else.
             if client.send(chunk).await.is_err() {
@@ -348,8 +348,8 @@ fn lost() -> Error {
 pub(crate) struct Reporter(Arc<watch::Sender<Progress>>);
 
 impl FetchListener for Reporter {
-    fn started(&self, head: RemoteHead, file: File) {
-        self.0.send_replace(Progress::Coming { head, file: Arc::new(file), size: 0, complete: false });
+    fn started(&self, head: RemoteHead, file: BlobReader) {
+        self.0.send_replace(Progress::Coming { head, file, size: 0, complete: false });
     }
 
     fn advanced(&self, to: u64) {

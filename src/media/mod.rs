@@ -9,14 +9,12 @@ mod previews;
 mod remote;
 pub(crate) mod response_cache;
 pub(crate) mod service;
-mod shared_reader;
 mod sweep;
 mod thumbnails;
 mod upload;
 pub(crate) mod upload_turns;
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,9 +31,10 @@ use crate::error::{Error, Result};
 use crate::federation::Federation;
 use crate::matrix::{Clock, MediaId, Moment, Monotonic, Mxc, Random, ServerName, Timestamp};
 use crate::preview::Fetcher;
-use crate::store::blobs::{Blobs, Lost};
+use crate::store::blobs::{BlobReader, Blobs, Lost};
 use crate::store::catalog::{Catalog, Content, Filled, Media};
 use crate::store::sha256::Sha256;
+use crate::store::stored_media::StoredMedia;
 
 /// Says how long an animation may take to be made.
 pub(crate) type AnimationTime = Arc<dyn Fn() -> Duration + Send + Sync>;
@@ -113,28 +112,11 @@ pub(crate) enum RemoteFetch {
 #[derive(Debug)]
 pub(crate) enum Found {
     /// Here it is.
-    Stored(Stored),
+    Stored(StoredMedia),
     /// Created and not yet filled; it may be, later.
     Pending,
     /// Another server has it.
     Elsewhere,
-}
-
-/// Media ready to be served.
-#[derive(Clone, Debug)]
-pub(crate) struct Stored {
-    /// What it is.
-    pub(crate) filled: Filled,
-    /// When it came here.
-    pub(crate) created: Timestamp,
-    /// Whether it may be served without a token.
-    pub(crate) open: bool,
-    /// How often something had been removed when it was looked up.
-    pub(crate) generation: u64,
-    /// Whether it stands in for something else that there was no time for, so that nobody may keep it as the answer.
-    pub(crate) is_stopgap: bool,
-    /// Its bytes.
-    pub(crate) file: Arc<File>,
 }
 
 impl Library {
@@ -195,11 +177,18 @@ impl Library {
                     return Err(Error::not_found());
                 }
                 match self.open_blob(Some(mxc), &filled)? {
-                    Some(file) => {
+                    Some(blob) => {
                         self.note_access(mxc);
-                        let file = Arc::new(file);
                         let is_stopgap = false;
-                        Ok(Found::Stored(Stored { filled, created, open, generation, is_stopgap, file }))
+                        let content = filled;
+                        Ok(Found::Stored(StoredMedia {
+                            content,
+                            created,
+                            open,
+                            generation,
+                            is_stopgap,
+                            blob,
+                        }))
                     }
                     None if is_ours => Err(Error::not_found()),
                     // The row stays: the blob may come back, its origin may be gone.
@@ -216,7 +205,7 @@ impl Library {
     ///
     /// # Errors
     /// Those of [`Self::find`].
-    pub(crate) fn serve_again(&self, mxc: &Mxc, viewer: Viewer, stored: &Stored) -> Result<()> {
+    pub(crate) fn serve_again(&self, mxc: &Mxc, viewer: Viewer, stored: &StoredMedia) -> Result<()> {
         self.check_policy(mxc)?;
         if !self.may_see(viewer, stored.open) {
             return Err(Error::not_found());
@@ -264,10 +253,10 @@ impl Library {
 
     /// Opens the blob of a row, of `mxc` or of a picture that was made; `None` when somebody damaged or removed it behind our back,
     /// which is reported.
-    fn open_blob(&self, mxc: Option<&Mxc>, filled: &Filled) -> Result<Option<File>> {
+    fn open_blob(&self, mxc: Option<&Mxc>, filled: &Filled) -> Result<Option<BlobReader>> {
         let opened = self.blobs.get(&filled.sha256, filled.size);
         match opened.map_err(|error| Error::internal("opening a blob", error))? {
-            Ok(file) => Ok(Some(file)),
+            Ok(blob) => Ok(Some(blob)),
             Err(lost) => {
                 self.report(mxc, &filled.sha256, lost);
                 Ok(None)

@@ -1,6 +1,5 @@
 //! Fetching another server's media: to the disk, and on the way to whoever listens.
 
-use std::fs::File;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -8,7 +7,7 @@ use super::Library;
 use crate::error::{Error, Kind, Result};
 use crate::federation::{self, GRACE, MIN_RATE, RemoteMedia, Wish};
 use crate::matrix::Mxc;
-use crate::store::blobs::{Ingest, IngestError};
+use crate::store::blobs::{BlobReader, Ingest, IngestError};
 use crate::store::catalog::{Content, Media, NewMedia};
 
 /// How much is moved at once, bytes.
@@ -28,7 +27,7 @@ pub(crate) struct RemoteHead {
 /// Hears of a fetch while it goes on. Its calls must not block.
 pub(crate) trait FetchListener {
     /// The remote has begun to answer; its bytes will appear in `file`.
-    fn started(&self, head: RemoteHead, file: File);
+    fn started(&self, head: RemoteHead, file: BlobReader);
     /// `file` has `size` bytes by now.
     fn advanced(&self, size: u64);
     /// The remote has sent everything; only storing remains.
@@ -76,7 +75,7 @@ impl Library {
         self.store(ingest, content_type, upload_name, |filled| {
             let media = NewMedia { mxc: mxc.clone(), filled, user_id: None, created, open };
             // A row that is there has lost its blob.
-            Ok(self.catalog.add(media.clone())? || self.catalog.refill(media)?)
+            Ok(self.catalog.add(media.clone())? || self.catalog.refill(media)?.is_some())
         })?;
         Ok(())
     }
@@ -148,7 +147,7 @@ mod tests {
     struct Ear(RefCell<Vec<u64>>);
 
     impl FetchListener for Ear {
-        fn started(&self, _head: RemoteHead, _file: File) {}
+        fn started(&self, _head: RemoteHead, _file: BlobReader) {}
 
         fn advanced(&self, size: u64) {
             self.0.borrow_mut().push(size);

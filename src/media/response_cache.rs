@@ -13,7 +13,8 @@ use quick_cache::sync::Cache;
 
 use crate::http::response::{MAX_SMALL, Ready};
 use crate::matrix::Mxc;
-use crate::media::{Library, Stored};
+use crate::media::Library;
+use crate::store::stored_media::StoredMedia;
 use crate::thumbnail::ThumbnailRequest;
 
 /// What the response cache may hold, bytes.
@@ -46,7 +47,7 @@ struct BySize;
 
 impl Weighter<CacheKey, Arc<Ready>> for BySize {
     fn weight(&self, _title: &CacheKey, ready: &Arc<Ready>) -> u64 {
-        let size = ready.stored().filled.size;
+        let size = ready.stored().content.size;
         if size <= MAX_SMALL { size.max(LEAST) } else { LEAST }
     }
 }
@@ -65,7 +66,7 @@ impl ResponseCache {
     }
 
     /// Puts media there, unless it stands in for what was asked for.
-    pub(crate) fn put(&self, key: CacheKey, stored: Stored) -> Arc<Ready> {
+    pub(crate) fn put(&self, key: CacheKey, stored: StoredMedia) -> Arc<Ready> {
         self.tidy(stored.generation);
         let ready = Arc::new(Ready::new(stored));
         if !ready.stored().is_stopgap {

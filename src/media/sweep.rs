@@ -39,7 +39,7 @@ impl LastLook {
 impl Library {
     /// Forgets thumbnails whose source is gone, row first and blob second.
     pub(crate) fn forget_sourceless_thumbnails(&self) -> Result<()> {
-        for sha256 in self.catalog.forget_sourceless_thumbnails()? {
+        for sha256 in self.catalog.forget_sourceless_thumbnails()?.blobs {
             self.remove_blob(&sha256)?;
         }
         Ok(())
@@ -69,7 +69,7 @@ impl Library {
     /// same bytes may have come between.
     pub(super) fn remove_blob(&self, sha256: &Sha256) -> Result<bool> {
         // One that was found without a row is not ours to remove: another catalog may want it.
-        let is_wanted = || Ok(self.catalog.refers_to(sha256)? || self.catalog.is_orphan(sha256)?);
+        let is_wanted = || self.catalog.is_wanted(sha256);
         self.blobs.remove_unless(sha256, is_wanted)
     }
 }

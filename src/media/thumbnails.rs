@@ -2,21 +2,19 @@
 //!
 //! [Spec, thumbnails](https://spec.matrix.org/v1.19/client-server-api/#thumbnails).
 
-use std::fs::File;
 use std::io::BufReader;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
-use super::shared_reader::SharedReader;
-use super::{Library, Stored};
+use super::Library;
 use crate::config::ThumbnailSize;
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Moment, len_u64};
-use crate::store::blobs::IngestError;
-use crate::store::catalog::{Filled, ThumbnailKey};
+use crate::store::blobs::{BlobCursor, BlobReader, IngestError};
+use crate::store::catalog::{Filled, NewThumbnail, ThumbnailKey};
 use crate::store::sha256::Sha256;
+use crate::store::stored_media::StoredMedia;
 use crate::thumbnail::{
     self, Header, Limits, Motion, Plan, Rect, RenderSpec, Rendered, Source, ThumbnailError, ThumbnailRequest,
 };
@@ -98,7 +96,7 @@ pub(super) enum Outcome {
 #[derive(Debug)]
 pub(crate) enum Thumbnail {
     /// With these bytes.
-    Ready(Stored),
+    Ready(StoredMedia),
     /// With a picture that has to be made first.
     ToMake(RenderTask),
 }
@@ -134,8 +132,12 @@ impl Library {
     /// # Errors
     /// `BadRequest` for media that is no picture or a broken one, `UploadTooLarge` for one over `thumbnails.max_pixels` or
     /// `thumbnails.memory`.
-    pub(crate) fn find_thumbnail(&self, stored: Stored, requested: ThumbnailRequest) -> Result<Thumbnail> {
-        let source = stored.filled.sha256;
+    pub(crate) fn find_thumbnail(
+        &self,
+        stored: StoredMedia,
+        requested: ThumbnailRequest,
+    ) -> Result<Thumbnail> {
+        let source = stored.content.sha256;
         match self.thumbnail_requests.get(&(source, requested)) {
             Some(Outcome::Original(content_type)) => {
                 return Ok(Thumbnail::Ready(as_picture(stored, content_type)));
@@ -159,34 +161,34 @@ impl Library {
             }
             Plan::Render(spec) => spec,
         };
-        let planned = thumbnail::affordable(&header, planned, &self.thumbnail_limits());
+        let planned = thumbnail::fit_to_memory(&header, planned, &self.thumbnail_limits());
         let is_stopgap = planned.animated && self.had_no_time(source, &planned);
         let spec = RenderSpec { animated: planned.animated && !is_stopgap, ..planned };
         if let Some(filled) = self.catalog.thumbnail(&key(source, &spec))?
             && let Some(ready) = self.open_made(&stored, filled.clone())?
         {
             if is_stopgap {
-                return Ok(Thumbnail::Ready(Stored { is_stopgap, ..ready }));
+                return Ok(Thumbnail::Ready(StoredMedia { is_stopgap, ..ready }));
             }
             self.thumbnail_requests.insert((source, requested), Outcome::Made(filled));
             return Ok(Thumbnail::Ready(ready));
         }
-        self.task(&stored.filled, header, spec).map(Thumbnail::ToMake)
+        self.task(&stored.content, header, spec).map(Thumbnail::ToMake)
     }
 
     /// The header of a picture. That it cannot be read is remembered.
-    fn read_header(&self, stored: &Stored) -> Result<Header> {
-        let source = stored.filled.sha256;
+    fn read_header(&self, stored: &StoredMedia) -> Result<Header> {
+        let source = stored.content.sha256;
         self.check_refused(source, Step::Header)?;
-        let read = thumbnail::probe(&mut reader(&stored.file));
-        let admitted = read.and_then(|header| header.admit(&self.thumbnail_limits()).map(|()| header));
+        let read = thumbnail::probe(&mut reader(&stored.blob));
+        let admitted = read.and_then(|header| header.check_pixels(&self.thumbnail_limits()).map(|()| header));
         admitted.map_err(|error| self.note_refusal(source, &[Step::Header], error))
     }
 
     /// The source itself as its thumbnail, which is remembered.
-    fn original(&self, stored: Stored, requested: ThumbnailRequest, header: &Header) -> Thumbnail {
+    fn original(&self, stored: StoredMedia, requested: ThumbnailRequest, header: &Header) -> Thumbnail {
         let content_type = header.content_type();
-        self.thumbnail_requests.insert((stored.filled.sha256, requested), Outcome::Original(content_type));
+        self.thumbnail_requests.insert((stored.content.sha256, requested), Outcome::Original(content_type));
         Thumbnail::Ready(as_picture(stored, content_type))
     }
 
@@ -196,7 +198,7 @@ impl Library {
         let is_still = header.source().motion == Motion::Still;
         is_still
             && WEB.contains(&header.content_type())
-            && requested.is_beyond(&self.config.get().thumbnails.sizes)
+            && requested.exceeds_all(&self.config.get().thumbnails.sizes)
             && thumbnail::estimate(header, &[spec]) > self.config.get().thumbnails.memory.0
     }
 
@@ -204,9 +206,9 @@ impl Library {
     ///
     /// # Errors
     /// Those of [`Self::find_thumbnail`].
-    pub(crate) fn missing_thumbnails(&self, stored: &Stored) -> Result<Vec<RenderTask>> {
+    pub(crate) fn missing_thumbnails(&self, stored: &StoredMedia) -> Result<Vec<RenderTask>> {
         let mut missing: Vec<RenderTask> = Vec::new();
-        if self.partial.get(&stored.filled.sha256).is_some() {
+        if self.partial.get(&stored.content.sha256).is_some() {
             return Ok(missing);
         }
         for ThumbnailSize { width, height, method } in &self.config.get().thumbnails.sizes {
@@ -228,7 +230,7 @@ impl Library {
         let shares = |task: &RenderTask| {
             task.source == further.source
                 && (task.spec == further.spec
-                    || thumbnail::share_a_decode(&task.header, &task.spec, &further.spec))
+                    || thumbnail::can_share_decode(&task.header, &task.spec, &further.spec))
         };
         let specs: Vec<RenderSpec> = set.iter().chain([further]).map(|task| task.spec).collect();
         set.iter().all(shares)
@@ -260,9 +262,9 @@ impl Library {
         if specs.is_empty() {
             return Ok(0);
         }
-        let file = self.open_source(first)?;
-        let made = match thumbnail::render(&mut reader(&file), header, &specs, limits) {
-            Err(ThumbnailError::NoTimeToAnimate) => return self.make_stopgaps(set, limits),
+        let blob = self.open_source(first)?;
+        let made = match thumbnail::render(&mut reader(&blob), header, &specs, limits) {
+            Err(ThumbnailError::AnimationTimeout) => return self.make_stopgaps(set, limits),
             made => {
                 let steps: Vec<Step> = specs.iter().map(Step::of).collect();
                 made.map_err(|error| self.note_refusal(*source, &steps, error))?
@@ -326,15 +328,15 @@ impl Library {
     ///
     /// # Errors
     /// Those of [`Self::find_thumbnail`].
-    pub(crate) fn plan_blurhash(&self, stored: &Stored) -> Result<RenderTask> {
+    pub(crate) fn plan_blurhash(&self, stored: &StoredMedia) -> Result<RenderTask> {
         let header = self.read_header(stored)?;
-        self.task(&stored.filled, header, thumbnail::sketch_spec(&header))
+        self.task(&stored.content, header, thumbnail::cheapest_spec(&header))
     }
 
     /// Makes a blurhash. Blocks for as long as decoding takes.
     pub(crate) fn blurhash(&self, task: &RenderTask) -> Result<String> {
-        let file = self.open_source(task)?;
-        thumbnail::blurhash(&mut reader(&file), &task.header, &self.limits_within(BLURHASH_TIMEOUT))
+        let blob = self.open_source(task)?;
+        thumbnail::blurhash(&mut reader(&blob), &task.header, &self.limits_within(BLURHASH_TIMEOUT))
             .map_err(refused)
     }
 
@@ -356,7 +358,7 @@ impl Library {
     }
 
     /// Opens the source of a picture that is to be made.
-    fn open_source(&self, RenderTask { source, size, .. }: &RenderTask) -> Result<File> {
+    fn open_source(&self, RenderTask { source, size, .. }: &RenderTask) -> Result<BlobReader> {
         let opened = self.blobs.get(source, *size);
         opened.map_err(|error| Error::internal("opening a blob", error))?.map_err(|lost| {
             self.report(None, source, lost);
@@ -373,25 +375,27 @@ impl Library {
             IngestError::Io(error) => failed(error),
             error @ IngestError::TooLarge(_) => Error::internal("storing a thumbnail", error),
         })?;
-        let now = (self.clock)();
+        let (created, mut dropped) = ((self.clock)(), Vec::new());
         let kept = self.store(ingest, content_type.to_owned(), None, |filled| {
-            self.catalog.add_thumbnail(key, filled, now)
+            let new = NewThumbnail { key, filled, created, limit: MAX_KEPT };
+            let added = self.catalog.add_thumbnail(new)?;
+            Ok(added.map(|removed| dropped = removed.blobs).is_some())
         })?;
         if !kept {
             return Err(Error::not_found());
         }
-        for blob in self.catalog.trim_thumbnails(key, MAX_KEPT)? {
+        for blob in dropped {
             self.remove_blob(&blob)?;
         }
         Ok(())
     }
 
     /// Opens a picture that was made; `None` when its blob is lost, so that it is made again.
-    fn open_made(&self, of: &Stored, filled: Filled) -> Result<Option<Stored>> {
-        let file = self.open_blob(None, &filled)?;
+    fn open_made(&self, of: &StoredMedia, filled: Filled) -> Result<Option<StoredMedia>> {
+        let blob = self.open_blob(None, &filled)?;
         let content_type = filled.content_type.clone();
-        let made = |file| Stored { filled, file: Arc::new(file), ..of.clone() };
-        Ok(file.map(|file| as_picture(made(file), &content_type)))
+        let made = |blob| StoredMedia { content: filled, blob, ..of.clone() };
+        Ok(blob.map(|blob| as_picture(made(blob), &content_type)))
     }
 
     /// The configured limits.
@@ -417,10 +421,10 @@ pub(crate) fn memory(set: &[RenderTask]) -> u64 {
 }
 
 /// A picture as it is served: under the type that its bytes have, for the claimed one may lie, and a made-up name.
-fn as_picture(mut stored: Stored, content_type: &str) -> Stored {
+fn as_picture(mut stored: StoredMedia, content_type: &str) -> StoredMedia {
     let extension = content_type.trim_start_matches("image/").replace("jpeg", "jpg");
-    stored.filled.upload_name = Some(format!("thumbnail.{extension}"));
-    content_type.clone_into(&mut stored.filled.content_type);
+    stored.content.upload_name = Some(format!("thumbnail.{extension}"));
+    content_type.clone_into(&mut stored.content.content_type);
     stored
 }
 
@@ -431,18 +435,18 @@ fn key(source: Sha256, spec: &RenderSpec) -> ThumbnailKey {
 }
 
 /// A picture's bytes, buffered.
-fn reader(file: &File) -> BufReader<SharedReader<'_>> {
-    BufReader::with_capacity(READ_SIZE, SharedReader::new(file))
+fn reader(blob: &BlobReader) -> BufReader<BlobCursor> {
+    BufReader::with_capacity(READ_SIZE, blob.cursor())
 }
 
 /// What a client reads of a picture that gives no thumbnail.
 fn refused(error: ThumbnailError) -> Error {
     match error {
         ThumbnailError::TooLarge(why) => Error::new(Kind::UploadTooLarge, why),
-        ThumbnailError::OutOfTime | ThumbnailError::NoTimeToAnimate => {
+        ThumbnailError::Timeout | ThumbnailError::AnimationTimeout => {
             Error::new(Kind::UploadTooLarge, error.to_string())
         }
-        ThumbnailError::NotAnImage | ThumbnailError::NotRead(_) => {
+        ThumbnailError::NotAnImage | ThumbnailError::Unsupported(_) => {
             Error::new(Kind::BadRequest, error.to_string())
         }
         ThumbnailError::Broken(_) => Error::new(Kind::BadRequest, "the image is broken").caused_by(error),

@@ -143,7 +143,7 @@ impl Library {
     /// Lets go of what was made or kept of a damaged blob.
     fn forget_damage(&self, sha256: &Sha256) {
         let forget = || {
-            for thumbnail in self.catalog.forget_thumbnails_of(sha256)? {
+            for thumbnail in self.catalog.forget_thumbnails_of(sha256)?.blobs {
                 self.remove_blob(&thumbnail)?;
             }
             Ok::<_, Error>(())

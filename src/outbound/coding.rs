@@ -56,7 +56,7 @@ enum Coding {
 }
 
 /// Whether a body under `codings`, the value of `Content-Encoding`, is another than the one that is meant.
-pub(crate) fn is_packed(codings: &str) -> bool {
+pub(crate) fn is_encoded(codings: &str) -> bool {
     read(codings).is_none_or(|codings| !codings.is_empty())
 }
 
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_packed_is_known_by_its_codings() {
+    fn what_is_encoded_is_known_by_its_codings() {
         for (codings, expected) in [
             ("", false),
             ("identity", false),
@@ -223,7 +223,7 @@ mod tests {
             ("identity, BR", true),
             ("zstd", true),
         ] {
-            assert_eq!(is_packed(codings), expected, "{codings}");
+            assert_eq!(is_encoded(codings), expected, "{codings}");
         }
     }
 

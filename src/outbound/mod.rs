@@ -4,10 +4,10 @@
 //! variables, which would connect elsewhere. Refuses to know what is asked and why.
 
 mod coding;
+mod deadline_reader;
 pub mod dns;
 mod guard;
 mod head;
-mod hurried;
 mod plain;
 mod race;
 mod tls;
@@ -30,10 +30,10 @@ use self::race::Memory;
 use self::unix::{NoLookup, UnixConnector};
 use self::wire::Wires;
 
-pub(crate) use self::coding::{ACCEPT_ENCODING, is_packed};
+pub(crate) use self::coding::{ACCEPT_ENCODING, is_encoded};
+pub(crate) use self::deadline_reader::{DeadlineReader, ReadDeadline};
 pub(crate) use self::guard::{Denied, Guard};
-pub(crate) use self::hurried::{Hurried, Hurry};
-pub(crate) use self::plain::plain;
+pub(crate) use self::plain::decode_body;
 use crate::outbound::dns::Lookups;
 
 /// Longest wait for a connection to one address list, TLS included.
@@ -72,7 +72,7 @@ struct Rules {
     /// Roots to trust.
     tls: Arc<ClientConfig>,
     /// Time limits.
-    limits: Limits,
+    limits: Timeouts,
     /// Where names lead.
     names: Lookups,
     /// Which addresses were slow.
@@ -81,12 +81,17 @@ struct Rules {
     socket: Option<PathBuf>,
 }
 
-/// A PEM file of further roots, and the key of the configuration that names it.
-pub(crate) type CaFile<'a> = (&'static str, &'a Path);
+/// A PEM file of root certificates to trust besides the public ones.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CaFile<'a> {
+    /// The configuration key that names the file, for error messages.
+    pub(crate) key: &'static str,
+    pub(crate) path: &'a Path,
+}
 
 /// How long a peer may take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct Timeouts {
     /// Longest silence while sending or receiving.
     pub(crate) stall: Duration,
     /// For the whole exchange, body included; `None` for bodies of any length.
@@ -95,20 +100,20 @@ pub(crate) struct Limits {
 
 /// A GET request.
 #[derive(Clone, Debug)]
-pub(crate) struct Get<'a> {
+pub(crate) struct OutboundRequest<'a> {
     /// `https://host:port/path`; the host is the name the certificate must carry.
     pub(crate) url: &'a str,
     /// Further headers. `Host` replaces the one the URL gives.
     pub(crate) headers: &'a [(&'a str, &'a str)],
     /// Where to connect instead, tried in order; empty: where the URL says.
     pub(crate) via: &'a [(String, u16)],
-    /// Longest time for all of it, body included, where that is less than [`Limits`] say.
-    pub(crate) within: Option<Duration>,
+    /// Longest time for all of it, body included, where that is less than [`Timeouts`] say.
+    pub(crate) timeout: Option<Duration>,
 }
 
 /// The head of an answer, its body still to be read.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct OutboundResponse {
     /// As ureq has it.
     response: HttpResponse<Body>,
     /// What was asked for.
@@ -146,7 +151,7 @@ impl Outbound {
     pub(crate) fn new(
         guard: Guard,
         ca_file: Option<CaFile<'_>>,
-        limits: Limits,
+        limits: Timeouts,
         names: impl Into<Lookups>,
     ) -> Result<Self, OutboundError> {
         let tls = tls::client_config(ca_file).map_err(OutboundError::Tls)?;
@@ -166,13 +171,17 @@ impl Outbound {
 
     /// The longest that a small part of an answer may take, such as an error's words or what comes before a file: a while, and
     /// no longer than silence may last.
-    pub(crate) fn small_part(&self) -> Duration {
+    pub(crate) fn small_body_timeout(&self) -> Duration {
         SMALL_PART.min(self.rules.limits.stall)
     }
 
     /// Asks for `url` and goes where its redirects lead, over `https` only and at most [`MAX_REDIRECTS`] times. No header of
-    /// ours goes along. All of it together takes at most as long as [`Limits`] and `until` allow.
-    pub(crate) fn follow(&self, url: &str, until: Option<Instant>) -> Result<Answer, OutboundError> {
+    /// ours goes along. All of it together takes at most as long as [`Timeouts`] and `until` allow.
+    pub(crate) fn follow(
+        &self,
+        url: &str,
+        until: Option<Instant>,
+    ) -> Result<OutboundResponse, OutboundError> {
         let total = self.rules.limits.total.and_then(|total| Instant::now().checked_add(total));
         let until = [total, until].into_iter().flatten().min();
         let mut url = Url::parse(url).map_err(|error| OutboundError::Failed(error.to_string()))?;
@@ -180,8 +189,8 @@ impl Outbound {
             if url.scheme() != "https" {
                 return Err(OutboundError::Redirect("it leads away from https"));
             }
-            let within = left(until)?;
-            let answer = self.get(&Get { url: url.as_str(), headers: &[], via: &[], within })?;
+            let timeout = time_left(until)?;
+            let answer = self.get(&OutboundRequest { url: url.as_str(), headers: &[], via: &[], timeout })?;
             if !matches!(answer.status(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
             }
@@ -192,33 +201,41 @@ impl Outbound {
     }
 
     /// Asks. Redirects are answers like any other.
-    pub(crate) fn get(&self, get: &Get<'_>) -> Result<Answer, OutboundError> {
+    pub(crate) fn get(&self, get: &OutboundRequest<'_>) -> Result<OutboundResponse, OutboundError> {
         let mut request = self.agent_for(get).get(get.url);
         for (name, value) in get.headers {
             request = request.header(*name, *value);
         }
         let total = self.rules.limits.total.unwrap_or(Duration::MAX);
-        if let Some(within) = get.within.filter(|within| *within < total) {
-            request = request.config().timeout_global(Some(within)).build();
+        if let Some(timeout) = get.timeout.filter(|timeout| *timeout < total) {
+            request = request.config().timeout_global(Some(timeout)).build();
         }
-        Ok(Answer { response: request.call()?, url: get.url.to_owned() })
+        Ok(OutboundResponse { response: request.call()?, url: get.url.to_owned() })
     }
 }
 
 impl Outbound {
-    /// Sends `body` with POST. Redirects are answers like any other; [`Get::within`] is not heeded.
-    pub(crate) fn post(&self, get: &Get<'_>, body: &[u8]) -> Result<Answer, OutboundError> {
+    /// Sends `body` with POST. Redirects are answers like any other; [`OutboundRequest::within`] is not heeded.
+    pub(crate) fn post(
+        &self,
+        get: &OutboundRequest<'_>,
+        body: &[u8],
+    ) -> Result<OutboundResponse, OutboundError> {
         let agent = self.agent_for(get);
         let request = get
             .headers
             .iter()
             .fold(agent.post(get.url), |request, (name, value)| request.header(*name, *value));
-        Ok(Answer { response: request.send(body)?, url: get.url.to_owned() })
+        Ok(OutboundResponse { response: request.send(body)?, url: get.url.to_owned() })
     }
 
     /// Announces a body of `length` bytes with POST and does not send it. `None` when the other end would have taken it;
-    /// [`Get::within`] is not heeded.
-    pub(crate) fn announce(&self, get: &Get<'_>, length: u64) -> Result<Option<Answer>, OutboundError> {
+    /// [`OutboundRequest::within`] is not heeded.
+    pub(crate) fn expect_continue(
+        &self,
+        get: &OutboundRequest<'_>,
+        length: u64,
+    ) -> Result<Option<OutboundResponse>, OutboundError> {
         let agent = self.agent_for(get);
         let request =
             agent.post(get.url).header("Expect", "100-continue").header("Content-Length", length.to_string());
@@ -226,24 +243,24 @@ impl Outbound {
             get.headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let mut body = Unsent { is_asked_for: false };
         match request.send(SendBody::from_reader(&mut body)) {
-            Ok(response) => Ok(Some(Answer { response, url: get.url.to_owned() })),
+            Ok(response) => Ok(Some(OutboundResponse { response, url: get.url.to_owned() })),
             Err(_) if body.is_asked_for => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Asks what may be done there, with OPTIONS; [`Get::within`] is not heeded.
-    pub(crate) fn options(&self, get: &Get<'_>) -> Result<Answer, OutboundError> {
+    /// Asks what may be done there, with OPTIONS; [`OutboundRequest::within`] is not heeded.
+    pub(crate) fn options(&self, get: &OutboundRequest<'_>) -> Result<OutboundResponse, OutboundError> {
         let agent = self.agent_for(get);
         let request = get
             .headers
             .iter()
             .fold(agent.options(get.url), |request, (name, value)| request.header(*name, *value));
-        Ok(Answer { response: request.call()?, url: get.url.to_owned() })
+        Ok(OutboundResponse { response: request.call()?, url: get.url.to_owned() })
     }
 
     /// What connects where a request leads.
-    fn agent_for(&self, get: &Get<'_>) -> Agent {
+    fn agent_for(&self, get: &OutboundRequest<'_>) -> Agent {
         if get.via.is_empty() { self.agent.clone() } else { self.rules.agent(get.via.to_vec(), 0) }
     }
 }
@@ -282,7 +299,7 @@ impl Rules {
     }
 }
 
-impl Answer {
+impl OutboundResponse {
     /// HTTP status.
     pub(crate) fn status(&self) -> u16 {
         StatusCode::as_u16(&self.response.status())
@@ -319,36 +336,36 @@ impl Answer {
 
     /// The length of the body, if announced; of an encoded one it is not.
     pub(crate) fn content_length(&self) -> Option<u64> {
-        if self.is_packed() {
+        if self.is_encoded() {
             return None;
         }
         self.header("content-length")?.parse().ok()
     }
 
     /// `Content-Encoding`, all its lines as one list, in lower case.
-    pub(crate) fn codings(&self) -> String {
+    pub(crate) fn content_encoding(&self) -> String {
         let lines: Vec<_> = self.header_lines("content-encoding").map(String::from_utf8_lossy).collect();
         lines.join(",").to_ascii_lowercase()
     }
 
     /// The whole body, without its encoding, if it has at most `limit` bytes; `None` if it has more.
     pub(crate) fn read_at_most(self, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        read_at_most(self.into_plain(limit)?, limit)
+        read_at_most(self.into_body(limit)?, limit)
     }
 
     /// As [`read_at_most`](Self::read_at_most), given up after `within`.
     pub(crate) fn read_at_most_within(self, limit: u64, within: Duration) -> io::Result<Option<Vec<u8>>> {
-        read_at_most(self.into_hurried(limit, within)?, limit)
+        read_at_most(self.into_body_within(limit, within)?, limit)
     }
 
-    /// [`into_plain`](Self::into_plain), to be read within that time until its [`hurry`](Hurried::hurry) is over.
-    pub(crate) fn into_hurried(
+    /// [`into_body`](Self::into_body), to be read within that time until its deadline is over.
+    pub(crate) fn into_body_within(
         self,
         limit: u64,
         within: Duration,
-    ) -> io::Result<Hurried<Box<dyn Read + Send>>> {
+    ) -> io::Result<DeadlineReader<Box<dyn Read + Send>>> {
         let until = Instant::now().checked_add(within);
-        Ok(Hurried::new(self.into_plain(limit)?, until))
+        Ok(DeadlineReader::new(self.into_body(limit)?, until))
     }
 
     /// The body as it arrives, without an encoding, which was not asked for and comes now and then. Only `limit` bytes of it are
@@ -357,14 +374,14 @@ impl Answer {
     ///
     /// # Errors
     /// One of `Unsupported` kind for an encoding that cannot be undone.
-    pub(crate) fn into_plain(self, limit: u64) -> io::Result<Box<dyn Read + Send>> {
-        let codings = self.codings();
-        plain(&codings, self.into_wire(), limit)
+    pub(crate) fn into_body(self, limit: u64) -> io::Result<Box<dyn Read + Send>> {
+        let codings = self.content_encoding();
+        decode_body(&codings, self.into_wire(), limit)
     }
 
     /// Whether the body's bytes are others than those that are meant.
-    fn is_packed(&self) -> bool {
-        is_packed(&self.codings())
+    fn is_encoded(&self) -> bool {
+        is_encoded(&self.content_encoding())
     }
 
     /// The body as it was before `Content-Encoding`: what can be is undone, of at most `limit` bytes on the wire.
@@ -373,7 +390,7 @@ impl Answer {
     /// # Errors
     /// One of `Unsupported` kind for an encoding that was not asked for.
     pub(crate) fn into_decoded(self, limit: u64) -> io::Result<Box<dyn Read + Send>> {
-        coding::undo(&self.codings(), self.into_wire().take(limit))
+        coding::undo(&self.content_encoding(), self.into_wire().take(limit))
     }
 
     /// The body's bytes as they come.
@@ -395,11 +412,11 @@ impl Read for Unsent {
     }
 }
 
-/// The time left until then, for [`Get::within`]; `None` for as long as it takes.
+/// The time left until then, for [`OutboundRequest::within`]; `None` for as long as it takes.
 ///
 /// # Errors
 /// `Timeout` when there is none left.
-pub(crate) fn left(until: Option<Instant>) -> Result<Option<Duration>, OutboundError> {
+pub(crate) fn time_left(until: Option<Instant>) -> Result<Option<Duration>, OutboundError> {
     let Some(until) = until else { return Ok(None) };
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(OutboundError::Timeout) } else { Ok(Some(left)) }
@@ -459,8 +476,8 @@ mod tests {
     #[test]
     fn what_is_left_of_a_time_is_never_nothing() {
         let now = Instant::now();
-        assert_eq!(left(None).unwrap(), None);
-        assert!(left(Some(now + Duration::from_secs(9))).unwrap() <= Some(Duration::from_secs(9)));
-        assert!(matches!(left(Some(now)), Err(OutboundError::Timeout)));
+        assert_eq!(time_left(None).unwrap(), None);
+        assert!(time_left(Some(now + Duration::from_secs(9))).unwrap() <= Some(Duration::from_secs(9)));
+        assert!(matches!(time_left(Some(now)), Err(OutboundError::Timeout)));
     }
 }

@@ -21,12 +21,12 @@ type Until = Arc<Mutex<Option<Instant>>>;
 ///
 /// # Errors
 /// One of `Unsupported` kind for an encoding that cannot be undone.
-pub(crate) fn plain(
+pub(crate) fn decode_body(
     codings: &str,
     wire: impl Read + Send + 'static,
     limit: u64,
 ) -> io::Result<Box<dyn Read + Send>> {
-    if !coding::is_packed(codings) {
+    if !coding::is_encoded(codings) {
         return Ok(Box::new(wire));
     }
     let until = Until::default();
@@ -114,17 +114,17 @@ mod tests {
             ("gzip", packed.clone(), b"hello"),
         ] {
             let mut read = Vec::new();
-            plain(codings, io::Cursor::new(body), 100).unwrap().read_to_end(&mut read).unwrap();
+            decode_body(codings, io::Cursor::new(body), 100).unwrap().read_to_end(&mut read).unwrap();
             assert_eq!(read, expected, "{codings}");
         }
-        let error = plain("zstd", io::empty(), 100).err().unwrap();
+        let error = decode_body("zstd", io::empty(), 100).err().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::Unsupported);
     }
 
     #[test]
     fn a_bomb_is_read_a_little_at_a_time() {
         let bomb = gzip(&vec![0; 64 << 20]);
-        let mut body = plain("gzip", io::Cursor::new(bomb), 1000).unwrap();
+        let mut body = decode_body("gzip", io::Cursor::new(bomb), 1000).unwrap();
         let mut start = [7; 4096];
         body.read_exact(&mut start).unwrap();
         assert_eq!(start, [0; 4096]);
@@ -134,7 +134,7 @@ mod tests {
     fn what_decodes_to_nothing_ends_after_its_bytes_or_its_time() {
         let nothing = gzip(b"").repeat(100_000);
         let mut byte = [0];
-        let error = plain("gzip", io::Cursor::new(nothing), 1000).unwrap().read(&mut byte).unwrap_err();
+        let error = decode_body("gzip", io::Cursor::new(nothing), 1000).unwrap().read(&mut byte).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
 
         let until = Until::default();

@@ -32,7 +32,7 @@ const SYSTEM_ROOTS_VARIABLE: &str = "SSL_CERT_FILE";
 pub(super) fn client_config(ca_file: Option<CaFile<'_>>) -> Result<Arc<ClientConfig>, String> {
     let roots = match ca_file {
         None => Arc::clone(public_roots()),
-        Some((key, path)) => {
+        Some(CaFile { key, path }) => {
             let mut roots = RootCertStore::clone(public_roots());
             add_all(&mut roots, path).map_err(|why| format!("{key} {}: {why}", path.display()))?;
             Arc::new(roots)
@@ -133,10 +133,10 @@ mod tests {
             ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned(), false),
         ] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(client_config(Some(("x", &path))).is_ok(), is_good);
+            assert_eq!(client_config(Some(CaFile { key: "x", path: &path })).is_ok(), is_good);
         }
         assert!(
-            client_config(Some(("x.ca_file", Path::new("/nowhere"))))
+            client_config(Some(CaFile { key: "x.ca_file", path: Path::new("/nowhere") }))
                 .unwrap_err()
                 .contains("x.ca_file /nowhere")
         );

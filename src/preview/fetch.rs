@@ -13,7 +13,10 @@ use crate::config::host_list::HostList;
 use crate::config::{self, Ports, Previews};
 use crate::error::{Error, Kind, Result};
 use crate::outbound::dns::Lookups;
-use crate::outbound::{ACCEPT_ENCODING, Answer, Denied, Get, Guard, Limits, Outbound, OutboundError};
+use crate::outbound::{
+    ACCEPT_ENCODING, CaFile, Denied, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse,
+    Timeouts,
+};
 
 /// Redirects followed on the way to one body, as browsers do.
 const MAX_REDIRECTS: u32 = 20;
@@ -23,11 +26,11 @@ const MAX_URL: usize = 4096;
 
 /// A URL that can be asked for: `http` or `https`, without credentials and fragment, normalised.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Link(Url);
+pub(crate) struct HttpUrl(Url);
 
 /// What is asked for, which decides what `Accept` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wants {
+pub(crate) enum Accept {
     /// Whatever a link leads to, a page if possible.
     Page,
     /// A picture to show.
@@ -38,26 +41,26 @@ pub(crate) enum Wants {
 
 /// One body on its way here: where to ask next.
 #[derive(Clone, Debug)]
-pub(crate) struct Trip {
+pub(crate) struct RedirectChain {
     /// Admitted.
-    link: Link,
+    link: HttpUrl,
     /// For what.
-    wants: Wants,
+    wants: Accept,
     /// Redirects that may still come.
     redirects: u32,
 }
 
 /// What came of one hop.
 #[derive(Debug)]
-pub(crate) enum Step<T> {
+pub(crate) enum Followed<T> {
     /// The next one.
-    Redirected(Trip),
+    Redirected(RedirectChain),
     /// What was made of the body.
-    Arrived(T),
+    Fetched(T),
 }
 
 /// An answer with success, its body still to be read.
-pub(crate) struct Landing {
+pub(crate) struct FetchedBody {
     /// Where it came from.
     pub(crate) url: Url,
     /// `Content-Type`
@@ -91,7 +94,7 @@ pub(crate) struct Fetcher {
     max_wire: u64,
 }
 
-impl Link {
+impl HttpUrl {
     /// Reads a URL.
     ///
     /// # Errors
@@ -133,7 +136,7 @@ impl Link {
     }
 }
 
-impl Trip {
+impl RedirectChain {
     /// Where the next hop goes.
     pub(crate) fn host(&self) -> &str {
         self.link.host()
@@ -147,8 +150,8 @@ impl Fetcher {
         names: impl Into<Lookups>,
     ) -> std::result::Result<Self, OutboundError> {
         let guard = Guard::new(&config.ip_deny, &config.ip_allow);
-        let limits = Limits { stall: config.timeout.0, total: Some(config.timeout.0) };
-        let ca_file = config.ca_file.as_deref().map(|path| ("previews.ca_file", path));
+        let limits = Timeouts { stall: config.timeout.0, total: Some(config.timeout.0) };
+        let ca_file = config.ca_file.as_deref().map(|path| CaFile { key: "previews.ca_file", path });
         Ok(Self {
             outbound: Outbound::new(guard, ca_file, limits, names)?,
             hosts: HostList::new(&config.allow_hosts, &config.deny_hosts),
@@ -164,9 +167,9 @@ impl Fetcher {
     ///
     /// # Errors
     /// `Forbidden` for a host or port that the operator excludes.
-    pub(crate) fn set_out(&self, link: Link, wants: Wants) -> Result<Trip> {
-        self.admit(&link)?;
-        Ok(Trip { link, wants, redirects: MAX_REDIRECTS })
+    pub(crate) fn start(&self, link: HttpUrl, wants: Accept) -> Result<RedirectChain> {
+        self.check_allowed(&link)?;
+        Ok(RedirectChain { link, wants, redirects: MAX_REDIRECTS })
     }
 
     /// Goes one hop, until `deadline` at most; `land` makes something of the body at the end. Blocks.
@@ -174,26 +177,26 @@ impl Fetcher {
     /// # Errors
     /// `Forbidden` for a place where nothing may be asked, `PageFailed` for one where nothing is to be had,
     /// `PageUnavailable` for one where something may be had later.
-    pub(crate) fn step<T>(
+    pub(crate) fn follow_once<T>(
         &self,
-        trip: &Trip,
+        trip: &RedirectChain,
         deadline: Instant,
-        land: impl FnOnce(Landing) -> Result<T>,
-    ) -> Result<Step<T>> {
+        land: impl FnOnce(FetchedBody) -> Result<T>,
+    ) -> Result<Followed<T>> {
         let within = deadline.saturating_duration_since(Instant::now());
         if within.is_zero() {
-            return Err(late());
+            return Err(timed_out());
         }
         let answer = self.ask(trip, within)?;
         match answer.status() {
-            200..=299 => land(self.landing(&trip.link, answer, deadline)?).map(Step::Arrived),
-            301 | 302 | 303 | 307 | 308 => self.redirect(trip, &answer).map(Step::Redirected),
+            200..=299 => land(self.landing(&trip.link, answer, deadline)?).map(Followed::Fetched),
+            301 | 302 | 303 | 307 | 308 => self.redirect(trip, &answer).map(Followed::Redirected),
             status => Err(unsuccessful(status)),
         }
     }
 
     /// `Forbidden` for a host or port that the operator excludes.
-    pub(crate) fn admit(&self, link: &Link) -> Result<()> {
+    pub(crate) fn check_allowed(&self, link: &HttpUrl) -> Result<()> {
         if !self.hosts.permit(link.host()) {
             return Err(Error::new(Kind::Forbidden, "this server does not preview that host"));
         }
@@ -204,11 +207,11 @@ impl Fetcher {
     }
 
     /// Sends the request of one hop.
-    fn ask(&self, trip: &Trip, within: Duration) -> Result<Answer> {
+    fn ask(&self, trip: &RedirectChain, within: Duration) -> Result<OutboundResponse> {
         let (accept, encoding) = match trip.wants {
-            Wants::Page => ("text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", ACCEPT_ENCODING),
-            Wants::Image => ("image/webp,image/png,image/jpeg,image/gif,*/*;q=0.5", "identity"),
-            Wants::Oembed => ("application/json", ACCEPT_ENCODING),
+            Accept::Page => ("text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", ACCEPT_ENCODING),
+            Accept::Image => ("image/webp,image/png,image/jpeg,image/gif,*/*;q=0.5", "identity"),
+            Accept::Oembed => ("application/json", ACCEPT_ENCODING),
         };
         let headers = [
             ("User-Agent", self.user_agent.as_str()),
@@ -217,30 +220,31 @@ impl Fetcher {
             ("Accept-Language", &self.accept_language),
         ];
         let headers: Vec<_> = headers.into_iter().filter(|(_, value)| !value.is_empty()).collect();
-        let get = Get { url: trip.link.as_str(), headers: &headers, via: &[], within: Some(within) };
+        let get =
+            OutboundRequest { url: trip.link.as_str(), headers: &headers, via: &[], timeout: Some(within) };
         self.outbound.get(&get).map_err(|error| failed(trip.host(), error))
     }
 
     /// What is to be read.
-    fn landing(&self, link: &Link, answer: Answer, deadline: Instant) -> Result<Landing> {
+    fn landing(&self, link: &HttpUrl, answer: OutboundResponse, deadline: Instant) -> Result<FetchedBody> {
         let content_type = answer.header_lossy("content-type");
         let disposition = answer.header_lossy("content-disposition");
         let refresh = answer.header_lossy("refresh");
         let size = answer.content_length();
-        let body = answer.into_decoded(self.max_wire).map_err(broke_off)?;
-        Ok(Landing { url: link.0.clone(), content_type, disposition, refresh, size, deadline, body })
+        let body = answer.into_decoded(self.max_wire).map_err(body_error)?;
+        Ok(FetchedBody { url: link.0.clone(), content_type, disposition, refresh, size, deadline, body })
     }
 
     /// The next hop: checked like the first.
-    fn redirect(&self, trip: &Trip, answer: &Answer) -> Result<Trip> {
+    fn redirect(&self, trip: &RedirectChain, answer: &OutboundResponse) -> Result<RedirectChain> {
         let elsewhere = |why: &'static str| Error::new(Kind::PageFailed, why);
         let redirects =
             trip.redirects.checked_sub(1).ok_or_else(|| elsewhere("the site redirects too often"))?;
         let target = answer.redirect().ok_or_else(|| elsewhere("the site redirects to nowhere"))?;
-        let link = Link::parse(&target)
+        let link = HttpUrl::parse(&target)
             .map_err(|error| elsewhere("the site redirects to what cannot be asked for").caused_by(error))?;
-        self.admit(&link)?;
-        Ok(Trip { link, redirects, wants: trip.wants })
+        self.check_allowed(&link)?;
+        Ok(RedirectChain { link, redirects, wants: trip.wants })
     }
 }
 
@@ -251,14 +255,14 @@ fn unsuccessful(status: u16) -> Error {
 }
 
 /// Silence.
-pub(crate) fn late() -> Error {
+pub(crate) fn timed_out() -> Error {
     Error::new(Kind::PageUnavailable, "the site did not answer in time")
 }
 
 /// A body that cannot be read.
-pub(crate) fn broke_off(source: io::Error) -> Error {
+pub(crate) fn body_error(source: io::Error) -> Error {
     if source.kind() == io::ErrorKind::TimedOut {
-        return late().caused_by(source);
+        return timed_out().caused_by(source);
     }
     if source.kind() == io::ErrorKind::Unsupported {
         let why = "the site packs its answer in a way that was not asked for";
@@ -280,7 +284,7 @@ fn failed(host: &str, error: OutboundError) -> Error {
         OutboundError::Unresolved => {
             Error::new(Kind::PageUnavailable, "the host cannot be found").caused_by(error)
         }
-        OutboundError::Timeout => late().caused_by(error),
+        OutboundError::Timeout => timed_out().caused_by(error),
         OutboundError::Failed(_) => {
             Error::new(Kind::PageUnavailable, "the site cannot be reached").caused_by(error)
         }
@@ -293,9 +297,9 @@ fn failed(host: &str, error: OutboundError) -> Error {
     }
 }
 
-impl fmt::Debug for Landing {
+impl fmt::Debug for FetchedBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Landing").field("url", &self.url.as_str()).finish_non_exhaustive()
+        f.debug_struct("FetchedBody").field("url", &self.url.as_str()).finish_non_exhaustive()
     }
 }
 
@@ -325,10 +329,10 @@ mod tests {
             ("http://[::FFFF:127.0.0.1]/", "http://[::ffff:7f00:1]/"),
             ("https://пример.рф/", "https://xn--e1afmkfd.xn--p1ai/"),
         ] {
-            assert_eq!(Link::parse(text).unwrap().as_str(), normal, "{text}");
+            assert_eq!(HttpUrl::parse(text).unwrap().as_str(), normal, "{text}");
         }
-        assert_eq!(Link::parse("http://Example.org./").unwrap().host(), "example.org");
-        assert_eq!(Link::parse("http://[::1]/").unwrap().host(), "::1");
+        assert_eq!(HttpUrl::parse("http://Example.org./").unwrap().host(), "example.org");
+        assert_eq!(HttpUrl::parse("http://[::1]/").unwrap().host(), "::1");
     }
 
     #[test]
@@ -351,14 +355,14 @@ mod tests {
             "https://:secret@example.org/",
             &long,
         ] {
-            assert_eq!(Link::parse(text).unwrap_err().kind(), Kind::InvalidParam, "{text}");
+            assert_eq!(HttpUrl::parse(text).unwrap_err().kind(), Kind::InvalidParam, "{text}");
         }
     }
 
     #[test]
     fn hosts_and_ports_are_let_in_by_list() {
         let fetcher = fetcher(|config| config.deny_hosts = vec!["*.evil.org".to_owned(), "::1".to_owned()]);
-        let admits = |text: &str| fetcher.admit(&Link::parse(text).unwrap()).is_ok();
+        let admits = |text: &str| fetcher.check_allowed(&HttpUrl::parse(text).unwrap()).is_ok();
         assert!(admits("https://example.org/") && admits("http://example.org:3000/"));
         for text in
             ["http://a.EVIL.org./", "http://[::1]/", "http://example.org:22/", "http://example.org:6667/"]

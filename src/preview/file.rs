@@ -7,12 +7,12 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::page::MAX_TITLE;
-use super::{Image, Origin, Page, text};
+use super::{Image, ImageSource, Page, text};
 use crate::http::disposition;
 
 /// What a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
+pub(crate) enum BodyKind {
     /// HTML or XHTML, for [`super::read_page`].
     Html,
     /// JSON, perhaps oEmbed.
@@ -25,12 +25,12 @@ pub(crate) enum Format {
 
 /// What a body is whose first bytes are `head` (512 are enough, 16 tell most) and whose `Content-Type` is
 /// `content_type`.
-pub(crate) fn sniff(head: &[u8], content_type: Option<&str>) -> Format {
+pub(crate) fn sniff(head: &[u8], content_type: Option<&str>) -> BodyKind {
     match media_type(head, content_type).as_str() {
-        HTML => Format::Html,
-        JSON => Format::Json,
-        kind if kind.starts_with("image/") && by_signature(head, kind).is_some() => Format::Image,
-        _ => Format::File,
+        HTML => BodyKind::Html,
+        JSON => BodyKind::Json,
+        kind if kind.starts_with("image/") && by_signature(head, kind).is_some() => BodyKind::Image,
+        _ => BodyKind::File,
     }
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn describe_file(
                 width: None,
                 height: None,
                 alt: None,
-                origin: Origin::Declared,
+                source: ImageSource::Declared,
             });
             return page;
         }
@@ -402,12 +402,12 @@ mod tests {
     #[test]
     fn only_what_begins_as_a_picture_is_one() {
         for (head, declared, expected) in [
-            (&b"\x89PNG\r\n\x1a\n"[..], "text/html", Format::Image),
-            (b"not a picture", "image/png", Format::File),
-            (b"<svg xmlns=", "image/svg+xml", Format::File),
-            (b"<!doctype html>", "image/png", Format::Html),
-            (b"{", "application/json; charset=utf-8", Format::Json),
-            (b"%PDF-1.7", "text/html", Format::File),
+            (&b"\x89PNG\r\n\x1a\n"[..], "text/html", BodyKind::Image),
+            (b"not a picture", "image/png", BodyKind::File),
+            (b"<svg xmlns=", "image/svg+xml", BodyKind::File),
+            (b"<!doctype html>", "image/png", BodyKind::Html),
+            (b"{", "application/json; charset=utf-8", BodyKind::Json),
+            (b"%PDF-1.7", "text/html", BodyKind::File),
         ] {
             assert_eq!(sniff(head, Some(declared)), expected, "{head:?} {declared}");
         }

@@ -30,12 +30,14 @@ use serde_json::{Map, Value};
 use url::Url;
 
 pub(crate) use data_url::read_data_url;
-pub(crate) use fetch::{Fetcher, Landing, Link, Step, Trip, Wants, broke_off, late};
-pub(crate) use file::{Format, describe_file, media_type, sniff};
-pub(crate) use oembed::{
-    Embed, MAX_ANSWER as MAX_OEMBED, MAX_CACHE_AGE, Providers, json_in_utf8, parse_oembed,
+pub(crate) use fetch::{
+    Accept, FetchedBody, Fetcher, Followed, HttpUrl, RedirectChain, body_error, timed_out,
 };
-pub(crate) use page::{read_page, refreshed};
+pub(crate) use file::{BodyKind, describe_file, media_type, sniff};
+pub(crate) use oembed::{
+    MAX_OEMBED, MAX_OEMBED_CACHE_AGE, OembedProviders, OembedResponse, json_to_utf8, parse_oembed,
+};
+pub(crate) use page::{read_page, refresh_target};
 
 /// What a page says of itself. Every text is clean: one line, no control characters, no markup, of bounded length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +52,7 @@ pub(crate) struct Page {
     pub(crate) kind: Option<String>,
     /// `og:url`, the address that the page prefers.
     pub(crate) url: Option<Url>,
-    /// Pictures to show, best first, by their [`Origin`]. The first that can be fetched and decoded is `og:image`.
+    /// Pictures to show, best first, by their [`ImageSource`]. The first that can be fetched and decoded is `og:image`.
     pub(crate) images: Vec<Image>,
     /// Where an oEmbed description of the page is to be had, found in the page.
     pub(crate) oembed: Option<Url>,
@@ -72,12 +74,12 @@ pub(crate) struct Image {
     /// `og:image:alt`
     pub(crate) alt: Option<String>,
     /// Why it may stand for the page.
-    pub(crate) origin: Origin,
+    pub(crate) source: ImageSource,
 }
 
-/// Why a picture may stand for a page, best first. One stands in only where none of a better origin can be had.
+/// Why a picture may stand for a page, best first. One stands in only where none of a better source can be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Origin {
+pub(crate) enum ImageSource {
     /// The page says so.
     Declared,
     /// The page shows it.
@@ -86,8 +88,8 @@ pub(crate) enum Origin {
     Icon,
 }
 
-impl Origin {
-    /// Most pictures of this origin.
+impl ImageSource {
+    /// Most pictures of this source.
     fn most(self) -> usize {
         match self {
             Self::Declared => 6,
@@ -111,7 +113,7 @@ impl Page {
                 self.images.push(image);
             }
         }
-        self.images.sort_by_key(|image| image.origin);
+        self.images.sort_by_key(|image| image.source);
         for (key, value) in other.more {
             if self.more.len() < MAX_MORE {
                 self.more.entry(key).or_insert(value);
@@ -139,7 +141,7 @@ impl Page {
     }
 }
 
-/// Most pictures a page offers: as many as there are of each origin.
+/// Most pictures a page offers: as many as there are of each source.
 const MAX_IMAGES: usize = 12;
 
 /// Most further keys; with those of the page and its image at most 50.

@@ -18,12 +18,12 @@ use super::declared::RawImage;
 use super::declared::pixels;
 use super::html::{self, Listener, Tag, push_capped};
 use super::page::{MAX_DESCRIPTION, MAX_NAME, MAX_TITLE, absolute};
-use super::{Image, Origin, Page, text};
+use super::{Image, ImageSource, Page, text};
 use crate::config::{OembedProvider, host_glob};
 
 /// What an oEmbed answer says of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Embed {
+pub(crate) struct OembedResponse {
     /// The description.
     pub(crate) page: Page,
     /// How long the site wants it kept, at most a day.
@@ -32,7 +32,7 @@ pub(crate) struct Embed {
 
 /// The sites that are known to speak oEmbed.
 #[derive(Debug)]
-pub(crate) struct Providers {
+pub(crate) struct OembedProviders {
     /// Endpoints and the pages they describe, configured ones first.
     all: Vec<(Url, Vec<Pattern>)>,
 }
@@ -47,7 +47,7 @@ struct Pattern {
     path: WildMatch,
 }
 
-impl Providers {
+impl OembedProviders {
     /// The known sites behind the configured ones (`previews.oembed`).
     pub(crate) fn new(extra: &[OembedProvider]) -> Self {
         let configured = extra.iter().map(|provider| {
@@ -121,7 +121,7 @@ fn question(mut endpoint: Url, url: &Url) -> Url {
 }
 
 /// An answer in UTF-8, which it should be in, whatever it came in: what is no UTF-8 is what `content_type` declares, else Latin-1.
-pub(crate) fn json_in_utf8(json: Vec<u8>, content_type: Option<&str>) -> Vec<u8> {
+pub(crate) fn json_to_utf8(json: Vec<u8>, content_type: Option<&str>) -> Vec<u8> {
     let mark = Encoding::for_bom(&json).map(|(encoding, _)| encoding);
     if mark.is_none() && std::str::from_utf8(&json).is_ok() {
         return json;
@@ -136,8 +136,8 @@ pub(crate) fn json_in_utf8(json: Vec<u8>, content_type: Option<&str>) -> Vec<u8>
 }
 
 /// Reads the answer that an endpoint gave at `url`. `None` if it says nothing to show.
-pub(crate) fn parse_oembed(json: &[u8], url: &Url) -> Option<Embed> {
-    if json.len() > MAX_ANSWER {
+pub(crate) fn parse_oembed(json: &[u8], url: &Url) -> Option<OembedResponse> {
+    if json.len() > MAX_OEMBED {
         return None;
     }
     let answer: Value = serde_json::from_slice(json).ok()?;
@@ -174,14 +174,15 @@ pub(crate) fn parse_oembed(json: &[u8], url: &Url) -> Option<Embed> {
     };
     let says_something = page.title.is_some() || page.description.is_some() || !page.images.is_empty();
     let cache_age = answer.get("cache_age").and_then(number).map(Duration::from_secs);
-    says_something.then(|| Embed { page, cache_age: cache_age.map(|age| age.min(MAX_CACHE_AGE)) })
+    says_something
+        .then(|| OembedResponse { page, cache_age: cache_age.map(|age| age.min(MAX_OEMBED_CACHE_AGE)) })
 }
 
 /// An image of an answer: its URL and its sides.
 fn image(answer: &Value, base: &Url, [url, width, height]: [&str; 3]) -> Option<Image> {
     let url = absolute(base, answer.get(url)?.as_str()?)?;
     let side = |key: &str| answer.get(key).and_then(number).and_then(|px| pixels(&px.to_string()));
-    Some(Image { url, width: side(width), height: side(height), alt: None, origin: Origin::Declared })
+    Some(Image { url, width: side(width), height: side(height), alt: None, source: ImageSource::Declared })
 }
 
 /// A number, which some sites write as text.
@@ -202,7 +203,7 @@ fn picture_of_embed(html: &str, base: &Url) -> Option<Image> {
     let mut pictures = Pictures::default();
     html::read_bytes(html.as_bytes(), &mut pictures);
     let RawImage { src, width, height, .. } = pictures.first?;
-    Some(Image { url: absolute(base, &src)?, width, height, alt: None, origin: Origin::Shown })
+    Some(Image { url: absolute(base, &src)?, width, height, alt: None, source: ImageSource::Shown })
 }
 
 /// Looks for a picture that is more than an ornament.
@@ -311,10 +312,10 @@ const KNOWN: [(&str, &[&str]); 7] = [
 ];
 
 /// Longest an answer is kept, whatever it says: as in Synapse.
-pub(crate) const MAX_CACHE_AGE: Duration = Duration::from_hours(24);
+pub(crate) const MAX_OEMBED_CACHE_AGE: Duration = Duration::from_hours(24);
 
 /// Longest answer read, bytes.
-pub(crate) const MAX_ANSWER: usize = 1024 * 1024;
+pub(crate) const MAX_OEMBED: usize = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -325,13 +326,13 @@ mod tests {
         Url::parse(text).unwrap()
     }
 
-    fn parse(json: &str) -> Option<Embed> {
+    fn parse(json: &str) -> Option<OembedResponse> {
         parse_oembed(json.as_bytes(), &url("https://x.example/oembed"))
     }
 
     #[test]
     fn known_sites_are_asked_at_their_endpoints() {
-        let providers = Providers::new(&[OembedProvider {
+        let providers = OembedProviders::new(&[OembedProvider {
             endpoint: "https://tube.example/oembed.{format}?theme=dark".to_owned(),
             urls: vec![
                 "https://tube.example:8443/watch/*".to_owned(),
@@ -388,7 +389,7 @@ mod tests {
 
     #[test]
     fn every_known_entry_is_well_formed() {
-        assert_eq!(Providers::new(&[]).all.len(), KNOWN.len());
+        assert_eq!(OembedProviders::new(&[]).all.len(), KNOWN.len());
         for (_, globs) in KNOWN {
             assert!(globs.iter().all(|glob| glob.starts_with("https://") && Pattern::parse(glob).is_some()));
         }
@@ -467,7 +468,7 @@ mod tests {
             (wide, None),
             (format!("\u{feff}{json}").into_bytes(), None),
         ] {
-            let read = json_in_utf8(bytes, content_type);
+            let read = json_to_utf8(bytes, content_type);
             if content_type.is_none_or(|kind| !kind.ends_with("utf-8")) {
                 assert_eq!(String::from_utf8(read).unwrap(), utf8, "{content_type:?}");
             } else {
@@ -505,7 +506,7 @@ mod tests {
 
     #[test]
     fn answers_that_say_nothing_are_none() {
-        let long = format!("{{\"title\":\"{}\"}}", "x".repeat(MAX_ANSWER));
+        let long = format!("{{\"title\":\"{}\"}}", "x".repeat(MAX_OEMBED));
         for json in [
             "",
             "null",

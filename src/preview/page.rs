@@ -12,7 +12,7 @@ use super::charset::{self, Heard, Utf8Body};
 use super::declared::{self, Declared, IMAGE_KEYS, RawImage};
 use super::html::{self, Listener, Syntax, Tag, push_capped};
 use super::json_ld::{self, JsonLd};
-use super::{Image, MAX_IMAGES, MAX_MORE, Origin, Page, oembed, text};
+use super::{Image, ImageSource, MAX_IMAGES, MAX_MORE, Page, oembed, text};
 
 /// Reads as much of `body` as it takes to describe the page at `url`. A body that breaks off is described by what came;
 /// an error is one before the first byte.
@@ -28,7 +28,7 @@ pub(crate) fn read_page(body: &mut dyn Read, content_type: Option<&str>, url: &U
 }
 
 /// Where a page at `url` leads at once by its `Refresh` header, which is the same as `http-equiv=refresh`.
-pub(crate) fn refreshed(url: &Url, header: &str) -> Option<Url> {
+pub(crate) fn refresh_target(url: &Url, header: &str) -> Option<Url> {
     absolute(url, declared::refresh(header)?)
 }
 
@@ -226,10 +226,12 @@ impl PageReader {
         declared.extend_from_slice(&self.declared.link_images);
         let shown: Vec<RawImage> = self.body.images().cloned().collect();
         let mut images = Vec::new();
-        for (origin, candidates) in
-            [(Origin::Declared, &declared), (Origin::Shown, &shown), (Origin::Icon, &self.declared.icons)]
-        {
-            resolve(base, candidates, origin, &mut images);
+        for (source, candidates) in [
+            (ImageSource::Declared, &declared),
+            (ImageSource::Shown, &shown),
+            (ImageSource::Icon, &self.declared.icons),
+        ] {
+            resolve(base, candidates, source, &mut images);
         }
         images
     }
@@ -259,8 +261,8 @@ impl PageReader {
 }
 
 /// Adds candidates as pictures that can be fetched and shown, each once.
-fn resolve(base: &Url, candidates: &[RawImage], origin: Origin, images: &mut Vec<Image>) {
-    let room = images.len().saturating_add(origin.most()).min(MAX_IMAGES);
+fn resolve(base: &Url, candidates: &[RawImage], source: ImageSource, images: &mut Vec<Image>) {
+    let room = images.len().saturating_add(source.most()).min(MAX_IMAGES);
     for raw in candidates {
         let is_embedded = declared::is_embedded(&raw.src);
         let url = if is_embedded { Url::parse(&raw.src).ok() } else { absolute(base, &raw.src) };
@@ -271,7 +273,7 @@ fn resolve(base: &Url, candidates: &[RawImage], origin: Origin, images: &mut Vec
             known.height = known.height.or(raw.height);
         } else if images.len() < room && raw.is_showable() {
             let alt = raw.alt.as_deref().and_then(|alt| text::clean(alt, MAX_TITLE));
-            images.push(Image { url, width: raw.width, height: raw.height, alt, origin });
+            images.push(Image { url, width: raw.width, height: raw.height, alt, source });
         }
     }
 }

@@ -313,7 +313,7 @@ fn the_largest_icon_is_the_last_resort() {
     ] {
         let page = html(&format!("<title>T</title>{links}<body>"));
         assert_eq!(page.images.first().map(|image| image.url.path()), expected, "{links}");
-        assert!(page.images.iter().all(|image| image.origin == Origin::Icon));
+        assert!(page.images.iter().all(|image| image.source == ImageSource::Icon));
     }
 }
 
@@ -360,8 +360,11 @@ fn behind_the_declared_picture_come_those_shown_and_the_icon() {
         "<title>T</title><meta name=description content=D><link rel=apple-touch-icon href=/icon.png>
         <meta property=og:image content=/a.png><body><main><img src=/b.png width=600 height=400><img src=/a.png></main>",
     );
-    let found: Vec<_> = page.images.iter().map(|image| (image.url.path(), image.origin)).collect();
-    assert_eq!(found, [("/a.png", Origin::Declared), ("/b.png", Origin::Shown), ("/icon.png", Origin::Icon)]);
+    let found: Vec<_> = page.images.iter().map(|image| (image.url.path(), image.source)).collect();
+    assert_eq!(
+        found,
+        [("/a.png", ImageSource::Declared), ("/b.png", ImageSource::Shown), ("/icon.png", ImageSource::Icon)]
+    );
 }
 
 #[test]

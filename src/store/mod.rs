@@ -20,6 +20,7 @@ pub(crate) mod blobs;
 pub(crate) mod catalog;
 pub mod fs;
 pub(crate) mod sha256;
+pub(crate) mod stored_media;
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;

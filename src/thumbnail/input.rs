@@ -62,7 +62,7 @@ impl<R> Watched<'_, R> {
 impl<R: Read> Read for Watched<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            self.fault.get_or_insert(ThumbnailError::OutOfTime);
+            self.fault.get_or_insert(ThumbnailError::Timeout);
             return Err(io::ErrorKind::TimedOut.into());
         }
         let result = self.inner.read(buffer);
@@ -119,7 +119,7 @@ mod tests {
         let mut source = io::Cursor::new(vec![0; 20_000]);
         let copy = |mut input: Input<'_, _>| Ok(io::copy(&mut input, &mut io::sink())?);
         let got = read(&mut source, Some(Instant::now()), copy);
-        assert!(matches!(got, Err(ThumbnailError::OutOfTime)), "{got:?}");
+        assert!(matches!(got, Err(ThumbnailError::Timeout)), "{got:?}");
         assert_eq!(read(&mut source, None, copy).unwrap(), 20_000);
     }
 

@@ -6,7 +6,7 @@
 //! [`probe()`] reads the header and allocates nothing by what it claims; [`Plan::new`] is arithmetic; [`estimate`] is
 //! the permit to take before [`render`], which refuses what is over its [`Limits`].
 //!
-//! Several sizes of one source can share a decode ([`share_a_decode`]). What is made of a source and
+//! Several sizes of one source can share a decode ([`can_share_decode`]). What is made of a source and
 //! a [`RenderSpec`] is always the same, whatever is made beside it, for other servers are given the bytes that clients get. So
 //! rows are reduced for each size apart while they pass, and a JPEG, which is decoded straight to a fraction of its size,
 //! serves together those sizes that take the same fraction: of a photograph, the small ones and the large ones.
@@ -55,11 +55,11 @@ pub(crate) enum ThumbnailError {
     TooLarge(&'static str),
     /// Out of time: 413.
     #[error("the image takes too long to decode")]
-    OutOfTime,
+    Timeout,
     /// Out of time for every frame. A still can be made, which is another picture: [`render`] gives the same bytes for the
     /// same spec, or none.
     #[error("there was no time to animate the image")]
-    NoTimeToAnimate,
+    AnimationTimeout,
     /// No picture of a format that is read here, by its first bytes: 400.
     #[error("the media is not an image that can be thumbnailed")]
     NotAnImage,
@@ -68,7 +68,7 @@ pub(crate) enum ThumbnailError {
     Broken(#[source] Box<dyn StdError + Send + Sync>),
     /// A picture that may be whole, of a kind that is not read here: 400.
     #[error("the image is of a kind that is not read: {0}")]
-    NotRead(&'static str),
+    Unsupported(&'static str),
     /// The source could not be read: ours.
     #[error("reading the image failed")]
     Io(#[source] io::Error),
@@ -91,7 +91,7 @@ impl From<io::Error> for ThumbnailError {
 
 /// A spec as asked where memory allows. Else a still in place of all frames; else the largest picture of the same part that
 /// memory allows.
-pub(crate) fn affordable(header: &Header, spec: RenderSpec, limits: &Limits) -> RenderSpec {
+pub(crate) fn fit_to_memory(header: &Header, spec: RenderSpec, limits: &Limits) -> RenderSpec {
     let fits = |spec: RenderSpec| estimate(header, &[spec]) <= limits.memory;
     if fits(spec) {
         return spec;
@@ -138,11 +138,11 @@ pub(crate) fn estimate(header: &Header, specs: &[RenderSpec]) -> u64 {
 }
 
 /// Whether one decode serves both specs.
-pub(crate) fn share_a_decode(header: &Header, one: &RenderSpec, other: &RenderSpec) -> bool {
+pub(crate) fn can_share_decode(header: &Header, one: &RenderSpec, other: &RenderSpec) -> bool {
     !one.animated && !other.animated && decode::shares(header, one, other)
 }
 
-/// Makes the pictures of plans that [`share_a_decode`], in their order. The same source and spec give the same bytes,
+/// Makes the pictures of plans that [`can_share_decode`], in their order. The same source and spec give the same bytes,
 /// whatever is made beside it: an animation that is over a bound is a still for good, one that there is no time for is
 /// refused.
 pub(crate) fn render<R: BufRead + Seek>(
@@ -162,8 +162,8 @@ pub(crate) fn render<R: BufRead + Seek>(
     whole.map(|made| made.map(|rendered| Rendered { is_partial, ..rendered })).collect()
 }
 
-/// The spec that [`blurhash`] and [`prove`] take: the cheapest that there is.
-pub(crate) fn sketch_spec(header: &Header) -> RenderSpec {
+/// The spec that [`blurhash`] and [`verify`] take: the cheapest that there is.
+pub(crate) fn cheapest_spec(header: &Header) -> RenderSpec {
     sketch::spec(header.source())
 }
 
@@ -173,22 +173,33 @@ pub(crate) fn blurhash<R: BufRead + Seek>(
     header: &Header,
     limits: &Limits,
 ) -> Result<String, ThumbnailError> {
-    let Drawn { pictures, .. } = draw(input, header, &[sketch_spec(header)], limits)?;
+    let Drawn { pictures, .. } = draw(input, header, &[cheapest_spec(header)], limits)?;
     sketch::blurhash(pictures.first().ok_or_else(|| ThumbnailError::broken("nothing was made"))?)
 }
 
-/// Refuses what [`prove`] would refuse by its header alone.
-pub(crate) fn admit_proof(header: &Header, limits: &Limits) -> Result<(), ThumbnailError> {
-    admit(header, &[sketch_spec(header)], limits)
+/// Compares what the header says with the limits, without reading pixels.
+///
+/// # Errors
+/// `TooLarge` for more than `max_pixels` pixels, or where [`estimate`] gives more than `memory`.
+pub(crate) fn check_limits(
+    header: &Header,
+    specs: &[RenderSpec],
+    limits: &Limits,
+) -> Result<(), ThumbnailError> {
+    header.check_pixels(limits)?;
+    if estimate(header, specs) > limits.memory {
+        return Err(ThumbnailError::TooLarge("the image takes too much memory to decode"));
+    }
+    Ok(())
 }
 
 /// Decodes a picture to its end and keeps nothing of it: whether there can be thumbnails of it.
-pub(crate) fn prove<R: BufRead + Seek>(
+pub(crate) fn verify<R: BufRead + Seek>(
     input: &mut R,
     header: &Header,
     limits: &Limits,
 ) -> Result<(), ThumbnailError> {
-    draw(input, header, &[sketch_spec(header)], limits).map(drop)
+    draw(input, header, &[cheapest_spec(header)], limits).map(drop)
 }
 
 /// The results before they are encoded.
@@ -206,7 +217,7 @@ fn draw<R: BufRead + Seek>(
     specs: &[RenderSpec],
     limits: &Limits,
 ) -> Result<Drawn, ThumbnailError> {
-    admit(header, specs, limits)?;
+    check_limits(header, specs, limits)?;
     let decoded = input::read(input, limits.deadline, |input| decode::decode(input, header, specs, limits))?;
     let is_partial = decoded.iter().any(|decoded| decoded.is_partial);
     // Those of one reduction together, so that what each needs of it is done once.
@@ -238,27 +249,18 @@ fn animation<R: BufRead + Seek>(
     spec: &RenderSpec,
     limits: &Limits,
 ) -> Result<Option<Rendered>, ThumbnailError> {
-    admit(header, &[*spec], limits)?;
+    check_limits(header, &[*spec], limits)?;
     let deadline = limits.animation_deadline;
     match input::read(input, deadline, |input| animate::animate(input, header, spec, deadline)) {
-        Err(ThumbnailError::OutOfTime) => Err(ThumbnailError::NoTimeToAnimate),
+        Err(ThumbnailError::Timeout) => Err(ThumbnailError::AnimationTimeout),
         Err(
             ThumbnailError::TooLarge(_)
             | ThumbnailError::Broken(_)
-            | ThumbnailError::NotRead(_)
+            | ThumbnailError::Unsupported(_)
             | ThumbnailError::NotAnImage,
         ) => Ok(None),
         other => other,
     }
-}
-
-/// Refuses what is over the limits.
-fn admit(header: &Header, specs: &[RenderSpec], limits: &Limits) -> Result<(), ThumbnailError> {
-    header.admit(limits)?;
-    if estimate(header, specs) > limits.memory {
-        return Err(ThumbnailError::TooLarge("the image takes too much memory to decode"));
-    }
-    Ok(())
 }
 
 /// Tables, buffers and thread stacks of the codecs.

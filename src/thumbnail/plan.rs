@@ -109,7 +109,7 @@ impl Plan {
 
 impl ThumbnailRequest {
     /// Whether a box is to be covered that no configured size covers.
-    pub(crate) fn is_beyond(&self, sizes: &[ThumbnailSize]) -> bool {
+    pub(crate) fn exceeds_all(&self, sizes: &[ThumbnailSize]) -> bool {
         self.method == ThumbnailMethod::Scale && !sizes.iter().any(|size| self.fits(size))
     }
 
@@ -267,7 +267,7 @@ mod tests {
             (801, 600, Crop, false),
         ] {
             let wanted = ThumbnailRequest { width, height, method, motion: Motion::Still };
-            assert_eq!(wanted.is_beyond(&sizes()), expected, "{wanted:?}");
+            assert_eq!(wanted.exceeds_all(&sizes()), expected, "{wanted:?}");
         }
     }
 

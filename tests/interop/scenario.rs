@@ -266,7 +266,7 @@ impl Scenario {
         assert!(!is_content);
         let failures: Vec<_> = report.lines().filter(|line| line.starts_with("FAIL")).collect();
         assert_eq!(failures.len(), 2, "{report}");
-        assert!(failures[0].contains("comes here in HTTP/1.0"), "{report}");
+        assert!(failures[0].contains("reaches media-sidecar as HTTP/1.0"), "{report}");
         assert!(failures[1].contains("too large for the proxy (status 413)"), "{report}");
         drop(front);
         self.front_a = Some(self.world.start_proxy("nginx-a", "nginx", &configuration, &self.a.name));

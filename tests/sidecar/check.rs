@@ -221,13 +221,13 @@ fn a_good_deployment_is_all_ok() {
         "ok    homeserver: http://[redacted]@",
         "ok    clock",
         "ok    data directory",
-        "ok    service: it runs at 127.0.0.1:",
+        "ok    service: running at 127.0.0.1:",
         "ok    versions: clients use authenticated media",
         "ok    /_sidecar/: not routed",
     ] {
         assert!(report.contains(line), "{line} is not in\n{report}");
     }
-    assert_eq!(report.matches("comes here as it was sent").count(), 9, "{report}");
+    assert_eq!(report.matches("reaches media-sidecar unchanged").count(), 9, "{report}");
     // The stand-in homeserver publishes no key.
     assert!(report.contains("warn  published key"), "{report}");
 }
@@ -245,7 +245,7 @@ fn a_proxy_that_takes_small_bodies_only_fails() {
             report.1
         );
     }
-    assert_eq!(report.1.matches("comes here as it was sent").count(), 6, "{}", report.1);
+    assert_eq!(report.1.matches("reaches media-sidecar unchanged").count(), 6, "{}", report.1);
 }
 
 #[test]
@@ -259,18 +259,18 @@ fn a_proxy_with_a_smaller_limit_than_ours_fails() {
 #[test]
 fn a_proxy_that_speaks_http_1_0_to_us_fails_once() {
     let report = checked(Manners { version: "1.0", ..Manners::default() });
-    fails_with(&report, &[("/_matrix/media/", "comes here in HTTP/1.0")]);
+    fails_with(&report, &[("/_matrix/media/", "reaches media-sidecar as HTTP/1.0")]);
     assert!(report.1.contains("proxy_http_version 1.1"), "{}", report.1);
 }
 
 #[test]
 fn every_header_that_media_needs_must_arrive() {
     for (lost, words) in [
-        (&["authorization"][..], "comes here without Authorization as it was sent"),
-        (&["range", "if-range"], "comes here without Range, If-Range as it was sent"),
-        (&["if-none-match"], "comes here without If-None-Match as it was sent"),
-        (&["if-modified-since"], "comes here without If-Modified-Since as it was sent"),
-        (&["content-type"], "an upload comes here without Content-Type as it was sent"),
+        (&["authorization"][..], "arrives with changed or missing headers: Authorization"),
+        (&["range", "if-range"], "arrives with changed or missing headers: Range, If-Range"),
+        (&["if-none-match"], "arrives with changed or missing headers: If-None-Match"),
+        (&["if-modified-since"], "arrives with changed or missing headers: If-Modified-Since"),
+        (&["content-type"], "an upload arrives with a changed or missing Content-Type"),
     ] {
         fails_with(&checked(Manners { lost, ..Manners::default() }), &[("/_matrix/media/", words)]);
     }
@@ -278,18 +278,21 @@ fn every_header_that_media_needs_must_arrive() {
 
 #[test]
 fn browsers_must_be_let_in() {
-    let words =
-        "its answers lose Access-Control-Allow-Origin or Access-Control-Expose-Headers (Content-Disposition)";
+    let words = "answers arrive without Access-Control-Allow-Origin or Access-Control-Expose-Headers (Content-Disposition)";
     for lost_answers in [&["access-control-allow-origin"][..], &["access-control-expose-headers"]] {
         let mut report = checked(Manners { lost_answers, ..Manners::default() });
-        let preflight = report.1.contains("browsers are not let in");
+        let preflight = report.1.contains("browsers cannot upload");
         assert_eq!(preflight, lost_answers[0].ends_with("origin"), "{}", report.1);
-        report.1 =
-            report.1.lines().filter(|line| !line.contains("not let in")).collect::<Vec<_>>().join("\n");
+        report.1 = report
+            .1
+            .lines()
+            .filter(|line| !line.contains("browsers cannot upload"))
+            .collect::<Vec<_>>()
+            .join("\n");
         fails_with(&report, &[("/_matrix/media/", words)]);
     }
     let report = checked(Manners { added: "Access-Control-Allow-Origin: *\r\n", ..Manners::default() });
-    assert!(report.1.contains("its answers carry Access-Control-Allow-Origin twice"), "{}", report.1);
+    assert!(report.1.contains("answers arrive with Access-Control-Allow-Origin twice"), "{}", report.1);
     let report = checked(Manners { answers_options: true, ..Manners::default() });
     fails_with(&report, &[("/_matrix/media/", "OPTIONS is answered by the proxy (status 405)")]);
 }
@@ -304,9 +307,9 @@ fn each_fault_is_named_with_its_mend() {
     fails_with(
         &report,
         &[
-            ("/_matrix/media/: comes here changed", "let the proxy pass the path as it is"),
-            ("remote_media/: does not come here (status 404)", "see `media-sidecar proxy-config`"),
-            ("/_sidecar/", "everybody can see it"),
+            ("/_matrix/media/: reaches media-sidecar changed", "let the proxy pass the path unchanged"),
+            ("remote_media/: does not reach media-sidecar (status 404)", "see `media-sidecar proxy-config`"),
+            ("/_sidecar/", "reachable by everybody"),
         ],
     );
 }
@@ -318,9 +321,9 @@ fn a_service_that_does_not_run_is_no_fault_of_the_proxy() {
     let report = deployment.check();
     fails_with(
         &report,
-        &[("service: nobody answers at 127.0.0.1:", "start it (`systemctl start media-sidecar`)")],
+        &[("service: no answer at 127.0.0.1:", "start it (`systemctl start media-sidecar`)")],
     );
-    assert!(report.1.contains("warn  proxy: not looked at while the service does not run"), "{}", report.1);
+    assert!(report.1.contains("warn  proxy: not checked while the service does not run"), "{}", report.1);
     assert!(!report.1.contains("502") && !report.1.contains("not routed"), "{}", report.1);
 }
 
@@ -348,11 +351,11 @@ fn a_door_where_nobody_answers_is_told_once() {
     fails_with(
         &report,
         &[(
-            &format!("FAIL  https://{}: nobody answers (Connection refused)", deployment.name),
+            &format!("FAIL  https://{}: no answer (Connection refused)", deployment.name),
             "is the proxy running",
         )],
     );
-    let words = "warn  /_sidecar/: whether it is routed cannot be seen: nobody answered";
+    let words = "warn  /_sidecar/: not checked: no proxy answered";
     assert!(report.1.contains(words), "{}", report.1);
 }
 
@@ -362,15 +365,18 @@ fn a_stranger_at_our_address_and_a_service_with_another_key_are_told() {
     let mut deployment = Deployment::behind(&front);
     let stranger = crate::harness::Peer::plain(|_| Reply::json(200, &json!({})));
     deployment.listen = stranger.name();
-    fails_with(&deployment.check(), &[("service: another program answers at", "stop it, or set `listen`")]);
+    fails_with(
+        &deployment.check(),
+        &[("service: another program answers at", "stop it, or change `listen`")],
+    );
 
     let mut deployment = Deployment::behind(&front);
     let service = deployment.serve(&front);
     deployment.listen = service.address.to_string();
     std::fs::write(deployment.folder.path("signing.key"), OUR_KEY.replace(" 1 ", " 2 ")).unwrap();
     let failures = [
-        ("service: what runs at", "has another key or server_name than this configuration; restart it"),
-        ("/_matrix/media/", "goes to another media-sidecar"),
+        ("service: the media-sidecar at", "runs with another key or server_name; restart it"),
+        ("/_matrix/media/", "reaches another media-sidecar"),
     ];
     fails_with(&deployment.check(), &failures);
 }
@@ -451,7 +457,10 @@ fn too_little_room_for_one_upload_is_told() {
     let _service = deployment.serve(&front);
     let output = deployment.command("check").env("SIDECAR_UPLOADS__MAX_SIZE", "8000000TB").output().unwrap();
     let report = text(&output.stdout);
-    assert!(output.status.code() == Some(1) && report.contains("less room than one upload"), "{report}");
+    assert!(
+        output.status.code() == Some(1) && report.contains("less free space than one upload"),
+        "{report}"
+    );
 }
 
 #[test]
@@ -466,7 +475,7 @@ fn clients_and_servers_may_have_doors_of_their_own_and_both_are_looked_through()
     let service = deployment.serve(&for_servers);
     for_clients.sidecar.set(service.address).unwrap();
     let report = deployment.check();
-    let words = format!("everybody can see it at https://{}", for_servers.name());
+    let words = format!("reachable by everybody at https://{}", for_servers.name());
     fails_with(&report, &[("/_sidecar/", &words)]);
     for (door, places) in [(&for_clients, 5), (&for_servers, 5)] {
         let start = format!("ok    https://{}/_matrix/", door.name());

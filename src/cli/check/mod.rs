@@ -1,7 +1,7 @@
-//! `media-sidecar check`: says, line by line, what is well and what is not, with the mend.
+//! `media-sidecar check`: checks the deployment, one line for each finding, with how to fix it.
 //!
-//! Looks at what is near first: configuration, key, homeserver, folder, the service itself; then from outside, as clients and
-//! servers do, through the reverse proxy at this server's own name. Each cause is said once.
+//! Local things first: configuration, key, homeserver, data directory, the service itself; then the server name from outside, through the
+//! reverse proxy, as clients and servers see it. Each cause is reported once.
 
 mod proxy;
 mod report;
@@ -21,26 +21,26 @@ use crate::config::{Config, Size, find as find_config, redacted};
 use crate::error::in_words;
 use crate::federation::{KeyFile, SigningKey, Standing, compare_published_key};
 use crate::matrix::Timestamp;
-use crate::outbound::Answer;
+use crate::outbound::OutboundResponse;
 use crate::preview::Fetcher;
 use crate::store;
 
 /// Largest answer read, bytes.
 const MAX_ANSWER: u64 = 64 * 1024;
 
-/// Below this much free space the operator is warned.
+/// Free space below which the operator is warned.
 const ROOM: Size = Size(1 << 30);
 
-/// How far the clocks of this machine and its neighbours may be apart; keys and signatures tolerate little more.
+/// Largest accepted difference between this machine's clock and the homeserver's; keys and signatures tolerate little more.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
 
-/// No clock that works shows an earlier time: 2026-01-01.
+/// A clock that shows an earlier time is wrong: 2026-01-01.
 const EARLIEST: Timestamp = Timestamp(1_767_225_600_000);
 
-/// Judges the deployment and tells `out`. `Ok(false)` when anything fails.
+/// Checks the deployment and writes the findings to `out`. `Ok(false)` if any line is FAIL.
 pub fn check(path: Option<&Path>, out: &mut impl Write) -> Result<bool, Failure> {
     let runtime = runtime()?;
-    // SRV records are asked for inside it.
+    // SRV look-ups need the runtime.
     let _inside = runtime.enter();
     let mut report = Report::new(out);
     let loaded = match load_config(path) {
@@ -65,25 +65,21 @@ pub fn check(path: Option<&Path>, out: &mut impl Write) -> Result<bool, Failure>
         report.say(Level::Fail, "previews", in_words(&why))?;
     }
     if let Some(key) = key {
-        match proxy::Outside::find(&config, &key) {
-            Ok(outside) => {
-                let state = service::check(&config, &outside, homeserver, &mut report)?;
-                proxy::check(&config, &outside, (state, homeserver), &mut report)?;
+        match proxy::PublicView::find(&config, &key) {
+            Ok(public_view) => {
+                let state = service::check(&config, &public_view, homeserver, &mut report)?;
+                proxy::check(&config, &public_view, (state, homeserver), &mut report)?;
             }
             // A `ca_file` that is none, for instance.
             Err(why) => report.say(Level::Fail, "service and proxy", in_words(&why))?,
         }
     } else {
-        report.say(
-            Level::Warn,
-            "service and proxy",
-            "not looked at without the signing key, by which we know our own",
-        )?;
+        report.say(Level::Warn, "service and proxy", "not checked without the signing key")?;
     }
     Ok(!report.has_failed())
 }
 
-/// The signing key and its file.
+/// Checks the signing key and its file; returns the key if it can be used.
 fn check_key(config: &Config, report: &mut Report<'_, impl Write>) -> Result<Option<SigningKey>, Failure> {
     match load_signing_key(config) {
         Ok(loaded) => {
@@ -100,12 +96,12 @@ fn check_key(config: &Config, report: &mut Report<'_, impl Write>) -> Result<Opt
     }
 }
 
-/// Whether the homeserver answers, publishes our key, and has our time. Gives what it said of itself.
+/// Checks that the homeserver answers, publishes our key, and that its clock agrees with ours.
 fn check_homeserver(
     config: &Config,
     key: Option<&SigningKey>,
     report: &mut Report<'_, impl Write>,
-) -> Result<Neighbour, Failure> {
+) -> Result<HomeserverState, Failure> {
     let homeserver = Homeserver::new(&config.homeserver.url, Environment::system().names)?;
     let url = redacted(&config.homeserver.url);
     let answer = match homeserver.get("/_matrix/client/versions", None) {
@@ -114,7 +110,7 @@ fn check_homeserver(
             let finding =
                 format!("{url} answers {} for /_matrix/client/versions; set homeserver.url", answer.status());
             report.say(Level::Fail, "homeserver", finding)?;
-            return Ok(Neighbour::Unwell);
+            return Ok(HomeserverState::Failing);
         }
         Err(error) => {
             let why = error.to_string();
@@ -126,7 +122,7 @@ fn check_homeserver(
                 format!("{url} does not answer ({}); start it or set homeserver.url", in_words(&why))
             };
             report.say(Level::Fail, "homeserver", finding)?;
-            return Ok(Neighbour::Unwell);
+            return Ok(HomeserverState::Failing);
         }
     };
     report.say(Level::Ok, "homeserver", format!("{url} answers"))?;
@@ -137,30 +133,30 @@ fn check_homeserver(
     let differs = matches!(standing, Some(Ok(Standing::Differs(_))));
     match standing {
         None => {}
-        Some(Ok(Standing::Agrees)) => report.say(Level::Ok, "published key", "it is ours")?,
+        Some(Ok(Standing::Agrees)) => report.say(Level::Ok, "published key", "matches our signing key")?,
         Some(Ok(Standing::Differs(what))) => report.say(Level::Fail, "published key", what)?,
         Some(Ok(Standing::Unknown(why)) | Err(why)) => {
             let finding =
-                format!("cannot be seen ({why}); let homeserver.url serve /_matrix/key/v2/server too");
+                format!("cannot be read ({why}); homeserver.url must serve /_matrix/key/v2/server too");
             report.say(Level::Warn, "published key", finding)?;
         }
     }
-    Ok(if differs { Neighbour::Unwell } else { Neighbour::Well { announces } })
+    Ok(if differs { HomeserverState::Failing } else { HomeserverState::Well { announces } })
 }
 
-/// What was found of the homeserver.
+/// The result of the homeserver's check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Neighbour {
-    /// A failure was told.
-    Unwell,
-    /// It answers.
+enum HomeserverState {
+    /// A failure was reported.
+    Failing,
+    /// It answers and publishes our key, or its key cannot be read.
     Well {
-        /// Whether its own versions lead clients to authenticated media.
+        /// Whether its own `/versions` lets clients use authenticated media.
         announces: bool,
     },
 }
 
-/// Whether a `/versions` answer leads clients to authenticated media: spec 1.11 or later, or the flag for it.
+/// Whether a `/versions` answer lets clients use authenticated media: spec 1.11 or later, or the flag of MSC3916.
 fn supports_authenticated_media(versions: &Value) -> bool {
     let is_late = |version: &Value| {
         let minor = version.as_str().and_then(|text| text.strip_prefix("v1."));
@@ -172,8 +168,8 @@ fn supports_authenticated_media(versions: &Value) -> bool {
     listed || flag == Some(&Value::Bool(true))
 }
 
-/// Whether this machine's clock is possible and agrees with the homeserver's.
-fn check_clock(answer: &Answer, report: &mut Report<'_, impl Write>) -> Result<(), Failure> {
+/// Checks this machine's clock against the homeserver's `Date` header.
+fn check_clock(answer: &OutboundResponse, report: &mut Report<'_, impl Write>) -> Result<(), Failure> {
     let now = Timestamp::now();
     let theirs = answer.header("date").and_then(|date| httpdate::parse_http_date(date).ok());
     let ours = now.system_time();
@@ -181,7 +177,7 @@ fn check_clock(answer: &Answer, report: &mut Report<'_, impl Write>) -> Result<(
         ours.duration_since(theirs).or_else(|_| theirs.duration_since(ours)).unwrap_or_default()
     });
     if now < EARLIEST {
-        report.say(Level::Fail, "clock", "it shows a time long past; set it, or run a time service")
+        report.say(Level::Fail, "clock", "it shows a time before 2026; set it, or run a time service")
     } else if let Some(apart) = apart.filter(|apart| *apart > CLOCK_TOLERANCE) {
         report.say(
             Level::Fail,
@@ -193,30 +189,31 @@ fn check_clock(answer: &Answer, report: &mut Report<'_, impl Write>) -> Result<(
     }
 }
 
-/// Whether the data directory can be written and has room.
+/// Checks that the data directory can be opened and written and has free space.
 fn check_data_dir(config: &Config, report: &mut Report<'_, impl Write>) -> Result<(), Failure> {
     let path = &config.data_dir;
-    // Without the dots in between.
+    // Without `/./` in between.
     let shown = path.components().collect::<PathBuf>();
     let shown = shown.display();
     if !path.exists() {
         return report.say(
             Level::Warn,
             "data directory",
-            format!("{shown} is not there yet; serve makes it"),
+            format!("{shown} does not exist yet; `serve` creates it"),
         );
     }
     match store::inspect(path) {
         Ok(None) => {}
         Ok(Some(problem)) => return report.say(Level::Fail, "data directory", problem),
         Err(error) => {
-            let finding = format!("{shown} cannot be looked into ({}); run check as root", error.causes());
+            let finding = format!("{shown} cannot be read ({}); run `check` as root", error.causes());
             report.say(Level::Warn, "data directory", finding)?;
         }
     }
     if let Err(error) = tempfile::tempfile_in(path) {
         let why = in_words(&error);
-        let finding = format!("{shown} cannot be written ({why}); give it to the user the service runs as");
+        let finding =
+            format!("{shown} is not writable ({why}); change its owner to the user that the service runs as");
         return report.say(Level::Fail, "data directory", finding);
     }
     let space = rustix::fs::statvfs(path).map(|space| space.f_bavail.saturating_mul(space.f_frsize));
@@ -225,7 +222,9 @@ fn check_data_dir(config: &Config, report: &mut Report<'_, impl Write>) -> Resul
             report.say(Level::Warn, "data directory", format!("{shown}: free space unknown ({error})"))
         }
         Ok(free) if free < config.uploads.max_size.0 => {
-            let finding = format!("{shown} has less room than one upload may take ({free} bytes); make room");
+            let finding = format!(
+                "{shown} has less free space than one upload may take ({free} bytes); free some space"
+            );
             report.say(Level::Fail, "data directory", finding)
         }
         Ok(free) if free < ROOM.0 => {
@@ -235,8 +234,8 @@ fn check_data_dir(config: &Config, report: &mut Report<'_, impl Write>) -> Resul
     }
 }
 
-/// A JSON body, if it is one.
-fn read_json(answer: Answer) -> Option<Value> {
+/// The body as JSON; `None` if it is not JSON or larger than [`MAX_ANSWER`].
+fn read_json(answer: OutboundResponse) -> Option<Value> {
     serde_json::from_slice(&answer.read_at_most(MAX_ANSWER).ok()??).ok()
 }
 

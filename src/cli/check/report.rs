@@ -8,34 +8,29 @@ use super::Failure;
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Level {
-    /// All well.
     Ok,
-    /// Works, but.
+    /// Works, but may surprise.
     Warn,
-    /// Does not work.
     Fail,
 }
 
-/// The check on its way.
+/// Writes the findings and remembers whether one failed.
 pub(super) struct Report<'a, W> {
-    /// Whom to tell.
     out: &'a mut W,
-    /// Whether anything failed.
     failed: bool,
 }
 
 impl<'a, W: Write> Report<'a, W> {
-    /// Tells `out`.
     pub(super) fn new(out: &'a mut W) -> Self {
         Self { out, failed: false }
     }
 
-    /// Whether anything failed so far.
+    /// Whether any finding was a failure.
     pub(super) fn has_failed(&self) -> bool {
         self.failed
     }
 
-    /// Tells one finding.
+    /// Writes one finding.
     pub(super) fn say(
         &mut self,
         level: Level,
@@ -52,18 +47,33 @@ impl<'a, W: Write> Report<'a, W> {
     }
 }
 
-/// What is wrong, each cause with all the places where it was seen.
+/// A problem and how to fix it, in one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem(String);
+
+impl<T: Into<String>> From<T> for Problem {
+    fn from(text: T) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Problems, each with all the places where it was seen.
 #[derive(Default)]
-pub(super) struct Causes(Vec<(String, Vec<String>)>);
+pub(super) struct Causes(Vec<(Problem, Vec<String>)>);
 
 impl Causes {
-    /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Notes that `cause` was seen at `place`.
-    pub(super) fn add(&mut self, cause: String, place: String) {
+    pub(super) fn add(&mut self, cause: Problem, place: String) {
         match self.0.iter_mut().find(|(known, _)| *known == cause) {
             Some((_, places)) if places.contains(&place) => {}
             Some((_, places)) => places.push(place),
@@ -71,19 +81,19 @@ impl Causes {
         }
     }
 
-    /// Tells each cause once.
+    /// Reports each cause once.
     pub(super) fn tell(&self, report: &mut Report<'_, impl Write>) -> Result<(), Failure> {
         for (cause, places) in &self.0 {
             let Some((first, others)) = places.split_first() else { continue };
-            let door: String = first.split_inclusive('/').take(3).collect();
+            let entry_point: String = first.split_inclusive('/').take(3).collect();
             let others: Vec<_> = others
                 .iter()
                 .map(|place| {
-                    place.strip_prefix(&door).map_or_else(|| place.clone(), |path| format!("/{path}"))
+                    place.strip_prefix(&entry_point).map_or_else(|| place.clone(), |path| format!("/{path}"))
                 })
                 .collect();
             let finding = match others.len() {
-                0 => cause.clone(),
+                0 => cause.to_string(),
                 _ => format!("{cause} (the same: {})", others.join(", ")),
             };
             report.say(Level::Fail, first, finding)?;
@@ -100,9 +110,9 @@ mod tests {
     fn a_cause_is_told_once_with_all_its_places() {
         let mut causes = Causes::default();
         for place in ["https://a/x/", "https://a/y/", "https://a/y/", "https://b/x/"] {
-            causes.add("it rains".to_owned(), place.to_owned());
+            causes.add("it rains".into(), place.to_owned());
         }
-        causes.add("it snows".to_owned(), "https://a/x/".to_owned());
+        causes.add("it snows".into(), "https://a/x/".to_owned());
         let mut told = Vec::new();
         let mut report = Report::new(&mut told);
         causes.tell(&mut report).unwrap();

@@ -1,139 +1,138 @@
-//! Whether the service itself runs, asked where it listens: one that does not run must not look like a fault of the proxy.
+//! Checks the service itself at its `listen` addresses, so that a stopped service does not look like a problem of the proxy.
 
 use std::io::Write;
 
-use super::proxy::{Outside, PROBE};
+use super::proxy::{PROBE, PublicView};
 use super::report::{Level, Report};
-use super::{Failure, Neighbour, read_json};
+use super::{Failure, HomeserverState, read_json};
 use crate::config::{Config, ListenAddr, reachable};
 use crate::error::in_words;
 use crate::http::probe_header::{self, ProbeHeader};
-use crate::outbound::{Answer, Get, Outbound, OutboundError};
+use crate::outbound::{Outbound, OutboundError, OutboundRequest, OutboundResponse};
 
-/// What is known of the service.
+/// Whether the service runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// It answers.
-    Runs,
+    Running,
     /// It cannot be asked directly.
     Unknown,
-    /// Nobody answers.
-    Silent,
+    NotRunning,
 }
 
-/// Looks at every address of `listen`.
+/// Checks every address of `listen`.
 pub(super) fn check(
     config: &Config,
-    outside: &Outside,
-    homeserver: Neighbour,
+    public_view: &PublicView,
+    homeserver: HomeserverState,
     report: &mut Report<'_, impl Write>,
 ) -> Result<State, Failure> {
     let mut states = Vec::new();
     for address in &config.listen.addresses {
-        states.push(check_address(address, outside, homeserver, report)?);
+        states.push(check_address(address, public_view, homeserver, report)?);
     }
     let any = |state| states.contains(&state);
-    Ok(match (any(State::Runs), any(State::Unknown)) {
-        (true, _) => State::Runs,
+    Ok(match (any(State::Running), any(State::Unknown)) {
+        (true, _) => State::Running,
         (false, true) => State::Unknown,
-        (false, false) => State::Silent,
+        (false, false) => State::NotRunning,
     })
 }
 
-/// Looks at one address.
 fn check_address(
     address: &ListenAddr,
-    outside: &Outside,
-    homeserver: Neighbour,
+    public_view: &PublicView,
+    homeserver: HomeserverState,
     report: &mut Report<'_, impl Write>,
 ) -> Result<State, Failure> {
     let (outbound, base_url) = match address {
         ListenAddr::Tcp(address) if address.port() == 0 => {
             let finding =
-                format!("`listen: {address}` stands for any free port, so it cannot be asked directly");
+                format!("`listen: {address}` means any free port, so the service cannot be asked directly");
             report.say(Level::Warn, "service", finding)?;
             return Ok(State::Unknown);
         }
-        ListenAddr::Tcp(address) => (outside.outbound().clone(), format!("http://{}", reachable(*address))),
+        ListenAddr::Tcp(address) => {
+            (public_view.outbound().clone(), format!("http://{}", reachable(*address)))
+        }
         ListenAddr::Unix(path) => {
-            (outside.outbound().clone().through_socket(path.clone()), "http://localhost".to_owned())
+            (public_view.outbound().clone().through_socket(path.clone()), "http://localhost".to_owned())
         }
     };
     let answer = match ask(&outbound, &format!("{base_url}/_matrix/media/{PROBE}")) {
         Ok(answer) => answer,
-        Err(error) => return tell_silence(address, &error, outside, report),
+        Err(error) => return report_no_answer(address, &error, public_view, report),
     };
     let mark = answer.header(probe_header::NAME.as_str()).map(ProbeHeader::parse);
     let finding = match mark {
         None => {
             let finding = format!(
-                "another program answers at {address} (status {}); stop it, or set `listen`",
+                "another program answers at {address} (status {}); stop it, or change `listen`",
                 answer.status()
             );
             report.say(Level::Fail, "service", finding)?;
-            return Ok(State::Silent);
+            return Ok(State::NotRunning);
         }
         Some(None) => format!(
             "another version of media-sidecar runs at {address}; restart it (`systemctl restart media-sidecar`)"
         ),
-        Some(Some(mark)) if mark.fingerprint != outside.fingerprint() => {
+        Some(Some(mark)) if mark.fingerprint != public_view.fingerprint() => {
             format!(
-                "what runs at {address} has another key or server_name than this configuration; restart it (`systemctl restart media-sidecar`)"
+                "the media-sidecar at {address} runs with another key or server_name; restart it (`systemctl restart media-sidecar`)"
             )
         }
         Some(Some(_)) => {
-            let Some(why) = ailments(&outbound, &base_url, homeserver) else {
-                report.say(Level::Ok, "service", format!("it runs at {address}"))?;
-                return Ok(State::Runs);
+            let Some(why) = health_problems(&outbound, &base_url, homeserver) else {
+                report.say(Level::Ok, "service", format!("running at {address}"))?;
+                return Ok(State::Running);
             };
-            format!("it runs at {address} and is not well: {why}")
+            format!("running at {address}, but failing: {why}")
         }
     };
     report.say(Level::Fail, "service", finding)?;
-    Ok(State::Runs)
+    Ok(State::Running)
 }
 
-/// Tells of an address where nobody answers. Sockets of systemd's may be elsewhere: what comes through the proxy runs.
-fn tell_silence(
+/// Reports an address without an answer. With systemd's sockets `listen` may be another address: then the proxy's route shows that the service
+/// runs.
+fn report_no_answer(
     address: &ListenAddr,
     why: &OutboundError,
-    outside: &Outside,
+    public_view: &PublicView,
     report: &mut Report<'_, impl Write>,
 ) -> Result<State, Failure> {
     if let ListenAddr::Unix(path) = address
         && rustix::fs::access(path, rustix::fs::Access::WRITE_OK)
             .is_err_and(|why| why == rustix::io::Errno::ACCESS)
     {
-        let finding = format!("this user may not use {address}; run `check` as root");
+        let finding = format!("this user may not connect to {address}; run `check` as root");
         report.say(Level::Warn, "service", finding)?;
         return Ok(State::Unknown);
     }
-    if outside.is_reached() {
+    if public_view.is_reached() {
         let finding = format!(
-            "nobody answers at {address}, and yet it runs; if systemd holds its socket, name that as `listen`"
+            "no answer at {address}, but the service runs; if systemd opens its socket, set `listen` to that socket"
         );
         report.say(Level::Warn, "service", finding)?;
-        return Ok(State::Runs);
+        return Ok(State::Running);
     }
-    let finding = format!(
-        "nobody answers at {address} ({}); start it (`systemctl start media-sidecar`)",
-        in_words(why)
-    );
+    let finding =
+        format!("no answer at {address} ({}); start it (`systemctl start media-sidecar`)", in_words(why));
     report.say(Level::Fail, "service", finding)?;
-    Ok(State::Silent)
+    Ok(State::NotRunning)
 }
 
-/// What its health says that was not told yet.
-fn ailments(outbound: &Outbound, base_url: &str, homeserver: Neighbour) -> Option<String> {
+/// The failing parts of its health that were not reported yet.
+fn health_problems(outbound: &Outbound, base_url: &str, homeserver: HomeserverState) -> Option<String> {
     let answer = match ask(outbound, &format!("{base_url}/_sidecar/health")) {
         Ok(answer) if answer.status() == 200 => return None,
         Ok(answer) => answer,
-        Err(error) => return Some(format!("its health is not told ({})", in_words(&error))),
+        Err(error) => return Some(format!("its health cannot be read ({})", in_words(&error))),
     };
     let status = answer.status();
-    let Some(health) = read_json(answer) else { return Some(format!("its health answers {status}")) };
+    let Some(health) = read_json(answer) else { return Some(format!("its health has status {status}")) };
     let parts = ["database", "blobs", "homeserver"].into_iter();
-    let told = parts.filter(|part| *part != "homeserver" || matches!(homeserver, Neighbour::Well { .. }));
+    let told =
+        parts.filter(|part| *part != "homeserver" || matches!(homeserver, HomeserverState::Well { .. }));
     let ill: Vec<_> = told
         .filter_map(|part| {
             let reason = health.get(part)?.as_str()?;
@@ -143,7 +142,6 @@ fn ailments(outbound: &Outbound, base_url: &str, homeserver: Neighbour) -> Optio
     (!ill.is_empty()).then(|| ill.join("; "))
 }
 
-/// Asks the service.
-fn ask(outbound: &Outbound, url: &str) -> Result<Answer, OutboundError> {
-    outbound.get(&Get { url, headers: &[], via: &[], within: None })
+fn ask(outbound: &Outbound, url: &str) -> Result<OutboundResponse, OutboundError> {
+    outbound.get(&OutboundRequest { url, headers: &[], via: &[], timeout: None })
 }

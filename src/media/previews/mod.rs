@@ -20,8 +20,10 @@ use super::Library;
 use crate::config::{self, Live};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Expiry, Moment, Mxc, len_u64};
-use crate::preview::{Fetcher, Landing, Link, MAX_CACHE_AGE, Providers, Step, Trip, Wants};
-use crate::store::catalog::{Dropped, Filled, NewMedia, NewPreview, Preview, Room};
+use crate::preview::{
+    Accept, FetchedBody, Fetcher, Followed, HttpUrl, MAX_OEMBED_CACHE_AGE, OembedProviders, RedirectChain,
+};
+use crate::store::catalog::{Filled, NewMedia, NewPreview, Preview, Removed, Room};
 
 /// How long a failure is believed, and a preview whose site was late with a part of it.
 const FAILURE_KEPT: Duration = Duration::from_mins(1);
@@ -43,7 +45,7 @@ pub(super) struct Desk {
     /// What follows from the configuration.
     rules: Live<Rules>,
     /// The latest answers.
-    remembered: Cache<Link, Remembered, Weight>,
+    remembered: Cache<HttpUrl, Remembered, Weight>,
     /// How many previews are being stored.
     keeping: Arc<AtomicUsize>,
 }
@@ -55,7 +57,7 @@ struct Rules {
     /// The way to pages.
     fetcher: Fetcher,
     /// Who speaks oEmbed.
-    providers: Providers,
+    providers: OembedProviders,
 }
 
 /// The place of a preview that is being stored.
@@ -98,7 +100,7 @@ impl Desk {
 impl Rules {
     /// The rules of `config`, asking with `fetcher`.
     fn new(config: config::Previews, fetcher: Fetcher) -> Self {
-        let providers = Providers::new(&config.oembed);
+        let providers = OembedProviders::new(&config.oembed);
         Self { config, fetcher, providers }
     }
 }
@@ -111,9 +113,9 @@ impl Library {
     }
 
     /// The answer for `link`, if it is in memory. Does not block.
-    pub(crate) fn remembered_preview(&self, link: &Link) -> Option<Result<Arc<str>>> {
+    pub(crate) fn remembered_preview(&self, link: &HttpUrl) -> Option<Result<Arc<str>>> {
         // What was kept of a host that is excluded by now is not shown.
-        if let Err(error) = self.desk.rules.get().fetcher.admit(link) {
+        if let Err(error) = self.desk.rules.get().fetcher.check_allowed(link) {
             return Some(Err(error));
         }
         let remembered = self.desk.remembered.get(link)?;
@@ -121,17 +123,18 @@ impl Library {
     }
 
     /// The answer for `link`, if one is kept.
-    pub(crate) fn kept_preview(&self, link: &Link) -> Result<Option<Arc<str>>> {
+    pub(crate) fn kept_preview(&self, link: &HttpUrl) -> Result<Option<Arc<str>>> {
         if let Some(remembered) = self.remembered_preview(link) {
             return remembered.map(Some);
         }
         let Some(Preview { answer, expires }) = self.catalog.preview(link.as_str())? else { return Ok(None) };
-        let left = expires.left((self.clock)(), self.desk.rules.get().config.cache.0.max(MAX_CACHE_AGE));
+        let left =
+            expires.left((self.clock)(), self.desk.rules.get().config.cache.0.max(MAX_OEMBED_CACHE_AGE));
         Ok((!left.is_zero()).then(|| self.remember(link, answer, left)))
     }
 
     /// Notes that there is no preview of `link`, so that its site is not asked again at once.
-    pub(crate) fn remember_failure(&self, link: &Link, error: &Error) {
+    pub(crate) fn remember_failure(&self, link: &HttpUrl, error: &Error) {
         // Other failures are ours and may be over at any moment.
         if matches!(error.kind(), Kind::PageFailed | Kind::PageUnavailable | Kind::Forbidden) {
             let until = (self.monotonic)().after(FAILURE_KEPT);
@@ -141,23 +144,23 @@ impl Library {
     }
 
     /// The beginning of the way to `link`.
-    pub(crate) fn set_out(&self, link: Link, wants: Wants) -> Result<Trip> {
-        self.desk.rules.get().fetcher.set_out(link, wants)
+    pub(crate) fn set_out(&self, link: HttpUrl, wants: Accept) -> Result<RedirectChain> {
+        self.desk.rules.get().fetcher.start(link, wants)
     }
 
     /// Goes one hop, until `deadline` at most; `land` reads what is at the end. Blocks.
     pub(crate) fn hop<T>(
         &self,
-        trip: &Trip,
+        trip: &RedirectChain,
         deadline: Instant,
-        land: fn(&Self, Landing) -> Result<T>,
-    ) -> Result<Step<T>> {
-        self.desk.rules.get().fetcher.step(trip, deadline, |landing| land(self, landing))
+        land: fn(&Self, FetchedBody) -> Result<T>,
+    ) -> Result<Followed<T>> {
+        self.desk.rules.get().fetcher.follow_once(trip, deadline, |landing| land(self, landing))
     }
 
     /// Where a site that is known to speak oEmbed describes `link`.
-    pub(crate) fn known_oembed(&self, link: &Link) -> Option<Link> {
-        Link::parse(self.desk.rules.get().providers.endpoint(link.url())?.as_str()).ok()
+    pub(crate) fn known_oembed(&self, link: &HttpUrl) -> Option<HttpUrl> {
+        HttpUrl::parse(self.desk.rules.get().providers.endpoint(link.url())?.as_str()).ok()
     }
 
     /// A place for a preview to be stored, if there is one.
@@ -168,7 +171,7 @@ impl Library {
     }
 
     /// `answer` while the preview is not stored: what is stored meanwhile counts, and it is believed for a while.
-    pub(crate) fn answer_for_now(&self, link: &Link, answer: String) -> Arc<str> {
+    pub(crate) fn answer_for_now(&self, link: &HttpUrl, answer: String) -> Arc<str> {
         if let Some(Ok(stored)) = self.remembered_preview(link) {
             return stored;
         }
@@ -178,11 +181,11 @@ impl Library {
 
     /// Keeps the preview of `link`, and the image with it: blob first, then both rows at once. An image that cannot be stored
     /// is left out, for a while. Gives the answer.
-    pub(crate) fn keep_preview(&self, link: &Link, summary: Summary) -> Result<Arc<str>> {
+    pub(crate) fn keep_preview(&self, link: &HttpUrl, summary: Summary) -> Result<Arc<str>> {
         let mut lifetime = summary.lifetime(self.desk.rules.get().config.cache.0);
         let without_picture = summary.keys();
         let (keys, picture) = summary.into_keys();
-        let mut kept = (String::new(), Dropped::default());
+        let mut kept = (String::new(), Removed::default());
         match picture {
             None => kept = self.commit_preview(link, keys, None, lifetime)?,
             Some(Picture { ingest, content_type, .. }) => {
@@ -205,11 +208,11 @@ impl Library {
     /// Writes the rows of a preview. Gives the answer, and what went to make room.
     fn commit_preview(
         &self,
-        link: &Link,
+        link: &HttpUrl,
         mut keys: Map<String, Value>,
         image: Option<Filled>,
         lifetime: Duration,
-    ) -> Result<(String, Dropped)> {
+    ) -> Result<(String, Removed)> {
         let url = link.as_str().to_owned();
         let image = match image {
             Some(filled) => {
@@ -244,8 +247,8 @@ impl Library {
     }
 
     /// Removes what rows referred to that are gone.
-    fn clear_away(&self, dropped: &Dropped) {
-        for link in dropped.urls.iter().filter_map(|url| Link::parse(url).ok()) {
+    fn clear_away(&self, dropped: &Removed) {
+        for link in dropped.previews.iter().filter_map(|url| HttpUrl::parse(url).ok()) {
             self.desk.remembered.remove(&link);
         }
         for blob in &dropped.blobs {
@@ -256,7 +259,7 @@ impl Library {
     }
 
     /// Keeps an answer in memory for so long.
-    fn remember(&self, link: &Link, answer: String, lifetime: Duration) -> Arc<str> {
+    fn remember(&self, link: &HttpUrl, answer: String, lifetime: Duration) -> Arc<str> {
         let answer: Arc<str> = answer.into();
         let until = (self.monotonic)().after(lifetime);
         self.desk.remembered.insert(link.clone(), Remembered { outcome: Ok(Arc::clone(&answer)), until });
@@ -264,8 +267,8 @@ impl Library {
     }
 }
 
-impl Weighter<Link, Remembered> for Weight {
-    fn weight(&self, link: &Link, remembered: &Remembered) -> u64 {
+impl Weighter<HttpUrl, Remembered> for Weight {
+    fn weight(&self, link: &HttpUrl, remembered: &Remembered) -> u64 {
         let answer = remembered.outcome.as_ref().map_or(0, |answer| answer.len());
         len_u64(link.as_str().len().saturating_add(answer).saturating_add(OVERHEAD))
     }

@@ -1,6 +1,5 @@
 //! What is read of what comes: a page, a file, a picture to keep, an oEmbed description.
 
-use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read};
 use std::time::Instant;
 
@@ -11,8 +10,8 @@ use crate::error::{Error, Kind, Result};
 use crate::matrix::len_u64;
 use crate::media::Library;
 use crate::preview::MAX_OEMBED;
-use crate::preview::{self, Embed, Format, Landing, Link, Page};
-use crate::store::blobs::{Ingest, IngestError};
+use crate::preview::{self, BodyKind, FetchedBody, HttpUrl, OembedResponse, Page};
+use crate::store::blobs::{BlobCursor, Ingest, IngestError};
 use crate::thumbnail::{self, Header, Limits, Source, ThumbnailError};
 
 /// Enough of a body to tell what it is, bytes.
@@ -67,8 +66,8 @@ pub(crate) struct Picture {
 
 impl Library {
     /// Reads what a link leads to: first bytes decide what it is, whatever it is called.
-    pub(crate) fn read_link(&self, landing: Landing) -> Result<Reading> {
-        let Landing { url, content_type, disposition, refresh, size, deadline, body } = landing;
+    pub(crate) fn read_link(&self, landing: FetchedBody) -> Result<Reading> {
+        let FetchedBody { url, content_type, disposition, refresh, size, deadline, body } = landing;
         let (head, mut body) = head_of(body)?;
         let claimed = content_type.as_deref();
         let kind = preview::media_type(&head, claimed);
@@ -80,14 +79,14 @@ impl Library {
         let mut broke_off = false;
         let (mut page, candidate) = match preview::sniff(&head, claimed) {
             _ if head.is_empty() => (Page::default(), None),
-            Format::Html => {
+            BodyKind::Html => {
                 let mut body =
                     Watched { inner: body.take(self.desk.rules.get().config.max_page.0), broke_off: false };
-                let page = preview::read_page(&mut body, claimed, &url).map_err(preview::broke_off)?;
+                let page = preview::read_page(&mut body, claimed, &url).map_err(preview::body_error)?;
                 broke_off = body.broke_off;
                 (page, None)
             }
-            Format::Image => match self.take_picture(&mut body) {
+            BodyKind::Image => match self.take_picture(&mut body) {
                 Ok(candidate) => {
                     let Picture { content_type, ingest, .. } = &candidate.picture;
                     (describe(content_type, Some(ingest.size())), Some(candidate))
@@ -99,14 +98,14 @@ impl Library {
                 }
                 Err(error) => return Err(error),
             },
-            Format::Json | Format::File => (describe(&kind, size), None),
+            BodyKind::Json | BodyKind::File => (describe(&kind, size), None),
         };
         if page == Page::default() {
-            page.refresh = refresh.and_then(|header| preview::refreshed(&url, &header));
+            page.refresh = refresh.and_then(|header| preview::refresh_target(&url, &header));
         }
         let is_late = deadline <= Instant::now();
         if is_late && page == Page::default() {
-            return Err(preview::late());
+            return Err(preview::timed_out());
         }
         let is_of_known_site = self.desk.rules.get().providers.endpoint(&url).is_some();
         let is_cut_off = is_late || broke_off;
@@ -117,9 +116,9 @@ impl Library {
     ///
     /// # Errors
     /// `PageFailed` for what is no picture, one with a broken header, one that is too large or too small.
-    pub(crate) fn read_image(&self, landing: Landing) -> Result<Candidate> {
+    pub(crate) fn read_image(&self, landing: FetchedBody) -> Result<Candidate> {
         let (head, mut body) = head_of(landing.body)?;
-        if preview::sniff(&head, landing.content_type.as_deref()) != Format::Image {
+        if preview::sniff(&head, landing.content_type.as_deref()) != BodyKind::Image {
             return Err(unfit("it is no picture"));
         }
         fit(self.take_picture(&mut body)?)
@@ -142,7 +141,7 @@ impl Library {
     pub(crate) fn prove(&self, candidate: Candidate, deadline: Instant) -> Result<Picture> {
         let Candidate { picture, header } = candidate;
         let limits = Limits { deadline: Some(deadline), ..self.thumbnail_limits() };
-        match thumbnail::prove(&mut reader(&picture.ingest)?, &header, &limits) {
+        match thumbnail::verify(&mut reader(&picture.ingest)?, &header, &limits) {
             Ok(()) => Ok(picture),
             Err(ThumbnailError::Io(error)) => Err(Error::internal("reading a preview image", error)),
             Err(error) => Err(unfit("it cannot be decoded").caused_by(error)),
@@ -154,14 +153,14 @@ impl Library {
     /// # Errors
     /// `PageFailed` for what is none, or too long.
     #[expect(clippy::unused_self, reason = "one of the ways to read a landing")]
-    pub(crate) fn read_oembed(&self, landing: Landing) -> Result<Embed> {
+    pub(crate) fn read_oembed(&self, landing: FetchedBody) -> Result<OembedResponse> {
         let mut json = Vec::new();
         landing
             .body
             .take(len_u64(MAX_OEMBED).saturating_add(1))
             .read_to_end(&mut json)
-            .map_err(preview::broke_off)?;
-        let json = preview::json_in_utf8(json, landing.content_type.as_deref());
+            .map_err(preview::body_error)?;
+        let json = preview::json_to_utf8(json, landing.content_type.as_deref());
         let none = || Error::new(Kind::PageFailed, "the site's oEmbed answer is malformed");
         preview::parse_oembed(&json, &landing.url).ok_or_else(none)
     }
@@ -173,7 +172,7 @@ impl Library {
         let mut ingest = self.blobs.ingest(max_image.0.min(max_stored.0), None).map_err(storing)?;
         let mut chunk = vec![0; CHUNK];
         loop {
-            let count = body.read(&mut chunk).map_err(preview::broke_off)?;
+            let count = body.read(&mut chunk).map_err(preview::body_error)?;
             if count == 0 {
                 break;
             }
@@ -184,7 +183,7 @@ impl Library {
         }
         let header = thumbnail::probe(&mut reader(&ingest)?)
             .map_err(|error| unfit("its header is broken").caused_by(error))?;
-        thumbnail::admit_proof(&header, &self.thumbnail_limits())
+        thumbnail::check_limits(&header, &[thumbnail::cheapest_spec(&header)], &self.thumbnail_limits())
             .map_err(|error| unfit("no thumbnail could be made of it").caused_by(error))?;
         let Source { width, height, .. } = header.source();
         let picture = Picture { ingest, content_type: header.content_type(), width, height };
@@ -209,15 +208,15 @@ impl Reading {
     }
 
     /// Where it leads at once, saying nothing of itself.
-    pub(crate) fn refresh(&self) -> Option<Link> {
-        Link::parse(self.page.refresh.as_ref()?.as_str()).ok()
+    pub(crate) fn refresh(&self) -> Option<HttpUrl> {
+        HttpUrl::parse(self.page.refresh.as_ref()?.as_str()).ok()
     }
 }
 
 impl Candidate {
     /// Bytes of memory that proving it takes.
     pub(crate) fn memory(&self) -> u64 {
-        thumbnail::estimate(&self.header, &[thumbnail::sketch_spec(&self.header)])
+        thumbnail::estimate(&self.header, &[thumbnail::cheapest_spec(&self.header)])
     }
 }
 
@@ -252,7 +251,7 @@ fn head_of(mut body: Box<dyn Read + Send>) -> Result<(Vec<u8>, impl Read)> {
     let mut broken = None;
     match body.by_ref().take(HEAD).read_to_end(&mut head) {
         Ok(_) => {}
-        Err(error) if head.is_empty() => return Err(preview::broke_off(error)),
+        Err(error) if head.is_empty() => return Err(preview::body_error(error)),
         Err(error) => broken = Some(error),
     }
     Ok((head.clone(), Cursor::new(head).chain(Break(broken)).chain(body)))
@@ -284,8 +283,8 @@ impl<R: Read> Read for Watched<R> {
 }
 
 /// What was taken in, from its start.
-fn reader(ingest: &Ingest) -> Result<BufReader<File>> {
-    Ok(BufReader::with_capacity(CHUNK, ingest.reader().map_err(storing)?))
+fn reader(ingest: &Ingest) -> Result<BufReader<BlobCursor>> {
+    Ok(BufReader::with_capacity(CHUNK, ingest.reader().map_err(storing)?.cursor()))
 }
 
 /// The disk failed.

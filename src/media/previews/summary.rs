@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::FAILURE_KEPT;
 use super::read::{Picture, Reading};
 use crate::error::Result;
-use crate::preview::{Embed, Image, Link, Origin, Page};
+use crate::preview::{HttpUrl, Image, ImageSource, OembedResponse, Page};
 
 /// Pictures tried for one preview.
 const MAX_TRIED: usize = 6;
@@ -33,7 +33,7 @@ impl Summary {
     ///
     /// # Errors
     /// The page's, when there is nothing else.
-    pub(crate) fn new(reading: Result<Reading>, embed: Option<Embed>) -> Result<Self> {
+    pub(crate) fn new(reading: Result<Reading>, embed: Option<OembedResponse>) -> Result<Self> {
         let Some(embed) = embed else {
             let Reading { page, picture, is_cut_off, .. } = reading?;
             let (alt, cache_age) = (None, Duration::ZERO);
@@ -52,14 +52,14 @@ impl Summary {
     }
 
     /// Where more can be had, when something is lacking.
-    pub(crate) fn discovered_oembed(&self) -> Option<Link> {
+    pub(crate) fn discovered_oembed(&self) -> Option<HttpUrl> {
         let Page { title, description, images, oembed, .. } = &self.page;
         let is_whole = title.is_some() && description.is_some() && !images.is_empty();
-        if is_whole || self.picture.is_some() { None } else { Link::parse(oembed.as_ref()?.as_str()).ok() }
+        if is_whole || self.picture.is_some() { None } else { HttpUrl::parse(oembed.as_ref()?.as_str()).ok() }
     }
 
     /// Adds what oEmbed says to what the page said.
-    pub(crate) fn add(&mut self, embed: Embed) {
+    pub(crate) fn add(&mut self, embed: OembedResponse) {
         self.page.fill_from(embed.page);
         self.cache_age = embed.cache_age.unwrap_or_default();
     }
@@ -71,15 +71,15 @@ impl Summary {
             return Vec::new();
         }
         let images = &self.page.images;
-        let of = |origin| images.iter().filter(move |image| image.origin == origin);
-        let icons = of(Origin::Icon).count().min(1);
-        let shown = of(Origin::Shown).count().min(2);
+        let of = |source| images.iter().filter(move |image| image.source == source);
+        let icons = of(ImageSource::Icon).count().min(1);
+        let shown = of(ImageSource::Shown).count().min(2);
         let reserved = icons.saturating_add(shown);
-        let mut chosen: Vec<_> = of(Origin::Declared).take(MAX_TRIED.saturating_sub(reserved)).collect();
+        let mut chosen: Vec<_> = of(ImageSource::Declared).take(MAX_TRIED.saturating_sub(reserved)).collect();
         let room = MAX_TRIED.saturating_sub(chosen.len());
-        chosen.extend(of(Origin::Shown).take(room.saturating_sub(icons)));
+        chosen.extend(of(ImageSource::Shown).take(room.saturating_sub(icons)));
         let room = MAX_TRIED.saturating_sub(chosen.len());
-        chosen.extend(of(Origin::Icon).take(room));
+        chosen.extend(of(ImageSource::Icon).take(room));
         chosen.into_iter().cloned().collect()
     }
 
@@ -141,8 +141,8 @@ mod tests {
         Reading { page, candidate: None, picture: None, is_of_known_site, is_cut_off: false }
     }
 
-    fn embed(hours: u64) -> Embed {
-        Embed { page: page("embed"), cache_age: Some(Duration::from_hours(hours)) }
+    fn embed(hours: u64) -> OembedResponse {
+        OembedResponse { page: page("embed"), cache_age: Some(Duration::from_hours(hours)) }
     }
 
     /// Title and description.
@@ -169,24 +169,25 @@ mod tests {
 
     #[test]
     fn pictures_of_every_origin_have_their_turn() {
-        let image = |origin, number: usize| Image {
-            url: format!("http://x.example/{origin:?}{number}").parse().unwrap(),
+        let image = |source, number: usize| Image {
+            url: format!("http://x.example/{source:?}{number}").parse().unwrap(),
             width: None,
             height: None,
             alt: None,
-            origin,
+            source,
         };
         let chosen = |declared, shown, icons| {
-            let images = [(Origin::Declared, declared), (Origin::Shown, shown), (Origin::Icon, icons)];
             let images =
-                images.into_iter().flat_map(|(origin, count)| (0..count).map(move |n| image(origin, n)));
+                [(ImageSource::Declared, declared), (ImageSource::Shown, shown), (ImageSource::Icon, icons)];
+            let images =
+                images.into_iter().flat_map(|(source, count)| (0..count).map(move |n| image(source, n)));
             let reading =
                 Reading { page: Page { images: images.collect(), ..page("t") }, ..reading("d", false) };
             let summary = Summary::new(Ok(reading), None).unwrap();
             let chosen = summary.candidates();
-            assert!(chosen.is_sorted_by_key(|image| image.origin));
-            [Origin::Declared, Origin::Shown, Origin::Icon]
-                .map(|origin| chosen.iter().filter(|image| image.origin == origin).count())
+            assert!(chosen.is_sorted_by_key(|image| image.source));
+            [ImageSource::Declared, ImageSource::Shown, ImageSource::Icon]
+                .map(|source| chosen.iter().filter(|image| image.source == source).count())
         };
         assert_eq!(chosen(8, 0, 0), [6, 0, 0]);
         assert_eq!(chosen(8, 5, 1), [3, 2, 1]);

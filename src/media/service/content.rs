@@ -9,7 +9,8 @@ use crate::http::response::Ready;
 use crate::matrix::Mxc;
 use crate::media::in_flight::{Coming, Served};
 use crate::media::response_cache::CacheKey;
-use crate::media::{Found, RemoteFetch, Stored, Viewer};
+use crate::media::{Found, RemoteFetch, Viewer};
+use crate::store::stored_media::StoredMedia;
 use crate::sync::pools::Pool;
 
 /// How media is asked for.
@@ -52,7 +53,7 @@ pub(crate) async fn obtain(
     if let Some(ready) = serve_again(app, &key, viewer)? {
         return Ok(Obtained::Stored(ready));
     }
-    let serve = |stored: Stored| Ok(Obtained::Stored(app.response_cache.put(key, stored)));
+    let serve = |stored: StoredMedia| Ok(Obtained::Stored(app.response_cache.put(key, stored)));
     match find(app, mxc, viewer, fetch).await? {
         Found::Stored(stored) => return serve(stored),
         Found::Pending => {

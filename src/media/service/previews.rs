@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
 use crate::media::{Candidate, Library, Picture, Reading, Summary};
-use crate::preview::{Embed, Image, Landing, Link, Step, Wants, late};
+use crate::preview::{Accept, FetchedBody, Followed, HttpUrl, Image, OembedResponse, timed_out};
 use crate::sync::pools::Pool;
 
 /// Pages followed that do nothing but lead to another one.
@@ -14,7 +14,7 @@ const MAX_REFRESHES: usize = 3;
 
 /// The preview of a link, as the JSON of its answer: what is remembered, kept, or made within `timeout` and once for all who
 /// ask.
-pub(crate) async fn preview(app: &Arc<App>, link: Link, timeout: Duration) -> Result<Arc<str>> {
+pub(crate) async fn preview(app: &Arc<App>, link: HttpUrl, timeout: Duration) -> Result<Arc<str>> {
     if let Some(remembered) = app.library.remembered_preview(&link) {
         return remembered;
     }
@@ -59,7 +59,7 @@ impl Deadlines {
 }
 
 /// The preview that is kept, or a new one.
-async fn make(app: &Arc<App>, link: Link, timeout: Duration) -> Result<Arc<str>> {
+async fn make(app: &Arc<App>, link: HttpUrl, timeout: Duration) -> Result<Arc<str>> {
     let deadlines = Deadlines::within(timeout);
     let (library, of) = (Arc::clone(&app.library), link.clone());
     let looking = app.pools.run(Pool::Disk, move || library.kept_preview(&of));
@@ -80,7 +80,7 @@ async fn make(app: &Arc<App>, link: Link, timeout: Duration) -> Result<Arc<str>>
 
 /// Keeps a preview and gives its answer when it is due: a picture is named only once it is durable, so without one when the disk
 /// is slower, or fails. What is stored later is answered later.
-async fn keep(app: &Arc<App>, link: Link, summary: Summary, due: Instant) -> Arc<str> {
+async fn keep(app: &Arc<App>, link: HttpUrl, summary: Summary, due: Instant) -> Arc<str> {
     let bare = summary.bare_answer();
     let (library, of) = (Arc::clone(&app.library), link.clone());
     if let Some(place) = app.library.begin_keeping() {
@@ -103,7 +103,7 @@ async fn keep(app: &Arc<App>, link: Link, summary: Summary, due: Instant) -> Arc
 }
 
 /// Asks the page, oEmbed, and for a picture. Only the page's failure is one.
-async fn summarise(app: &Arc<App>, link: &Link, deadlines: Deadlines) -> Result<Summary> {
+async fn summarise(app: &Arc<App>, link: &HttpUrl, deadlines: Deadlines) -> Result<Summary> {
     let page = read(app, link, deadlines.all);
     let embed = async {
         let endpoint = app.library.known_oembed(link)?;
@@ -130,7 +130,7 @@ async fn summarise(app: &Arc<App>, link: &Link, deadlines: Deadlines) -> Result<
 #[derive(Debug)]
 enum Embedded {
     /// It describes the link.
-    Said(Box<Embed>),
+    Said(Box<OembedResponse>),
     /// It may do so later.
     Late,
     /// It does not.
@@ -139,14 +139,14 @@ enum Embedded {
 
 impl Embedded {
     /// The description.
-    fn said(self) -> Option<Embed> {
+    fn said(self) -> Option<OembedResponse> {
         if let Self::Said(embed) = self { Some(*embed) } else { None }
     }
 }
 
 /// Asks for an oEmbed description.
-async fn ask_oembed(app: &Arc<App>, endpoint: Link, deadline: Deadline) -> Embedded {
-    match travel(app, (endpoint, Wants::Oembed), deadline, Library::read_oembed).await {
+async fn ask_oembed(app: &Arc<App>, endpoint: HttpUrl, deadline: Deadline) -> Embedded {
+    match travel(app, (endpoint, Accept::Oembed), deadline, Library::read_oembed).await {
         Ok(embed) => Embedded::Said(Box::new(embed)),
         Err(error) => {
             tracing::debug!(?error, "no oEmbed");
@@ -156,11 +156,11 @@ async fn ask_oembed(app: &Arc<App>, endpoint: Link, deadline: Deadline) -> Embed
 }
 
 /// Reads what a link leads to, and what that leads to at once if it says nothing of itself. What looks like a picture and is none is described like any other file.
-async fn read(app: &Arc<App>, link: &Link, deadline: Deadline) -> Result<Reading> {
-    let mut reading = travel(app, (link.clone(), Wants::Page), deadline, Library::read_link).await?;
+async fn read(app: &Arc<App>, link: &HttpUrl, deadline: Deadline) -> Result<Reading> {
+    let mut reading = travel(app, (link.clone(), Accept::Page), deadline, Library::read_link).await?;
     for _hop in 0..MAX_REFRESHES {
         let Some(next) = reading.refresh() else { break };
-        reading = travel(app, (next, Wants::Page), deadline, Library::read_link).await?;
+        reading = travel(app, (next, Accept::Page), deadline, Library::read_link).await?;
     }
     if let Some(candidate) = reading.take_candidate() {
         match prove(app, candidate, deadline).await {
@@ -180,7 +180,7 @@ async fn read(app: &Arc<App>, link: &Link, deadline: Deadline) -> Result<Reading
 async fn illustrate(app: &Arc<App>, summary: &mut Summary, deadline: Deadline) {
     let mut best: Option<(Image, Picture)> = None;
     for image in summary.candidates() {
-        if best.as_ref().is_some_and(|(best, _)| best.origin < image.origin) {
+        if best.as_ref().is_some_and(|(best, _)| best.source < image.source) {
             break;
         }
         match picture(app, &image, deadline).await {
@@ -218,10 +218,10 @@ async fn picture(app: &Arc<App>, image: &Image, deadline: Deadline) -> Result<Pi
         let (library, url) = (Arc::clone(&app.library), image.url.clone());
         let reading = app.pools.run(Pool::Previews, move || library.read_embedded_image(&url));
         let given_up = deadline.given_up.into();
-        tokio::time::timeout_at(given_up, reading).await.unwrap_or_else(|_elapsed| Err(late()))?
+        tokio::time::timeout_at(given_up, reading).await.unwrap_or_else(|_elapsed| Err(timed_out()))?
     } else {
-        let link = Link::parse(image.url.as_str())?;
-        travel(app, (link, Wants::Image), deadline, Library::read_image).await?
+        let link = HttpUrl::parse(image.url.as_str())?;
+        travel(app, (link, Accept::Image), deadline, Library::read_image).await?
     };
     prove(app, candidate, deadline).await
 }
@@ -241,16 +241,16 @@ async fn prove(app: &Arc<App>, candidate: Candidate, deadline: Deadline) -> Resu
         place.run(work).await
     };
     let given_up = deadline.given_up.into();
-    tokio::time::timeout_at(given_up, proving).await.unwrap_or_else(|_elapsed| Err(late()))
+    tokio::time::timeout_at(given_up, proving).await.unwrap_or_else(|_elapsed| Err(timed_out()))
 }
 
 /// Goes where a link leads, over redirects, and makes something of what is there. Each hop takes a lane to its host, and a
 /// thread only once it has one.
 async fn travel<T: Send + 'static>(
     app: &Arc<App>,
-    (link, wants): (Link, Wants),
+    (link, wants): (HttpUrl, Accept),
     deadline: Deadline,
-    land: fn(&Library, Landing) -> Result<T>,
+    land: fn(&Library, FetchedBody) -> Result<T>,
 ) -> Result<T> {
     let mut trip = app.library.set_out(link, wants)?;
     let going = async {
@@ -263,13 +263,13 @@ async fn travel<T: Send + 'static>(
                 library.hop(&trip, deadline.ends, land)
             };
             match app.pools.run(Pool::Previews, hop).await? {
-                Step::Redirected(next) => trip = next,
-                Step::Arrived(made) => return Ok(made),
+                Followed::Redirected(next) => trip = next,
+                Followed::Fetched(made) => return Ok(made),
             }
         }
     };
     let given_up = deadline.given_up.into();
-    tokio::time::timeout_at(given_up, going).await.unwrap_or_else(|_elapsed| Err(late()))
+    tokio::time::timeout_at(given_up, going).await.unwrap_or_else(|_elapsed| Err(timed_out()))
 }
 
 #[cfg(test)]

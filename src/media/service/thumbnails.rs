@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::http::response::Ready;
 use crate::matrix::Mxc;
 use crate::media::response_cache::CacheKey;
-use crate::media::{self, BLURHASH_TIMEOUT, Found, RemoteFetch, RenderTask, Stored, Thumbnail, Viewer};
+use crate::media::{self, BLURHASH_TIMEOUT, Found, RemoteFetch, RenderTask, Thumbnail, Viewer};
+use crate::store::stored_media::StoredMedia;
 use crate::sync::Handle;
 use crate::sync::pools::{Permit, Pool};
 use crate::thumbnail::ThumbnailRequest;
@@ -165,7 +166,7 @@ async fn make_missing(app: &Arc<App>, mxc: &Mxc) -> Result<usize> {
 }
 
 /// Finds media of this server.
-async fn find_own(app: &Arc<App>, mxc: &Mxc) -> Result<Stored> {
+async fn find_own(app: &Arc<App>, mxc: &Mxc) -> Result<StoredMedia> {
     match find(app, mxc, Viewer::Known, RemoteFetch::Refused).await? {
         Found::Stored(stored) => Ok(stored),
         Found::Pending | Found::Elsewhere => Err(Error::not_found()),
@@ -185,6 +186,7 @@ mod tests {
     use crate::federation::SigningKey;
     use crate::matrix::{ServerName, UserId};
     use crate::media::Upload;
+    use crate::store::blobs::BlobReader;
     use crate::thumbnail::Motion;
 
     /// The log of this thread.
@@ -311,13 +313,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (app, mxc) = with_upload(folder.path(), false).await;
         let good = find_own(&app, &mxc).await.unwrap();
-        let path = folder.path().join("broken");
-        std::fs::write(&path, b"\x89PNG\r\n\x1a\nIHDR").unwrap();
-        let broken = std::fs::File::open(path).unwrap();
+        let broken = BlobReader::of(b"\x89PNG\r\n\x1a\nIHDR");
         let requested =
             ThumbnailRequest { width: 32, height: 32, method: ThumbnailMethod::Crop, motion: Motion::Still };
-        let of = |stored: Stored| app.library.find_thumbnail(stored, requested);
-        let refused = of(Stored { file: Arc::new(broken), ..good.clone() }).unwrap_err();
+        let of = |stored: StoredMedia| app.library.find_thumbnail(stored, requested);
+        let refused = of(StoredMedia { blob: broken, ..good.clone() }).unwrap_err();
         assert_eq!(refused.kind(), Kind::BadRequest);
         // Whole bytes under the same name would show another look.
         assert_eq!(of(good).unwrap_err().kind(), Kind::BadRequest);

@@ -10,7 +10,9 @@
 //!
 //! Everything that changes the store goes through its [`Fs`].
 
+mod file;
 mod orphans;
+mod reader;
 mod room;
 
 use std::collections::HashMap;
@@ -25,6 +27,8 @@ use quick_cache::sync::Cache;
 use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256 as Hasher};
 
+use self::file::FileSource;
+pub(crate) use self::reader::{BlobCursor, BlobReader};
 use self::room::{Promised, Reservation, STEP};
 use crate::error::{self, Error};
 use crate::matrix::len_u64;
@@ -201,7 +205,7 @@ impl Blobs {
     }
 
     /// Opens a blob of `size` bytes for reading. What else stands under its name is not the blob.
-    pub(crate) fn get(&self, sha256: &Sha256, size: u64) -> io::Result<Result<File, Lost>> {
+    pub(crate) fn get(&self, sha256: &Sha256, size: u64) -> io::Result<Result<BlobReader, Lost>> {
         let path = self.path(sha256);
         // Not to wait: a pipe has no bytes for as long as nobody writes into it.
         let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
@@ -224,7 +228,7 @@ impl Blobs {
         } else if there.len() != size {
             Err(Lost::Length { there: there.len(), size })
         } else {
-            Ok(file)
+            Ok(BlobReader::new(FileSource::new(file), size))
         })
     }
 
@@ -350,9 +354,10 @@ impl Ingest {
         self.size
     }
 
-    /// A second handle on the bytes so far. It stays good after [`finish`](Self::finish), and after a drop.
-    pub(crate) fn reader(&self) -> io::Result<File> {
-        File::open(self.temp.path.as_deref().ok_or(io::ErrorKind::NotFound)?)
+    /// Reads the bytes so far, and further ones as they come. It stays good after [`finish`](Self::finish), and after a drop.
+    pub(crate) fn reader(&self) -> io::Result<BlobReader> {
+        let file = File::open(self.temp.path.as_deref().ok_or(io::ErrorKind::NotFound)?)?;
+        Ok(BlobReader::new(FileSource::new(file), self.size))
     }
 
     /// Makes a durable blob of what was taken in. Identical bytes are stored once: the second comer finds them there.
@@ -521,7 +526,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"hello");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
         let mut text = String::new();
-        blobs.get(&claim.sha256(), 5).unwrap().unwrap().read_to_string(&mut text).unwrap();
+        blobs.get(&claim.sha256(), 5).unwrap().unwrap().cursor().read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello");
         assert_eq!(leftovers(&folder), 0);
     }
@@ -551,7 +556,7 @@ mod tests {
         fs::write(&path, b"he").unwrap();
         put(&blobs, b"hello");
         let mut text = String::new();
-        blobs.get(&sha256, 5).unwrap().unwrap().read_to_string(&mut text).unwrap();
+        blobs.get(&sha256, 5).unwrap().unwrap().cursor().read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello");
     }
 
@@ -691,13 +696,13 @@ mod tests {
     fn a_reader_sees_bytes_before_and_after_the_finish() {
         let (_folder, blobs) = store();
         let mut ingest = blobs.ingest(100, None).unwrap();
-        let mut reader = ingest.reader().unwrap();
+        let reader = ingest.reader().unwrap().range(0, 5);
         let mut seen = [0; 5];
         ingest.write(b"he").unwrap();
-        assert_eq!(reader.read(&mut seen).unwrap(), 2);
+        assert_eq!(reader.read_at(0, &mut seen).unwrap(), 2);
         ingest.write(b"llo").unwrap();
         ingest.finish().unwrap();
-        reader.read_exact(&mut seen[2..]).unwrap();
-        assert_eq!(&seen, b"hello");
+        assert_eq!(reader.read_at(2, &mut seen[2..]).unwrap(), 3);
+        assert_eq!((&seen, reader.available().unwrap()), (b"hello", 5));
     }
 }

@@ -4,6 +4,7 @@
 //! small uploads cost few syncs and each is still durable when it is answered.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -34,12 +35,18 @@ const BATCH: usize = 64;
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The pool of read-only connections.
-pub(super) struct Readers(Pool<SqliteConnectionManager>);
+pub(super) struct Readers {
+    pool: Pool<SqliteConnectionManager>,
+    /// Questions asked so far.
+    asked: AtomicU64,
+}
 
 /// The thread that writes, stopped when this is dropped.
 pub(super) struct Writer {
     /// `None` once dropping has begun.
     queue: Option<SyncSender<Job>>,
+    /// Writes asked for so far.
+    asked: AtomicU64,
     /// How the last commit ended.
     last_commit: Arc<LastCommit>,
     /// Joined on drop, so that the database is closed when the catalog is gone.
@@ -75,13 +82,20 @@ impl Readers {
             .connection_timeout(PATIENCE)
             .test_on_check_out(false)
             .build(manager)
-            .map(Self)
+            .map(|pool| Self { pool, asked: AtomicU64::new(0) })
             .map_err(|error| Error::internal("opening the catalog for reading", error))
+    }
+
+    /// How many questions were asked so far.
+    pub(super) fn count(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
     }
 
     /// Runs one question.
     pub(super) fn ask<T>(&self, question: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        let connection = self.0.get().map_err(|error| Error::internal("waiting for the catalog", error))?;
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let connection =
+            self.pool.get().map_err(|error| Error::internal("waiting for the catalog", error))?;
         question(&connection).map_err(|error| Error::internal("reading the catalog", error))
     }
 }
@@ -97,7 +111,7 @@ impl Writer {
             .name("catalog-writer".to_owned())
             .spawn(move || write_batches(&connection, &jobs, &noted))
             .map_err(|error| Error::internal("starting the catalog's writer", error))?;
-        Ok(Self { queue: Some(queue), last_commit, thread: Some(thread) })
+        Ok(Self { queue: Some(queue), asked: AtomicU64::new(0), last_commit, thread: Some(thread) })
     }
 
     /// Whether the last commit worked and was lately. If not, the health check tries one.
@@ -106,11 +120,17 @@ impl Writer {
         worked && at.elapsed() < COMMIT_PROOF
     }
 
+    /// How many writes were asked for so far.
+    pub(super) fn count(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
     /// Runs one write and waits until it is durable. A write that fails leaves no trace and does not disturb others.
     pub(super) fn write<T: Send + 'static>(
         &self,
         change: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let (answer, outcome) = sync_channel(1);
         let job: Job = Box::new(move |connection| {
             let result = connection.map(|connection| {

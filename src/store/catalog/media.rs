@@ -5,9 +5,9 @@ use std::time::Duration;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
-use super::Catalog;
+use super::{Catalog, Removed};
 use crate::error::Result;
-use crate::matrix::{Expiry, Mxc, Timestamp, UserId};
+use crate::matrix::{Expiry, MediaId, Mxc, ServerName, Timestamp, UserId};
 use crate::store::sha256::Sha256;
 
 /// How much later an access must be than the one written, to be written.
@@ -122,31 +122,11 @@ impl Catalog {
     }
 
     /// Gives the row of remote media, whose blob was lost, what was fetched anew. Who may see it stays, and when it came if the bytes
-    /// are the same. Says whether there is such a row.
-    pub(crate) fn refill(&self, media: NewMedia) -> Result<bool> {
-        let NewMedia { mxc, filled, created, .. } = media;
-        let is_refilled = self.writer.write(move |connection| {
-            let changed = connection
-                .prepare_cached(
-                    "UPDATE media SET created_ms = iif(sha256 = :sha256, created_ms, :created),
-                                      sha256 = :sha256, size = :size, content_type = :content_type,
-                                      upload_name = :upload_name
-                     WHERE server_name = :server_name AND media_id = :media_id
-                       AND sha256 IS NOT NULL AND user_id IS NULL",
-                )?
-                .execute(named_params! {
-                    ":sha256": filled.sha256.as_bytes(),
-                    ":size": sql_size(filled.size),
-                    ":content_type": filled.content_type,
-                    ":created": created.0,
-                    ":upload_name": filled.upload_name,
-                    ":server_name": mxc.server_name.as_str(),
-                    ":media_id": mxc.media_id.as_str(),
-                })?;
-            Ok(changed == 1)
-        })?;
+    /// are the same. Returns what the row held before; `None` when there is no such row.
+    pub(crate) fn refill(&self, media: NewMedia) -> Result<Option<Removed>> {
+        let removed = self.writer.write(move |connection| refill_media(connection, media))?;
         self.note_removal();
-        Ok(is_refilled)
+        Ok(removed)
     }
 
     /// Adds many at once, durable together. Says how many rows were added.
@@ -217,25 +197,34 @@ impl Catalog {
         })
     }
 
-    /// Forgets pending IDs that ended before `before`. Says how many.
-    pub(crate) fn forget_expired(&self, before: Timestamp) -> Result<usize> {
+    /// Forgets pending IDs that ended before `before`.
+    pub(crate) fn forget_expired(&self, before: Timestamp) -> Result<Removed> {
         self.writer.write(move |connection| {
-            connection.execute("DELETE FROM media WHERE sha256 IS NULL AND expires_ms <= ?1", [before.0])
+            let mut expired = connection.prepare_cached(
+                "DELETE FROM media WHERE sha256 IS NULL AND expires_ms <= ?1 RETURNING server_name, media_id",
+            )?;
+            let media =
+                expired.query_map([before.0], |row| read_mxc(row, 0))?.collect::<rusqlite::Result<_>>()?;
+            Ok(Removed { media, ..Removed::default() })
         })
     }
 
     /// Forgets an ID.
     #[cfg(test)]
-    pub(crate) fn forget(&self, mxc: &Mxc) -> Result<()> {
-        let mxc = mxc.clone();
-        self.writer.write(move |connection| {
+    pub(crate) fn forget(&self, mxc: &Mxc) -> Result<Removed> {
+        let address = mxc.clone();
+        let sha256: Option<Option<[u8; 32]>> = self.writer.write(move |connection| {
             connection
-                .prepare_cached("DELETE FROM media WHERE server_name = ?1 AND media_id = ?2")?
-                .execute([mxc.server_name.as_str(), mxc.media_id.as_str()])
-                .map(drop)
+                .prepare_cached(
+                    "DELETE FROM media WHERE server_name = ?1 AND media_id = ?2 RETURNING sha256",
+                )?
+                .query_row([address.server_name.as_str(), address.media_id.as_str()], |row| row.get(0))
+                .optional()
         })?;
         self.note_removal();
-        Ok(())
+        let media = sha256.map(|_| mxc.clone()).into_iter().collect();
+        let blobs = sha256.flatten().map(Sha256::from_bytes).into_iter().collect();
+        Ok(Removed { media, blobs, previews: Vec::new() })
     }
 
     /// Whether any row refers to a blob.
@@ -279,6 +268,37 @@ impl Catalog {
                 .optional()
         })
     }
+}
+
+/// Writes what was fetched anew into the row of remote media. Returns what the row held before.
+fn refill_media(connection: &Connection, media: NewMedia) -> rusqlite::Result<Option<Removed>> {
+    let NewMedia { mxc, filled, created, .. } = media;
+    let old: Option<[u8; 32]> = connection
+        .prepare_cached(
+            "SELECT sha256 FROM media
+             WHERE server_name = ?1 AND media_id = ?2 AND sha256 IS NOT NULL AND user_id IS NULL",
+        )?
+        .query_row([mxc.server_name.as_str(), mxc.media_id.as_str()], |row| row.get(0))
+        .optional()?;
+    let Some(old) = old.map(Sha256::from_bytes) else { return Ok(None) };
+    connection
+        .prepare_cached(
+            "UPDATE media SET created_ms = iif(sha256 = :sha256, created_ms, :created),
+                              sha256 = :sha256, size = :size, content_type = :content_type,
+                              upload_name = :upload_name
+             WHERE server_name = :server_name AND media_id = :media_id",
+        )?
+        .execute(named_params! {
+            ":sha256": filled.sha256.as_bytes(),
+            ":size": sql_size(filled.size),
+            ":content_type": filled.content_type,
+            ":created": created.0,
+            ":upload_name": filled.upload_name,
+            ":server_name": mxc.server_name.as_str(),
+            ":media_id": mxc.media_id.as_str(),
+        })?;
+    let blobs = if old == filled.sha256 { Vec::new() } else { vec![old] };
+    Ok(Some(Removed { media: vec![mxc], blobs, previews: Vec::new() }))
 }
 
 /// Writes the row of complete media unless its ID is known. Says whether it did.
@@ -337,6 +357,18 @@ fn read_media(row: &Row<'_>) -> rusqlite::Result<Media> {
     })
 }
 
+/// An address in two columns, the server's name first. What does not parse was not written here.
+pub(super) fn read_mxc(row: &Row<'_>, first: usize) -> rusqlite::Result<Mxc> {
+    let second = first.saturating_add(1);
+    let unread =
+        |column, error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error));
+    Ok(Mxc {
+        server_name: ServerName::parse(row.get_ref(first)?.as_str()?)
+            .map_err(|error| unread(first, error))?,
+        media_id: MediaId::parse(row.get_ref(second)?.as_str()?).map_err(|error| unread(second, error))?,
+    })
+}
+
 /// A size in `SQLite`'s 63 bits.
 pub(super) fn sql_size(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
@@ -345,7 +377,6 @@ pub(super) fn sql_size(size: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matrix::{MediaId, ServerName};
 
     /// A catalog in a folder that goes with the first value.
     fn catalog() -> (tempfile::TempDir, Catalog) {
@@ -430,8 +461,9 @@ mod tests {
         let (_folder, catalog) = catalog();
         catalog.reserve(reservation("p", 0)).unwrap();
         assert!(!catalog.fill(&mxc("p"), filled(3), Timestamp(100), true).unwrap());
-        assert_eq!(catalog.forget_expired(Timestamp(99)).unwrap(), 0);
-        assert_eq!(catalog.forget_expired(Timestamp(100)).unwrap(), 1);
+        assert_eq!(catalog.forget_expired(Timestamp(99)).unwrap(), Removed::default());
+        let removed = catalog.forget_expired(Timestamp(100)).unwrap();
+        assert_eq!(removed, Removed { media: vec![mxc("p")], ..Removed::default() });
         assert_eq!(catalog.media(&mxc("p")).unwrap(), None);
     }
 
@@ -449,6 +481,24 @@ mod tests {
         assert_eq!(catalog.reserve(reservation("e", 150)).unwrap(), Reserved::Done);
         let other = Reservation { user_id: UserId::new("@b:example.org"), ..reservation("d", 20) };
         assert_eq!(catalog.reserve(other).unwrap(), Reserved::Done);
+    }
+
+    #[test]
+    fn remote_media_is_refilled_and_what_it_held_before_is_said() {
+        let (_folder, catalog) = catalog();
+        let remote =
+            |byte, created| NewMedia { user_id: None, created: Timestamp(created), ..new_media("r", byte) };
+        assert_eq!(catalog.refill(remote(1, 1)).unwrap(), None);
+        assert!(catalog.add(remote(1, 1)).unwrap());
+        let same = Removed { media: vec![mxc("r")], ..Removed::default() };
+        assert_eq!(catalog.refill(remote(1, 5)).unwrap().as_ref(), Some(&same));
+        let row = || catalog.media(&mxc("r")).unwrap().unwrap();
+        assert_eq!(row().created, Timestamp(1));
+        let other = Removed { blobs: vec![filled(1).sha256], ..same };
+        assert_eq!(catalog.refill(remote(2, 5)).unwrap(), Some(other));
+        assert_eq!((row().created, row().content), (Timestamp(5), Content::Stored(filled(2))));
+        assert!(catalog.add(new_media("l", 1)).unwrap());
+        assert_eq!(catalog.refill(new_media("l", 2)).unwrap(), None, "only remote media can be fetched anew");
     }
 
     #[test]

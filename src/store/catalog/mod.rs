@@ -19,13 +19,15 @@ use rusqlite::{Connection, ErrorCode};
 
 use self::connection::{Readers, Writer};
 use crate::error::{Error, Result};
+use crate::matrix::Mxc;
+use crate::store::sha256::Sha256;
 
 pub(crate) use self::conduit::{ConduitError, read_keypair as read_conduit_keypair};
 pub(crate) use self::keys::StoredKey;
 pub(crate) use self::media::{Content, Filled, Media, NewMedia, Reservation, Reserved};
-pub(crate) use self::previews::{Dropped, NewPreview, Preview, Room};
+pub(crate) use self::previews::{NewPreview, Preview, Room};
 pub(crate) use self::store::{Place, StoreId, peek};
-pub(crate) use self::thumbnails::ThumbnailKey;
+pub(crate) use self::thumbnails::{NewThumbnail, ThumbnailKey};
 
 /// The catalog. Reads run on pooled connections, writes on one thread that commits several at once.
 pub(crate) struct Catalog {
@@ -35,6 +37,27 @@ pub(crate) struct Catalog {
     writer: Writer,
     /// How often media was removed.
     generation: AtomicU64,
+}
+
+/// What callers have asked of the catalog since it was opened. The opening itself, with its migrations, is not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// Questions that reached a reading connection, one for each call, whatever their answer.
+    pub(crate) reads: u64,
+    /// Writes handed to the writer, one for each call. Group commit may join several in one transaction of `SQLite`; here each
+    /// counts, as it costs a sync when nothing else is being written.
+    pub(crate) writes: u64,
+}
+
+/// What went with rows that were deleted. Each may still be wanted by another row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Removed {
+    /// Addresses whose rows went, or hold something else than before.
+    pub(crate) media: Vec<Mxc>,
+    /// Blobs that the rows referred to.
+    pub(crate) blobs: Vec<Sha256>,
+    /// URLs whose previews went.
+    pub(crate) previews: Vec<String>,
 }
 
 /// The schema, in the order it grew; `user_version` counts how many a database has.
@@ -67,6 +90,12 @@ impl Catalog {
     /// stored media never change otherwise.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// How much callers have asked so far.
+    #[cfg_attr(not(test), allow(dead_code, reason = "tests count with it what a request costs"))]
+    pub(crate) fn counters(&self) -> Counters {
+        Counters { reads: self.readers.count(), writes: self.writer.count() }
     }
 
     /// Notes that stored media was removed. To be called once it is.
@@ -187,6 +216,17 @@ mod tests {
         assert!(error.causes().contains("database is locked"), "{error:?}");
         other.execute_batch("ROLLBACK").unwrap();
         catalog.check().unwrap();
+    }
+
+    #[test]
+    fn questions_and_writes_are_counted_whether_they_succeed_or_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(folder.path()).unwrap();
+        assert_eq!(catalog.counters(), Counters { reads: 0, writes: 0 });
+        catalog.store_id().unwrap();
+        catalog.kept_orphans().unwrap();
+        catalog.writer.write(|connection| connection.execute("no SQL", [])).unwrap_err();
+        assert_eq!(catalog.counters(), Counters { reads: 2, writes: 1 });
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 
-use super::Catalog;
-use super::media::{NewMedia, Purpose, insert_media, sql_size};
+use super::media::{NewMedia, Purpose, insert_media, read_mxc, sql_size};
+use super::{Catalog, Removed};
 use crate::error::Result;
-use crate::matrix::{Expiry, MediaId, ServerName, Timestamp};
+use crate::matrix::{Expiry, MediaId, Mxc, ServerName, Timestamp};
 use crate::store::sha256::Sha256;
 
 /// A preview as it is kept.
@@ -37,13 +37,11 @@ pub(crate) struct Room {
     pub(crate) bytes: u64,
 }
 
-/// What went with previews that are no longer kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Dropped {
-    /// The URLs previewed.
-    pub(crate) urls: Vec<String>,
-    /// Blobs that their rows referred to: of images, and of thumbnails that no media has the source of any more.
-    pub(crate) blobs: Vec<Sha256>,
+/// What goes with previews while they are deleted.
+#[derive(Default)]
+struct Dropped {
+    /// Images, their blobs and those of thumbnails that no media has the source of any more, URLs.
+    removed: Removed,
     /// Bytes of images that no preview has any more.
     bytes: u64,
 }
@@ -86,7 +84,7 @@ impl Catalog {
         new: NewPreview,
         server_name: &ServerName,
         room: Room,
-    ) -> Result<Dropped> {
+    ) -> Result<Removed> {
         let server_name = server_name.clone();
         let written = self.writer.write(move |connection| {
             let NewPreview { url, preview, image } = &new;
@@ -126,9 +124,9 @@ impl Catalog {
                 drop_previews(connection, &server_name, rows, &mut dropped)?;
             }
             free_bytes(connection, &server_name, (room.bytes, url), &mut dropped)?;
-            Ok(dropped)
+            Ok(dropped.removed)
         });
-        written.inspect(|dropped| self.note_dropped(dropped))
+        written.inspect(|removed| self.note_dropped(removed))
     }
 
     /// Forgets previews that have expired by `now`, with their images, and further ones whose images take more than `bytes`.
@@ -137,7 +135,7 @@ impl Catalog {
         now: Timestamp,
         server_name: &ServerName,
         bytes: u64,
-    ) -> Result<Dropped> {
+    ) -> Result<Removed> {
         let server_name = server_name.clone();
         let written = self.writer.write(move |connection| {
             let mut expired =
@@ -149,14 +147,14 @@ impl Catalog {
             drop_previews(connection, &server_name, rows, &mut dropped)?;
             // No preview's URL is empty: all may go.
             free_bytes(connection, &server_name, (bytes, ""), &mut dropped)?;
-            Ok(dropped)
+            Ok(dropped.removed)
         });
-        written.inspect(|dropped| self.note_dropped(dropped))
+        written.inspect(|removed| self.note_dropped(removed))
     }
 
     /// Notes that images were removed, if any was.
-    fn note_dropped(&self, dropped: &Dropped) {
-        if !dropped.blobs.is_empty() {
+    fn note_dropped(&self, removed: &Removed) {
+        if !removed.blobs.is_empty() {
             self.note_removal();
         }
     }
@@ -208,7 +206,7 @@ fn drop_previews(
         if let Some(media_id) = media_id {
             drop_image(connection, server_name, &media_id, dropped)?;
         }
-        dropped.urls.push(url);
+        dropped.removed.previews.push(url);
     }
     Ok(())
 }
@@ -220,13 +218,15 @@ fn drop_image(
     media_id: &str,
     dropped: &mut Dropped,
 ) -> rusqlite::Result<()> {
-    let image: Option<([u8; 32], i64)> = connection
+    let image: Option<([u8; 32], i64, Mxc)> = connection
         .prepare_cached(
-            "DELETE FROM media WHERE server_name = ?1 AND media_id = ?2 AND preview RETURNING sha256, size",
+            "DELETE FROM media WHERE server_name = ?1 AND media_id = ?2 AND preview
+             RETURNING sha256, size, server_name, media_id",
         )?
-        .query_row([server_name.as_str(), media_id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row([server_name.as_str(), media_id], |row| Ok((row.get(0)?, row.get(1)?, read_mxc(row, 2)?)))
         .optional()?;
-    let Some((image, size)) = image else { return Ok(()) };
+    let Some((image, size, mxc)) = image else { return Ok(()) };
+    dropped.removed.media.push(mxc);
     let is_shared: bool = connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM media WHERE sha256 = ?1 AND preview = 1)")?
         .query_row([image], |row| row.get(0))?;
@@ -238,9 +238,9 @@ fn drop_image(
          RETURNING sha256",
     )?;
     for thumbnail in thumbnails.query_map([image], |row| row.get(0))? {
-        dropped.blobs.push(Sha256::from_bytes(thumbnail?));
+        dropped.removed.blobs.push(Sha256::from_bytes(thumbnail?));
     }
-    dropped.blobs.push(Sha256::from_bytes(image));
+    dropped.removed.blobs.push(Sha256::from_bytes(image));
     Ok(())
 }
 
@@ -250,8 +250,8 @@ const AT_ONCE: u32 = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matrix::{Mxc, UserId};
-    use crate::store::catalog::{Content, Filled, ThumbnailKey};
+    use crate::matrix::UserId;
+    use crate::store::catalog::{Content, Filled, NewThumbnail, ThumbnailKey};
 
     /// A catalog in a folder that goes with the first value, and our name.
     fn catalog() -> (tempfile::TempDir, Catalog, ServerName) {
@@ -275,6 +275,10 @@ mod tests {
         }
     }
 
+    fn thumbnail(key: ThumbnailKey) -> NewThumbnail {
+        NewThumbnail { key, filled: media("t", 2).filled, created: Timestamp(1), limit: 9 }
+    }
+
     const ROOM: Room = Room { count: 9, bytes: 1000 };
 
     fn new(url: &str, expires: i64, image: Option<NewMedia>) -> NewPreview {
@@ -289,7 +293,7 @@ mod tests {
         let image = media("a", 1);
         assert_eq!(
             catalog.keep_preview(new("u", 5, Some(image.clone())), &ours, ROOM).unwrap(),
-            Dropped::default()
+            Removed::default()
         );
         assert_eq!(catalog.preview("u").unwrap().unwrap(), new("u", 5, None).preview);
         assert_eq!(
@@ -300,15 +304,16 @@ mod tests {
         assert_eq!((row.content, row.user_id), (Content::Stored(image.filled.clone()), None));
         let key =
             ThumbnailKey { source: image.filled.sha256, crop: [0, 0, 9, 9], size: [3, 3], animated: false };
-        assert!(catalog.add_thumbnail(key, media("t", 2).filled, Timestamp(1)).unwrap());
+        assert!(catalog.add_thumbnail(thumbnail(key)).unwrap().is_some());
 
-        assert_eq!(catalog.forget_previews(Timestamp(4), &ours, ROOM.bytes).unwrap(), Dropped::default());
-        let dropped = catalog.forget_previews(Timestamp(5), &ours, ROOM.bytes).unwrap();
-        assert_eq!(dropped.urls, ["u"]);
-        assert_eq!(dropped.blobs, [Sha256::from_bytes([2; 32]), Sha256::from_bytes([1; 32])]);
+        assert_eq!(catalog.forget_previews(Timestamp(4), &ours, ROOM.bytes).unwrap(), Removed::default());
+        let removed = catalog.forget_previews(Timestamp(5), &ours, ROOM.bytes).unwrap();
+        assert_eq!(removed.previews, ["u"]);
+        assert_eq!(removed.media, std::slice::from_ref(&image.mxc));
+        assert_eq!(removed.blobs, [Sha256::from_bytes([2; 32]), Sha256::from_bytes([1; 32])]);
         assert_eq!(catalog.preview("u").unwrap(), None);
         assert!(catalog.media(&image.mxc).unwrap().is_none());
-        assert!(dropped.blobs.iter().all(|blob| !catalog.refers_to(blob).unwrap()));
+        assert!(removed.blobs.iter().all(|blob| !catalog.refers_to(blob).unwrap()));
     }
 
     #[test]
@@ -319,9 +324,9 @@ mod tests {
         catalog.keep_preview(new("u", 5, Some(media("a", 1))), &ours, ROOM).unwrap();
         let key =
             ThumbnailKey { source: upload.filled.sha256, crop: [0, 0, 9, 9], size: [3, 3], animated: false };
-        catalog.add_thumbnail(key, media("t", 2).filled, Timestamp(1)).unwrap();
-        let dropped = catalog.forget_previews(Timestamp(5), &ours, ROOM.bytes).unwrap();
-        assert_eq!(dropped.blobs, [upload.filled.sha256]);
+        catalog.add_thumbnail(thumbnail(key)).unwrap();
+        let removed = catalog.forget_previews(Timestamp(5), &ours, ROOM.bytes).unwrap();
+        assert_eq!(removed.blobs, [upload.filled.sha256]);
         assert!(catalog.refers_to(&upload.filled.sha256).unwrap());
         assert!(catalog.thumbnail(&key).unwrap().is_some() && catalog.media(&upload.mxc).unwrap().is_some());
     }
@@ -331,7 +336,7 @@ mod tests {
         let (_folder, catalog, ours) = catalog();
         let keep = |image| catalog.keep_preview(new("u", 5, image), &ours, ROOM).unwrap();
         keep(Some(media("a", 1)));
-        assert_eq!(keep(Some(media("a", 1))), Dropped::default());
+        assert_eq!(keep(Some(media("a", 1))), Removed::default());
         assert_eq!(keep(Some(media("b", 2))).blobs, [Sha256::from_bytes([1; 32])]);
         assert_eq!(keep(None).blobs, [Sha256::from_bytes([2; 32])]);
         assert_eq!(catalog.preview_image("u", &ours).unwrap(), None);
@@ -341,9 +346,9 @@ mod tests {
     fn the_next_to_expire_make_room() {
         let (_folder, catalog, ours) = catalog();
         for (url, expires) in [("late", 9), ("soon", 3), ("later", 10)] {
-            let dropped =
+            let removed =
                 catalog.keep_preview(new(url, expires, None), &ours, Room { count: 2, ..ROOM }).unwrap();
-            assert_eq!(dropped.urls.len(), usize::from(url == "later"));
+            assert_eq!(removed.previews.len(), usize::from(url == "later"));
         }
         assert!(catalog.preview("soon").unwrap().is_none() && catalog.preview("late").unwrap().is_some());
     }
@@ -372,19 +377,19 @@ mod tests {
             ("third", 4, Some(media("c", 3))),
             ("as third", 9, Some(media("d", 3))),
         ] {
-            assert_eq!(keep(url, expires, image), Dropped::default(), "{url}");
+            assert_eq!(keep(url, expires, image), Removed::default(), "{url}");
         }
-        let dropped = keep("new", 0, Some(media("e", 4)));
+        let removed = keep("new", 0, Some(media("e", 4)));
         assert_eq!(
-            (dropped.urls, dropped.blobs),
+            (removed.previews, removed.blobs),
             (vec!["first".to_owned()], vec![Sha256::from_bytes([2; 32])])
         );
         assert!(catalog.preview("text").unwrap().is_some(), "without an image it takes no room");
         // A limit that is lower by now: what two previews share is freed by the second.
-        let dropped = catalog.forget_previews(Timestamp(-1), &ours, 7).unwrap();
-        assert_eq!(dropped.urls, ["new", "second"]);
-        let dropped = catalog.forget_previews(Timestamp(-1), &ours, 6).unwrap();
-        assert_eq!(dropped.urls, ["third", "as third"]);
+        let removed = catalog.forget_previews(Timestamp(-1), &ours, 7).unwrap();
+        assert_eq!(removed.previews, ["new", "second"]);
+        let removed = catalog.forget_previews(Timestamp(-1), &ours, 6).unwrap();
+        assert_eq!(removed.previews, ["third", "as third"]);
         assert!(catalog.preview("text").unwrap().is_some());
     }
 }

@@ -116,11 +116,15 @@ impl Catalog {
         Ok(kept.try_into().unwrap_or(0))
     }
 
-    /// Whether a blob in `blobs/` is noted as one without a row.
-    pub(crate) fn is_orphan(&self, sha256: &Sha256) -> Result<bool> {
+    /// Whether a blob in `blobs/` must stay: a row refers to it, or it is noted as one without a row, which another catalog may want.
+    pub(crate) fn is_wanted(&self, sha256: &Sha256) -> Result<bool> {
         self.readers.ask(|connection| {
             connection
-                .prepare_cached("SELECT EXISTS (SELECT 1 FROM orphan WHERE sha256 = ?1 AND is_aside = 0)")?
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)
+                         OR EXISTS (SELECT 1 FROM thumbnail WHERE sha256 = ?1)
+                         OR EXISTS (SELECT 1 FROM orphan WHERE sha256 = ?1 AND is_aside = 0)",
+                )?
                 .query_row([sha256.as_bytes()], |row| row.get(0))
         })
     }

@@ -1,9 +1,9 @@
 //! Questions about thumbnails.
 
-use rusqlite::{OptionalExtension as _, named_params};
+use rusqlite::{Connection, OptionalExtension as _, named_params};
 
-use super::Catalog;
 use super::media::{Filled, sql_size};
+use super::{Catalog, Removed};
 use crate::error::Result;
 use crate::matrix::Timestamp;
 use crate::store::sha256::Sha256;
@@ -21,105 +21,131 @@ pub(crate) struct ThumbnailKey {
     pub(crate) animated: bool,
 }
 
+/// A thumbnail to be added.
+#[derive(Clone, Debug)]
+pub(crate) struct NewThumbnail {
+    /// Which one.
+    pub(crate) key: ThumbnailKey,
+    /// What it is. Its blob is durable and claimed.
+    pub(crate) filled: Filled,
+    /// When it was made.
+    pub(crate) created: Timestamp,
+    /// Most thumbnails of the same source that are kept besides this one.
+    pub(crate) limit: u32,
+}
+
 impl Catalog {
     /// The thumbnail, if it was made.
     pub(crate) fn thumbnail(&self, key: &ThumbnailKey) -> Result<Option<Filled>> {
-        let ThumbnailKey { source, crop: [x, y, crop_width, crop_height], size: [width, height], animated } =
-            key;
-        self.readers.ask(|connection| {
-            connection
-                .prepare_cached(
-                    "SELECT sha256, size, content_type FROM thumbnail
-                     WHERE source = ?1 AND width = ?2 AND height = ?3 AND crop_x = ?4 AND crop_y = ?5
-                       AND crop_width = ?6 AND crop_height = ?7 AND animated = ?8",
-                )?
-                .query_row(
-                    (source.as_bytes(), width, height, x, y, crop_width, crop_height, animated),
-                    |row| {
-                        Ok(Filled {
-                            sha256: Sha256::from_bytes(row.get(0)?),
-                            size: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
-                            content_type: row.get(2)?,
-                            upload_name: None,
-                        })
-                    },
-                )
-                .optional()
-        })
+        self.readers.ask(|connection| read_thumbnail(connection, key))
     }
 
-    /// Adds a thumbnail whose blob is durable and claimed, unless no media has its source any more. Says whether there is a
-    /// row now.
-    pub(crate) fn add_thumbnail(&self, key: ThumbnailKey, filled: Filled, now: Timestamp) -> Result<bool> {
+    /// Adds a thumbnail in place of one with the same key, and forgets the oldest thumbnails of the source beyond `new.limit`. One
+    /// transaction. `None`: no media has the source, and nothing was changed.
+    pub(crate) fn add_thumbnail(&self, new: NewThumbnail) -> Result<Option<Removed>> {
         self.writer.write(move |connection| {
-            let ThumbnailKey { source, crop: [x, y, crop_width, crop_height], size: [width, height], animated } = key;
-            let added = connection
-                .prepare_cached(
-                    "INSERT OR REPLACE INTO thumbnail (source, crop_x, crop_y, crop_width, crop_height, width, height,
-                                                       animated, sha256, size, content_type, created_ms)
-                     SELECT :source, :x, :y, :crop_width, :crop_height, :width, :height,
-                            :animated, :sha256, :size, :content_type, :now
-                     WHERE EXISTS (SELECT 1 FROM media WHERE sha256 = :source)",
-                )?
-                .execute(named_params! {
-                    ":source": source.as_bytes(),
-                    ":x": x,
-                    ":y": y,
-                    ":crop_width": crop_width,
-                    ":crop_height": crop_height,
-                    ":width": width,
-                    ":height": height,
-                    ":animated": animated,
-                    ":sha256": filled.sha256.as_bytes(),
-                    ":size": sql_size(filled.size),
-                    ":content_type": filled.content_type,
-                    ":now": now.0,
-                })?;
-            Ok(added == 1)
+            let replaced = read_thumbnail(connection, &new.key)?.map(|old| old.sha256);
+            if !insert_thumbnail(connection, &new)? {
+                return Ok(None);
+            }
+            let mut blobs = trim_thumbnails(connection, &new)?;
+            blobs.extend(replaced.filter(|replaced| *replaced != new.filled.sha256));
+            Ok(Some(Removed { blobs, ..Removed::default() }))
         })
     }
 
-    /// Forgets the oldest thumbnails of a source beyond `limit` besides `key`. Gives what their rows referred to.
-    pub(crate) fn trim_thumbnails(&self, key: ThumbnailKey, limit: u32) -> Result<Vec<Sha256>> {
-        self.writer.write(move |connection| {
-            let ThumbnailKey { source, crop: [x, y, crop_width, crop_height], size: [width, height], animated } = key;
-            let mut trim = connection.prepare_cached(
-                "DELETE FROM thumbnail
-                 WHERE source = ?1 AND (width, height, crop_x, crop_y, crop_width, crop_height, animated) IN (
-                     SELECT width, height, crop_x, crop_y, crop_width, crop_height, animated FROM thumbnail
-                     WHERE source = ?1
-                       AND (width, height, crop_x, crop_y, crop_width, crop_height, animated) <> (?3, ?4, ?5, ?6, ?7, ?8, ?9)
-                     ORDER BY created_ms DESC LIMIT -1 OFFSET ?2)
-                 RETURNING sha256",
-            )?;
-            let values = (source.as_bytes(), limit, width, height, x, y, crop_width, crop_height, animated);
-            trim.query_map(values, |row| Ok(Sha256::from_bytes(row.get(0)?)))?.collect()
-        })
-    }
-
-    /// Forgets all thumbnails of a source, whose bytes were damaged when they were made, and what is kept in memory of it. Gives what
-    /// their rows referred to.
-    pub(crate) fn forget_thumbnails_of(&self, source: &Sha256) -> Result<Vec<Sha256>> {
+    /// Forgets all thumbnails of a source, whose bytes were damaged when they were made.
+    pub(crate) fn forget_thumbnails_of(&self, source: &Sha256) -> Result<Removed> {
         let source = *source;
         let forgotten = self.writer.write(move |connection| {
             let mut forget =
                 connection.prepare_cached("DELETE FROM thumbnail WHERE source = ?1 RETURNING sha256")?;
-            forget.query_map([source.as_bytes()], |row| row.get(0).map(Sha256::from_bytes))?.collect()
+            let rows = forget.query_map([source.as_bytes()], |row| row.get(0).map(Sha256::from_bytes))?;
+            Ok(Removed { blobs: rows.collect::<rusqlite::Result<_>>()?, ..Removed::default() })
         });
         self.note_removal();
         forgotten
     }
 
-    /// Forgets thumbnails whose source no media has any more. Gives what their rows referred to.
-    pub(crate) fn forget_sourceless_thumbnails(&self) -> Result<Vec<Sha256>> {
+    /// Forgets thumbnails whose source no media has.
+    pub(crate) fn forget_sourceless_thumbnails(&self) -> Result<Removed> {
         self.writer.write(|connection| {
             let mut forget = connection.prepare_cached(
                 "DELETE FROM thumbnail WHERE NOT EXISTS (SELECT 1 FROM media WHERE media.sha256 = thumbnail.source)
                  RETURNING sha256",
             )?;
-            forget.query_map([], |row| row.get(0).map(Sha256::from_bytes))?.collect()
+            let rows = forget.query_map([], |row| row.get(0).map(Sha256::from_bytes))?;
+            Ok(Removed { blobs: rows.collect::<rusqlite::Result<_>>()?, ..Removed::default() })
         })
     }
+}
+
+/// Writes the row of a thumbnail unless no media has its source. Says whether it did.
+fn insert_thumbnail(connection: &Connection, new: &NewThumbnail) -> rusqlite::Result<bool> {
+    let NewThumbnail { key, filled, created, .. } = new;
+    let ThumbnailKey { source, crop: [x, y, crop_width, crop_height], size: [width, height], animated } = key;
+    let added = connection
+        .prepare_cached(
+            "INSERT INTO thumbnail (source, crop_x, crop_y, crop_width, crop_height, width, height,
+                                    animated, sha256, size, content_type, created_ms)
+             SELECT :source, :x, :y, :crop_width, :crop_height, :width, :height,
+                    :animated, :sha256, :size, :content_type, :created
+             WHERE EXISTS (SELECT 1 FROM media WHERE sha256 = :source)
+             ON CONFLICT DO UPDATE SET sha256 = excluded.sha256, size = excluded.size,
+                                       content_type = excluded.content_type, created_ms = excluded.created_ms",
+        )?
+        .execute(named_params! {
+            ":source": source.as_bytes(),
+            ":x": x,
+            ":y": y,
+            ":crop_width": crop_width,
+            ":crop_height": crop_height,
+            ":width": width,
+            ":height": height,
+            ":animated": animated,
+            ":sha256": filled.sha256.as_bytes(),
+            ":size": sql_size(filled.size),
+            ":content_type": filled.content_type,
+            ":created": created.0,
+        })?;
+    Ok(added == 1)
+}
+
+/// Deletes the oldest thumbnails of the source beyond the limit. Returns their blobs.
+fn trim_thumbnails(connection: &Connection, new: &NewThumbnail) -> rusqlite::Result<Vec<Sha256>> {
+    let ThumbnailKey { source, crop: [x, y, crop_width, crop_height], size: [width, height], animated } =
+        new.key;
+    let mut trim = connection.prepare_cached(
+        "DELETE FROM thumbnail
+         WHERE source = ?1 AND (width, height, crop_x, crop_y, crop_width, crop_height, animated) IN (
+             SELECT width, height, crop_x, crop_y, crop_width, crop_height, animated FROM thumbnail
+             WHERE source = ?1
+               AND (width, height, crop_x, crop_y, crop_width, crop_height, animated) <> (?3, ?4, ?5, ?6, ?7, ?8, ?9)
+             ORDER BY created_ms DESC LIMIT -1 OFFSET ?2)
+         RETURNING sha256",
+    )?;
+    let values = (source.as_bytes(), new.limit, width, height, x, y, crop_width, crop_height, animated);
+    trim.query_map(values, |row| Ok(Sha256::from_bytes(row.get(0)?)))?.collect()
+}
+
+/// The row of a thumbnail.
+fn read_thumbnail(connection: &Connection, key: &ThumbnailKey) -> rusqlite::Result<Option<Filled>> {
+    let ThumbnailKey { source, crop: [x, y, crop_width, crop_height], size: [width, height], animated } = key;
+    connection
+        .prepare_cached(
+            "SELECT sha256, size, content_type FROM thumbnail
+             WHERE source = ?1 AND width = ?2 AND height = ?3 AND crop_x = ?4 AND crop_y = ?5
+               AND crop_width = ?6 AND crop_height = ?7 AND animated = ?8",
+        )?
+        .query_row((source.as_bytes(), width, height, x, y, crop_width, crop_height, animated), |row| {
+            Ok(Filled {
+                sha256: Sha256::from_bytes(row.get(0)?),
+                size: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
+                content_type: row.get(2)?,
+                upload_name: None,
+            })
+        })
+        .optional()
 }
 
 #[cfg(test)]
@@ -127,6 +153,10 @@ mod tests {
     use super::super::NewMedia;
     use super::*;
     use crate::matrix::{MediaId, Mxc, ServerName};
+
+    fn new(key: ThumbnailKey, byte: u8, created: i64, limit: u32) -> NewThumbnail {
+        NewThumbnail { key, filled: filled(byte), created: Timestamp(created), limit }
+    }
 
     fn filled(byte: u8) -> Filled {
         let (sha256, content_type) = (Sha256::from_bytes([byte; 32]), "image/png".to_owned());
@@ -149,15 +179,34 @@ mod tests {
             size: [width, 9],
             animated: false,
         };
-        for width in 2..6_u8 {
-            let at = Timestamp(width.into());
-            assert!(catalog.add_thumbnail(key(width.into()), filled(width), at).unwrap());
+        for width in 2..5_u8 {
+            let added = catalog.add_thumbnail(new(key(width.into()), width, width.into(), 9)).unwrap();
+            assert_eq!(added, Some(Removed::default()));
         }
-        let mut dropped = catalog.trim_thumbnails(key(5), 1).unwrap();
-        dropped.sort_by_key(|sha256| *sha256.as_bytes());
-        assert_eq!(dropped, [2, 3].map(|byte| Sha256::from_bytes([byte; 32])));
+        let mut removed = catalog.add_thumbnail(new(key(5), 5, 5, 1)).unwrap().unwrap();
+        removed.blobs.sort_by_key(|sha256| *sha256.as_bytes());
+        assert_eq!(removed.blobs, [2, 3].map(|byte| Sha256::from_bytes([byte; 32])));
         assert!(catalog.thumbnail(&key(3)).unwrap().is_none());
         assert!(catalog.thumbnail(&key(4)).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_thumbnail_made_anew_says_which_blob_it_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(folder.path()).unwrap();
+        let mxc = Mxc {
+            server_name: ServerName::parse("example.org").unwrap(),
+            media_id: MediaId::parse("a").unwrap(),
+        };
+        let created = Timestamp(1);
+        catalog.add(NewMedia { mxc, filled: filled(1), user_id: None, created, open: true }).unwrap();
+        let key =
+            ThumbnailKey { source: filled(1).sha256, crop: [0, 0, 9, 9], size: [3, 3], animated: false };
+        for (byte, blobs) in [(2, vec![]), (2, vec![]), (3, vec![filled(2).sha256])] {
+            let added = catalog.add_thumbnail(new(key, byte, 1, 9)).unwrap();
+            assert_eq!(added, Some(Removed { blobs, ..Removed::default() }));
+        }
+        assert_eq!(catalog.thumbnail(&key).unwrap(), Some(filled(3)));
     }
 
     #[test]
@@ -166,7 +215,8 @@ mod tests {
         let catalog = Catalog::open(folder.path()).unwrap();
         let source = filled(1);
         let key = ThumbnailKey { source: source.sha256, crop: [0, 0, 9, 9], size: [3, 3], animated: false };
-        assert!(!catalog.add_thumbnail(key, filled(2), Timestamp(1)).unwrap(), "no media has the source");
+        let added = catalog.add_thumbnail(new(key, 2, 1, 9)).unwrap();
+        assert_eq!(added, None, "no media has the source");
         let mxc = Mxc {
             server_name: ServerName::parse("example.org").unwrap(),
             media_id: MediaId::parse("a").unwrap(),
@@ -174,13 +224,13 @@ mod tests {
         let media =
             NewMedia { mxc: mxc.clone(), filled: source, user_id: None, created: Timestamp(1), open: true };
         catalog.add(media).unwrap();
-        assert!(catalog.add_thumbnail(key, filled(2), Timestamp(1)).unwrap());
+        assert!(catalog.add_thumbnail(new(key, 2, 1, 9)).unwrap().is_some());
         assert_eq!(catalog.thumbnail(&key).unwrap(), Some(filled(2)));
         assert_eq!(catalog.thumbnail(&ThumbnailKey { size: [4, 3], ..key }).unwrap(), None);
         assert!(catalog.refers_to(&filled(2).sha256).unwrap());
-        assert_eq!(catalog.forget_sourceless_thumbnails().unwrap(), []);
+        assert_eq!(catalog.forget_sourceless_thumbnails().unwrap().blobs, []);
         catalog.forget(&mxc).unwrap();
-        assert_eq!(catalog.forget_sourceless_thumbnails().unwrap(), [filled(2).sha256]);
+        assert_eq!(catalog.forget_sourceless_thumbnails().unwrap().blobs, [filled(2).sha256]);
         assert!(!catalog.refers_to(&filled(2).sha256).unwrap());
     }
 }

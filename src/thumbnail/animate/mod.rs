@@ -48,7 +48,7 @@ trait Frames {
 ///
 /// # Errors
 /// What is over a bound is [`ThumbnailError::TooLarge`]: a still is to be made instead. Past the deadline it is
-/// [`ThumbnailError::OutOfTime`], never an animation that ends early.
+/// [`ThumbnailError::Timeout`], never an animation that ends early.
 pub(super) fn animate<'a, R: BufRead + Seek + 'a>(
     input: R,
     header: &Header,
@@ -75,7 +75,7 @@ pub(super) fn animate<'a, R: BufRead + Seek + 'a>(
         let next = frames.next(&mut canvas);
         // Asked first: a frame can look broken because its bytes did not come in time.
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(ThumbnailError::OutOfTime);
+            return Err(ThumbnailError::Timeout);
         }
         let duration = match next {
             Ok(Some(duration)) => duration,

@@ -13,7 +13,7 @@ use std::time::Instant;
 use image_webp::{ColorType, LoopCount, WebPDecoder, WebPEncoder};
 
 use super::super::plan::{Motion, Plan, ThumbnailRequest};
-use super::super::{Limits, affordable, probe, render};
+use super::super::{Limits, fit_to_memory, probe, render};
 use super::*;
 use crate::config::ThumbnailMethod;
 
@@ -152,7 +152,8 @@ fn small(bytes: &[u8], limits: &Limits) -> Result<Rendered, ThumbnailError> {
     let wanted =
         ThumbnailRequest { width: 32, height: 32, method: ThumbnailMethod::Crop, motion: Motion::Animated };
     let Plan::Render(spec) = Plan::new(header.source(), wanted, &[]) else { panic!("it is large enough") };
-    render(&mut input, &header, &[affordable(&header, spec, limits)], limits).map(|mut made| made.remove(0))
+    render(&mut input, &header, &[fit_to_memory(&header, spec, limits)], limits)
+        .map(|mut made| made.remove(0))
 }
 
 /// The frames of an animated thumbnail: RGBA, and milliseconds.
@@ -332,9 +333,9 @@ fn what_is_over_a_bound_is_still() {
 #[test]
 fn what_there_is_no_time_for_is_refused_and_never_ends_early() {
     for bytes in [gif(&story(), None), apng(&story(), 0, false), webp(64, &story(), 0)] {
-        assert!(matches!(animated(&bytes, Some(Instant::now())), Err(ThumbnailError::OutOfTime)));
+        assert!(matches!(animated(&bytes, Some(Instant::now())), Err(ThumbnailError::Timeout)));
         let late = Limits { animation_deadline: Some(Instant::now()), ..LIMITS };
-        assert!(matches!(small(&bytes, &late), Err(ThumbnailError::NoTimeToAnimate)));
+        assert!(matches!(small(&bytes, &late), Err(ThumbnailError::AnimationTimeout)));
     }
 }
 
@@ -379,7 +380,7 @@ fn changed_bytes_never_panic() {
             }
             let mut input = Cursor::new(changed.as_slice());
             let Ok(header) = probe(&mut input) else { continue };
-            if header.admit(&LIMITS).is_ok() {
+            if header.check_pixels(&LIMITS).is_ok() {
                 drop(small_or_nothing(&changed));
             }
         }

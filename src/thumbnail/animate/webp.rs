@@ -71,7 +71,7 @@ impl<R: BufRead + Seek> WebP<R> {
             match chunk(&mut self.input) {
                 Ok((name, length)) if &name == b"ANMF" => return Ok(Some(length)),
                 Ok((_, length)) => skip(&mut self.input, length, 0)?,
-                Err(ThumbnailError::Broken(_) | ThumbnailError::NotRead(_)) => return Ok(None),
+                Err(ThumbnailError::Broken(_) | ThumbnailError::Unsupported(_)) => return Ok(None),
                 Err(error) => return Err(error),
             }
         }

@@ -80,7 +80,7 @@ impl Sink {
     ) -> Result<Vec<Decoded>, ThumbnailError> {
         let is_partial = self.is_partial || self.rows < self.height || outcome.is_err();
         match outcome {
-            Err(ThumbnailError::Broken(_) | ThumbnailError::NotRead(_)) if self.rows > 0 => {}
+            Err(ThumbnailError::Broken(_) | ThumbnailError::Unsupported(_)) if self.rows > 0 => {}
             Err(error) => return Err(error),
             Ok(()) if self.rows == 0 => return Err(ThumbnailError::broken("no rows")),
             Ok(()) => {}

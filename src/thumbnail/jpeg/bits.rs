@@ -116,7 +116,7 @@ impl<R: BufRead> Bits<R> {
     /// few bytes can say that there are many scans.
     pub(super) fn check_time(&self) -> Result<(), ThumbnailError> {
         let is_late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        if is_late { Err(ThumbnailError::OutOfTime) } else { Ok(()) }
+        if is_late { Err(ThumbnailError::Timeout) } else { Ok(()) }
     }
 
     /// Passes over what is left of the data before the next marker, and says what that is. It stays.

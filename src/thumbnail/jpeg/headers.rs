@@ -229,7 +229,7 @@ impl Headers {
         let components = self.frame.as_ref().map(Frame::components).unwrap_or_default();
         let is_rgb = components.iter().map(|component| component.id).eq(*b"RGB");
         Ok(match (components.len(), self.adobe) {
-            (2, _) => return Err(ThumbnailError::NotRead("JPEG of two channels")),
+            (2, _) => return Err(ThumbnailError::Unsupported("JPEG of two channels")),
             (3, Some(0)) => ColorSpace::Rgb,
             (3, None) if is_rgb => ColorSpace::Rgb,
             (3, _) => ColorSpace::YCbCr,
@@ -256,10 +256,10 @@ impl Headers {
                 // Markers without a length: TEM, RSTn.
                 Some(0x01 | 0xd0..=0xd7) => {}
                 None | Some(0xd8 | 0xd9) => return Ok(None),
-                Some(0xc3 | 0xf7) => return Err(ThumbnailError::NotRead("lossless JPEG")),
-                Some(0xc9..=0xcb) => return Err(ThumbnailError::NotRead("JPEG with arithmetic codes")),
+                Some(0xc3 | 0xf7) => return Err(ThumbnailError::Unsupported("lossless JPEG")),
+                Some(0xc9..=0xcb) => return Err(ThumbnailError::Unsupported("JPEG with arithmetic codes")),
                 Some(0xc5..=0xc7 | 0xcd..=0xcf | 0xde) => {
-                    return Err(ThumbnailError::NotRead("hierarchical JPEG"));
+                    return Err(ThumbnailError::Unsupported("hierarchical JPEG"));
                 }
                 Some(code) => {
                     let segment = read_segment(input)?;
@@ -441,9 +441,9 @@ fn read_segment(input: &mut impl BufRead) -> Result<Vec<u8>, ThumbnailError> {
 /// Refuses a frame of a kind that is not read.
 fn refuse_frame(code: u8, segment: &[u8]) -> Result<(), ThumbnailError> {
     match (code, segment) {
-        (0xc0..=0xc2, [12 | 16, ..]) => Err(ThumbnailError::NotRead("JPEG of more than 8 bits")),
+        (0xc0..=0xc2, [12 | 16, ..]) => Err(ThumbnailError::Unsupported("JPEG of more than 8 bits")),
         (0xc0..=0xc2, [8, _, _, _, _, 5..=u8::MAX, ..]) => {
-            Err(ThumbnailError::NotRead("JPEG of more than 4 channels"))
+            Err(ThumbnailError::Unsupported("JPEG of more than 4 channels"))
         }
         _ => Ok(()),
     }

@@ -137,13 +137,13 @@ fn gather(
                 }
                 is_partial |= !coverage.is_complete();
             }
-            Err(ThumbnailError::Broken(_) | ThumbnailError::NotRead(_)) if scans > 1 => return Ok(true),
+            Err(ThumbnailError::Broken(_) | ThumbnailError::Unsupported(_)) if scans > 1 => return Ok(true),
             Err(error) => return Err(error),
         }
         // Without a word of its end it may have had more scans.
         let Some(marker) = bits.end_scan()? else { return Ok(true) };
         next = match headers.next_scan(bits.input(), Some(marker)) {
-            Err(ThumbnailError::Broken(_) | ThumbnailError::NotRead(_)) => return Ok(true),
+            Err(ThumbnailError::Broken(_) | ThumbnailError::Unsupported(_)) => return Ok(true),
             other => other?,
         };
     }

@@ -408,7 +408,7 @@ fn scans_of_nothing_end_at_the_deadline() {
     }
     bytes.extend(b"\xff\xd9");
     let got = decode(bytes.as_slice(), 8, Some(Instant::now()));
-    assert!(matches!(got, Err(ThumbnailError::OutOfTime)), "{got:?}");
+    assert!(matches!(got, Err(ThumbnailError::Timeout)), "{got:?}");
 }
 
 #[test]

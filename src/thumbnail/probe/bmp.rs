@@ -62,7 +62,7 @@ impl Bitmap {
             (PLAIN, 1 | 2 | 4 | 8 | 16 | 24 | 32) | (BITFIELDS | ALPHA_BITFIELDS, 16 | 32) => false,
             (RLE8, 8) | (RLE4, 4) => true,
             // JPEG, PNG, and OS/2's.
-            (3..=5, _) => return Err(ThumbnailError::NotRead("BMP of this kind")),
+            (3..=5, _) => return Err(ThumbnailError::Unsupported("BMP of this kind")),
             _ => return Err(ThumbnailError::broken("no such kind of bitmap")),
         };
         let mut masks = if bits == 16 { [0x7c00, 0x3e0, 0x1f, 0] } else { [0xff_0000, 0xff00, 0xff, 0] };

@@ -95,7 +95,7 @@ impl Header {
 
     /// Refuses a picture of too many pixels. A JPEG has none too many: its pixels cost time by its bytes, and memory is bounded
     /// apart. Of other formats a few bytes can claim pixels for minutes.
-    pub(crate) fn admit(&self, limits: &Limits) -> Result<(), ThumbnailError> {
+    pub(crate) fn check_pixels(&self, limits: &Limits) -> Result<(), ThumbnailError> {
         if self.format != Format::Jpeg && self.pixels() > limits.max_pixels {
             return Err(ThumbnailError::TooLarge("the image has too many pixels"));
         }
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn reading_a_header_ends_at_its_deadline() {
         let got = probe_until(&mut Cursor::new(wordy_gif()), Some(Instant::now()));
-        assert!(matches!(got, Err(ThumbnailError::OutOfTime)), "{got:?}");
+        assert!(matches!(got, Err(ThumbnailError::Timeout)), "{got:?}");
     }
 
     #[test]

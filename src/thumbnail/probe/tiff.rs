@@ -165,13 +165,13 @@ impl Directory {
         let bits = all(258)?;
         let depth = one(bits.clone(), 1);
         if bits.iter().take(usize::try_from(samples).unwrap_or(0)).any(|other| *other != depth) {
-            return Err(ThumbnailError::NotRead("TIFF with channels of several depths"));
+            return Err(ThumbnailError::Unsupported("TIFF with channels of several depths"));
         }
         if samples == 0 || depth == 0 {
             return Err(ThumbnailError::broken("no channels or no bits"));
         }
         if samples > MAX_SAMPLES || depth > 64 {
-            return Err(ThumbnailError::NotRead("TIFF with so many channels or bits"));
+            return Err(ThumbnailError::Unsupported("TIFF with so many channels or bits"));
         }
         let tile = (one(all(322)?, 0), one(all(323)?, 0));
         let is_tiled = tile.0 > 0 && tile.1 > 0;
@@ -228,8 +228,8 @@ impl Directory {
     }
 
     /// Refuses what is packed as nothing here unpacks, by the numbers that libtiff lists.
-    pub(in crate::thumbnail) fn admit(&self) -> Result<(), ThumbnailError> {
-        Err(ThumbnailError::NotRead(match self.compression {
+    pub(in crate::thumbnail) fn check_supported(&self) -> Result<(), ThumbnailError> {
+        Err(ThumbnailError::Unsupported(match self.compression {
             JPEG if self.bits != 8 => "TIFF with JPEG of other than 8 bits",
             OLD_JPEG if self.jpeg.is_none() => "TIFF with JPEG in pieces, as TIFF 6.0 had it",
             1..=8 | 32_773 | 32_946 => return Ok(()),
@@ -369,7 +369,7 @@ mod tests {
             assert!(directory(tag, 3, 1, 3).is_ok(), "{tag}");
         }
         assert!(matches!(directory(277, 3, 1, 0), Err(ThumbnailError::Broken(_))));
-        assert!(matches!(directory(277, 3, 1, 9), Err(ThumbnailError::NotRead(_))));
+        assert!(matches!(directory(277, 3, 1, 9), Err(ThumbnailError::Unsupported(_))));
         assert!(matches!(directory(34_675, 7, MAX_PROFILE + 1, 8), Err(ThumbnailError::TooLarge(_))));
         let profile = directory(34_675, 7, MAX_PROFILE, 8).unwrap().profile;
         assert_eq!(profile, Some((8, MAX_PROFILE.into())));

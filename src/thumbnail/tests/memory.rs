@@ -75,7 +75,7 @@ fn what_phones_and_screens_make_fits_the_default_at_every_size() {
         ("progressive JPEG of 48 MP", jpeg_of(8000, 6000, true)),
     ] {
         let header = header(&bytes);
-        header.admit(&DEFAULT).unwrap_or_else(|why| panic!("{what}: {why}"));
+        header.check_pixels(&DEFAULT).unwrap_or_else(|why| panic!("{what}: {why}"));
         for (method, size) in [
             (Crop, (32, 32)),
             (Crop, (96, 96)),
@@ -86,7 +86,7 @@ fn what_phones_and_screens_make_fits_the_default_at_every_size() {
             let spec = spec(&header, method, size);
             let needed = estimate(&header, &[spec]);
             assert!(needed <= DEFAULT.memory, "{what} {size:?}: {} MiB", needed >> 20);
-            assert_eq!(affordable(&header, spec, &DEFAULT), spec);
+            assert_eq!(fit_to_memory(&header, spec, &DEFAULT), spec);
         }
     }
 }
@@ -94,7 +94,7 @@ fn what_phones_and_screens_make_fits_the_default_at_every_size() {
 #[test]
 fn pixels_are_bounded_where_few_bytes_can_claim_them() {
     for bytes in [png_of(12_000, 9000), gif_of(12_000, 9000)] {
-        assert!(matches!(header(&bytes).admit(&DEFAULT), Err(ThumbnailError::TooLarge(_))));
+        assert!(matches!(header(&bytes).check_pixels(&DEFAULT), Err(ThumbnailError::TooLarge(_))));
     }
 }
 
@@ -108,7 +108,7 @@ fn where_a_size_does_not_fit_the_largest_that_does_is_made() {
             let mut last = 0;
             for memory in [3 << 20, 8 << 20, 16 << 20, 32 << 20, 64 << 20, 256 << 20] {
                 let limits = Limits { memory, ..DEFAULT };
-                let got = affordable(&header, asked, &limits);
+                let got = fit_to_memory(&header, asked, &limits);
                 if estimate(&header, &[got]) > memory {
                     // Nothing fits.
                     assert!(estimate(&header, &[RenderSpec { width: 1, height: 1, ..asked }]) > memory);
@@ -144,7 +144,7 @@ fn a_smaller_picture_made_for_want_of_memory_is_whole() {
         animated: false,
     };
     let limits = Limits { memory: 3_000_000, ..DEFAULT };
-    let got = affordable(&header, asked, &limits);
+    let got = fit_to_memory(&header, asked, &limits);
     assert!(got.width < 590 && got.width > 50, "{got:?}");
     let made = render(&mut Cursor::new(bytes.as_slice()), &header, &[got], &limits).unwrap().remove(0);
     let picture = seen(&made);

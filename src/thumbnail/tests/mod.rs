@@ -202,7 +202,7 @@ fn limits_bind() {
         let tight = Limits { memory: 1000, ..LIMITS };
         assert!(matches!(small(&sample.bytes, &tight), Err(ThumbnailError::TooLarge(_))), "{what}");
         let late = Limits { deadline: Some(Instant::now()), ..LIMITS };
-        assert!(matches!(small(&sample.bytes, &late), Err(ThumbnailError::OutOfTime)), "{what}");
+        assert!(matches!(small(&sample.bytes, &late), Err(ThumbnailError::Timeout)), "{what}");
     }
 }
 

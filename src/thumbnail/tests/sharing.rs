@@ -64,7 +64,7 @@ fn sizes_made_together_take_one_decode_and_have_the_bytes_of_those_made_alone() 
         let mut together = Vec::new();
         let mut rest = specs.clone();
         while let Some(first) = rest.first().copied() {
-            let (set, others) = rest.iter().partition(|spec| share_a_decode(&header, &first, spec));
+            let (set, others) = rest.iter().partition(|spec| can_share_decode(&header, &first, spec));
             rest = others;
             let (pictures, read) = made(&set);
             assert_eq!(read, made(&[first]).1, "{:?}: as much is read for {set:?} as for one", header.format);
@@ -74,8 +74,8 @@ fn sizes_made_together_take_one_decode_and_have_the_bytes_of_those_made_alone() 
             assert_eq!(picture, made(&[spec]).0[0], "{:?} {spec:?}", header.format);
         }
         let is_jpeg = matches!(header.storage, probe::Storage::Jpeg(_));
-        assert!(share_a_decode(&header, &specs[0], &specs[1]));
-        assert_eq!(share_a_decode(&header, &specs[0], &specs[4]), !is_jpeg);
+        assert!(can_share_decode(&header, &specs[0], &specs[1]));
+        assert_eq!(can_share_decode(&header, &specs[0], &specs[4]), !is_jpeg);
         assert!(estimate(&header, &specs) > estimate(&header, &specs[4..]));
     }
 }

@@ -73,8 +73,8 @@ fn check(page: &Page) {
         check_url(address);
     }
     assert!(images.len() <= 12, "{} pictures", images.len());
-    assert!(images.is_sorted_by_key(|image| image.origin), "an icon before a picture");
-    for Image { url, width: _, height: _, alt, origin: _ } in images {
+    assert!(images.is_sorted_by_key(|image| image.source), "an icon before a picture");
+    for Image { url, width: _, height: _, alt, source: _ } in images {
         check_url(url);
         check_text(alt.as_deref(), 200);
     }
@@ -106,7 +106,8 @@ fn check_url(url: &Url) {
 
 /// The address of a page, whatever the input says.
 fn http_url(address: &str) -> Url {
-    let link = preview::Link::parse(address).or_else(|_| preview::Link::parse("https://site.example/a/b?c"));
+    let link =
+        preview::HttpUrl::parse(address).or_else(|_| preview::HttpUrl::parse("https://site.example/a/b?c"));
     link.unwrap_or_else(|why| panic!("{why}")).url().clone()
 }
 

@@ -18,7 +18,7 @@ pub fn image(data: &[u8]) -> u64 {
     let Ok(header) = probe(&mut input) else { return PROBE_BYTES };
     let source = header.source();
     assert!(source.width > 0 && source.height > 0, "a picture without pixels");
-    if header.admit(&limits).is_err() {
+    if header.check_pixels(&limits).is_err() {
         return PROBE_BYTES;
     }
     let Plan::Render(spec) = Plan::new(source, wanted(*request), &[]) else { return PROBE_BYTES };

@@ -26,7 +26,7 @@ pub(super) fn decode(
     if (directory.width, directory.height) != (header.width, header.height) {
         return Err(ThumbnailError::broken("the size is not what the header says"));
     }
-    directory.admit()?;
+    directory.check_supported()?;
     let meaning = Meaning::of(&directory)?;
     let icc = profile(&mut input, &directory, header)?;
     let layout = meaning.layout(&directory);
@@ -59,7 +59,7 @@ pub(super) fn decode(
         let outcome = if is_gathered { reading.gather(band, rows) } else { reading.strip(band, rows) };
         match outcome {
             Ok(()) => {}
-            Err(error @ (ThumbnailError::Broken(_) | ThumbnailError::NotRead(_))) => why = Some(error),
+            Err(error @ (ThumbnailError::Broken(_) | ThumbnailError::Unsupported(_))) => why = Some(error),
             Err(error) => return Err(error),
         }
         // What a chunk did not give.
@@ -147,7 +147,7 @@ impl<R: BufRead + Seek> Reading<R> {
                 });
                 match outcome {
                     Ok(()) => {}
-                    Err(error @ (ThumbnailError::Broken(_) | ThumbnailError::NotRead(_))) => {
+                    Err(error @ (ThumbnailError::Broken(_) | ThumbnailError::Unsupported(_))) => {
                         why = Some(error);
                     }
                     Err(error) => return Err(error),
@@ -232,7 +232,7 @@ fn shared_chromas(
     let width = length(directory.chunk.0);
     let unit = across.saturating_mul(down).saturating_add(2);
     if directory.bits != 8 || directory.samples != 3 {
-        return Err(ThumbnailError::NotRead("TIFF with shared chromas of other than 8 bits"));
+        return Err(ThumbnailError::Unsupported("TIFF with shared chromas of other than 8 bits"));
     }
     let mut units = vec![0; width.div_ceil(across).saturating_mul(unit)];
     let mut row = Vec::new();

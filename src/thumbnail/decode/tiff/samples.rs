@@ -41,7 +41,7 @@ impl Meaning {
             6 => Self::YCbCr,
             8 => Self::Lab { is_shifted: false },
             9 => Self::Lab { is_shifted: true },
-            _ => return Err(ThumbnailError::NotRead("TIFF with colours of this kind")),
+            _ => return Err(ThumbnailError::Unsupported("TIFF with colours of this kind")),
         };
         if directory.samples < meaning.colors() {
             return Err(ThumbnailError::broken("fewer channels than colours"));
@@ -107,7 +107,7 @@ pub(super) fn to_bytes(
             let size = usize::try_from(bits.div_ceil(8)).unwrap_or(1);
             out.extend(row.chunks_exact(size).map(|value| from_unit(float(value, is_little))));
         }
-        (_, FLOATING) => return Err(ThumbnailError::NotRead("TIFF with numbers of this depth")),
+        (_, FLOATING) => return Err(ThumbnailError::Unsupported("TIFF with numbers of this depth")),
         (bits @ (16 | 24 | 32 | 64), _) => {
             let size = usize::try_from(bits.div_ceil(8)).unwrap_or(1);
             out.extend(row.chunks_exact(size).map(|value| {
@@ -212,7 +212,7 @@ fn undo_prediction(row: &mut [u8], directory: &Directory) -> Result<(), Thumbnai
         }
         2 => {
             // Of few bits: not written by anybody but tests.
-            Err(ThumbnailError::NotRead("TIFF predicted in this way"))
+            Err(ThumbnailError::Unsupported("TIFF predicted in this way"))
         }
         3 if matches!(directory.bits, 16 | 32 | 64) => {
             for at in together..row.len() {
@@ -231,7 +231,7 @@ fn undo_prediction(row: &mut [u8], directory: &Directory) -> Result<(), Thumbnai
             }
             Ok(())
         }
-        3 => Err(ThumbnailError::NotRead("TIFF predicted in this way")),
+        3 => Err(ThumbnailError::Unsupported("TIFF predicted in this way")),
         _ => Ok(()),
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn open<'a, R: BufRead + Seek>(
         5 => Box::new(Lzw::new(stored)?),
         8 | 32_946 => Box::new(ZlibDecoder::new(stored)),
         32_773 => Box::new(PackBits { inner: stored, run: Run::None }),
-        _ => return Err(ThumbnailError::NotRead("TIFF in this packing")),
+        _ => return Err(ThumbnailError::Unsupported("TIFF in this packing")),
     })
 }
 

@@ -1,0 +1,22 @@
+//! Media that is here: what its row says, and its bytes.
+
+use super::blobs::BlobReader;
+use super::catalog::Filled;
+use crate::matrix::Timestamp;
+
+/// Media whose row was found and whose blob is open. It can be read to its end even if it is removed meanwhile.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredMedia {
+    /// What the row says of the bytes.
+    pub(crate) content: Filled,
+    /// When it was uploaded or fetched.
+    pub(crate) created: Timestamp,
+    /// Whether it may be served without a token (`unauthenticated_media: frozen`).
+    pub(crate) open: bool,
+    /// How often something had been removed when it was looked up.
+    pub(crate) generation: u64,
+    /// Whether it stands in for something else that there was no time for, so that nobody may keep it as the answer.
+    pub(crate) is_stopgap: bool,
+    /// The bytes.
+    pub(crate) blob: BlobReader,
+}
