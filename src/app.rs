@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use crate::accounts::homeserver::Homeserver;
+use crate::accounts::homeserver::HomeserverClient;
 use crate::accounts::{Account, Accounts, CredentialHash};
 use crate::config::{Config, Live};
 use crate::error::{Error, Result};
@@ -172,7 +172,7 @@ impl App {
         let store = Store::open(&config.data_dir, disk)?;
         let (catalog, blobs) = (Arc::clone(&store.catalog), Arc::clone(&store.blobs));
 
-        let homeserver = Homeserver::new(&config.homeserver.url, Arc::clone(&names))
+        let homeserver = HomeserverClient::new(&config.homeserver.url, Arc::clone(&names))
             .map_err(|error| Error::internal("preparing requests to the homeserver", error))?;
         let homeserver = Arc::new(homeserver);
         let accounts =

@@ -18,6 +18,9 @@
 mod accounts;
 mod api;
 pub mod app;
+#[cfg(test)]
+#[path = "../tests/bench/fill.rs"]
+mod bench_fill;
 pub mod cli;
 pub mod config;
 mod error;

@@ -83,15 +83,6 @@ enum Command {
         #[arg(long)]
         fallback: bool,
     },
-    /// Add media rows to the catalog, for measuring
-    #[command(hide = true, after_help = "Example: media-sidecar bench-fill 1000000")]
-    BenchFill {
-        /// Which configuration.
-        #[command(flatten)]
-        config: ConfigArg,
-        /// How many
-        rows: u64,
-    },
 }
 
 /// Proxies there is a configuration for.
@@ -217,9 +208,6 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
                 fallback: if fallback { Fallback::Homeserver } else { Fallback::Off },
             };
             cli::proxy_config(config.config.as_deref(), proxy, &options, &mut out)?;
-        }
-        Command::BenchFill { config, rows } => {
-            cli::bench_fill(config.config.as_deref(), rows, &mut out)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -33,8 +33,9 @@ const SIDEWAYS: [(&str, &str, &str); 1] =
 const UPWARDS: [(&str, &str); 2] = [("http", "media"), ("media", "app")];
 
 /// Crates that only the listed modules may name.
-const DOORS: [(&str, &[&str]); 31] = [
-    ("hickory_resolver", &["outbound/dns"]),
+const DOORS: [(&str, &[&str]); 32] = [
+    ("simple_dns", &["outbound/dns"]),
+    ("resolv_conf", &["outbound/dns"]),
     ("rusqlite", &["store/catalog"]),
     ("r2d2", &["store/catalog"]),
     ("r2d2_sqlite", &["store/catalog"]),

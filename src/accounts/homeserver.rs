@@ -6,43 +6,61 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::HomeserverUrl;
+use crate::config::{HomeserverUrl, HomeserverUrlError};
 use crate::http::probe_header;
 use crate::outbound::dns::Dns;
-use crate::outbound::{self, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse, Timeouts};
+use crate::outbound::{
+    self, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse, Timeouts, TlsSetupError,
+};
 
 /// Longest wait for the homeserver, for a whole exchange.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is said of a `homeserver.url` that leads to ourselves, or to another sidecar.
-pub(crate) const IN_CIRCLES: &str = "media-sidecar itself answers there, not the homeserver";
-
-/// Asks the homeserver. Blocks.
+/// Sends requests to the homeserver. Blocks.
 #[derive(Debug)]
-pub(crate) struct Homeserver {
-    /// To anywhere.
+pub(crate) struct HomeserverClient {
     outbound: Outbound,
-    /// Without a trailing slash; for a Unix socket one whose host is connected to by nobody.
+    /// Without a trailing slash. For a Unix socket the host is a placeholder that nothing connects to.
     base_url: String,
 }
 
-impl Homeserver {
-    /// The homeserver at `url`, as `homeserver.url` has it.
-    pub(crate) fn new(url: &str, names: Arc<dyn Dns>) -> Result<Self, OutboundError> {
+/// Why no client for the homeserver can be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HomeserverSetupError {
+    /// Its address is of no use.
+    #[error("homeserver.url {0}")]
+    Url(HomeserverUrlError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+}
+
+/// Why the homeserver gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HomeserverError {
+    /// The request failed.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
+    /// `homeserver.url` leads to this sidecar or to another one, directly or through the proxy.
+    #[error("media-sidecar itself answers there, not the homeserver")]
+    Sidecar,
+}
+
+impl HomeserverClient {
+    /// A client for the homeserver at `url`, as `homeserver.url` has it.
+    pub(crate) fn new(url: &str, names: Arc<dyn Dns>) -> Result<Self, HomeserverSetupError> {
         Self::with_timeout(url, names, TIMEOUT)
     }
 
-    /// The same, with another longest wait for a whole exchange.
+    /// The same with another limit for a whole exchange.
     pub(crate) fn with_timeout(
         url: &str,
         names: Arc<dyn Dns>,
         timeout: Duration,
-    ) -> Result<Self, OutboundError> {
+    ) -> Result<Self, HomeserverSetupError> {
         let limits = Timeouts { stall: timeout, total: Some(timeout) };
         let outbound = Outbound::new(Guard::permit_all(), None, limits, names)?;
-        let url = HomeserverUrl::parse(url)
-            .map_err(|why| OutboundError::Failed(format!("homeserver.url {why}")))?;
-        Ok(match url {
+        Ok(match HomeserverUrl::parse(url).map_err(HomeserverSetupError::Url)? {
             HomeserverUrl::Web(base_url) => Self { outbound, base_url },
             HomeserverUrl::Unix(socket) => {
                 Self { outbound: outbound.through_socket(socket), base_url: "http://localhost".to_owned() }
@@ -50,42 +68,41 @@ impl Homeserver {
         })
     }
 
-    /// Asks for `path`, with an access token if there is one; once more when an idle connection was closed just as it was
-    /// used again.
-    pub(crate) fn get(&self, path: &str, token: Option<&str>) -> Result<OutboundResponse, OutboundError> {
-        self.ask(path, token, None)
+    /// Gets `path`, with an access token if there is one.
+    pub(crate) fn get(&self, path: &str, token: Option<&str>) -> Result<OutboundResponse, HomeserverError> {
+        self.request(path, token, None)
     }
 
-    /// Asks for `path` without a token, waiting until then at most.
-    pub(crate) fn get_until(&self, path: &str, until: Instant) -> Result<OutboundResponse, OutboundError> {
-        self.ask(path, None, Some(until))
+    /// Gets `path` without a token, within the time left until `deadline`.
+    pub(crate) fn get_until(
+        &self,
+        path: &str,
+        deadline: Instant,
+    ) -> Result<OutboundResponse, HomeserverError> {
+        self.request(path, None, Some(deadline))
     }
 
-    /// Asks, at most twice.
-    fn ask(
+    fn request(
         &self,
         path: &str,
         token: Option<&str>,
-        until: Option<Instant>,
-    ) -> Result<OutboundResponse, OutboundError> {
+        deadline: Option<Instant>,
+    ) -> Result<OutboundResponse, HomeserverError> {
         let url = format!("{}{path}", self.base_url);
         let bearer = token.map(|token| format!("Bearer {token}"));
         let mut headers = vec![(probe_header::ASKING, "1")];
         headers.extend(bearer.iter().map(|bearer| ("Authorization", bearer.as_str())));
         let get = || {
-            self.outbound.get(&OutboundRequest {
-                url: &url,
-                headers: &headers,
-                via: &[],
-                timeout: outbound::time_left(until)?,
-            })
+            let timeout = outbound::time_left(deadline)?;
+            self.outbound.get(&OutboundRequest { url: &url, headers: &headers, via: &[], timeout })
         };
         let answer = match get() {
+            // An idle connection may have been closed just as it was used again: a second try opens a new one.
             Err(OutboundError::Failed(_)) => get(),
             other => other,
         }?;
         match answer.header(probe_header::NAME.as_str()) {
-            Some(_) => Err(OutboundError::Failed(IN_CIRCLES.to_owned())),
+            Some(_) => Err(HomeserverError::Sidecar),
             None => Ok(answer),
         }
     }

@@ -15,9 +15,11 @@ use crate::sync::pools::Pool;
 /// `GET /_sidecar/health`: 200 when all is well, else 503 with the reason. Never proxied to the world.
 pub(crate) async fn health(app: &Arc<App>) -> Result<Response> {
     let (catalog, blobs, accounts) =
-        (Arc::clone(&app.store.catalog), Arc::clone(&app.store.blobs), Arc::clone(&app.accounts));
-    let database = app.pools.run(Pool::Disk, move || Ok(catalog.check().err().map(|error| error.causes())));
-    let store = app.pools.run(Pool::Disk, move || Ok(blobs.check().err().map(|error| error.to_string())));
+        (Arc::clone(&app.store), Arc::clone(&app.store), Arc::clone(&app.accounts));
+    let database =
+        app.pools.run(Pool::Disk, move || Ok(catalog.check_catalog().err().map(|error| error.causes())));
+    let store =
+        app.pools.run(Pool::Disk, move || Ok(blobs.check_blobs().err().map(|error| error.to_string())));
     let federation = Arc::clone(&app.federation);
     let homeserver = app.pools.run(Pool::Homeserver, move || {
         Ok(accounts.check().err().map(|error| error.causes()).or_else(|| federation.key_problem()))

@@ -2,7 +2,6 @@
 //!
 //! Owns what a command prints and its exit status. Refuses to know HTTP.
 
-mod bench_fill;
 mod check;
 mod delegation;
 pub mod demo;
@@ -18,7 +17,6 @@ use std::path::Path;
 use crate::config::{self, Config, Loaded, Problems};
 use crate::federation::{KeyError, KeyFile, LoadedKey};
 
-pub use self::bench_fill::bench_fill;
 pub use self::check::check;
 pub use self::key::{KeySource, generate, import, show};
 pub use self::proxy_config::{Fallback, Proxy, ProxyOptions, TlsFiles, proxy_config};

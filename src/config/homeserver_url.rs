@@ -16,30 +16,48 @@ pub(crate) enum HomeserverUrl {
     Unix(PathBuf),
 }
 
+/// Why a text is not a [`HomeserverUrl`]. Each message ends a sentence that begins with the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HomeserverUrlError {
+    /// Neither a URL with `http` or `https` nor a socket.
+    #[error("is not a URL (like http://127.0.0.1:6167 or unix:/run/conduwuit/conduwuit.sock)")]
+    NotAUrl,
+    /// A port that nobody can listen on.
+    #[error("has a port that cannot be (1 to 65535)")]
+    Port,
+    /// Something behind the path.
+    #[error("has a query or fragment; end it after host and port (like http://127.0.0.1:6167)")]
+    QueryOrFragment,
+    /// A socket whose path depends on the working directory, or holds a NUL.
+    #[error("needs an absolute path (like unix:/run/conduwuit/conduwuit.sock)")]
+    SocketPath,
+}
+
 impl HomeserverUrl {
-    /// Parses `http://127.0.0.1:6167` or `unix:/run/conduwuit/conduwuit.sock`. The error says what is wrong, as the end of a
-    /// sentence that begins with the URL.
-    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
+    /// Parses `http://127.0.0.1:6167` or `unix:/run/conduwuit/conduwuit.sock`.
+    pub(crate) fn parse(text: &str) -> Result<Self, HomeserverUrlError> {
         if let Some(path) = text.strip_prefix("unix:") {
             // Some write it like a URL, with an authority that is empty.
             let path = path.strip_prefix("//").unwrap_or(path);
             return if path.starts_with('/') && !path.contains('\0') {
                 Ok(Self::Unix(path.into()))
             } else {
-                Err("needs an absolute path (like unix:/run/conduwuit/conduwuit.sock)")
+                Err(HomeserverUrlError::SocketPath)
             };
         }
-        let url = url::Url::parse(text)
-            .map_err(|why| if why == url::ParseError::InvalidPort { NOT_A_PORT } else { NOT_A_URL })?;
+        let url = url::Url::parse(text).map_err(|error| {
+            let is_port = error == url::ParseError::InvalidPort;
+            if is_port { HomeserverUrlError::Port } else { HomeserverUrlError::NotAUrl }
+        })?;
         let is_web = matches!(url.scheme(), "http" | "https") && url.has_host() && text.contains("://");
         if !is_web || text.parse::<hyper::Uri>().is_err() {
-            return Err(NOT_A_URL);
+            return Err(HomeserverUrlError::NotAUrl);
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err("has a query or fragment; end it after host and port (like http://127.0.0.1:6167)");
+            return Err(HomeserverUrlError::QueryOrFragment);
         }
         if url.port() == Some(0) {
-            return Err(NOT_A_PORT);
+            return Err(HomeserverUrlError::Port);
         }
         Ok(Self::Web(text.trim_end_matches('/').to_owned()))
     }
@@ -61,12 +79,6 @@ impl HomeserverUrl {
         }
     }
 }
-
-/// What has a port that nobody can listen on.
-const NOT_A_PORT: &str = "has a port that cannot be (1 to 65535)";
-
-/// What is no URL at all.
-const NOT_A_URL: &str = "is not a URL (like http://127.0.0.1:6167 or unix:/run/conduwuit/conduwuit.sock)";
 
 /// Whether a URL's host leads to `ours`, as far as can be said without DNS.
 fn reaches(host: Option<&url::Host<&str>>, ours: IpAddr) -> bool {
@@ -117,7 +129,7 @@ mod tests {
             ("unix:conduwuit.sock", "absolute path"),
             ("unix:", "absolute path"),
         ] {
-            let why = HomeserverUrl::parse(text).unwrap_err();
+            let why = HomeserverUrl::parse(text).unwrap_err().to_string();
             assert!(why.contains(words), "{text}: {why}");
         }
     }

@@ -13,34 +13,46 @@ pub(crate) fn host_name(text: &str) -> String {
     normal(text).unwrap_or_else(|| bare(text).to_ascii_lowercase())
 }
 
+/// Why an entry of a host list would never match. Each message ends a sentence that begins with the entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HostError {
+    /// A URL or a part of one.
+    #[error("names a URL; write the host alone (like example.org)")]
+    Url,
+    /// Characters that no host name and no address has.
+    #[error("is not a host (like example.org, *.example.org or 192.0.2.1), which has no port")]
+    NotAHost,
+    /// A wildcard in one label with letters that DNS writes in another way.
+    #[error("mixes a wildcard with letters other than a to z in one part; write that part whole or as *")]
+    MixedWildcard,
+}
+
 /// An entry of a list, where `*` and `?` match, as it is compared.
 ///
 /// # Errors
-/// What is wrong with one that would never match.
-pub(crate) fn host_glob(text: &str) -> Result<String, &'static str> {
+/// For an entry that would never match.
+pub(crate) fn host_glob(text: &str) -> Result<String, HostError> {
     let text = text.trim();
     if text.contains('/') {
-        return Err("names a URL; write the host alone (like example.org)");
+        return Err(HostError::Url);
     }
     if !text.contains(['*', '?']) {
-        let nameless = "is not a host (like example.org, *.example.org or 192.0.2.1), which has no port";
-        return normal(text).ok_or(nameless);
+        return normal(text).ok_or(HostError::NotAHost);
     }
     let is_address = text.matches(':').count() > 1 || text.starts_with('[');
     let is_known = |c: char| {
         !c.is_ascii() || c.is_ascii_alphanumeric() || "-_*?.".contains(c) || is_address && ":[]".contains(c)
     };
     if !text.chars().all(is_known) {
-        return Err("is not a host (like example.org, *.example.org or 192.0.2.1), which has no port");
+        return Err(HostError::NotAHost);
     }
-    let whole = "mixes a wildcard with letters other than a to z in one part; write that part whole or as *";
     let labels = bare(text).split(|c| c == '.' || DOTS.contains(&c)).map(|label| {
         if label.is_ascii() {
             return Ok(label.to_ascii_lowercase());
         }
         // A part alone may look like an address.
         let whole_name = (!label.contains(['*', '?'])).then(|| normal(&format!("{label}.x"))).flatten();
-        let name = whole_name.ok_or(whole)?;
+        let name = whole_name.ok_or(HostError::MixedWildcard)?;
         Ok(name.strip_suffix(".x").unwrap_or(&name).to_owned())
     });
     labels.collect::<Result<Vec<_>, _>>().map(|labels| labels.join("."))

@@ -1,16 +1,21 @@
 //! `previews.accept_language`: language tags, best first, with or without weights of their own.
 //! [RFC 9110 §12.5.4](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.4).
 
+/// An entry that is not a language range, with or without a weight.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a language (like de, pt-BR or fr;q=0.8)")]
+pub(crate) struct NotALanguage(String);
+
 /// `Accept-Language` for these entries. What has no weight weighs a tenth less for each place down the list, and never more than
 /// what stands before it.
 ///
 /// # Errors
-/// What is wrong with the first bad entry.
-pub(crate) fn accept_language(entries: &[String]) -> Result<String, String> {
+/// The first entry that is not a language.
+pub(crate) fn accept_language(entries: &[String]) -> Result<String, NotALanguage> {
     let mut highest = 1000;
     let mut parts = Vec::new();
     for (rank, entry) in entries.iter().flat_map(|entry| entry.split(',')).enumerate() {
-        let refused = || format!("`{}` is not a language (like de, pt-BR or fr;q=0.8)", entry.trim());
+        let refused = || NotALanguage(entry.trim().to_owned());
         let (range, parameters) =
             entry.split_once(';').map_or((entry, None), |(range, rest)| (range, Some(rest)));
         let range = range.trim();
@@ -69,7 +74,7 @@ fn decimal(thousandths: u16) -> String {
 mod tests {
     use super::*;
 
-    fn sent(entries: &[&str]) -> Result<String, String> {
+    fn sent(entries: &[&str]) -> Result<String, NotALanguage> {
         accept_language(&entries.iter().map(|&entry| entry.to_owned()).collect::<Vec<_>>())
     }
 
@@ -109,6 +114,6 @@ mod tests {
         ] {
             assert!(sent(&["de", entry]).is_err(), "{entry}");
         }
-        assert!(sent(&["de", "en_GB"]).unwrap_err().contains("`en_GB`"));
+        assert!(sent(&["de", "en_GB"]).unwrap_err().to_string().contains("`en_GB`"));
     }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use figment::Figment;
 use figment::providers::Serialized;
 use figment::value::{Dict, Value};
+use serde::Deserialize as _;
 
 use super::complaints;
 use super::file::{no_file, read, unreadable};
@@ -184,8 +185,12 @@ impl Sources<'_> {
         // Entries taken out of each list so far.
         let mut removed: BTreeMap<String, usize> = BTreeMap::new();
         for _attempt in 0..MAX_PROBLEMS {
-            let error = match figment.extract::<Config>() {
-                Ok(config) => return Some(config),
+            // By way of figment's merged value: `Figment::extract` compiles every group six times.
+            let error = match figment.find_value("") {
+                Ok(merged) => match Config::deserialize(&merged) {
+                    Ok(config) => return Some(config),
+                    Err(error) => error,
+                },
                 Err(error) => error,
             };
             let path = error.path.join(".");
@@ -323,7 +328,7 @@ impl Sources<'_> {
             self.complain("previews.user_agent", "only printable ASCII can be sent");
         }
         if let Err(why) = accept_language(&previews.accept_language) {
-            self.complain("previews.accept_language", why);
+            self.complain("previews.accept_language", why.to_string());
         }
         if previews.ports.is_senseless() {
             self.complain("previews.ports", "name at least one port, 1 to 65535, or write any");

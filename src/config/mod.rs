@@ -25,7 +25,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use self::file::find;
-pub(crate) use self::homeserver_url::HomeserverUrl;
+pub(crate) use self::homeserver_url::{HomeserverUrl, HomeserverUrlError};
 pub(crate) use self::hosts::{host_glob, host_name};
 pub(crate) use self::languages::accept_language;
 pub(crate) use self::live::Live;
@@ -36,7 +36,9 @@ pub use self::load::{Loaded, Problem, Problems, load};
 pub use self::ports::Ports;
 pub(crate) use self::print::redacted;
 pub(crate) use self::units::reachable;
-pub use self::units::{ListenAddr, OpsListen, Size, Span, ThumbnailMethod, ThumbnailSize, TrustedProxy};
+pub use self::units::{
+    ListenAddr, OpsListen, Size, Span, ThumbnailMethod, ThumbnailSize, TrustedProxy, UnitError,
+};
 
 use crate::matrix::ServerName;
 

@@ -66,6 +66,29 @@ pub enum ThumbnailMethod {
     Scale,
 }
 
+/// A text that is not a value of its type. The message quotes it and gives an example.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnitError {
+    /// Not a [`Size`].
+    #[error("`{0}` is not a size (like 50MiB, 2GB or 1048576)")]
+    Size(String),
+    /// Not a [`Span`].
+    #[error("`{0}` is not a duration (like 500ms, 2m, 24h or 7days)")]
+    Span(String),
+    /// Neither an IP address with a port nor a Unix socket.
+    #[error("`{0}` is not an address (like 127.0.0.1:8090 or unix:/run/x.sock)")]
+    Address(String),
+    /// A Unix socket whose path depends on the working directory.
+    #[error("`{0}` needs an absolute path (like unix:/run/media-sidecar/http.sock)")]
+    RelativeSocket(String),
+    /// Not a [`TrustedProxy`].
+    #[error("`{0}` is not a proxy's address (like 127.0.0.0/8, ::1 or unix)")]
+    Proxy(String),
+    /// Not a [`ThumbnailSize`].
+    #[error("`{0}` is not a thumbnail size (like 96x96-crop or 640x480-scale, 1 to 4096 pixels)")]
+    ThumbnailSize(String),
+}
+
 /// Where a local peer connects to reach a listener: the loopback address if it listens on all.
 pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
@@ -77,12 +100,12 @@ pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 impl FromStr for Size {
-    type Err = String;
+    type Err = UnitError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, UnitError> {
         text.parse::<bytesize::ByteSize>()
             .map(|size| Self(size.as_u64()))
-            .map_err(|_why| format!("`{text}` is not a size (like 50MiB, 2GB or 1048576)"))
+            .map_err(|_why| UnitError::Size(text.to_owned()))
     }
 }
 
@@ -105,12 +128,10 @@ impl fmt::Display for Size {
 }
 
 impl FromStr for Span {
-    type Err = String;
+    type Err = UnitError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text)
-            .map(Self)
-            .map_err(|_why| format!("`{text}` is not a duration (like 500ms, 2m, 24h or 7days)"))
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        humantime::parse_duration(text).map(Self).map_err(|_why| UnitError::Span(text.to_owned()))
     }
 }
 
@@ -126,17 +147,13 @@ impl fmt::Display for Span {
 }
 
 impl FromStr for ListenAddr {
-    type Err = String;
+    type Err = UnitError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, UnitError> {
         match text.strip_prefix("unix:") {
             Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
-            Some(_) => {
-                Err(format!("`{text}` needs an absolute path (like unix:/run/media-sidecar/http.sock)"))
-            }
-            None => text.parse().map(Self::Tcp).map_err(|_why| {
-                format!("`{text}` is not an address (like 127.0.0.1:8090 or unix:/run/x.sock)")
-            }),
+            Some(_) => Err(UnitError::RelativeSocket(text.to_owned())),
+            None => text.parse().map(Self::Tcp).map_err(|_why| UnitError::Address(text.to_owned())),
         }
     }
 }
@@ -151,16 +168,14 @@ impl fmt::Display for ListenAddr {
 }
 
 impl FromStr for TrustedProxy {
-    type Err = String;
+    type Err = UnitError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, UnitError> {
         if text == "unix" {
             return Ok(Self::Unix);
         }
         let range = text.parse::<IpAddr>().map(IpNet::from).or_else(|_not_single| text.parse());
-        range
-            .map(Self::Range)
-            .map_err(|_why| format!("`{text}` is not a proxy's address (like 127.0.0.0/8, ::1 or unix)"))
+        range.map(Self::Range).map_err(|_why| UnitError::Proxy(text.to_owned()))
     }
 }
 
@@ -175,9 +190,9 @@ impl fmt::Display for TrustedProxy {
 }
 
 impl FromStr for OpsListen {
-    type Err = String;
+    type Err = UnitError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, UnitError> {
         if text == "off" { Ok(Self::Off) } else { text.parse().map(Self::At) }
     }
 }
@@ -192,9 +207,9 @@ impl fmt::Display for OpsListen {
 }
 
 impl FromStr for ThumbnailSize {
-    type Err = String;
+    type Err = UnitError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, UnitError> {
         let parse = || {
             let (size, method) = text.split_once('-')?;
             let (width, height) = size.split_once('x')?;
@@ -206,9 +221,7 @@ impl FromStr for ThumbnailSize {
             let pixels = |digits: &str| digits.parse().ok().filter(|px| (1..=4096).contains(px));
             Some(Self { width: pixels(width)?, height: pixels(height)?, method })
         };
-        parse().ok_or_else(|| {
-            format!("`{text}` is not a thumbnail size (like 96x96-crop or 640x480-scale, 1 to 4096 pixels)")
-        })
+        parse().ok_or_else(|| UnitError::ThumbnailSize(text.to_owned()))
     }
 }
 
@@ -363,8 +376,8 @@ mod tests {
 
     #[test]
     fn senseless_values_are_refused_with_an_example() {
-        assert!("localhost".parse::<ListenAddr>().unwrap_err().contains("127.0.0.1:8090"));
-        assert!("unix:x".parse::<ListenAddr>().unwrap_err().contains("absolute"));
+        assert!("localhost".parse::<ListenAddr>().unwrap_err().to_string().contains("127.0.0.1:8090"));
+        assert!("unix:x".parse::<ListenAddr>().unwrap_err().to_string().contains("absolute"));
         for text in ["", "localhost", "10.0.0.0/33", "unix:/run/x.sock"] {
             assert!(text.parse::<TrustedProxy>().is_err(), "{text}");
         }

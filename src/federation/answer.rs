@@ -160,7 +160,7 @@ impl Reading<'_> {
         let disposition = headers.get("content-disposition").map(str::to_owned).or(outer_disposition);
         let content_type = disposition::storable_type(headers.all("content-type").map(str::as_bytes));
         let upload_name = disposition.as_deref().and_then(disposition::file_name);
-        let begun = outbound::decode_body(&codings, reader, self.max_size)
+        let begun = outbound::decode_body(&codings, Box::new(reader), self.max_size)
             .and_then(|body| begin(body, enough(&codings), &deadline));
         let Begun { whole, body } = match begun {
             Ok(begun) => begun,

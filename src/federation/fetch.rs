@@ -251,7 +251,9 @@ impl Federation {
 fn down(mxc: &Mxc, cause: RemoteError) -> Error {
     let message = match &cause {
         RemoteError::Answer(_) => format!("{} answered with an error", mxc.server_name),
-        RemoteError::Outbound(_) | RemoteError::BackingOff(_) => format!("cannot reach {}", mxc.server_name),
+        RemoteError::Outbound(_) | RemoteError::Homeserver(_) | RemoteError::BackingOff(_) => {
+            format!("cannot reach {}", mxc.server_name)
+        }
     };
     Error::new(Kind::RemoteFailed, message).caused_by(cause)
 }

@@ -25,13 +25,13 @@ use quick_cache::sync::Cache;
 use self::backoff::Backoff;
 use self::policy::Policy;
 use self::x_matrix::SignedRequest;
-use crate::accounts::homeserver::Homeserver;
+use crate::accounts::homeserver::{HomeserverClient, HomeserverError};
 use crate::config::{self, Family, Live};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Clock, Moment, Monotonic, Mxc, Random, ServerName};
 use crate::outbound::dns::{Dns, Lookups};
 use crate::outbound::{
-    self, CaFile, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse, Timeouts,
+    self, CaFile, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse, Timeouts, TlsSetupError,
 };
 use crate::store::catalog::{Catalog, StoredKey};
 
@@ -84,7 +84,7 @@ pub(crate) struct Federation {
     /// DNS.
     names: Lookups,
     /// The neighbour, which is a notary too.
-    homeserver: Arc<Homeserver>,
+    homeserver: Arc<HomeserverClient>,
     /// Servers that do not give media.
     backoff: Backoff,
     /// Servers that do not give their keys.
@@ -132,7 +132,7 @@ impl Rules {
         names: &Lookups,
         clocks: (Clock, Monotonic),
         random: Random,
-    ) -> std::result::Result<Self, OutboundError> {
+    ) -> std::result::Result<Self, TlsSetupError> {
         let outbound = |stall, total| {
             let guard = Guard::new(&config.ip_deny, &config.ip_allow);
             let ca_file = config.ca_file.as_deref().map(|path| CaFile { key: "federation.ca_file", path });
@@ -178,7 +178,7 @@ pub(crate) struct Parts {
     /// Where it was read.
     pub(crate) key_file: KeyFile,
     /// The neighbour.
-    pub(crate) homeserver: Arc<Homeserver>,
+    pub(crate) homeserver: Arc<HomeserverClient>,
     /// Remembers keys and families.
     pub(crate) catalog: Arc<Catalog>,
     /// DNS.
@@ -197,6 +197,9 @@ pub(crate) enum RemoteError {
     /// It could not be asked.
     #[error(transparent)]
     Outbound(#[from] OutboundError),
+    /// The homeserver, as a notary, could not be asked.
+    #[error(transparent)]
+    Homeserver(#[from] HomeserverError),
     /// Its answer is of no use.
     #[error("{0}")]
     Answer(String),
@@ -211,7 +214,7 @@ impl Federation {
         server_name: ServerName,
         config: &config::Federation,
         parts: Parts,
-    ) -> std::result::Result<Self, OutboundError> {
+    ) -> std::result::Result<Self, TlsSetupError> {
         let Parts { signing_key, key_file, homeserver, catalog, names, clock, monotonic, random } = parts;
         let names = Lookups::from(names);
         let clocks = (Arc::clone(&clock), Arc::clone(&monotonic));
@@ -236,7 +239,7 @@ impl Federation {
     }
 
     /// The rules of another configuration, for [`reload`](Self::reload).
-    pub(crate) fn prepare(&self, config: &config::Federation) -> std::result::Result<Rules, OutboundError> {
+    pub(crate) fn prepare(&self, config: &config::Federation) -> std::result::Result<Rules, TlsSetupError> {
         let clocks = (Arc::clone(&self.clock), Arc::clone(&self.monotonic));
         Rules::new(config, &self.names, clocks, Arc::clone(&self.random))
     }

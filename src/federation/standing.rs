@@ -4,17 +4,21 @@
 //! of them would be refused.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, PoisonError};
 
 use serde::Deserialize;
 
 use super::{Federation, LoadedKey, SigningKey};
-use crate::accounts::homeserver::Homeserver;
+use crate::accounts::homeserver::{HomeserverClient, HomeserverError};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::ServerName;
 
 /// Largest key document, bytes.
 const MAX_DOCUMENT: u64 = 64 * 1024;
+
+/// Where a homeserver publishes its keys.
+const KEY_PATH: &str = "/_matrix/key/v2/server";
 
 /// What the last comparison found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,8 +91,7 @@ impl Federation {
     /// One comparison.
     fn compare(&self) -> Standing {
         let (key, renew) = (self.signing_key(), self.key_file.how_to_renew());
-        let compared = compare_published_key(&self.homeserver, &self.server_name, &key, renew);
-        compared.unwrap_or_else(Standing::Unknown)
+        compare_published_key(&self.homeserver, &self.server_name, &key, renew)
     }
 
     /// Takes the key that the file has now, if it is another one. Whether it is.
@@ -124,35 +127,53 @@ impl Federation {
     }
 }
 
-/// Compares `key` with what the homeserver of `server_name` publishes; `renew` says what makes the service take another. The error
-/// says why nothing could be seen.
+/// Why the homeserver's published key could not be read.
+#[derive(Debug, thiserror::Error)]
+enum PublishedKeyError {
+    #[error(transparent)]
+    Homeserver(#[from] HomeserverError),
+    #[error("status {0} for {KEY_PATH}")]
+    Status(u16),
+    #[error(transparent)]
+    Body(#[from] io::Error),
+    #[error("{KEY_PATH}: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+/// Compares `key` with what the homeserver of `server_name` publishes. `renew` says how a running service takes another key.
 pub(crate) fn compare_published_key(
-    homeserver: &Homeserver,
+    homeserver: &HomeserverClient,
     server_name: &ServerName,
     key: &SigningKey,
     renew: &str,
-) -> std::result::Result<Standing, String> {
-    let path = "/_matrix/key/v2/server";
-    let answer = homeserver.get(path, None).map_err(|error| error.to_string())?;
-    if answer.status() != 200 {
-        return Err(format!("status {} for {path}", answer.status()));
-    }
-    let body = answer.read_at_most(MAX_DOCUMENT).map_err(|error| error.to_string())?.unwrap_or_default();
-    let published: Published = serde_json::from_slice(&body).map_err(|error| format!("{path}: {error}"))?;
+) -> Standing {
+    let published = match read_published(homeserver) {
+        Ok(published) => published,
+        Err(error) => return Standing::Unknown(error.to_string()),
+    };
     if published.server_name != server_name.as_str() {
-        return Ok(Standing::Differs(format!(
+        return Standing::Differs(format!(
             "the homeserver calls itself {}, server_name says {server_name}: set server_name to the name in user IDs and restart",
             published.server_name
-        )));
+        ));
     }
     let (ours, key_id) = (key.public_key(), key.key_id());
     if published.verify_keys.get(key_id).is_some_and(|theirs| theirs.key.trim_end_matches('=') == ours) {
-        return Ok(Standing::Agrees);
+        return Standing::Agrees;
     }
     let theirs: Vec<_> = published.verify_keys.iter().map(|(id, key)| format!("{id} {}", key.key)).collect();
-    Ok(Standing::Differs(format!(
+    Standing::Differs(format!(
         "the signing key here is {key_id} {ours}, the homeserver publishes {}: import the homeserver's key with \
          `media-sidecar key import --force FILE`; {renew}",
         theirs.join(", ")
-    )))
+    ))
+}
+
+fn read_published(homeserver: &HomeserverClient) -> std::result::Result<Published, PublishedKeyError> {
+    let answer = homeserver.get(KEY_PATH, None)?;
+    if answer.status() != 200 {
+        return Err(PublishedKeyError::Status(answer.status()));
+    }
+    let body = answer.read_at_most(MAX_DOCUMENT)?.unwrap_or_default();
+    Ok(serde_json::from_slice(&body)?)
 }

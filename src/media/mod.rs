@@ -185,7 +185,7 @@ impl Library {
                             content,
                             created,
                             open,
-                            generation,
+                            sequence: generation,
                             is_stopgap,
                             blob,
                         }))

@@ -62,12 +62,12 @@ impl ResponseCache {
     /// What is there of this key and still holds good. Never blocks.
     pub(crate) fn get(&self, key: &CacheKey, library: &Library) -> Option<Arc<Ready>> {
         let ready = self.cache.get(key)?;
-        (ready.stored().generation == library.generation() && ready.is_whole()).then_some(ready)
+        (ready.stored().sequence == library.generation() && ready.is_whole()).then_some(ready)
     }
 
     /// Puts media there, unless it stands in for what was asked for.
     pub(crate) fn put(&self, key: CacheKey, stored: StoredMedia) -> Arc<Ready> {
-        self.tidy(stored.generation);
+        self.tidy(stored.sequence);
         let ready = Arc::new(Ready::new(stored));
         if !ready.stored().is_stopgap {
             self.cache.insert(key, Arc::clone(&ready));

@@ -2,24 +2,24 @@
 //!
 //! Owns the check before each read. A read that is already waiting is ended by the connection's own time limits, not by this.
 
+use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// A reader whose reads fail with `TimedOut` once its deadline has passed. The deadline is looked at before each read, so a
-/// read that waits may end up to one stall limit later.
-#[derive(Debug)]
-pub(crate) struct DeadlineReader<R> {
-    source: R,
+/// A reader whose reads fail with `TimedOut` once its deadline has passed. The deadline is checked before each read, so a
+/// read that waits may end up to one [`stall`](super::Timeouts::stall) later.
+pub(crate) struct DeadlineReader {
+    source: Box<dyn Read + Send>,
     /// `None`: no deadline.
     ends: Option<Instant>,
     deadline: ReadDeadline,
 }
 
-impl<R> DeadlineReader<R> {
+impl DeadlineReader {
     /// Reads `source`, which must end by `ends`.
-    pub(super) fn new(source: R, ends: Option<Instant>) -> Self {
+    pub(super) fn new(source: Box<dyn Read + Send>, ends: Option<Instant>) -> Self {
         Self { source, ends, deadline: ReadDeadline::default() }
     }
 
@@ -46,12 +46,18 @@ impl ReadDeadline {
     }
 }
 
-impl<R: Read> Read for DeadlineReader<R> {
+impl Read for DeadlineReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if !self.deadline.is_lifted() && self.ends.is_some_and(|ends| ends <= Instant::now()) {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the body arrives too slowly"));
         }
         self.source.read(into)
+    }
+}
+
+impl fmt::Debug for DeadlineReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadlineReader").field("ends", &self.ends).finish_non_exhaustive()
     }
 }
 
@@ -61,7 +67,7 @@ mod tests {
 
     #[test]
     fn reads_fail_after_the_deadline_until_it_is_lifted() {
-        let mut body = DeadlineReader::new(io::repeat(7), Some(Instant::now()));
+        let mut body = DeadlineReader::new(Box::new(io::repeat(7)), Some(Instant::now()));
         let mut byte = [0];
         assert_eq!(body.read(&mut byte).unwrap_err().kind(), io::ErrorKind::TimedOut);
         body.read_deadline().lift();

@@ -1,4 +1,7 @@
-//! Which addresses may be connected to, and the resolver that asks.
+//! The address list, and ureq's resolver, which returns only addresses that the list permits.
+//!
+//! Owns the decision whether an address may be connected to. Refuses to know name lookups ([`super::dns`]) and the order in which
+//! addresses are tried ([`super::happy_eyeballs`]).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,22 +15,22 @@ use ureq::unversioned::transport::NextTimeout;
 use ureq::unversioned::transport::time::Duration as Span;
 
 use super::CONNECT_TIMEOUT;
-use super::race::Memory;
+use super::happy_eyeballs::AddressHistory;
 use crate::outbound::dns::Lookups;
 
-/// Addresses tried for one connection; ureq takes no more.
+/// Most addresses tried for one connection; ureq accepts no more.
 const MAX_ADDRESSES: usize = 16;
 
-/// Addresses allowed and denied.
+/// A list of addresses that are never connected to, with exceptions: `ip_deny` and `ip_allow` of the configuration.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Guard {
-    /// Never connected to.
     deny: Vec<IpNet>,
-    /// Exceptions.
+    /// Exceptions to `deny`.
     allow: Vec<IpNet>,
 }
 
-/// A connection that was not made.
+/// Why no connection was made. The two are told apart because only the first may be told to a client: the second would reveal
+/// what a name resolves to inside this network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Denied {
     /// The URL itself names a denied address.
@@ -39,35 +42,33 @@ pub(crate) enum Denied {
 }
 
 impl Guard {
-    /// Permits what no net of `deny` contains, and what a net of `allow` contains.
+    /// Permits the addresses in `allow`, and all that are not in `deny`.
     pub(crate) fn new(deny: &[IpNet], allow: &[IpNet]) -> Self {
         Self { deny: deny.to_vec(), allow: allow.to_vec() }
     }
 
-    /// Permits everything: for the one URL the operator wrote, `homeserver.url`.
+    /// Permits every address: for `homeserver.url`, which the operator configured.
     pub(crate) fn permit_all() -> Self {
         Self::default()
     }
 
     /// Whether `address` may be connected to. An IPv4-mapped IPv6 address is judged as the IPv4 address it reaches.
     pub(crate) fn permits(&self, address: IpAddr) -> bool {
+        // Else `::ffff:127.0.0.1` would pass a list of IPv4 networks.
         let address = address.to_canonical();
         let contains = |net: &IpNet| net.contains(&address);
         self.allow.iter().any(contains) || !self.deny.iter().any(contains)
     }
 }
 
-/// Resolves a URL's host, or what stands in its place, and lets through only addresses the guard permits.
+/// Resolves the URL's host, or the hosts in `via`, to permitted addresses in the order in which to try them.
 #[derive(Debug)]
 pub(super) struct CheckedResolver {
-    /// Who permits.
     pub(super) guard: Arc<Guard>,
-    /// Hosts and ports to connect to instead of the URL's; empty: the URL's.
+    /// [`via`](super::OutboundRequest::via) of the request.
     pub(super) via: Vec<(String, u16)>,
-    /// Where names lead.
     pub(super) names: Lookups,
-    /// Which addresses were slow.
-    pub(super) memory: Arc<Memory>,
+    pub(super) history: Arc<AddressHistory>,
 }
 
 impl Resolver for CheckedResolver {
@@ -92,9 +93,10 @@ impl Resolver for CheckedResolver {
                 },
                 Err(error) => {
                     tracing::debug!(host, %error, "cannot resolve");
-                    let is_silence = error.kind() == std::io::ErrorKind::TimedOut;
-                    let silence = ureq::Error::Timeout(timeout.reason);
-                    last_error = if is_silence { silence } else { ureq::Error::HostNotFound };
+                    // The last host decides which error is reported.
+                    let is_timeout = error.kind() == std::io::ErrorKind::TimedOut;
+                    let timeout = ureq::Error::Timeout(timeout.reason);
+                    last_error = if is_timeout { timeout } else { ureq::Error::HostNotFound };
                 }
             }
         }
@@ -102,16 +104,17 @@ impl Resolver for CheckedResolver {
             return Err(last_error);
         }
         let mut addresses = self.empty();
-        self.memory.order(&permitted, MAX_ADDRESSES).into_iter().for_each(|address| addresses.push(address));
+        self.history.order(&permitted, MAX_ADDRESSES).into_iter().for_each(|address| addresses.push(address));
         Ok(addresses)
     }
 }
 
 impl CheckedResolver {
-    /// The permitted ones of a host's addresses.
+    /// The permitted addresses of a host; an error if there are none.
     fn permitted(&self, host: &str, mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Denied> {
         found.retain(|address| self.guard.permits(address.ip()));
         if found.is_empty() {
+            // The client wrote it, so that it is forbidden gives nothing away.
             let is_literal = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
             return Err(if is_literal { Denied::Literal } else { Denied::Resolved });
         }
@@ -119,7 +122,7 @@ impl CheckedResolver {
     }
 }
 
-/// The port a URL says or means.
+/// The port of a URL, or the default of its scheme.
 fn port(uri: &Uri) -> u16 {
     uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 })
 }
@@ -131,7 +134,7 @@ mod tests {
     use crate::matrix::ServerName;
 
     #[test]
-    fn the_default_list_denies_everything_that_is_not_public() {
+    fn the_default_list_denies_every_address_that_is_not_public() {
         let config = Sidecar::defaults(ServerName::parse("example.org").unwrap());
         let guard = Guard::new(&config.federation.ip_deny, &["10.1.0.0/16".parse().unwrap()]);
         for address in [

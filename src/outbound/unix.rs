@@ -1,4 +1,7 @@
-//! Connections to one Unix socket, whatever the URL says: for a homeserver that listens on nothing else.
+//! ureq's transport over a Unix socket, for a homeserver that listens on one.
+//!
+//! Owns connecting with a time limit, and reads and writes. Refuses to know URLs: every connection goes to the one socket, without
+//! TLS.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
@@ -17,7 +20,9 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
 };
 
-/// Connects to a socket.
+use super::transport::transport_error;
+
+/// Connects to the socket at this path.
 #[derive(Debug)]
 pub(super) struct UnixConnector(pub(super) PathBuf);
 
@@ -29,33 +34,30 @@ impl<In: Transport> Connector<In> for UnixConnector {
         details: &ConnectionDetails<'_>,
         _: Option<In>,
     ) -> Result<Option<Self::Out>, ureq::Error> {
-        let within = span(details.timeout)?;
-        let stream = connect_within(&self.0, within).map_err(|error| {
-            if error.kind() == io::ErrorKind::WouldBlock {
-                return ureq::Error::Timeout(details.timeout.reason);
-            }
-            ureq::Error::Io(error)
-        })?;
+        let limit = limit(details.timeout)?;
+        let stream =
+            connect_within(&self.0, limit).map_err(|error| transport_error(error, details.timeout))?;
         let buffers =
             LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
         Ok(Some(Either::B(UnixTransport { buffers, stream })))
     }
 }
 
-/// Connects, waiting `within` at most for one who does not accept.
-fn connect_within(path: &Path, within: Option<Duration>) -> io::Result<UnixStream> {
+/// Connects, waiting at most `limit` for a listener whose queue is full. `SO_SNDTIMEO` limits `connect` too (socket(7)).
+fn connect_within(path: &Path, limit: Option<Duration>) -> io::Result<UnixStream> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    set_socket_timeout(&socket, Timeout::Send, within)?;
+    set_socket_timeout(&socket, Timeout::Send, limit)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(UnixStream::from(socket))
 }
 
-/// Stands in for the lookup of a host that is not connected to.
+/// A resolver that looks nothing up. ureq needs an address, and [`UnixConnector`] ignores it.
 #[derive(Debug)]
 pub(super) struct NoLookup;
 
 impl Resolver for NoLookup {
     fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        // Port 0 is never connected to.
         let mut addresses = self.empty();
         addresses.push(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         Ok(addresses)
@@ -64,9 +66,7 @@ impl Resolver for NoLookup {
 
 /// One connection.
 pub(super) struct UnixTransport {
-    /// Bytes in and out.
     buffers: LazyBuffers,
-    /// The socket.
     stream: UnixStream,
 }
 
@@ -77,19 +77,19 @@ impl Transport for UnixTransport {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         let timeout = timeout.for_write();
-        self.stream.set_write_timeout(span(timeout)?)?;
+        self.stream.set_write_timeout(limit(timeout)?)?;
         let output = self.buffers.output().get(..amount).unwrap_or_default();
-        self.stream.write_all(output).map_err(|error| late(error, timeout))
+        self.stream.write_all(output).map_err(|error| transport_error(error, timeout))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         let timeout = timeout.for_read();
-        self.stream.set_read_timeout(span(timeout)?)?;
+        self.stream.set_read_timeout(limit(timeout)?)?;
         let input = self.buffers.input_append_buf();
         let amount = loop {
             match self.stream.read(input) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other.map_err(|error| late(error, timeout))?,
+                other => break other.map_err(|error| transport_error(error, timeout))?,
             }
         };
         self.buffers.input_appended(amount);
@@ -97,7 +97,7 @@ impl Transport for UnixTransport {
     }
 
     fn is_open(&mut self) -> bool {
-        // Nobody speaks on an idle connection: whatever is there to read is its end, or belongs to no question.
+        // Whatever there is to read on an idle connection is its end, or belongs to no request.
         let probe = self.stream.set_nonblocking(true).and_then(|()| {
             let read = self.stream.read(&mut [0]);
             self.stream.set_nonblocking(false)?;
@@ -107,21 +107,13 @@ impl Transport for UnixTransport {
     }
 }
 
-/// How long may be waited; `None` for as long as it takes.
-fn span(timeout: NextTimeout) -> Result<Option<Duration>, ureq::Error> {
+/// The limit for the next system call; `None` without one. Zero would mean no limit to the system.
+fn limit(timeout: NextTimeout) -> Result<Option<Duration>, ureq::Error> {
     match timeout.after {
-        Span::Exact(span) if span.is_zero() => Err(ureq::Error::Timeout(timeout.reason)),
-        Span::Exact(span) => Ok(Some(span)),
+        Span::Exact(limit) if limit.is_zero() => Err(ureq::Error::Timeout(timeout.reason)),
+        Span::Exact(limit) => Ok(Some(limit)),
         Span::NotHappening => Ok(None),
     }
-}
-
-/// An error of reading or writing; the system says of a time-out that it would have blocked.
-fn late(error: io::Error, timeout: NextTimeout) -> ureq::Error {
-    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
-        return ureq::Error::Timeout(timeout.reason);
-    }
-    error.into()
 }
 
 impl fmt::Debug for UnixTransport {

@@ -1,322 +1,208 @@
-//! From the bytes of a page to UTF-8: which character set it is in, and the conversion as it is read.
+//! The character set of a page.
 //!
-//! Owns `encoding_rs` and `chardetng`. The order is the browsers': byte order mark, `Content-Type`, what the document
-//! says ([WHATWG, determining the character
-//! encoding](https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-encoding)), a guess. It is settled
-//! where it begins to matter: at the first byte that is not ASCII, however far into the page. Unlike browsers, a declaration that the bytes refute is passed over: servers add `charset=iso-8859-1` to pages in UTF-8, and
-//! `utf-8` to old pages in something else.
+//! Owns `encoding_rs`' labels and `chardetng`. The order is that of browsers: byte order mark, `Content-Type`, declarations in the
+//! document, a guess ([WHATWG, determining the character
+//! encoding](https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-encoding)). Unlike in browsers, a
+//! declaration that the bytes contradict does not count: servers add `charset=iso-8859-1` to pages in UTF-8, and `utf-8` to
+//! old pages in something else. Refuses to know conversion, which is [`super::utf8_reader`]'s.
 
 use std::cell::Cell;
-use std::io::{self, Read};
-use std::ops::Range;
 use std::rc::Rc;
 
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
-use encoding_rs::{CoderResult, Decoder, Encoding, REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
+use encoding_rs::{Encoding, REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
 use url::{Host, Url};
 
-use super::html::{self, Listener, Tag};
+use super::html::{self, HtmlHandler, Tag};
 
-/// What a page was heard to declare, while it is read.
-pub(super) type Heard = Rc<Cell<Option<&'static Encoding>>>;
+/// The character set that a page declares in a `meta` element, noted while the page is read.
+pub(super) type DeclaredCharset = Rc<Cell<Option<&'static Encoding>>>;
 
-/// Notes the character set that a `meta` element declares, if it is the first.
-pub(super) fn hear(tag: &Tag, heard: &Heard) {
-    heard.set(heard.get().or_else(|| declaration(tag)));
-}
-
-/// A body in UTF-8. One that breaks off ends there.
-pub(super) struct Utf8Body<'a> {
-    /// Bytes as they came: at first those that were looked at.
-    raw: Vec<u8>,
-    /// How many of `raw` are converted.
-    converted: usize,
-    /// The rest.
-    body: &'a mut dyn Read,
-    /// Whether there is no rest.
-    is_over: bool,
-    /// What is known of the character set.
-    hints: Hints,
-    /// The conversion, once the character set is settled. Until then all is ASCII, which is the same in each.
-    decoder: Option<Decoder>,
-    /// Whether it has written its last.
-    is_flushed: bool,
-    /// What it wrote.
-    text: Vec<u8>,
-    /// The part of `text` not yet handed out.
-    ready: Range<usize>,
+/// Notes what a `meta` element declares. The first declaration counts.
+pub(super) fn note_meta(tag: &Tag, declared: &DeclaredCharset) {
+    declared.set(declared.get().or_else(|| declaration(tag)));
 }
 
 /// What is known of a page's character set besides its bytes.
-struct Hints {
-    /// What its `Content-Type` and its first bytes declare, best first.
+pub(super) struct CharsetHints {
+    /// What `Content-Type` and the first bytes declare, best first.
     declared: Vec<&'static Encoding>,
-    /// What it was heard to declare.
-    heard: Heard,
-    /// The last label of its host.
+    /// What later `meta` elements declare.
+    declared_later: DeclaredCharset,
     top_level_domain: Option<Vec<u8>>,
 }
 
-impl<'a> Utf8Body<'a> {
-    /// Reads the beginning of `body`. The error is one before the first byte.
-    pub(super) fn open(
-        body: &'a mut dyn Read,
-        content_type: Option<&str>,
-        url: &Url,
-        heard: Heard,
-    ) -> io::Result<Self> {
-        let hints = Hints { declared: Vec::new(), heard, top_level_domain: top_level_domain(url) };
-        let mut opened = Self {
-            raw: Vec::new(),
-            converted: 0,
-            body,
-            is_over: false,
-            hints,
-            decoder: None,
-            is_flushed: false,
-            text: vec![0; PIECE],
-            ready: 0..0,
-        };
-        opened.fill()?;
-        let window = &opened.raw;
+/// The part of a page on which a decision rests.
+#[derive(Clone, Copy)]
+pub(super) struct Window<'a> {
+    pub(super) bytes: &'a [u8],
+    /// Whether the page ends with it.
+    pub(super) is_last: bool,
+}
+
+impl CharsetHints {
+    /// The hints of a page at `url`, before its first byte.
+    pub(super) fn new(url: &Url, declared_later: DeclaredCharset) -> Self {
+        Self { declared: Vec::new(), declared_later, top_level_domain: top_level_domain(url) }
+    }
+
+    /// Notes what `Content-Type` and the beginning of the page declare.
+    pub(super) fn read_declarations(&mut self, content_type: Option<&str>, window: &[u8]) {
         let header = content_type.and_then(charset_parameter).and_then(|label| named(label.as_bytes()));
         let declared = [header, prolog_charset(window), meta_charset(window)];
-        opened.hints.declared = declared.into_iter().flatten().collect();
-        let marked = Encoding::for_bom(window).map(|(encoding, _length)| encoding);
-        // Nothing is the same in UTF-16.
-        let settled =
-            marked.or_else(|| window.contains(&0).then(|| opened.hints.settle(window, opened.is_over)));
-        opened.decoder = settled.map(Encoding::new_decoder_with_bom_removal);
-        Ok(opened)
+        self.declared = declared.into_iter().flatten().collect();
     }
 
-    /// Reads until a window of bytes is there that are not converted. The error is one before the first byte.
-    fn fill(&mut self) -> io::Result<()> {
-        self.raw.drain(..self.converted);
-        self.converted = 0;
-        let mut filled = self.raw.len();
-        self.raw.resize(WINDOW.max(filled), 0);
-        let mut failed = None;
-        while let Some(room) = self.raw.get_mut(filled..).filter(|room| !room.is_empty() && !self.is_over) {
-            match self.body.read(room) {
-                Ok(0) => self.is_over = true,
-                Ok(count) => filled = filled.saturating_add(count),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.is_over = true;
-                    failed = Some(error).filter(|_| filled == 0);
-                }
-            }
-        }
-        self.raw.truncate(filled);
-        failed.map_or(Ok(()), Err)
+    /// The character set of a page that begins with a byte order mark or contains zero bytes, in which nothing is plain ASCII.
+    pub(super) fn without_ascii(&self, window: Window<'_>) -> Option<&'static Encoding> {
+        let marked = Encoding::for_bom(window.bytes).map(|(encoding, _length)| encoding);
+        marked.or_else(|| window.bytes.contains(&0).then(|| self.decide(window)))
     }
 
-    /// Converts the next piece; nothing is ready after it at the end.
-    fn convert(&mut self) {
-        while self.ready.is_empty() && !self.is_flushed {
-            let source = self.raw.get(self.converted..).unwrap_or_default();
-            if source.is_empty() && !self.is_over {
-                self.refill();
-                continue;
-            }
-            let Some(decoder) = &mut self.decoder else {
-                self.pass_on();
-                continue;
-            };
-            let (result, read, written, _malformed) =
-                decoder.decode_to_utf8(source, &mut self.text, self.is_over);
-            self.converted = self.converted.saturating_add(read);
-            self.ready = 0..written;
-            self.is_flushed = self.is_over && result == CoderResult::InputEmpty;
-        }
-    }
-
-    /// Passes on what is the same in every character set; settles which it is where that ends.
-    fn pass_on(&mut self) {
-        let source = self.raw.get(self.converted..).unwrap_or_default();
-        let plain = source.iter().take(self.text.len()).take_while(|byte| is_plain(**byte)).count();
-        if let (Some(from), Some(to)) = (source.get(..plain), self.text.get_mut(..plain)) {
-            to.copy_from_slice(from);
-        }
-        self.is_flushed = source.is_empty();
-        self.converted = self.converted.saturating_add(plain);
-        self.ready = 0..plain;
-        if plain == 0 && !self.is_flushed {
-            // What breaks off here ends here.
-            self.is_over |= self.fill().is_err();
-            self.decoder =
-                Some(self.hints.settle(&self.raw, self.is_over).new_decoder_without_bom_handling());
-        }
-    }
-
-    /// Reads on. An error ends the body.
-    fn refill(&mut self) {
-        self.raw.resize(PIECE, 0);
-        self.converted = 0;
-        let count = loop {
-            match self.body.read(&mut self.raw) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result.unwrap_or(0),
-            }
-        };
-        self.raw.truncate(count);
-        self.is_over = count == 0;
-    }
-}
-
-impl Read for Utf8Body<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.convert();
-        let mut ready = self.text.get(self.ready.clone()).unwrap_or_default();
-        let count = ready.read(out)?;
-        self.ready.start = self.ready.start.saturating_add(count);
-        Ok(count)
-    }
-}
-
-impl Hints {
-    /// The character set of a page of which `window` is the first part that is not ASCII, or the rest when `is_whole`.
-    fn settle(&self, window: &[u8], is_whole: bool) -> &'static Encoding {
-        let evidence = Evidence::of(window, is_whole);
-        let later = [self.heard.get().map(readable), meta_charset(window)];
+    /// The character set of a page whose bytes before `window` are plain ASCII.
+    pub(super) fn decide(&self, window: Window<'_>) -> &'static Encoding {
+        let evidence = Utf8Evidence::of(window);
+        let later = [self.declared_later.get().map(readable), meta_charset(window.bytes)];
         for encoding in self.declared.iter().copied().chain(later.into_iter().flatten()) {
-            match evidence.judge(encoding) {
-                Verdict::Believed => return encoding,
-                Verdict::IsUtf8 => return UTF_8,
-                Verdict::Refuted => {}
+            match evidence.check(encoding) {
+                Plausibility::Plausible => return encoding,
+                Plausibility::IsUtf8 => return UTF_8,
+                Plausibility::Contradicted => {}
             }
         }
-        // One byte that broke on its way does not make it something else, nor do bytes that no text has.
+        // A single broken byte does not make UTF-8 something else, nor do bytes that occur in no text.
         if evidence.is_utf8() || evidence.bytes == 0 {
             return UTF_8;
         }
         let top_level_domain = self.top_level_domain.as_deref();
         let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
-        detector.feed(window, is_whole);
+        detector.feed(window.bytes, window.is_last);
         let guess = detector.guess(top_level_domain, Utf8Detection::Deny);
-        let is_founded =
+        // On few bytes the guess is unreliable, and windows-1252 is the usual default.
+        let is_reliable =
             evidence.bytes >= ENOUGH_TO_GUESS || EncodingDetector::tld_may_affect_guess(top_level_domain);
-        if is_founded { guess } else { WINDOWS_1252 }
+        if is_reliable { guess } else { WINDOWS_1252 }
     }
 }
 
-/// Whether a byte means the same in every character set, whatever comes before it.
-fn is_plain(byte: u8) -> bool {
+/// Whether a byte means the same in every character set, whatever precedes it. Escape and shift bytes do not: ISO-2022-JP switches
+/// with them.
+pub(super) fn is_plain(byte: u8) -> bool {
     byte.is_ascii() && !matches!(byte, 0 | 0x0e | 0x0f | 0x1b)
 }
 
-/// What the bytes say when read as UTF-8.
+/// How the bytes look when read as UTF-8.
 #[derive(Debug, Default)]
-struct Evidence {
-    /// Characters that are not ASCII.
-    foreign: usize,
-    /// Sequences that are no UTF-8.
+struct Utf8Evidence {
+    /// Characters outside ASCII.
+    non_ascii: usize,
+    /// Sequences that are not UTF-8.
     invalid: usize,
-    /// Stretches without ASCII that are more UTF-8 than not.
-    good: usize,
-    /// Stretches without ASCII that are not.
-    bad: usize,
-    /// Bytes that are not ASCII and occur in texts.
+    /// Runs of non-ASCII bytes that are mostly UTF-8.
+    good_runs: usize,
+    /// Other runs of non-ASCII bytes.
+    bad_runs: usize,
+    /// Non-ASCII bytes that occur in texts.
     bytes: usize,
-    /// Whether there are bytes of value 0.
     has_nulls: bool,
 }
 
-/// Bytes that are not ASCII, one behind the other: a word in a set of one byte a character, a text in Chinese. However many
-/// of them are broken, they broke once.
+/// A run of non-ASCII bytes: a word in a single-byte character set, a text in Chinese. However many of its bytes are invalid, it
+/// counts once.
 #[derive(Debug, Default)]
-struct Stretch {
+struct NonAsciiRun {
     /// Bytes that are UTF-8.
     valid: usize,
-    /// Bytes that are none.
-    broken: usize,
+    /// Bytes that are not.
+    invalid: usize,
 }
 
-/// What the bytes say of a declared character set.
+/// Whether a declared character set agrees with the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// Nothing against it.
-    Believed,
-    /// It is UTF-8 in truth.
+enum Plausibility {
+    Plausible,
+    /// The bytes are UTF-8 in truth.
     IsUtf8,
-    /// It is something else.
-    Refuted,
+    /// The bytes are something else.
+    Contradicted,
 }
 
-impl Evidence {
-    /// Looks at the beginning of a page.
-    fn of(window: &[u8], is_whole: bool) -> Self {
-        let mut evidence = Self { has_nulls: window.contains(&0), ..Self::default() };
-        // Hardly any text has the last two, and none has only them.
-        evidence.bytes = window.iter().filter(|byte| (0x80..0xfe).contains(*byte)).count();
-        let mut window = window.to_vec();
-        hide_surrogates(&mut window);
-        let mut rest = window.len();
-        let mut stretch = Stretch::default();
-        for chunk in window.utf8_chunks() {
+impl Utf8Evidence {
+    fn of(window: Window<'_>) -> Self {
+        let mut evidence = Self { has_nulls: window.bytes.contains(&0), ..Self::default() };
+        // 0xfe and 0xff are rare in any text, and no text has only these.
+        evidence.bytes = window.bytes.iter().filter(|byte| (0x80..0xfe).contains(*byte)).count();
+        let mut bytes = window.bytes.to_vec();
+        replace_surrogates(&mut bytes);
+        let mut rest = bytes.len();
+        let mut run = NonAsciiRun::default();
+        for chunk in bytes.utf8_chunks() {
             for c in chunk.valid().chars() {
                 if c.is_ascii() {
-                    evidence.end_stretch(&mut stretch);
-                } else if c != HALF {
-                    evidence.foreign = evidence.foreign.saturating_add(1);
-                    stretch.valid = stretch.valid.saturating_add(c.len_utf8());
+                    evidence.end_run(&mut run);
+                } else if c != HALF_SURROGATE {
+                    evidence.non_ascii = evidence.non_ascii.saturating_add(1);
+                    run.valid = run.valid.saturating_add(c.len_utf8());
                 }
             }
             rest = rest.saturating_sub(chunk.valid().len()).saturating_sub(chunk.invalid().len());
-            let is_cut = rest == 0 && !is_whole;
+            // A character may be split at the end of the window.
+            let is_cut = rest == 0 && !window.is_last;
             if !chunk.invalid().is_empty() && !is_cut {
                 evidence.invalid = evidence.invalid.saturating_add(1);
-                stretch.broken = stretch.broken.saturating_add(chunk.invalid().len());
+                run.invalid = run.invalid.saturating_add(chunk.invalid().len());
             }
         }
-        evidence.end_stretch(&mut stretch);
+        evidence.end_run(&mut run);
         evidence
     }
 
-    /// Counts a stretch that is over.
-    fn end_stretch(&mut self, stretch: &mut Stretch) {
-        let Stretch { valid, broken } = std::mem::take(stretch);
-        if valid > broken {
-            self.good = self.good.saturating_add(1);
-        } else if broken > 0 {
-            self.bad = self.bad.saturating_add(1);
+    /// Counts a run that has ended.
+    fn end_run(&mut self, run: &mut NonAsciiRun) {
+        let NonAsciiRun { valid, invalid } = std::mem::take(run);
+        if valid > invalid {
+            self.good_runs = self.good_runs.saturating_add(1);
+        } else if invalid > 0 {
+            self.bad_runs = self.bad_runs.saturating_add(1);
         }
     }
 
-    /// Whether it is UTF-8, but for a byte here and there.
+    /// Whether the bytes are UTF-8, apart from a few broken ones.
     fn is_utf8(&self) -> bool {
-        self.invalid == 0 || (self.good > 0 && self.good >= self.bad)
+        self.invalid == 0 || (self.good_runs > 0 && self.good_runs >= self.bad_runs)
     }
 
-    /// Whether it may be UTF-8, as it says: what is broken may be much, but is not nearly all.
+    /// Whether bytes declared as UTF-8 may be UTF-8: many may be broken, but not nearly all.
     fn may_be_utf8(&self) -> bool {
-        self.invalid == 0 || (self.good > 0 && self.good.saturating_mul(MAX_BROKEN) >= self.bad)
+        self.invalid == 0
+            || (self.good_runs > 0 && self.good_runs.saturating_mul(MAX_BAD_RUNS) >= self.bad_runs)
     }
 
-    /// Judges a declaration. In a set of one byte a character, text that happens to be UTF-8 does not occur; in one of
-    /// two it does, in a few characters.
-    fn judge(&self, encoding: &'static Encoding) -> Verdict {
+    /// Compares a declaration with the bytes. Text in a single-byte character set is never valid UTF-8 by chance; in a double-byte
+    /// one a few characters may be.
+    fn check(&self, encoding: &'static Encoding) -> Plausibility {
         if encoding == UTF_8 {
-            return if self.may_be_utf8() { Verdict::Believed } else { Verdict::Refuted };
+            return if self.may_be_utf8() { Plausibility::Plausible } else { Plausibility::Contradicted };
         }
         if encoding == UTF_16LE || encoding == UTF_16BE {
-            return if self.has_nulls { Verdict::Believed } else { Verdict::Refuted };
+            return if self.has_nulls { Plausibility::Plausible } else { Plausibility::Contradicted };
         }
+        // Text in UTF-8 declared as something else, which servers do by default.
         let enough = if encoding.is_single_byte() { 1 } else { 8 };
-        let is_utf8 = self.foreign >= enough && self.foreign.div_euclid(4) >= self.invalid;
-        if is_utf8 { Verdict::IsUtf8 } else { Verdict::Believed }
+        let is_utf8 = self.non_ascii >= enough && self.non_ascii.div_euclid(4) >= self.invalid;
+        if is_utf8 { Plausibility::IsUtf8 } else { Plausibility::Plausible }
     }
 }
 
-/// Writes characters in place of surrogates that stand in UTF-8 as if they were characters: [CESU-8](https://www.unicode.org/reports/tr26/)
-/// is UTF-8 that some program wrote wrongly. Half a pair is also the end of many a word in Ukrainian, so it says nothing.
-fn hide_surrogates(window: &mut [u8]) {
+/// Replaces surrogates that are encoded as if they were characters ([CESU-8](https://www.unicode.org/reports/tr26/)): some programs
+/// write UTF-8 in this wrong way. A surrogate without its other half is replaced by one that does not count, because the same bytes
+/// end many words of Ukrainian in windows-1251.
+fn replace_surrogates(window: &mut [u8]) {
     let mut at = 0_usize;
     while let Some(rest) = window.get_mut(at..).filter(|rest| !rest.is_empty()) {
         let length = match rest {
             [0xed, high @ 0xa0..=0xaf, a @ 0x80..=0xbf, 0xed, low @ 0xb0..=0xbf, b @ 0x80..=0xbf, ..] => {
-                // Two halves are two characters of three bytes each, which no other text has.
+                // A pair becomes two valid characters of three bytes. No other text has these bytes.
                 (*high, *low) = (0x80, 0x80);
                 (*a, *b) = (0x80, 0x80);
                 6
@@ -331,15 +217,16 @@ fn hide_surrogates(window: &mut [u8]) {
     }
 }
 
-/// What [`hide_surrogates`] writes for half a pair.
-const HALF: char = char::REPLACEMENT_CHARACTER;
+/// What [`replace_surrogates`] writes for half a pair.
+const HALF_SURROGATE: char = char::REPLACEMENT_CHARACTER;
 
-/// The character set of a label. Those that browsers refuse to convert count as not named.
+/// The character set of a label. The [replacement encoding](https://encoding.spec.whatwg.org/#replacement), which browsers refuse to
+/// convert, does not count.
 fn named(label: &[u8]) -> Option<&'static Encoding> {
     Encoding::for_label(label).filter(|encoding| *encoding != REPLACEMENT)
 }
 
-/// The `charset` of a `Content-Type`, or of a `meta` that stands in for one.
+/// The `charset` parameter of a `Content-Type`.
 fn charset_parameter(content_type: &str) -> Option<String> {
     let lower = content_type.to_ascii_lowercase();
     let (_before, after) = lower.split_once("charset")?;
@@ -349,7 +236,7 @@ fn charset_parameter(content_type: &str) -> Option<String> {
     Some(value.get(..end.unwrap_or(value.len()))?.to_owned())
 }
 
-/// What the XML declaration says; without a mark or a declaration, whether it is there in UTF-16.
+/// The encoding of the XML declaration. An XML declaration in UTF-16 without a byte order mark is recognised by its zero bytes.
 fn prolog_charset(window: &[u8]) -> Option<&'static Encoding> {
     match window {
         [b'<', 0, _, 0, ..] => return Some(UTF_16LE),
@@ -366,14 +253,14 @@ fn prolog_charset(window: &[u8]) -> Option<&'static Encoding> {
     named(label.as_bytes()).map(readable)
 }
 
-/// What a `meta` element says.
+/// What the first `meta` element in the window declares.
 fn meta_charset(window: &[u8]) -> Option<&'static Encoding> {
     let mut search = MetaSearch::default();
     html::read_bytes(window, &mut search);
     search.found.map(readable)
 }
 
-/// What one `meta` element says.
+/// What one `meta` element declares.
 fn declaration(tag: &Tag) -> Option<&'static Encoding> {
     let is_type = tag.get("http-equiv").is_some_and(|name| name.eq_ignore_ascii_case("content-type"));
     let in_content = || tag.get("content").filter(|_| is_type).and_then(charset_parameter);
@@ -381,19 +268,18 @@ fn declaration(tag: &Tag) -> Option<&'static Encoding> {
     label.and_then(|label| named(label.as_bytes()))
 }
 
-/// A declaration in the document is readable as ASCII, so it cannot be UTF-16.
+/// A declaration that was read as ASCII cannot mean UTF-16, so it means UTF-8, as in browsers.
 fn readable(encoding: &'static Encoding) -> &'static Encoding {
     if encoding == UTF_16LE || encoding == UTF_16BE { UTF_8 } else { encoding }
 }
 
-/// Listens for `<meta charset>` and `<meta http-equiv="Content-Type">`.
+/// Searches for `<meta charset>` and `<meta http-equiv="Content-Type">`.
 #[derive(Default)]
 struct MetaSearch {
-    /// The first.
     found: Option<&'static Encoding>,
 }
 
-impl Listener for MetaSearch {
+impl HtmlHandler for MetaSearch {
     fn start(&mut self, tag: &Tag) {
         if tag.name() == "meta" {
             self.found = self.found.or_else(|| declaration(tag));
@@ -409,7 +295,7 @@ impl Listener for MetaSearch {
     }
 }
 
-/// The last label of the host, which tells a guess what languages to expect.
+/// The last label of the host, which tells the detector what languages to expect.
 fn top_level_domain(url: &Url) -> Option<Vec<u8>> {
     let Some(Host::Domain(domain)) = url.host() else { return None };
     let label = domain.trim_end_matches('.').rsplit('.').next()?;
@@ -418,17 +304,11 @@ fn top_level_domain(url: &Url) -> Option<Vec<u8>> {
     (is_plain && !label.is_empty()).then(|| label.as_bytes().to_vec())
 }
 
-/// How many bytes that are not ASCII a guess takes where the host says nothing of the language.
+/// Least non-ASCII bytes for a guess where the host says nothing of the language.
 const ENOUGH_TO_GUESS: usize = 4;
 
-/// How many stretches that are broken a page in UTF-8, as it says, may have for each that is whole.
-const MAX_BROKEN: usize = 8;
-
-/// How much of a page is looked at, bytes. Browsers look for `meta` in the first 1024 and begin anew when it comes later.
-const WINDOW: usize = 32 * 1024;
-
-/// How much is read and converted at a time, bytes.
-const PIECE: usize = 16 * 1024;
+/// Most bad runs for each good run of a page declared as UTF-8.
+const MAX_BAD_RUNS: usize = 8;
 
 /// Longest XML declaration, bytes.
 const MAX_DECLARATION: usize = 256;

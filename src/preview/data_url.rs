@@ -1,11 +1,13 @@
-//! `data:` URLs: pictures that stand in the page itself ([RFC 2397](https://www.rfc-editor.org/rfc/rfc2397), read as
-//! [browsers do](https://fetch.spec.whatwg.org/#data-url-processor)).
+//! `data:` URLs: images embedded in a page. [RFC 2397](https://www.rfc-editor.org/rfc/rfc2397), parsed as the
+//! [Fetch standard](https://fetch.spec.whatwg.org/#data-url-processor) has it.
+//!
+//! Owns the decoding. Refuses to know the declared media type: images are recognised by their bytes.
 
 use data_encoding::{BASE64_NOPAD, Encoding};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-/// The bytes that a `data:` URL holds, if it is one and they are at most `max`.
+/// The bytes of a `data:` URL; `None` if it is not one, is malformed, or has more than `max` bytes.
 pub(crate) fn read_data_url(url: &Url, max: u64) -> Option<Vec<u8>> {
     let text = url.as_str().split('#').next()?.strip_prefix("data:")?;
     let (kind, data) = text.split_once(',')?;
@@ -18,7 +20,7 @@ pub(crate) fn read_data_url(url: &Url, max: u64) -> Option<Vec<u8>> {
     (crate::matrix::len_u64(bytes.len()) <= max).then_some(bytes)
 }
 
-/// Base64 that does not mind bits left over.
+/// Base64 that ignores trailing bits, as [forgiving-base64](https://infra.spec.whatwg.org/#forgiving-base64-decode) does.
 fn forgiving() -> Option<Encoding> {
     let mut specification = BASE64_NOPAD.specification();
     specification.check_trailing_bits = false;
@@ -30,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_url_holds_is_read_as_browsers_do() {
+    fn data_urls_are_decoded_as_in_browsers() {
         for (url, expected) in [
             ("data:image/gif;base64,R0lGODlh", Some(&b"GIF89a"[..])),
             ("data:image/gif;base64,R0lG%0AODlh", Some(b"GIF89a")),

@@ -1,60 +1,55 @@
-//! [JSON-LD](https://json-ld.org/): what search engines are told, in the words of [schema.org](https://schema.org/).
+//! [JSON-LD](https://json-ld.org/) in pages: descriptions for search engines, in the vocabulary of
+//! [schema.org](https://schema.org/).
 //!
-//! Owns the reading of `script type="application/ld+json"`. It adds what the page's own words lack; nothing is fetched
-//! and no context is expanded.
+//! Owns the reading of `script type="application/ld+json"`: which of its objects is the subject of the page, and that one's title,
+//! description and images. Refuses to know JSON-LD contexts: nothing is fetched and no context expanded.
 
 use serde_json::Value;
 
-use super::declared::{RawImage, pixels};
+use super::image_ref::{ImageRef, pixels};
 
 /// What the scripts of a page say.
 #[derive(Debug, Default)]
 pub(super) struct JsonLd {
-    /// What the page is about.
     subject: Option<Subject>,
-    /// Whether the page is about several things, so about none.
+    /// Whether several objects of one type are described, so that none is the subject.
     is_list: bool,
-    /// A description.
     description: Option<String>,
-    /// The name of the site.
     site_name: Option<String>,
-    /// The name of the publisher, which often is the site's.
+    /// The name of the publisher, which often is that of the site.
     publisher: Option<String>,
     /// Images of the subject.
-    images: Vec<RawImage>,
-    /// Images of the page.
-    page_images: Vec<RawImage>,
+    images: Vec<ImageRef>,
+    /// Images of the page object.
+    page_images: Vec<ImageRef>,
 }
 
-/// What a page is about.
+/// The object that a page is about.
 #[derive(Debug)]
 struct Subject {
-    /// Its type.
+    /// `@type`
     kind: String,
-    /// Its title.
     headline: Option<String>,
-    /// Its name, which may be its title too.
     name: Option<String>,
 }
 
 impl Subject {
-    /// What it is called.
     fn title(&self) -> Option<&str> {
         self.headline.as_deref().or(self.name.as_deref())
     }
 }
 
 impl JsonLd {
-    /// Reads one script. What is broken beyond the usual is passed over.
+    /// Reads one script. One that is not JSON, apart from the usual faults, is ignored.
     pub(super) fn read(&mut self, script: &[u8]) {
-        // Raw line breaks in strings are the usual fault; between values they are white space as well.
+        // The usual fault is a raw line break in a string. Between values it is white space, so a space does for both.
         let script: Vec<u8> = script.iter().map(|byte| if *byte < b' ' { b' ' } else { *byte }).collect();
         let between = |opens: &[u8], closes: &[u8]| {
             let start = script.iter().position(|byte| opens.contains(byte))?;
             let end = script.iter().rposition(|byte| closes.contains(byte))?;
             serde_json::from_slice::<Value>(script.get(start..=end)?).ok()
         };
-        // The second attempt leaves out the brackets of CDATA.
+        // The second attempt skips the brackets of `<![CDATA[`.
         let Some(document) = between(b"{[", b"}]").or_else(|| between(b"{", b"}")) else { return };
         let mut nodes = Vec::new();
         collect(&document, 0, &mut nodes);
@@ -63,32 +58,33 @@ impl JsonLd {
         }
     }
 
-    /// The title of what the page is about. Of a headline and a name, which wikis use for a description and the title, the
-    /// one that is in `document`, the page's own title, counts.
-    pub(super) fn title(&self, document: Option<&str>) -> Option<&str> {
+    /// The title of the subject: its headline or name, preferably the one that occurs in `document_title`. Wikis use `headline`
+    /// for a description.
+    pub(super) fn title(&self, document_title: Option<&str>) -> Option<&str> {
         let subject = self.subject.as_ref().filter(|_| !self.is_list)?;
-        let document = document.unwrap_or_default().to_lowercase();
-        let is_said = |text: &&str| document.contains(text.trim().to_lowercase().as_str());
-        let headline = subject.headline.as_deref().filter(is_said);
-        headline.or_else(|| subject.name.as_deref().filter(is_said)).or_else(|| subject.title())
+        let document_title = document_title.unwrap_or_default().to_lowercase();
+        // Sites append their names to the document title, so it only has to contain the text.
+        let is_in_title = |text: &&str| document_title.contains(text.trim().to_lowercase().as_str());
+        let headline = subject.headline.as_deref().filter(is_in_title);
+        headline.or_else(|| subject.name.as_deref().filter(is_in_title)).or_else(|| subject.title())
     }
 
-    /// Its description.
+    /// The description of the subject or the page.
     pub(super) fn description(&self) -> Option<&str> {
         self.description.as_deref().filter(|_| !self.is_list)
     }
 
-    /// The site.
+    /// The name of the site, else of the publisher.
     pub(super) fn site_name(&self) -> Option<&str> {
         self.site_name.as_deref().or(self.publisher.as_deref())
     }
 
     /// Images, best first.
-    pub(super) fn images(&self) -> &[RawImage] {
+    pub(super) fn images(&self) -> &[ImageRef] {
         if self.is_list || self.images.is_empty() { &self.page_images } else { &self.images }
     }
 
-    /// One thing that is described.
+    /// Reads one object; `all` are those of the script, for references by `@id`.
     fn node(&mut self, node: &Value, all: &[&Value]) {
         let Some(kind) = types(node).max_by_key(|kind| Role::of(kind)) else { return };
         let text = |key: &str| node.get(key).and_then(Value::as_str).filter(|text| !text.trim().is_empty());
@@ -98,6 +94,7 @@ impl JsonLd {
                 let subject =
                     Subject { kind: kind.to_owned(), headline: owned("headline"), name: owned("name") };
                 match &self.subject {
+                    // The first subject counts. Of several types the others are parts of it, such as the video of an article.
                     Some(known) if known.kind != subject.kind => return,
                     Some(known) if known.title() != subject.title() => {
                         self.is_list = true;
@@ -127,12 +124,11 @@ impl JsonLd {
     }
 }
 
-/// What a described thing is to the page.
+/// What an object is to the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Role {
-    /// Furniture: breadcrumbs, organizations, people.
+    /// Breadcrumbs, organizations, people.
     Other,
-    /// The site.
     Site,
     /// The page itself.
     Page,
@@ -141,8 +137,9 @@ enum Role {
 }
 
 impl Role {
-    /// The role of a type.
+    /// The role of an object of this type.
     fn of(kind: &str) -> Self {
+        // A type may be a full or compact IRI, as in `https://schema.org/Article`.
         let kind = kind.rsplit(['/', ':', '#']).next().unwrap_or(kind);
         let is_subject =
             SUBJECTS.contains(&kind) || SUBJECT_ENDINGS.iter().any(|ending| kind.ends_with(ending));
@@ -155,15 +152,16 @@ impl Role {
     }
 }
 
-/// The types of a node.
+/// The values of `@type`.
 fn types(node: &Value) -> impl Iterator<Item = &str> {
     let kind = node.get("@type");
     let many = kind.and_then(Value::as_array).into_iter().flatten();
     kind.into_iter().chain(many).filter_map(Value::as_str)
 }
 
-/// Finds the described things: alone, in a list, in a graph, or as what a page is about.
+/// Collects the objects: a single one, a list, those of `@graph`, and `mainEntity` of a page.
 fn collect<'a>(value: &'a Value, depth: usize, nodes: &mut Vec<&'a Value>) {
+    // Only where `serde_json` has already bounded the nesting, so this recursion is no danger to the stack.
     if depth > MAX_DEPTH || nodes.len() >= MAX_NODES {
         return;
     }
@@ -182,18 +180,19 @@ fn collect<'a>(value: &'a Value, depth: usize, nodes: &mut Vec<&'a Value>) {
     }
 }
 
-/// The images of a property: a URL, an object, a reference to one of `nodes`, or a list of these.
-fn images(value: Option<&Value>, nodes: &[&Value], found: &mut Vec<RawImage>) {
+/// Adds the images of a property to `found`: a URL, an object, a reference to one of `nodes`, or a list of these.
+fn images(value: Option<&Value>, nodes: &[&Value], found: &mut Vec<ImageRef>) {
     let Some(value) = value else { return };
     let items = value.as_array().map_or_else(|| std::slice::from_ref(value), Vec::as_slice);
     for item in items.iter().take(MAX_IMAGES) {
         let text = |object: &Value, key: &str| object.get(key).and_then(Value::as_str).map(str::to_owned);
         let url = |object: &Value| text(object, "url").or_else(|| text(object, "contentUrl"));
         let id = item.get("@id");
+        // An object that is only `{"@id": …}` refers to one elsewhere in the script.
         let named = nodes.iter().find(|node| id.is_some() && node.get("@id") == id && url(node).is_some());
         let object = if url(item).is_none() { named.copied().unwrap_or(item) } else { item };
         let Some(src) = item.as_str().map(str::to_owned).or_else(|| url(object)) else { continue };
-        let image = RawImage {
+        let image = ImageRef {
             src,
             width: side(object.get("width")),
             height: side(object.get("height")),
@@ -205,14 +204,14 @@ fn images(value: Option<&Value>, nodes: &[&Value], found: &mut Vec<RawImage>) {
     }
 }
 
-/// Pixels: a number, a text, or a quantity.
+/// Pixels: a number, a string, or a `QuantitativeValue`.
 fn side(value: Option<&Value>) -> Option<u32> {
     let value = value?;
     let value = value.get("value").unwrap_or(value);
     value.as_str().and_then(pixels).or_else(|| pixels(&value.as_u64()?.to_string()))
 }
 
-/// Types that a page is about.
+/// Types of objects that a page may be about.
 const SUBJECTS: [&str; 28] = [
     "Apartment",
     "AudioObject",
@@ -244,20 +243,20 @@ const SUBJECTS: [&str; 28] = [
     "VideoObject",
 ];
 
-/// Endings of such types: `NewsArticle`, `MusicEvent`, `TVSeries`, `WebApplication`.
+/// Endings of further such types: `NewsArticle`, `MusicEvent`, `TVSeries`, `WebApplication`.
 const SUBJECT_ENDINGS: [&str; 7] =
     ["Article", "Event", "Series", "Episode", "Application", "SourceCode", "Report"];
 
-/// Deepest nesting looked into.
+/// Deepest nesting in which objects are collected.
 const MAX_DEPTH: usize = 4;
 
-/// Most things looked at in one script.
+/// Most objects read of one script.
 const MAX_NODES: usize = 200;
 
 /// Most images kept.
 const MAX_IMAGES: usize = 8;
 
-/// Longest script read, bytes; its values take up to 20 times that.
+/// Longest script read, bytes. Parsed it takes up to 20 times that.
 pub(super) const MAX_SCRIPT: usize = 128 * 1024;
 
 #[cfg(test)]
@@ -271,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn images_come_as_text_list_object_or_reference() {
+    fn images_are_read_from_strings_lists_objects_and_references() {
         for image in [
             r#""https://x.example/a.jpg""#,
             r#"["https://x.example/a.jpg"]"#,
@@ -290,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_products_is_about_none_of_them() {
+    fn a_list_of_products_has_no_subject() {
         let json_ld = read(
             r#"[{"@type":"Product","name":"A","image":"/a"},{"@type":"Product","name":"B","image":"/b"}]"#,
         );
@@ -298,25 +297,25 @@ mod tests {
     }
 
     #[test]
-    fn of_headline_and_name_the_one_in_the_pages_title_is_its_title() {
+    fn the_headline_or_name_that_is_in_the_document_title_is_the_title() {
         let wiki = read(
             r#"{"@type":"Article","name":"Hermitian matrix","headline":"matrix equal to its transpose"}"#,
         );
-        for (document, expected) in [
+        for (document_title, expected) in [
             (Some("Hermitian matrix - Wiki"), "Hermitian matrix"),
             (Some("HERMITIAN MATRIX"), "Hermitian matrix"),
             (Some("Wiki: matrix equal to its transpose"), "matrix equal to its transpose"),
             (Some("Something else"), "matrix equal to its transpose"),
             (None, "matrix equal to its transpose"),
         ] {
-            assert_eq!(wiki.title(document), Some(expected), "{document:?}");
+            assert_eq!(wiki.title(document_title), Some(expected), "{document_title:?}");
         }
         let named = read(r#"{"@type":"Recipe","name":"Soup"}"#);
         assert_eq!(named.title(Some("Best dishes")), Some("Soup"));
     }
 
     #[test]
-    fn usual_faults_are_read_over_and_others_yield_nothing() {
+    fn usual_faults_are_tolerated_and_other_broken_json_is_ignored() {
         let json_ld =
             read("<!-- \n//<![CDATA[\n{\"@type\":\"Recipe\",\"name\":\"Soup\nof the day\"}; //]]> -->");
         assert_eq!(json_ld.title(None), Some("Soup of the day"));

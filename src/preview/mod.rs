@@ -1,28 +1,44 @@
-//! Understanding a page: from the bytes of a web page, an oEmbed answer or a file to what is shown of a link.
+//! Link previews: fetching a page, and reading its title, description and images from HTML, JSON-LD, oEmbed or a file's first
+//! bytes.
 //!
-//! Owns the HTML tokenizer, the character sets, and the rules by which pages are asked for ([`Fetcher`]). Reading refuses to
-//! know the network, and all of it the store: the caller stores the image it chooses from [`Page::images`]. The answer's keys are those of
+//! Owns the HTML tokenizer, character sets, and the rules by which pages are fetched ([`Fetcher`]). The readers refuse to know the
+//! network, and all of it the store: the caller fetches and stores the image that it chooses from [`Page::images`]. The keys of a
+//! preview are those of
 //! [the specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url), which are
 //! those of [the Open Graph protocol](https://ogp.me/).
+//!
+//! | module | what it reads |
+//! |---|---|
+//! | `http_url`, `fetch` | URLs that may be fetched; requests and redirects |
+//! | `sniff`, `file`, `data_url` | what a body is; a description of a file; images in `data:` URLs |
+//! | `charset`, `utf8_reader` | the character set of a page; its bytes as UTF-8 |
+//! | `html`, `elements` | HTML as tags and text; properties of elements |
+//! | `page` | a page, by way of `meta_tags`, `json_ld`, `visible` and `oembed` |
+//! | `visible` | headings, paragraphs and images, by way of `boilerplate`, `open_element` and `text_run` |
+//! | `image_ref`, `image_ranking` | images that tags refer to; their order |
+//! | `text`, `markup` | one clean line of text; values that are HTML |
 
-mod block;
-mod body;
+mod boilerplate;
 mod charset;
 mod data_url;
-mod declared;
+mod elements;
 mod fetch;
 mod file;
-mod furniture;
 mod html;
+mod http_url;
+mod image_ranking;
+mod image_ref;
 mod json_ld;
+mod markup;
+mod meta_tags;
 mod oembed;
+mod open_element;
 mod page;
-mod part;
-#[cfg(test)]
-mod situations;
-#[cfg(test)]
-mod tests;
+mod sniff;
 mod text;
+mod text_run;
+mod utf8_reader;
+mod visible;
 
 use std::collections::BTreeMap;
 
@@ -30,16 +46,16 @@ use serde_json::{Map, Value};
 use url::Url;
 
 pub(crate) use data_url::read_data_url;
-pub(crate) use fetch::{
-    Accept, FetchedBody, Fetcher, Followed, HttpUrl, RedirectChain, body_error, timed_out,
-};
-pub(crate) use file::{BodyKind, describe_file, media_type, sniff};
+pub(crate) use fetch::{Accept, FetchedBody, Fetcher, Followed, RedirectChain, body_error, timed_out};
+pub(crate) use file::describe_file;
+pub(crate) use http_url::HttpUrl;
 pub(crate) use oembed::{
     MAX_OEMBED, MAX_OEMBED_CACHE_AGE, OembedProviders, OembedResponse, json_to_utf8, parse_oembed,
 };
 pub(crate) use page::{read_page, refresh_target};
+pub(crate) use sniff::{BodyKind, media_type, sniff};
 
-/// What a page says of itself. Every text is clean: one line, no control characters, no markup, of bounded length.
+/// What a page says about itself. Every text is one line without control characters and markup, of bounded length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Page {
     /// `og:title`
@@ -50,22 +66,21 @@ pub(crate) struct Page {
     pub(crate) site_name: Option<String>,
     /// `og:type`
     pub(crate) kind: Option<String>,
-    /// `og:url`, the address that the page prefers.
+    /// `og:url`, the canonical URL.
     pub(crate) url: Option<Url>,
-    /// Pictures to show, best first, by their [`ImageSource`]. The first that can be fetched and decoded is `og:image`.
+    /// Images that may become `og:image`, best first, sorted by [`ImageSource`]. The first that can be fetched and decoded is used.
     pub(crate) images: Vec<Image>,
-    /// Where an oEmbed description of the page is to be had, found in the page.
+    /// URL of an oEmbed description of the page, as declared in the page.
     pub(crate) oembed: Option<Url>,
-    /// Where the page sends its readers at once (`http-equiv=refresh`), if it says nothing of itself.
+    /// Target of `http-equiv=refresh`, if the page says nothing else.
     pub(crate) refresh: Option<Url>,
     /// Further keys (`og:locale`, `article:author`, …) with their values.
     pub(crate) more: BTreeMap<String, String>,
 }
 
-/// A picture that a page offers. Its URL is `http` or `https`; the rest is what the page claims.
+/// An image of a page. Its URL is `http`, `https` or `data:image/…`; the rest is what the page claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Image {
-    /// Where it is.
     pub(crate) url: Url,
     /// Pixels.
     pub(crate) width: Option<u32>,
@@ -73,24 +88,23 @@ pub(crate) struct Image {
     pub(crate) height: Option<u32>,
     /// `og:image:alt`
     pub(crate) alt: Option<String>,
-    /// Why it may stand for the page.
     pub(crate) source: ImageSource,
 }
 
-/// Why a picture may stand for a page, best first. One stands in only where none of a better source can be had.
+/// Where in a page an image was found, best first. A worse source counts only if no image of a better one can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ImageSource {
-    /// The page says so.
+    /// `og:image`, JSON-LD and the like.
     Declared,
-    /// The page shows it.
+    /// An image in the body.
     Shown,
-    /// It is the icon of the site.
+    /// The icon of the site.
     Icon,
 }
 
 impl ImageSource {
-    /// Most pictures of this source.
-    fn most(self) -> usize {
+    /// Most images of this source.
+    fn max_images(self) -> usize {
         match self {
             Self::Declared => 6,
             Self::Shown => 5,
@@ -100,7 +114,7 @@ impl ImageSource {
 }
 
 impl Page {
-    /// Takes from `other` what this page lacks.
+    /// Adds from `other` what this page lacks.
     pub(crate) fn fill_from(&mut self, other: Self) {
         self.title = self.title.take().or(other.title);
         self.description = self.description.take().or(other.description);
@@ -121,7 +135,7 @@ impl Page {
         }
     }
 
-    /// The keys of the answer, except those of the image.
+    /// The keys of the preview, except those of the image.
     pub(crate) fn open_graph(&self) -> Map<String, Value> {
         let mut keys: Map<String, Value> =
             self.more.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
@@ -141,8 +155,11 @@ impl Page {
     }
 }
 
-/// Most pictures a page offers: as many as there are of each source.
+/// Most images of a page: the sum over all sources.
 const MAX_IMAGES: usize = 12;
 
 /// Most further keys; with those of the page and its image at most 50.
 const MAX_MORE: usize = 36;
+
+#[cfg(test)]
+mod tests;

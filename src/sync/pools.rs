@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::spawn_blocking;
 
 use crate::error::{Error, Result};
@@ -138,10 +138,18 @@ impl Permit {
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let span = log::request_span();
-        let work = spawn_blocking(move || {
+        let (sender, mut receiver) = oneshot::channel();
+        run_boxed(Box::new(move || {
             let _permit = self;
-            span.in_scope(work)
-        });
-        work.await.map_err(|error| Error::internal("blocking work", error))?
+            // An error: the caller stopped waiting.
+            drop(sender.send(span.in_scope(work)));
+        }))
+        .await?;
+        receiver.try_recv().map_err(|error| Error::internal("blocking work", error))?
     }
+}
+
+/// Runs work of any kind to its end. Boxed, because the runtime's machinery for a task is large and would else be compiled for each kind.
+async fn run_boxed(work: Box<dyn FnOnce() + Send>) -> Result<()> {
+    spawn_blocking(work).await.map_err(|error| Error::internal("blocking work", error))
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns the choice. Nothing of the original but its pixels gets here.
 
-use jpeg_encoder::{ColorType as JpegColor, Encoder as JpegEncoder, SamplingFactor};
+use jpeg_encoder::{Encoder as JpegEncoder, ImageBuffer, JpegColorType, SamplingFactor, rgb_to_ycbcr};
 use png::{BitDepth, ColorType as PngColor, Compression, Encoder as PngEncoder};
 
 use super::ThumbnailError;
@@ -77,17 +77,61 @@ fn drop_full_alpha(pixels: Pixels) -> Pixels {
     }
 }
 
-/// Quality 80, colour at half the resolution.
+/// A JPEG of quality [`QUALITY`], its chroma at half the resolution both ways (4:2:0).
 fn jpeg(pixels: &Pixels) -> Result<Vec<u8>, ThumbnailError> {
-    let color = if pixels.layout == Layout::Grey { JpegColor::Luma } else { JpegColor::Rgb };
     let side = |length: u32| u16::try_from(length).map_err(ThumbnailError::broken);
+    let (width, height) = (side(pixels.width)?, side(pixels.height)?);
     let mut bytes = Vec::new();
     let mut encoder = JpegEncoder::new(&mut bytes, QUALITY);
     encoder.set_sampling_factor(SamplingFactor::F_2_2);
-    encoder
-        .encode(&pixels.data, side(pixels.width)?, side(pixels.height)?, color)
-        .map_err(ThumbnailError::broken)?;
+    encoder.encode_image(JpegSource { pixels, width, height }).map_err(ThumbnailError::broken)?;
     Ok(bytes)
+}
+
+/// A picture, grey or RGB, as the JPEG encoder reads it. The encoder's own `encode` compiles the whole encoder for nine colour
+/// types; this compiles it once.
+struct JpegSource<'a> {
+    pixels: &'a Pixels,
+    width: u16,
+    height: u16,
+}
+
+impl ImageBuffer for JpegSource<'_> {
+    fn get_jpeg_color_type(&self) -> JpegColorType {
+        if self.pixels.layout == Layout::Grey { JpegColorType::Luma } else { JpegColorType::Ycbcr }
+    }
+
+    fn width(&self) -> u16 {
+        self.width
+    }
+
+    fn height(&self) -> u16 {
+        self.height
+    }
+
+    fn fill_buffers(&self, y: u16, [luma, blue, red, _]: &mut [Vec<u8>; 4]) {
+        let row_bytes = usize::from(self.width).saturating_mul(self.pixels.layout.channels()).max(1);
+        let row = self.pixels.data.chunks_exact(row_bytes).nth(y.into()).unwrap_or_default();
+        if self.pixels.layout == Layout::Grey {
+            luma.extend_from_slice(row);
+            return;
+        }
+        let (pixels, _) = row.as_chunks::<3>();
+        let (groups, rest) = pixels.as_chunks::<16>();
+        // Groups of a fixed size, which the compiler turns into SIMD.
+        for group in groups {
+            let converted = group.map(|[r, g, b]| rgb_to_ycbcr(r, g, b));
+            luma.extend_from_slice(&converted.map(|(y, ..)| y));
+            blue.extend_from_slice(&converted.map(|(_, cb, _)| cb));
+            red.extend_from_slice(&converted.map(|(.., cr)| cr));
+        }
+        for [r, g, b] in rest {
+            let (y, cb, cr) = rgb_to_ycbcr(*r, *g, *b);
+            luma.push(y);
+            blue.push(cb);
+            red.push(cr);
+        }
+    }
 }
 
 /// All channels at 8 bits.

@@ -8,15 +8,20 @@ use std::time::Instant;
 
 use super::ThumbnailError;
 
+/// A picture's file, as the callers of this module have it.
+pub(crate) trait ReadSeek: Read + Seek {}
+
+impl<T: Read + Seek> ReadSeek for T {}
+
 /// What decoders read: buffered, and watched below the buffer.
-pub(super) type Input<'a, R> = BufReader<Watched<'a, R>>;
+pub(super) type Input<'a> = BufReader<Watched<'a>>;
 
 /// Reads on until the deadline. A picture can make its decoder work for minutes over few bytes (a progressive JPEG
 /// of thousands of empty scans). Behind a buffer, so that the clock is looked at once for each buffer: rare enough to
 /// cost nothing. A decoder that can work long over one buffer looks at the clock itself.
-pub(super) struct Watched<'a, R> {
+pub(super) struct Watched<'a> {
     /// Where the bytes come from.
-    inner: &'a mut R,
+    inner: &'a mut dyn ReadSeek,
     /// When reads begin to fail.
     deadline: Option<Instant>,
     /// The first failure of ours.
@@ -26,10 +31,10 @@ pub(super) struct Watched<'a, R> {
 /// Does work on a picture's bytes, from their beginning. Decoders clothe many a broken picture as an I/O error, swallow real
 /// ones, and a few panic over what they did not think of; so what they say of a failure counts only if reading itself went
 /// well. Then it is the picture's.
-pub(super) fn read<R: Read + Seek, T>(
-    inner: &mut R,
+pub(super) fn read<T>(
+    inner: &mut dyn ReadSeek,
     deadline: Option<Instant>,
-    work: impl FnOnce(Input<'_, R>) -> Result<T, ThumbnailError>,
+    work: impl FnOnce(Input<'_>) -> Result<T, ThumbnailError>,
 ) -> Result<T, ThumbnailError> {
     inner.rewind().map_err(ThumbnailError::Io)?;
     let mut fault = None;
@@ -42,7 +47,7 @@ pub(super) fn read<R: Read + Seek, T>(
     }
 }
 
-impl<R> Watched<'_, R> {
+impl Watched<'_> {
     /// Notes a failure of ours: any but a place that is none, for a picture may name any. What the decoder gets of it does not
     /// matter.
     fn judged<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
@@ -59,7 +64,7 @@ impl<R> Watched<'_, R> {
     }
 }
 
-impl<R: Read> Read for Watched<'_, R> {
+impl Read for Watched<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             self.fault.get_or_insert(ThumbnailError::Timeout);
@@ -70,7 +75,7 @@ impl<R: Read> Read for Watched<'_, R> {
     }
 }
 
-impl<R: Seek> Seek for Watched<'_, R> {
+impl Seek for Watched<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let result = self.inner.seek(to);
         self.judged(result)
@@ -117,7 +122,7 @@ mod tests {
     #[test]
     fn reading_ends_at_the_deadline() {
         let mut source = io::Cursor::new(vec![0; 20_000]);
-        let copy = |mut input: Input<'_, _>| Ok(io::copy(&mut input, &mut io::sink())?);
+        let copy = |mut input: Input<'_>| Ok(io::copy(&mut input, &mut io::sink())?);
         let got = read(&mut source, Some(Instant::now()), copy);
         assert!(matches!(got, Err(ThumbnailError::Timeout)), "{got:?}");
         assert_eq!(read(&mut source, None, copy).unwrap(), 20_000);

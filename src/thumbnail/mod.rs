@@ -25,9 +25,10 @@ mod resize;
 mod sketch;
 
 use std::error::Error as StdError;
-use std::io::{self, BufRead, Seek};
+use std::io;
 use std::time::Instant;
 
+use input::ReadSeek;
 use pixels::Pixels;
 
 pub(crate) use encode::Rendered;
@@ -122,8 +123,9 @@ pub(crate) fn estimate(header: &Header, specs: &[RenderSpec]) -> u64 {
     let most = |bytes: &dyn Fn(&RenderSpec) -> u64| specs.iter().map(bytes).fold(0, u64::max);
     let decode::Cost { reading, kept } = decode::estimate(header, specs);
     // The filter's half-way picture, the result before and after colour and orientation.
-    let filtering =
-        |spec: &RenderSpec| resize::halfway(header, spec).saturating_add(result(spec).saturating_mul(2));
+    let filtering = |spec: &RenderSpec| {
+        resize::between_passes(header, spec).saturating_add(result(spec).saturating_mul(2))
+    };
     let finishing = kept.saturating_add(sum(&result)).saturating_add(most(&filtering));
     // A PNG as it is compressed and as a file that grows, and a JPEG.
     let encoding =
@@ -145,8 +147,8 @@ pub(crate) fn can_share_decode(header: &Header, one: &RenderSpec, other: &Render
 /// Makes the pictures of plans that [`can_share_decode`], in their order. The same source and spec give the same bytes,
 /// whatever is made beside it: an animation that is over a bound is a still for good, one that there is no time for is
 /// refused.
-pub(crate) fn render<R: BufRead + Seek>(
-    input: &mut R,
+pub(crate) fn render(
+    input: &mut dyn ReadSeek,
     header: &Header,
     specs: &[RenderSpec],
     limits: &Limits,
@@ -168,8 +170,8 @@ pub(crate) fn cheapest_spec(header: &Header) -> RenderSpec {
 }
 
 /// The blurhash of a picture (MSC2448).
-pub(crate) fn blurhash<R: BufRead + Seek>(
-    input: &mut R,
+pub(crate) fn blurhash(
+    input: &mut dyn ReadSeek,
     header: &Header,
     limits: &Limits,
 ) -> Result<String, ThumbnailError> {
@@ -194,8 +196,8 @@ pub(crate) fn check_limits(
 }
 
 /// Decodes a picture to its end and keeps nothing of it: whether there can be thumbnails of it.
-pub(crate) fn verify<R: BufRead + Seek>(
-    input: &mut R,
+pub(crate) fn verify(
+    input: &mut dyn ReadSeek,
     header: &Header,
     limits: &Limits,
 ) -> Result<(), ThumbnailError> {
@@ -211,8 +213,8 @@ struct Drawn {
 }
 
 /// The pixels of the results.
-fn draw<R: BufRead + Seek>(
-    input: &mut R,
+fn draw(
+    input: &mut dyn ReadSeek,
     header: &Header,
     specs: &[RenderSpec],
     limits: &Limits,
@@ -223,7 +225,7 @@ fn draw<R: BufRead + Seek>(
     // Those of one reduction together, so that what each needs of it is done once.
     let mut pictures: Vec<Option<Pixels>> = specs.iter().map(|_| None).collect();
     for decoded in decoded {
-        let mut source = resize::Source::new(decoded.pixels, decoded.divisor);
+        let mut source = resize::Reduced::new(decoded.pixels, decoded.divisor);
         let conversion = color::Conversion::new(source.layout(), decoded.icc.as_deref());
         // What needs no filter first: the filter changes the source.
         for filtered in [false, true] {
@@ -231,7 +233,7 @@ fn draw<R: BufRead + Seek>(
                 let part = header.orientation.stored_part(spec.crop, (header.width, header.height));
                 let size = header.orientation.turn((spec.width, spec.height));
                 let is_one = decode::reduction(header, spec) == decoded.divisor;
-                if is_one && source.is_as_wanted(part, size) != filtered {
+                if is_one && source.is_exact(part, size) != filtered {
                     let small = conversion.apply(source.resize(part, size)?);
                     *picture = Some(header.orientation.apply(small));
                 }
@@ -243,8 +245,8 @@ fn draw<R: BufRead + Seek>(
 }
 
 /// Every frame; nothing where only a still can be shown, however much time there is.
-fn animation<R: BufRead + Seek>(
-    input: &mut R,
+fn animation(
+    input: &mut dyn ReadSeek,
     header: &Header,
     spec: &RenderSpec,
     limits: &Limits,

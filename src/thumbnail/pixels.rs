@@ -231,6 +231,11 @@ fn quotient(sum: u32, count: u32) -> u8 {
     u8::try_from(rounded).unwrap_or(u8::MAX)
 }
 
+/// A number of pixels, rows or columns as a length in memory.
+pub(super) fn length(side: u32) -> usize {
+    usize::try_from(side).unwrap_or(usize::MAX)
+}
+
 /// A sample between 0 and 1; what is beyond is clipped.
 pub(super) fn from_unit(sample: f32) -> u8 {
     #[expect(

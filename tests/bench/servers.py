@@ -154,7 +154,9 @@ class Sidecar(Process):
         if not filled.exists() or filled.read_text() != cls.way_of_filling():
             shutil.rmtree(folder, ignore_errors=True)
             cls.configure(folder, homeserver)
-            subprocess.run([cls.program, "bench-fill", str(rows)], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+            command = ["cargo", "test", "--locked", "--quiet", "--lib", "--", "--ignored", "bench_fill::on_request"]
+            wanted = {"BENCH_FILL_CONFIG": str(folder / "sidecar.yaml"), "BENCH_FILL_ROWS": str(rows)}
+            subprocess.run(command, cwd=ROOT, env=os.environ | wanted, check=True, stdout=subprocess.DEVNULL)
             filled.write_text(cls.way_of_filling())
         cls.configure(folder, homeserver)
         with sqlite3.connect(catalog) as connection:
@@ -166,7 +168,7 @@ class Sidecar(Process):
     @staticmethod
     def way_of_filling():
         """Changes with the code that decides where rows and blobs lie."""
-        sources = (ROOT / "src" / source for source in ("blobs.rs", "catalog/media.rs", "commands/bench_fill.rs"))
+        sources = [ROOT / "tests/bench/fill.rs", *sorted((ROOT / "src/store").rglob("*.rs")), *sorted((ROOT / "src/store").rglob("*.sql"))]
         return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
     def upload(self, data):

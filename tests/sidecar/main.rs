@@ -28,7 +28,6 @@ mod animated;
 mod arriving;
 mod async_uploads;
 mod bad_pictures;
-mod bench_fill;
 mod binary;
 mod check;
 mod clock;

@@ -88,7 +88,7 @@ fn codings_that_browsers_put_up_with_are_undone() {
     }
     let failed = preview(&sidecar, "http://site.test/zstd");
     assert_eq!(failed.status, 502);
-    assert_eq!(failed.json()["error"], "the site packs its answer in a way that was not asked for");
+    assert_eq!(failed.json()["error"], "the site uses a content encoding that was not asked for");
 }
 
 #[test]

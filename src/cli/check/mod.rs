@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use self::report::{Level, Report};
 use super::{Failure, load_config, load_signing_key, runtime};
-use crate::accounts::homeserver::{Homeserver, IN_CIRCLES};
+use crate::accounts::homeserver::{HomeserverClient, HomeserverError};
 use crate::app::Environment;
 use crate::config::{Config, Size, find as find_config, redacted};
 use crate::error::in_words;
@@ -102,7 +102,7 @@ fn check_homeserver(
     key: Option<&SigningKey>,
     report: &mut Report<'_, impl Write>,
 ) -> Result<HomeserverState, Failure> {
-    let homeserver = Homeserver::new(&config.homeserver.url, Environment::system().names)?;
+    let homeserver = HomeserverClient::new(&config.homeserver.url, Environment::system().names)?;
     let url = redacted(&config.homeserver.url);
     let answer = match homeserver.get("/_matrix/client/versions", None) {
         Ok(answer) if answer.status() == 200 => answer,
@@ -113,13 +113,13 @@ fn check_homeserver(
             return Ok(HomeserverState::Failing);
         }
         Err(error) => {
-            let why = error.to_string();
-            let finding = if why == IN_CIRCLES {
-                format!(
-                    "{url}: {why}; set homeserver.url to the homeserver's own address, not the proxy's or ours"
-                )
-            } else {
-                format!("{url} does not answer ({}); start it or set homeserver.url", in_words(&why))
+            let finding = match &error {
+                HomeserverError::Sidecar => format!(
+                    "{url}: {error}; set homeserver.url to the homeserver's own address, not the proxy's or ours"
+                ),
+                HomeserverError::Outbound(why) => {
+                    format!("{url} does not answer ({}); start it or set homeserver.url", in_words(why))
+                }
             };
             report.say(Level::Fail, "homeserver", finding)?;
             return Ok(HomeserverState::Failing);
@@ -130,12 +130,12 @@ fn check_homeserver(
     let announces = read_json(answer).as_ref().is_some_and(supports_authenticated_media);
     let renew = KeyFile::locate(&config.homeserver.signing_key).how_to_renew();
     let standing = key.map(|key| compare_published_key(&homeserver, &config.server_name, key, renew));
-    let differs = matches!(standing, Some(Ok(Standing::Differs(_))));
+    let differs = matches!(standing, Some(Standing::Differs(_)));
     match standing {
         None => {}
-        Some(Ok(Standing::Agrees)) => report.say(Level::Ok, "published key", "matches our signing key")?,
-        Some(Ok(Standing::Differs(what))) => report.say(Level::Fail, "published key", what)?,
-        Some(Ok(Standing::Unknown(why)) | Err(why)) => {
+        Some(Standing::Agrees) => report.say(Level::Ok, "published key", "matches our signing key")?,
+        Some(Standing::Differs(what)) => report.say(Level::Fail, "published key", what)?,
+        Some(Standing::Unknown(why)) => {
             let finding =
                 format!("cannot be read ({why}); homeserver.url must serve /_matrix/key/v2/server too");
             report.say(Level::Warn, "published key", finding)?;

@@ -12,7 +12,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
-use tokio::runtime::Handle;
 
 use super::{Dns, Service, literal};
 
@@ -174,12 +173,8 @@ impl Lookups {
         }
         let slot = Slot::default();
         let (shared, asked, answer) = (Arc::clone(&self.0), question.clone(), Arc::clone(&slot));
-        let runtime = Handle::try_current().ok();
         // Made in the thread: dropped here, where the table is locked, it would wait for ever.
-        let work = move || {
-            let _runtime = runtime.as_ref().map(Handle::enter);
-            Asking { shared, question: asked, slot: answer }.ask();
-        };
+        let work = move || Asking { shared, question: asked, slot: answer }.ask();
         match thread::Builder::new().name("dns".to_owned()).stack_size(STACK).spawn(work) {
             Ok(_detached) => {
                 under_way.insert(question.clone(), Arc::clone(&slot));

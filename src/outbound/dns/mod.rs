@@ -1,9 +1,11 @@
 //! DNS: names to addresses, and SRV records.
 //!
-//! Owns the two resolvers: the system's for addresses, hickory's for SRV records, which the system's cannot ask for; and the
+//! Owns the two resolvers: the system's for addresses, our own for SRV records, which the system's cannot ask for (`srv.rs`); and the
 //! deadlines of both (`lookups.rs`). Refuses to judge what it finds: `outbound` does. Blocks.
 
+mod exchange;
 mod lookups;
+mod message;
 mod srv;
 
 use std::fmt;
@@ -12,16 +14,14 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use tokio::runtime::Handle;
-
+use self::exchange::Servers;
 pub(crate) use self::lookups::Lookups;
-use self::srv::Srv;
+use self::srv::{QUESTION_TIME, Srv};
 
-/// Where the system says whom to ask.
+/// Where the system names its DNS servers.
 const SYSTEM_CONFIGURATION: &str = "/etc/resolv.conf";
 
-/// Where names lead. Tests put a table in its place. Questions block for as long as DNS takes: whoever asks goes through
-/// `Lookups`, which keeps deadlines.
+/// Where names lead. Tests put a table in its place. Questions block for as long as DNS takes; `Lookups` keeps the callers' deadlines.
 pub trait Dns: Send + Sync + fmt::Debug + 'static {
     /// The addresses of `host`, an IP literal or a DNS name, with `port`. Literals are answered at once.
     fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
@@ -29,7 +29,7 @@ pub trait Dns: Send + Sync + fmt::Debug + 'static {
     /// The SRV records of `name`, or of what it is an alias of; none when there are none.
     ///
     /// # Errors
-    /// `TimedOut` when DNS is silent, others when it does not say.
+    /// `TimedOut` when no DNS server answers, others when all fail.
     fn services(&self, name: &str) -> io::Result<Vec<Service>>;
 }
 
@@ -40,16 +40,16 @@ pub struct Service {
     pub priority: u16,
     /// Share of attempts among equals.
     pub weight: u16,
-    /// Target, without a trailing dot; empty means that the service is decidedly not available.
+    /// Target, without a trailing dot; empty means that the service is not available at this domain.
     pub host: String,
     /// Target port.
     pub port: u16,
 }
 
-/// The system's resolver and, for SRV, hickory with the system's configuration.
+/// The system's resolver and, for SRV, the DNS servers that the system names.
 #[derive(Default)]
 pub struct SystemDns {
-    /// Made when first needed, inside the runtime, and anew when the system's configuration changed.
+    /// Made when first needed, and anew when the system's configuration changed.
     srv: Renewed<Option<SystemTime>, Arc<Srv>>,
 }
 
@@ -84,16 +84,16 @@ impl Dns for SystemDns {
     }
 
     fn services(&self, name: &str) -> io::Result<Vec<Service>> {
-        let runtime = Handle::try_current().map_err(io::Error::other)?;
         let changed = std::fs::metadata(SYSTEM_CONFIGURATION).and_then(|file| file.modified()).ok();
         let make = || {
-            let made = Srv::of_the_system();
-            made.inspect_err(|error| tracing::warn!(%error, "cannot ask for SRV records")).ok().map(Arc::new)
+            let text = std::fs::read(SYSTEM_CONFIGURATION);
+            let text = text.inspect_err(
+                |error| tracing::warn!(%error, "cannot read {SYSTEM_CONFIGURATION}: no SRV records"),
+            );
+            Some(Arc::new(Srv::new(Servers::from_config(&text.ok()?, QUESTION_TIME))))
         };
         let srv = self.srv.get(changed, make).ok_or_else(|| io::Error::other("no resolver"))?;
-        runtime
-            .block_on(srv.services(name))
-            .inspect_err(|error| tracing::debug!(name, %error, "no SRV records"))
+        srv.services(name).inspect_err(|error| tracing::debug!(name, %error, "no SRV records"))
     }
 }
 
@@ -126,13 +126,11 @@ mod tests {
         assert_eq!(kept.get(2, || Some("b")), Some("b"));
     }
 
-    /// The thread that asks is none of the runtime's own.
-    #[tokio::test]
-    async fn srv_records_are_asked_for_from_any_thread() {
+    #[test]
+    fn srv_records_are_asked_for_without_a_runtime() {
         let lookups = Lookups::from(Arc::new(SystemDns::default()));
         let until = Instant::now().checked_add(Duration::from_secs(20)).unwrap();
-        let ask = move || lookups.services("_matrix-fed._tcp.nowhere.invalid", until);
-        let found = tokio::task::spawn_blocking(ask).await.unwrap();
+        let found = lookups.services("_matrix-fed._tcp.nowhere.invalid", until);
         assert!(found.is_ok_and(|found| found.is_empty()) || !Path::new(SYSTEM_CONFIGURATION).exists());
     }
 

@@ -1,28 +1,22 @@
 //! SRV records, asked of the system's DNS servers ([RFC 2782](https://www.rfc-editor.org/rfc/rfc2782)).
 //!
-//! Owns the walk along aliases: hickory's own takes the records behind a CNAME for answers to another question and finds
-//! nothing. Remembers answers as long as they say.
+//! Owns the walk along aliases, and the cache: answers are remembered as long as they say. Refuses to know how questions travel.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use hickory_resolver::config::{NameServerConfig, ResolverOpts};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::xfer::{DnsHandle as _, FirstAnswer as _};
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::{DnsRequestOptions, Query};
-use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
-use hickory_resolver::{NameServerPool, PoolContext, TlsConfig, system_conf};
 use quick_cache::sync::Cache;
 
 use super::Service;
+use super::exchange::Servers;
+use super::message::{Data, Record};
 
 /// Answers remembered.
 const CACHED_ANSWERS: usize = 512;
 
-/// Longest wait for the answer to one question, repeated meanwhile as UDP needs it. Most servers have no SRV record, so whoever
-/// drops such questions delays every first contact by this.
-const QUESTION_TIME: Duration = Duration::from_secs(2);
+/// Longest wait for the answer to one question, repeated meanwhile as UDP needs it. Most servers have no SRV record, so a DNS server
+/// that drops such questions delays every first contact by this.
+pub(super) const QUESTION_TIME: Duration = Duration::from_secs(2);
 
 /// The same for all questions along a chain of aliases, as multiples of one.
 const QUESTIONS_AT_LENGTH: u32 = 2;
@@ -36,47 +30,31 @@ const MAX_ALIASES: usize = 8;
 /// Longest time an answer is remembered, whatever it says.
 const MAX_LIFETIME: Duration = Duration::from_hours(24);
 
-/// How long an old answer goes on while nobody gives a new one, before it is asked for again.
+/// How long an old answer is used while no DNS server gives a new one, before it is asked for again.
 const SILENCE_BRIDGED: Duration = Duration::from_mins(1);
 
 /// How long it is remembered that there is no record, if the answer does not say; and longest whatever it says.
 const NONE_LIFETIME: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(1));
 
-/// Asks for SRV records.
+/// Asks for SRV records. Blocks.
 pub(super) struct Srv {
     /// The DNS servers.
-    servers: NameServerPool<TokioRuntimeProvider>,
-    /// Longest wait for one answer.
-    patience: Duration,
+    servers: Servers,
     /// What they said, and until when it is good.
     answers: Cache<String, (Vec<Service>, Instant)>,
 }
 
 impl Srv {
-    /// Of the servers that the system names.
-    pub(super) fn of_the_system() -> Result<Self, NetError> {
-        let (config, options) = system_conf::read_system_conf()?;
-        let patience = options.timeout.min(QUESTION_TIME);
-        Self::new(config.name_servers().to_vec(), options, patience)
-    }
-
-    /// Of `servers`, each waited for as long as `patience`.
-    fn new(
-        servers: Vec<NameServerConfig>,
-        mut options: ResolverOpts,
-        patience: Duration,
-    ) -> Result<Self, NetError> {
-        options.timeout = patience;
-        let context = PoolContext::new(options, TlsConfig::new()?);
-        let servers = NameServerPool::from_config(servers, context.into(), TokioRuntimeProvider::default());
-        Ok(Self { servers, patience, answers: Cache::new(CACHED_ANSWERS) })
+    /// Asks these servers.
+    pub(super) fn new(servers: Servers) -> Self {
+        Self { servers, answers: Cache::new(CACHED_ANSWERS) }
     }
 
     /// The SRV records of `name` or of what it is an alias of.
     ///
     /// # Errors
-    /// `TimedOut` when nobody answers.
-    pub(super) async fn services(&self, name: &str) -> io::Result<Vec<Service>> {
+    /// `TimedOut` when no DNS server answers.
+    pub(super) fn services(&self, name: &str) -> io::Result<Vec<Service>> {
         let is_under =
             |top: &&str| name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case(top));
         if NOT_IN_DNS.iter().any(is_under) {
@@ -87,17 +65,13 @@ impl Srv {
         if let Some((services, _)) = known.as_ref().filter(|(_, until)| now < *until) {
             return Ok(services.clone());
         }
-        let patience = self.patience.saturating_mul(QUESTIONS_AT_LENGTH);
-        let asked = tokio::time::timeout(patience, self.ask(name)).await.unwrap_or(Err(NetError::Timeout));
-        let (services, lifetime) = match (asked, known) {
+        let (services, lifetime) = match (self.ask(name), known) {
             (Ok(found), _) => found,
-            // Of a server that was found by its record the old one is more likely right than none.
-            (Err(NetError::Timeout), Some((old, _))) if !old.is_empty() => (old, SILENCE_BRIDGED),
-            (Err(error), _) => {
-                let is_silence = matches!(error, NetError::Timeout);
-                let kind = if is_silence { io::ErrorKind::TimedOut } else { io::ErrorKind::Other };
-                return Err(io::Error::new(kind, error));
+            // The old record of a server that was found by it is more likely right than none.
+            (Err(error), Some((old, _))) if error.kind() == io::ErrorKind::TimedOut && !old.is_empty() => {
+                (old, SILENCE_BRIDGED)
             }
+            (Err(error), _) => return Err(error),
         };
         if let Some(until) = now.checked_add(lifetime) {
             self.answers.insert(name.to_owned(), (services.clone(), until));
@@ -106,66 +80,46 @@ impl Srv {
     }
 
     /// Asks, along aliases, those in an answer first. Gives the records and how long they are good.
-    async fn ask(&self, name: &str) -> Result<(Vec<Service>, Duration), NetError> {
-        // With a trailing dot the name is complete: no search domain is tried.
-        let mut name = Name::from_ascii(format!("{name}."))?;
+    fn ask(&self, name: &str) -> io::Result<(Vec<Service>, Duration)> {
+        let time = self.servers.timeout.saturating_mul(QUESTIONS_AT_LENGTH);
+        let until = Instant::now().checked_add(time).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut name = name.trim_end_matches('.').to_ascii_lowercase();
         let (mut aliases, mut lifetime) = (0_usize, MAX_LIFETIME);
         loop {
-            let query = Query::query(name.clone(), RecordType::SRV);
-            let answer = self.servers.lookup(query, DnsRequestOptions::default()).first_answer().await;
-            let answer = match answer {
-                Ok(answer) => answer,
-                Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-                    let said = none.negative_ttl.map(|ttl| Duration::from_secs(ttl.into()));
-                    let (unsaid, longest) = NONE_LIFETIME;
-                    return Ok((Vec::new(), said.unwrap_or(unsaid).min(longest).min(lifetime)));
-                }
-                Err(error) => return Err(error),
-            };
-            let records = &answer.answers;
+            let answer = self.servers.ask(&name, until)?;
             let asked = name.clone();
-            while let Some((record, target)) = alias(records, &name).filter(|_| aliases < MAX_ALIASES) {
-                lifetime = lifetime.min(time_of(record));
-                name = target.clone();
+            while let Some((target, time)) = alias(&answer.records, &name).filter(|_| aliases < MAX_ALIASES) {
+                lifetime = lifetime.min(time);
+                name = target;
                 aliases = aliases.saturating_add(1);
             }
-            let found: Vec<_> = records.iter().filter_map(|record| service(record, &name)).collect();
-            if !found.is_empty() || name == asked {
-                let lifetime = records
-                    .iter()
-                    .filter(|record| record.name == name)
-                    .map(time_of)
-                    .fold(lifetime, Duration::min);
-                let lifetime = if found.is_empty() { lifetime.min(NONE_LIFETIME.0) } else { lifetime };
-                return Ok((found, lifetime));
+            let ours = || answer.records.iter().filter(|record| record.name == name);
+            let found: Vec<_> = ours().filter_map(service).collect();
+            if !found.is_empty() {
+                return Ok((found, ours().map(|record| record.lifetime).fold(lifetime, Duration::min)));
+            }
+            if name == asked {
+                let (unsaid, longest) = NONE_LIFETIME;
+                return Ok((found, answer.none_lifetime.unwrap_or(unsaid).min(longest).min(lifetime)));
             }
         }
     }
 }
 
-/// What `name` is an alias of, by one of these records.
-fn alias<'a>(records: &'a [Record], name: &Name) -> Option<(&'a Record, &'a Name)> {
-    records.iter().filter(|record| record.name == *name).find_map(|record| {
-        let RData::CNAME(target) = &record.data else { return None };
-        Some((record, &target.0))
+/// What `name` is an alias of by one of these records, and how long that is good.
+fn alias(records: &[Record], name: &str) -> Option<(String, Duration)> {
+    records.iter().filter(|record| record.name == name).find_map(|record| match &record.data {
+        Data::Alias(target) => Some((target.clone(), record.lifetime)),
+        Data::Service(_) => None,
     })
 }
 
-/// The SRV record that this is, if it is one of `name`.
-fn service(record: &Record, name: &Name) -> Option<Service> {
-    let RData::SRV(srv) = &record.data else { return None };
-    let host = srv.target.to_utf8().trim_end_matches('.').to_owned();
-    (record.name == *name).then_some(Service {
-        priority: srv.priority,
-        weight: srv.weight,
-        host,
-        port: srv.port,
-    })
-}
-
-/// How long a record is good.
-fn time_of(record: &Record) -> Duration {
-    Duration::from_secs(record.ttl.into())
+/// The service that a record names.
+fn service(record: &Record) -> Option<Service> {
+    match &record.data {
+        Data::Service(service) => Some(service.clone()),
+        Data::Alias(_) => None,
+    }
 }
 
 #[cfg(test)]
@@ -174,11 +128,12 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex};
 
-    use hickory_resolver::config::{ConnectionConfig, ProtocolConfig};
-    use hickory_resolver::proto::op::{Message, MessageType, OpCode, ResponseCode};
-    use hickory_resolver::proto::rr::rdata::{CNAME, SRV};
+    use simple_dns::rdata::{CNAME, RData, SRV};
+    use simple_dns::{CLASS, Name, Packet, PacketFlag, RCODE, ResourceRecord};
 
     use super::*;
+
+    type Rr = ResourceRecord<'static>;
 
     /// A DNS server on loopback that answers as `script` says, or not at all, and remembers what it was asked.
     struct Server {
@@ -187,7 +142,7 @@ mod tests {
     }
 
     impl Server {
-        fn start(script: impl Fn(&str) -> Option<Vec<Record>> + Send + 'static) -> Self {
+        fn start(script: impl Fn(&str) -> Option<Vec<Rr>> + Send + 'static) -> Self {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             let address = socket.local_addr().unwrap();
             let asked = Arc::new(Mutex::new(Vec::new()));
@@ -195,28 +150,24 @@ mod tests {
             std::thread::spawn(move || {
                 let mut packet = [0; 1500];
                 while let Ok((count, from)) = socket.recv_from(&mut packet) {
-                    let question = Message::from_vec(&packet[..count]).unwrap();
-                    let name = question.queries[0].name().to_ascii();
+                    let question = Packet::parse(&packet[..count]).unwrap();
+                    let name = question.questions[0].qname.to_string();
                     seen.lock().unwrap().push(name.clone());
                     let Some(records) = script(&name) else { continue };
-                    let mut answer = Message::new(question.id, MessageType::Response, OpCode::Query);
-                    answer.add_query(question.queries[0].clone());
-                    answer.metadata.recursion_available = true;
+                    let mut answer = question.clone().into_reply();
+                    answer.set_flags(PacketFlag::RECURSION_AVAILABLE);
                     if records.is_empty() {
-                        answer.metadata.response_code = ResponseCode::NXDomain;
+                        *answer.rcode_mut() = RCODE::NameError;
                     }
-                    answer.add_answers(records);
-                    socket.send_to(&answer.to_vec().unwrap(), from).unwrap();
+                    answer.answers = records;
+                    socket.send_to(&answer.build_bytes_vec().unwrap(), from).unwrap();
                 }
             });
             Self { address, asked }
         }
 
-        fn ask(&self, patience: Duration) -> Srv {
-            let mut connection = ConnectionConfig::new(ProtocolConfig::Udp);
-            connection.port = self.address.port();
-            let server = NameServerConfig::new(self.address.ip(), true, vec![connection]);
-            Srv::new(vec![server], ResolverOpts::default(), patience).unwrap()
+        fn ask(&self, timeout: Duration) -> Srv {
+            Srv::new(Servers::at(vec![self.address], timeout))
         }
 
         fn asked(&self) -> Vec<String> {
@@ -226,16 +177,17 @@ mod tests {
         }
     }
 
-    fn name(text: &str) -> Name {
-        Name::from_ascii(text).unwrap()
+    fn name(text: &str) -> Name<'static> {
+        Name::new(text).unwrap().into_owned()
     }
 
-    fn cname(of: &str, target: &str) -> Record {
-        Record::from_rdata(name(of), 300, RData::CNAME(CNAME(name(target))))
+    fn cname(of: &str, target: &str) -> Rr {
+        ResourceRecord::new(name(of), CLASS::IN, 300, RData::CNAME(CNAME(name(target))))
     }
 
-    fn srv(of: &str, priority: u16, target: &str) -> Record {
-        Record::from_rdata(name(of), 300, RData::SRV(SRV::new(priority, 5, 443, name(target))))
+    fn srv(of: &str, priority: u16, target: &str) -> Rr {
+        let srv = SRV { priority, weight: 5, port: 443, target: name(target) };
+        ResourceRecord::new(name(of), CLASS::IN, 300, RData::SRV(srv))
     }
 
     fn hosts(services: &[Service]) -> Vec<&str> {
@@ -243,30 +195,30 @@ mod tests {
     }
 
     /// Long enough for any machine.
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const LONG: Duration = Duration::from_secs(20);
 
-    #[tokio::test]
-    async fn records_behind_aliases_count_whether_the_answer_holds_them_or_not() {
+    #[test]
+    fn records_behind_aliases_count_whether_the_answer_holds_them_or_not() {
         let server = Server::start(|name| {
             Some(match name {
-                "_a._tcp.plain.test." => vec![srv(name, 10, "m.test."), srv(name, 20, "n.test.")],
+                "_a._tcp.plain.test" => vec![srv(name, 10, "m.test"), srv(name, 20, "n.test")],
                 // What a resolver answers: the whole chain.
-                "_a._tcp.el.test." => vec![
-                    cname(name, "_a._tcp.hosting.test."),
-                    cname("_A._tcp.Hosting.test.", "_a._tcp.pool.test."),
-                    srv("_a._tcp.pool.test.", 10, "m.test."),
-                    srv("_a._tcp.other.test.", 10, "wrong.test."),
+                "_a._tcp.el.test" => vec![
+                    cname(name, "_a._tcp.hosting.test"),
+                    cname("_A._tcp.Hosting.test", "_a._tcp.pool.test"),
+                    srv("_a._tcp.pool.test", 10, "m.test"),
+                    srv("_a._tcp.other.test", 10, "wrong.test"),
                 ],
                 // The alias alone.
-                "_a._tcp.bare.test." => vec![cname(name, "_a._tcp.plain.test.")],
-                "_a._tcp.void.test." => vec![cname(name, "_a._tcp.nowhere.test.")],
-                "_a._tcp.circle.test." => vec![cname(name, "_a._tcp.elcric.test.")],
-                "_a._tcp.elcric.test." => vec![cname(name, "_a._tcp.circle.test.")],
-                "_a._tcp.self.test." => vec![cname(name, name)],
+                "_a._tcp.bare.test" => vec![cname(name, "_a._tcp.plain.test")],
+                "_a._tcp.void.test" => vec![cname(name, "_a._tcp.nowhere.test")],
+                "_a._tcp.circle.test" => vec![cname(name, "_a._tcp.elcric.test")],
+                "_a._tcp.elcric.test" => vec![cname(name, "_a._tcp.circle.test")],
+                "_a._tcp.self.test" => vec![cname(name, name)],
                 _ => vec![],
             })
         });
-        let ask = server.ask(PATIENCE);
+        let ask = server.ask(LONG);
         for (name, expected) in [
             ("_a._tcp.plain.test", &["m.test", "n.test"][..]),
             ("_a._tcp.el.test", &["m.test"]),
@@ -276,59 +228,58 @@ mod tests {
             ("_a._tcp.self.test", &[]),
             ("_a._tcp.none.test", &[]),
         ] {
-            assert_eq!(hosts(&ask.services(name).await.unwrap()), expected, "{name}");
+            assert_eq!(hosts(&ask.services(name).unwrap()), expected, "{name}");
         }
         assert!(server.asked().len() < 30, "{:?}", server.asked());
     }
 
-    #[tokio::test]
-    async fn answers_are_remembered_and_so_is_that_there_is_none() {
-        let server = Server::start(|name| {
-            Some(if name == "a.test." { vec![srv(name, 1, "m.test.")] } else { vec![] })
-        });
-        let ask = server.ask(PATIENCE);
+    #[test]
+    fn answers_are_remembered_and_so_is_that_there_is_none() {
+        let server =
+            Server::start(|name| Some(if name == "a.test" { vec![srv(name, 1, "m.test")] } else { vec![] }));
+        let ask = server.ask(LONG);
         for _ in 0..3 {
-            assert_eq!(hosts(&ask.services("a.test").await.unwrap()), ["m.test"]);
-            assert!(ask.services("b.test").await.unwrap().is_empty());
+            assert_eq!(hosts(&ask.services("a.test").unwrap()), ["m.test"]);
+            assert!(ask.services("b.test").unwrap().is_empty());
         }
-        assert_eq!(server.asked(), ["a.test.", "b.test."]);
+        assert_eq!(server.asked(), ["a.test", "b.test"]);
     }
 
-    #[tokio::test]
-    async fn while_nobody_answers_the_old_records_go_on() {
+    #[test]
+    fn while_nobody_answers_the_old_records_go_on() {
         let is_well = Arc::new(AtomicBool::new(true));
         let answers = Arc::clone(&is_well);
         let server = Server::start(move |name| {
-            let mut record = srv(name, 1, "m.test.");
+            let mut record = srv(name, 1, "m.test");
             record.ttl = 0;
             answers.load(Ordering::SeqCst).then(|| vec![record])
         });
         let ask = server.ask(Duration::from_millis(200));
         // Over UDP on a busy machine the first answer may come too late.
-        while ask.services("a.test").await.is_err() {}
+        while ask.services("a.test").is_err() {}
         is_well.store(false, Ordering::SeqCst);
         for _ in 0..3 {
-            assert_eq!(hosts(&ask.services("a.test").await.unwrap()), ["m.test"]);
+            assert_eq!(hosts(&ask.services("a.test").unwrap()), ["m.test"]);
         }
-        assert_eq!(ask.services("b.test").await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(ask.services("b.test").unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
-    #[tokio::test]
-    async fn names_that_are_not_in_dns_are_not_asked_about() {
-        let server = Server::start(|name| Some(vec![srv(name, 1, "m.test.")]));
-        let ask = server.ask(PATIENCE);
+    #[test]
+    fn names_that_are_not_in_dns_are_not_asked_about() {
+        let server = Server::start(|name| Some(vec![srv(name, 1, "m.test")]));
+        let ask = server.ask(LONG);
         for name in ["_a._tcp.x.invalid", "_a._tcp.LOCALHOST", "_a._tcp.x.onion"] {
-            assert!(ask.services(name).await.unwrap().is_empty(), "{name}");
+            assert!(ask.services(name).unwrap().is_empty(), "{name}");
         }
         assert!(server.asked().is_empty());
-        assert_eq!(hosts(&ask.services("_a._tcp.onion.test").await.unwrap()), ["m.test"]);
+        assert_eq!(hosts(&ask.services("_a._tcp.onion.test").unwrap()), ["m.test"]);
     }
 
-    #[tokio::test]
-    async fn a_server_that_drops_questions_is_silence_and_not_absence() {
+    #[test]
+    fn a_server_that_drops_questions_is_silence_and_not_absence() {
         let server = Server::start(|_| None);
-        let error = server.ask(Duration::from_millis(50)).services("a.test").await.unwrap_err();
+        let error = server.ask(Duration::from_millis(50)).services("a.test").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(server.asked(), ["a.test."]);
+        assert_eq!(server.asked(), ["a.test"]);
     }
 }

@@ -130,6 +130,7 @@ impl Catalog {
     }
 
     /// Adds many at once, durable together. Says how many rows were added.
+    #[cfg(test)]
     pub(crate) fn add_many(&self, media: Vec<NewMedia>) -> Result<usize> {
         self.writer.write(move |connection| {
             let mut added = 0_usize;

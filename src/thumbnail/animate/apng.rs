@@ -1,20 +1,19 @@
 //! The frames of an APNG ([PNG, third edition](https://www.w3.org/TR/png-3/#apng-frame-based-animation)).
 
-use std::io::{BufRead, Seek};
-
 use png::{BlendOp, ColorType, Decoder, DisposeOp, Limits as PngLimits, OutputInfo, Reader, Transformations};
 
 use super::super::ThumbnailError;
 use super::super::decode::{from_png, png_profile};
+use super::super::input::Input;
 use super::super::plan::Rect;
 use super::super::probe::Header;
 use super::canvas::{Blend, Canvas, Dispose, Frame};
 use super::{Film, Frames};
 
 /// An APNG while its frames are read.
-pub(super) struct Apng<R: BufRead + Seek> {
+pub(super) struct Apng<'a> {
     /// Before the pixels of a frame.
-    reader: Reader<R>,
+    reader: Reader<Input<'a>>,
     /// Frames to come.
     left: u32,
     /// A frame as the decoder gives it.
@@ -23,9 +22,9 @@ pub(super) struct Apng<R: BufRead + Seek> {
     rgba: Vec<u8>,
 }
 
-impl<R: BufRead + Seek> Apng<R> {
+impl<'a> Apng<'a> {
     /// Reads up to the first frame of the animation.
-    pub(super) fn open(input: R, header: &Header) -> Result<Self, ThumbnailError> {
+    pub(super) fn open(input: Input<'a>, header: &Header) -> Result<Self, ThumbnailError> {
         let bytes = super::super::decode::png_bytes(header);
         let mut decoder = Decoder::new_with_limits(input, PngLimits { bytes });
         decoder.set_ignore_text_chunk(true);
@@ -70,7 +69,7 @@ impl<R: BufRead + Seek> Apng<R> {
     }
 }
 
-impl<R: BufRead + Seek> Frames for Apng<R> {
+impl Frames for Apng<'_> {
     fn film(&self) -> Film {
         let info = self.reader.info();
         let plays = info.animation_control().map_or(0, |control| control.num_plays);

@@ -1,30 +1,31 @@
 //! The frames of a GIF ([GIF 89a](https://www.w3.org/Graphics/GIF/spec-gif89a.txt)).
 
-use std::io::{BufRead, Seek};
+use std::io::Seek as _;
 use std::num::NonZeroU64;
 
 use gif::{ColorOutput, DecodeOptions, Decoder, DisposalMethod, MemoryLimit, Repeat};
 
 use super::super::ThumbnailError;
 use super::super::decode::from_gif;
+use super::super::input::Input;
 use super::super::plan::Rect;
 use super::super::probe::{Header, count_gif_frames, gif_canvas};
 use super::canvas::{Blend, Canvas, Dispose, Frame};
 use super::{Film, Frames, MAX_FRAMES};
 
 /// A GIF while its frames are read.
-pub(super) struct Gif<R: BufRead + Seek> {
+pub(super) struct Gif<'a> {
     /// Between two frames.
-    decoder: Decoder<R>,
+    decoder: Decoder<Input<'a>>,
     /// How many there are.
     count: u32,
     /// Whether none has been read.
     is_at_start: bool,
 }
 
-impl<R: BufRead + Seek> Gif<R> {
+impl<'a> Gif<'a> {
     /// Reads up to the first frame.
-    pub(super) fn open(mut input: R, header: &Header) -> Result<Self, ThumbnailError> {
+    pub(super) fn open(mut input: Input<'a>, header: &Header) -> Result<Self, ThumbnailError> {
         let count = count_gif_frames(&mut input, MAX_FRAMES.saturating_add(1))?;
         input.rewind()?;
         let mut options = DecodeOptions::new();
@@ -36,7 +37,7 @@ impl<R: BufRead + Seek> Gif<R> {
     }
 }
 
-impl<R: BufRead + Seek> Frames for Gif<R> {
+impl Frames for Gif<'_> {
     fn film(&self) -> Film {
         // As browsers and gif2webp count: the extension names the repetitions after the first time, and without it there
         // are none.

@@ -9,7 +9,6 @@ mod gif;
 mod webp;
 mod writer;
 
-use std::io::{BufRead, Seek};
 use std::time::Instant;
 
 use self::canvas::Canvas;
@@ -18,6 +17,7 @@ use super::ThumbnailError;
 use super::color::Conversion;
 use super::decode;
 use super::encode::Rendered;
+use super::input::Input;
 use super::pixels::Layout;
 use super::plan::RenderSpec;
 use super::probe::{Format, Header};
@@ -49,8 +49,8 @@ trait Frames {
 /// # Errors
 /// What is over a bound is [`ThumbnailError::TooLarge`]: a still is to be made instead. Past the deadline it is
 /// [`ThumbnailError::Timeout`], never an animation that ends early.
-pub(super) fn animate<'a, R: BufRead + Seek + 'a>(
-    input: R,
+pub(super) fn animate<'a>(
+    input: Input<'a>,
     header: &Header,
     spec: &RenderSpec,
     deadline: Option<Instant>,
@@ -82,7 +82,7 @@ pub(super) fn animate<'a, R: BufRead + Seek + 'a>(
             Ok(None) | Err(ThumbnailError::Broken(_)) => break,
             Err(error) => return Err(error),
         };
-        let small = resize::Source::new(canvas.reduced(divisor), divisor).resize(part, size)?;
+        let small = resize::Reduced::new(canvas.reduced(divisor), divisor).resize(part, size)?;
         writer.add(header.orientation.apply(conversion.apply(small)), seen_for(duration))?;
     }
     writer.finish(plays)

@@ -13,7 +13,7 @@ use std::time::Instant;
 use image_webp::{ColorType, LoopCount, WebPDecoder, WebPEncoder};
 
 use super::super::plan::{Motion, Plan, ThumbnailRequest};
-use super::super::{Limits, fit_to_memory, probe, render};
+use super::super::{Limits, fit_to_memory, input, probe, render};
 use super::*;
 use crate::config::ThumbnailMethod;
 
@@ -355,8 +355,7 @@ fn animated(bytes: &[u8], deadline: Option<Instant>) -> Result<Option<Rendered>,
     let header = probe(&mut input).unwrap();
     let crop = super::super::plan::Rect { x: 0, y: 0, width: header.width, height: header.height };
     let spec = RenderSpec { crop, width: 32, height: 32, animated: true };
-    input.set_position(0);
-    animate(&mut input, &header, &spec, deadline)
+    input::read(&mut input, None, |input| animate(input, &header, &spec, deadline))
 }
 
 #[test]

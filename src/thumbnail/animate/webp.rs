@@ -2,20 +2,21 @@
 //!
 //! Each frame is handed to the decoder as a file of its own: what the decoder makes of a whole animation lacks disposal.
 
-use std::io::{BufRead, Cursor, Read, Seek, SeekFrom};
+use std::io::{BufRead as _, Cursor, Read, Seek as _, SeekFrom};
 
 use image_webp::WebPDecoder;
 
 use super::super::ThumbnailError;
+use super::super::input::Input;
 use super::super::plan::Rect;
 use super::super::probe::{Header, from_webp, webp_profile};
 use super::canvas::{Blend, Canvas, Dispose, Frame};
 use super::{Film, Frames, MAX_FRAMES};
 
 /// A WebP while its frames are read.
-pub(super) struct WebP<R> {
+pub(super) struct WebP<'a> {
     /// Before a chunk.
-    input: R,
+    input: Input<'a>,
     /// What precedes the frames says.
     film: Film,
     /// The most bytes that a frame may have in the file: those of the canvas.
@@ -28,9 +29,9 @@ pub(super) struct WebP<R> {
     rgba: Vec<u8>,
 }
 
-impl<R: BufRead + Seek> WebP<R> {
+impl<'a> WebP<'a> {
     /// Reads up to the first frame.
-    pub(super) fn open(mut input: R, header: &Header) -> Result<Self, ThumbnailError> {
+    pub(super) fn open(mut input: Input<'a>, header: &Header) -> Result<Self, ThumbnailError> {
         let icc = Some(webp_profile(&mut input, header)?).filter(|icc| !icc.is_empty());
         input.seek(SeekFrom::Start(RIFF_HEADER))?;
         let mut film = Film { plays: 1, icc, frames: 0 };
@@ -106,7 +107,7 @@ impl<R: BufRead + Seek> WebP<R> {
     }
 }
 
-impl<R: BufRead + Seek> Frames for WebP<R> {
+impl Frames for WebP<'_> {
     fn film(&self) -> Film {
         self.film.clone()
     }
@@ -157,7 +158,7 @@ fn check_size(mut payload: &[u8], (width, height): (u32, u32)) -> Result<(), Thu
 }
 
 /// A chunk's name and length.
-fn chunk(input: &mut impl Read) -> Result<([u8; 4], u32), ThumbnailError> {
+fn chunk(input: &mut dyn Read) -> Result<([u8; 4], u32), ThumbnailError> {
     let (mut name, mut length) = ([0; 4], [0; 4]);
     input.read_exact(&mut name)?;
     input.read_exact(&mut length)?;
@@ -165,7 +166,7 @@ fn chunk(input: &mut impl Read) -> Result<([u8; 4], u32), ThumbnailError> {
 }
 
 /// A chunk's bytes, with the padding behind them passed over. Memory grows with what arrives, not with what is claimed.
-fn payload(input: &mut (impl Read + Seek), length: u32) -> Result<Vec<u8>, ThumbnailError> {
+fn payload(input: &mut Input<'_>, length: u32) -> Result<Vec<u8>, ThumbnailError> {
     let mut bytes = Vec::new();
     input.by_ref().take(length.into()).read_to_end(&mut bytes)?;
     if bytes.len() != usize::try_from(length).unwrap_or(usize::MAX) {
@@ -176,7 +177,7 @@ fn payload(input: &mut (impl Read + Seek), length: u32) -> Result<Vec<u8>, Thumb
 }
 
 /// Passes over the rest of a chunk of which some bytes were read, and its padding.
-fn skip(input: &mut impl Seek, length: u32, read: u32) -> Result<(), ThumbnailError> {
+fn skip(input: &mut Input<'_>, length: u32, read: u32) -> Result<(), ThumbnailError> {
     let rest = i64::from(length).saturating_add(i64::from(length & 1)).saturating_sub(read.into());
     Ok(input.seek_relative(rest)?)
 }

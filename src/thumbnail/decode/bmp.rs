@@ -1,15 +1,16 @@
 //! Bitmaps, row by row from the top, though most are stored from the bottom; packed ones whole.
 
-use std::io::{BufRead, Read, Seek, SeekFrom};
+use std::io::{Read as _, Seek as _, SeekFrom};
 
 use super::super::ThumbnailError;
-use super::super::pixels::{Decoded, Layout};
+use super::super::input::Input;
+use super::super::pixels::{Decoded, Layout, length};
 use super::super::probe::{Bitmap, Header};
 use super::Sink;
 
 /// Decodes the picture, reduced once for each divisor.
 pub(super) fn decode(
-    mut input: impl BufRead + Seek,
+    mut input: Input<'_>,
     header: &Header,
     divisors: &[u32],
 ) -> Result<Vec<Decoded>, ThumbnailError> {
@@ -36,7 +37,7 @@ pub(super) fn decode(
         sink.is_partial = lacking > 0;
     }
     let colors = Colors { bitmap: &bitmap, shades: bitmap.masks.map(Shades::new), has_alpha, layout };
-    let outcome = each_row(&mut input, &bitmap, there, |row| {
+    let outcome = each_row(&mut input, &bitmap, there, &mut |row| {
         pixels.clear();
         convert(row, &colors, &mut pixels);
         sink.push(&pixels);
@@ -48,13 +49,13 @@ pub(super) fn decode(
 /// Whether a mask's bits are set anywhere. Many writers leave room for alpha and never write any; browsers show such a bitmap
 /// opaque.
 fn shows_anything(
-    input: &mut (impl BufRead + Seek),
+    input: &mut Input<'_>,
     bitmap: &Bitmap,
     rows: u32,
     mask: u32,
 ) -> Result<bool, ThumbnailError> {
     let mut shows = false;
-    each_row(input, bitmap, rows, |row| {
+    each_row(input, bitmap, rows, &mut |row| {
         shows = match bitmap.bits {
             16 => {
                 row.as_chunks::<2>().0.iter().any(|pixel| u32::from(u16::from_le_bytes(*pixel)) & mask != 0)
@@ -68,10 +69,10 @@ fn shows_anything(
 
 /// Hands on the stored rows from the upper one down, many read at once, as long as they are wanted.
 fn each_row(
-    input: &mut (impl BufRead + Seek),
+    input: &mut Input<'_>,
     bitmap: &Bitmap,
     rows: u32,
-    mut take: impl FnMut(&[u8]) -> bool,
+    take: &mut dyn FnMut(&[u8]) -> bool,
 ) -> Result<(), ThumbnailError> {
     let stride = bitmap.stride();
     let together = u32::try_from(AT_ONCE.checked_div(stride).unwrap_or(1)).unwrap_or(u32::MAX).max(1);
@@ -181,7 +182,7 @@ fn color(bitmap: &Bitmap, index: u8) -> [u8; 3] {
 
 /// A bitmap of runs. What they leave out is transparent, as browsers have it.
 fn packed(
-    input: &mut (impl BufRead + Seek),
+    input: &mut Input<'_>,
     bitmap: &Bitmap,
     header: &Header,
     divisors: &[u32],
@@ -230,7 +231,7 @@ struct Runs {
 
 impl Runs {
     /// Reads runs to their end.
-    fn read(&mut self, input: &mut impl Read, is_half: bool, height: usize) -> Result<(), ThumbnailError> {
+    fn read(&mut self, input: &mut Input<'_>, is_half: bool, height: usize) -> Result<(), ThumbnailError> {
         while self.at.1 < height {
             let [count, value] = super::super::probe::bytes(input)?;
             match (count, value) {
@@ -275,11 +276,6 @@ impl Runs {
             self.last = self.last.saturating_add(1);
         }
     }
-}
-
-/// A side as a length.
-fn length(side: u32) -> usize {
-    usize::try_from(side).unwrap_or(usize::MAX)
 }
 
 /// Bytes read at once, if a row has no more.

@@ -1,19 +1,19 @@
 //! GIF, the first frame, row by row; an interlaced one whole, a byte for each pixel.
 
-use std::io::{BufRead, Seek};
 use std::num::NonZeroU64;
 
 use gif::{ColorOutput, DecodeOptions, Decoder, DecodingError, MemoryLimit};
 
 use super::super::ThumbnailError;
-use super::super::pixels::{Decoded, Layout};
+use super::super::input::Input;
+use super::super::pixels::{Decoded, Layout, length};
 use super::super::plan::Rect;
 use super::super::probe::{Header, gif_canvas};
 use super::Sink;
 
 /// Decodes the first frame on its canvas, reduced once for each divisor.
 pub(super) fn decode(
-    input: impl BufRead + Seek,
+    input: Input<'_>,
     header: &Header,
     divisors: &[u32],
 ) -> Result<Vec<Decoded>, ThumbnailError> {
@@ -93,11 +93,7 @@ impl Painter {
 }
 
 /// Rows as they come.
-fn rows(
-    decoder: &mut Decoder<impl BufRead + Seek>,
-    part: Rect,
-    painter: &mut Painter,
-) -> Result<(), ThumbnailError> {
+fn rows(decoder: &mut Decoder<Input<'_>>, part: Rect, painter: &mut Painter) -> Result<(), ThumbnailError> {
     let mut row = vec![0; length(part.width)];
     for _ in 0..part.height {
         if !decoder.fill_buffer(&mut row).map_err(from_gif)? {
@@ -111,7 +107,7 @@ fn rows(
 /// Rows of four passes (GIF 89a, appendix E). Each fills what later ones refine, as browsers show it, so what breaks off is
 /// coarse below.
 fn interlaced_rows(
-    decoder: &mut Decoder<impl BufRead + Seek>,
+    decoder: &mut Decoder<Input<'_>>,
     part: Rect,
     painter: &mut Painter,
 ) -> Result<(), ThumbnailError> {
@@ -151,11 +147,6 @@ fn colors(palette: &[u8], transparent: Option<u8>) -> [[u8; 4]; 256] {
         *color = [0; 4];
     }
     colors
-}
-
-/// A side as a length.
-fn length(side: u32) -> usize {
-    usize::try_from(side).unwrap_or(usize::MAX)
 }
 
 /// A failure inside the decoder as ours.

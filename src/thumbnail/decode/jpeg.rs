@@ -1,9 +1,8 @@
 //! JPEG, decoded at 1/8, 1/4, 1/2 or 1/1 straight from its coefficients.
 
-use std::io::BufRead;
-
 use super::super::Limits;
 use super::super::ThumbnailError;
+use super::super::input::Input;
 use super::super::jpeg::{self, Picture};
 use super::super::pixels::{Decoded, Layout, Pixels};
 use super::super::plan::RenderSpec;
@@ -12,7 +11,7 @@ use super::PLENTY;
 
 /// Decodes at the fraction that [`scale`] says.
 pub(super) fn decode(
-    input: impl BufRead,
+    input: Input<'_>,
     header: &Header,
     spec: &RenderSpec,
     limits: &Limits,

@@ -10,12 +10,11 @@ mod png;
 mod tiff;
 mod webp;
 
-use std::io::{BufRead, Seek};
-
 pub(super) use self::gif::from_gif;
 pub(super) use self::png::{chunk_bytes as png_bytes, from_png, profile as png_profile};
 use super::Limits;
 use super::ThumbnailError;
+use super::input::Input;
 use super::pixels::{Decoded, Layout, MAX_DIVISOR, Reducer};
 use super::plan::RenderSpec;
 use super::probe::{Format, Header, Storage};
@@ -23,8 +22,8 @@ use super::probe::{Format, Header, Storage};
 /// Decodes the first frame at a fraction of its size that leaves at least a factor of two to the final filter
 /// (JPEG: see [`jpeg::scale`]), once for all specs, which [`shares`] must have let go together: one picture for each
 /// [`reduction`] among them, the same as if its specs were alone. Of a file that breaks off, what is there.
-pub(super) fn decode<R: BufRead + Seek>(
-    input: R,
+pub(super) fn decode(
+    input: Input<'_>,
     header: &Header,
     specs: &[RenderSpec],
     limits: &Limits,

@@ -1,7 +1,5 @@
 //! PNG, row by row and reduced on the way; interlaced ones whole.
 
-use std::io::{BufRead, Seek};
-
 use png::{
     BitDepth, ColorType, Decoder, DecodingError, Info, InterlaceInfo, Limits as PngLimits, Reader,
     ScaledFloat, Transformations, splat_interlaced_row,
@@ -9,13 +7,14 @@ use png::{
 
 use super::super::ThumbnailError;
 use super::super::color::{Chromaticities, calibrated};
+use super::super::input::Input;
 use super::super::pixels::{Decoded, Layout};
 use super::super::probe::Header;
 use super::Sink;
 
 /// Decodes the picture, of an animation its default image, reduced once for each divisor.
 pub(super) fn decode(
-    input: impl BufRead + Seek,
+    input: Input<'_>,
     header: &Header,
     divisors: &[u32],
 ) -> Result<Vec<Decoded>, ThumbnailError> {
@@ -69,11 +68,7 @@ pub(in crate::thumbnail) fn profile(info: &Info<'_>) -> Option<Vec<u8>> {
 }
 
 /// Hands each row on as it comes. What stands behind the last does not matter.
-fn rows(
-    reader: &mut Reader<impl BufRead + Seek>,
-    hidden: Option<u8>,
-    sink: &mut Sink,
-) -> Result<(), ThumbnailError> {
+fn rows(reader: &mut Reader<Input<'_>>, hidden: Option<u8>, sink: &mut Sink) -> Result<(), ThumbnailError> {
     for _ in 0..reader.info().height {
         let Some(row) = reader.next_row().map_err(from_png)? else { break };
         match hidden {
@@ -87,7 +82,7 @@ fn rows(
 /// Hands on the rows of an interlaced picture. Each pass fills the squares that later ones refine, so what breaks off is coarse
 /// below, and of a first pass that breaks off there are the rows that came.
 fn passes(
-    reader: &mut Reader<impl BufRead + Seek>,
+    reader: &mut Reader<Input<'_>>,
     layout: Layout,
     hidden: Option<u8>,
     sink: &mut Sink,

@@ -10,7 +10,8 @@ use image_webp::WebPDecoder;
 use image_webp::vp8::{Frame, Vp8Decoder};
 
 use super::super::ThumbnailError;
-use super::super::pixels::{Decoded, Layout};
+use super::super::input::Input;
+use super::super::pixels::{Decoded, Layout, length};
 use super::super::plan::Rect;
 use super::super::probe::{Coding, Header, Span, from_webp, webp_profile, webp_still};
 use super::Sink;
@@ -18,7 +19,7 @@ use super::padding::{PAD, padding};
 
 /// Decodes the picture, of an animation its first frame, reduced once for each divisor.
 pub(super) fn decode(
-    mut input: impl BufRead + Seek,
+    mut input: Input<'_>,
     header: &Header,
     divisors: &[u32],
 ) -> Result<Vec<Decoded>, ThumbnailError> {
@@ -81,8 +82,8 @@ impl Canvas {
 }
 
 /// Decodes planes and hands on their rows. The alpha stands before the picture, so it is there whole if any of that is.
-fn lossy<R: BufRead + Seek>(
-    input: &mut R,
+fn lossy(
+    input: &mut Input<'_>,
     data: Span,
     alpha: Option<Span>,
     (width, height): (u32, u32),
@@ -120,21 +121,15 @@ fn lossy<R: BufRead + Seek>(
 }
 
 /// Decodes planes. In the place of what is missing comes padding, and more than is missing: what it decodes to may be longer.
-fn planes<R: BufRead + Seek>(
-    input: &mut R,
-    data: Span,
-    size: (u32, u32),
-    pad: u8,
-) -> Result<Frame, ThumbnailError> {
+fn planes(input: &mut Input<'_>, data: Span, size: (u32, u32), pad: u8) -> Result<Frame, ThumbnailError> {
     input.seek(SeekFrom::Start(data.start))?;
-    let part = input.by_ref().take(data.there);
-    let frame = if data.is_cut() {
-        let missing = data.claimed.saturating_sub(data.there).min(data.there.saturating_add(MORE));
-        Vp8Decoder::decode_frame(part.chain(io::repeat(pad).take(missing.saturating_add(MORE))))
+    let padding = if data.is_cut() {
+        data.claimed.saturating_sub(data.there).min(data.there.saturating_add(MORE)).saturating_add(MORE)
     } else {
-        Vp8Decoder::decode_frame(part)
+        0
     };
-    let frame = frame.map_err(from_webp)?;
+    let mut file = input.by_ref().take(data.there).chain(io::repeat(pad).take(padding));
+    let frame = Vp8Decoder::decode_frame(&mut file).map_err(from_webp)?;
     if (u32::from(frame.width), u32::from(frame.height)) != size {
         return Err(ThumbnailError::broken("the size is not what the header says"));
     }
@@ -236,8 +231,8 @@ fn to_rgb(y: u8, u: u8, v: u8) -> [u8; 3] {
 }
 
 /// An alpha plane (RFC 9649, 2.7.1.2).
-fn read_alpha<R: BufRead + Seek>(
-    input: &mut R,
+fn read_alpha(
+    input: &mut Input<'_>,
     span: Span,
     (width, height): (u32, u32),
 ) -> Result<Vec<u8>, ThumbnailError> {
@@ -299,8 +294,8 @@ fn unfilter(alpha: &mut [u8], width: usize, method: u8) {
 }
 
 /// Decodes a lossless picture and hands on its rows.
-fn lossless<R: BufRead + Seek>(
-    input: &mut R,
+fn lossless(
+    input: &mut Input<'_>,
     data: Span,
     (width, height): (u32, u32),
     canvas: &mut Canvas,
@@ -346,8 +341,8 @@ fn lossless<R: BufRead + Seek>(
 }
 
 /// Decodes a lossless stream to four channels, after `skipped` bytes of its own header.
-fn argb<R: BufRead + Seek>(
-    input: &mut R,
+fn argb(
+    input: &mut Input<'_>,
     span: Span,
     (width, height): (u32, u32),
     skipped: u64,
@@ -383,11 +378,11 @@ fn argb<R: BufRead + Seek>(
 }
 
 /// A file put together: a head, a part of another file, and padding for what that lacks.
-struct Pieces<'a, R> {
+struct Pieces<'a, 'b> {
     /// What comes first.
     head: Vec<u8>,
     /// The other file.
-    input: &'a mut R,
+    input: &'a mut Input<'b>,
     /// Where the part begins.
     start: u64,
     /// Bytes of it that are there.
@@ -400,7 +395,7 @@ struct Pieces<'a, R> {
     at: u64,
 }
 
-impl<R: BufRead + Seek> Read for Pieces<'_, R> {
+impl Read for Pieces<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let available = self.fill_buf()?;
         let count = available.len().min(buffer.len());
@@ -410,7 +405,7 @@ impl<R: BufRead + Seek> Read for Pieces<'_, R> {
     }
 }
 
-impl<R: BufRead + Seek> BufRead for Pieces<'_, R> {
+impl BufRead for Pieces<'_, '_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         let at = usize::try_from(self.at).unwrap_or(usize::MAX);
         if at < self.head.len() {
@@ -441,7 +436,7 @@ impl<R: BufRead + Seek> BufRead for Pieces<'_, R> {
     }
 }
 
-impl<R: BufRead + Seek> Seek for Pieces<'_, R> {
+impl Seek for Pieces<'_, '_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let end = head_length(&self.head).saturating_add(self.claimed);
         let at = match to {
@@ -458,7 +453,7 @@ impl<R: BufRead + Seek> Seek for Pieces<'_, R> {
     }
 }
 
-impl<R> Pieces<'_, R> {
+impl Pieces<'_, '_> {
     /// Bytes behind the head.
     fn passed(&self) -> u64 {
         self.at.saturating_sub(head_length(&self.head))
@@ -468,11 +463,6 @@ impl<R> Pieces<'_, R> {
 /// Bytes of a head.
 fn head_length(head: &[u8]) -> u64 {
     u64::try_from(head.len()).unwrap_or(u64::MAX)
-}
-
-/// A side as a length.
-fn length(side: u32) -> usize {
-    usize::try_from(side).unwrap_or(usize::MAX)
 }
 
 /// What is put in the place of a lossy picture's missing bytes besides zeros, which decode to little: the first that the decoder

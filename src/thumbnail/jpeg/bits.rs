@@ -199,7 +199,7 @@ impl<R: BufRead> Bits<R> {
 
 /// The next byte; none at the end.
 #[inline]
-pub(super) fn next_byte(input: &mut impl BufRead) -> io::Result<Option<u8>> {
+pub(super) fn next_byte(input: &mut (impl BufRead + ?Sized)) -> io::Result<Option<u8>> {
     let byte = input.fill_buf()?.first().copied();
     if byte.is_some() {
         input.consume(1);

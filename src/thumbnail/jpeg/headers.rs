@@ -197,7 +197,7 @@ impl Frame {
 
 impl Headers {
     /// Reads up to the first scan. Tables may come from another place, before.
-    pub(super) fn read(input: &mut impl BufRead, mut tables: &[u8]) -> Result<(Self, Scan), ThumbnailError> {
+    pub(super) fn read(input: &mut dyn BufRead, mut tables: &[u8]) -> Result<(Self, Scan), ThumbnailError> {
         let mut headers = Self::default();
         if tables.len() > 2 {
             tables.consume(2);
@@ -244,7 +244,7 @@ impl Headers {
     /// the end of the file is an end like any other.
     pub(super) fn next_scan(
         &mut self,
-        input: &mut impl BufRead,
+        input: &mut dyn BufRead,
         mut marker: Option<u8>,
     ) -> Result<Option<Scan>, ThumbnailError> {
         for _ in 0..MAX_SEGMENTS {
@@ -414,7 +414,7 @@ impl Profile {
 }
 
 /// The code of the next marker, `None` at the end of the file; what stands before it is passed over, as decoders do.
-fn next_marker(input: &mut impl BufRead) -> Result<Option<u8>, ThumbnailError> {
+fn next_marker(input: &mut dyn BufRead) -> Result<Option<u8>, ThumbnailError> {
     let mut after_ff = false;
     for _ in 0..MAX_STRAY {
         match next_byte(input)? {
@@ -428,7 +428,7 @@ fn next_marker(input: &mut impl BufRead) -> Result<Option<u8>, ThumbnailError> {
 }
 
 /// What stands in a segment.
-fn read_segment(input: &mut impl BufRead) -> Result<Vec<u8>, ThumbnailError> {
+fn read_segment(input: &mut dyn BufRead) -> Result<Vec<u8>, ThumbnailError> {
     let mut length = [0; 2];
     input.read_exact(&mut length)?;
     // Less than the length itself is taken for nothing, as other decoders do.

@@ -53,7 +53,7 @@ pub(super) struct Picture {
 }
 
 /// Reads the segments up to the first scan: what the file is, and its EXIF block.
-pub(super) fn probe(input: &mut impl BufRead) -> Result<(Summary, Option<Vec<u8>>), ThumbnailError> {
+pub(super) fn probe(input: &mut dyn BufRead) -> Result<(Summary, Option<Vec<u8>>), ThumbnailError> {
     let (headers, scan) = Headers::read(input, &[])?;
     headers.color_space()?;
     Ok((headers.summary(&scan)?, headers.exif))
@@ -73,11 +73,11 @@ pub(super) fn decode(
 /// Decodes a part of a TIFF, whose tables may stand apart, within so many bytes. Samples stay as they are: what they stand
 /// for the TIFF alone says.
 pub(super) fn decode_part(
-    mut input: impl BufRead,
+    input: &mut dyn BufRead,
     tables: &[u8],
     most: u64,
 ) -> Result<Picture, ThumbnailError> {
-    let (headers, scan) = Headers::read(&mut input, tables)?;
+    let (headers, scan) = Headers::read(input, tables)?;
     let summary = headers.summary(&scan)?;
     if estimate(&summary, 1) > most {
         return Err(ThumbnailError::broken("a JPEG that does not fit its place"));

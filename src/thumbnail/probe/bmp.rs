@@ -1,9 +1,10 @@
 //! The headers of Windows and OS/2 bitmaps
 //! ([BITMAPV5HEADER](https://learn.microsoft.com/en-us/windows/win32/api/wingdi/ns-wingdi-bitmapv5header)).
 
-use std::io::{BufRead, Read as _, Seek, SeekFrom};
+use std::io::{Read as _, Seek as _, SeekFrom};
 
 use super::super::ThumbnailError;
+use super::super::input::Input;
 use super::{Format, Header, Storage, bytes, skip};
 
 /// What the headers say.
@@ -29,7 +30,7 @@ pub(in crate::thumbnail) struct Bitmap {
 
 impl Bitmap {
     /// Reads the headers and the palette.
-    pub(in crate::thumbnail) fn read(input: &mut (impl BufRead + Seek)) -> Result<Self, ThumbnailError> {
+    pub(in crate::thumbnail) fn read(input: &mut Input<'_>) -> Result<Self, ThumbnailError> {
         input.seek(SeekFrom::Start(10))?;
         let start = u32::from_le_bytes(bytes(input)?);
         let size = u32::from_le_bytes(bytes(input)?);
@@ -89,7 +90,7 @@ impl Bitmap {
 }
 
 /// A bitmap's header.
-pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, ThumbnailError> {
+pub(super) fn probe(input: &mut Input<'_>) -> Result<Header, ThumbnailError> {
     let bitmap = Bitmap::read(input)?;
     // Some rows as they are stored and one as pixels. Packed, every index and whether it is there.
     let rows =
@@ -101,7 +102,7 @@ pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, Thumbna
 
 /// The colours behind the header.
 fn palette(
-    input: &mut (impl BufRead + Seek),
+    input: &mut Input<'_>,
     bits: u32,
     used: u32,
     is_core: bool,

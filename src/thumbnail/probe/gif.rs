@@ -1,14 +1,15 @@
 //! The blocks of a GIF until it is known whether it moves ([GIF 89a](https://www.w3.org/Graphics/GIF/spec-gif89a.txt)).
 
-use std::io::{BufRead, Seek};
+use std::io::Read as _;
 
 use super::super::ThumbnailError;
 use super::super::color::MAX_PROFILE;
+use super::super::input::Input;
 use super::super::plan::{Motion, Rect};
 use super::{Format, Header, Storage, bytes, skip};
 
 /// Reads blocks until a second frame or the end.
-pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, ThumbnailError> {
+pub(super) fn probe(input: &mut Input<'_>) -> Result<Header, ThumbnailError> {
     skip(input, 6)?;
     let [w0, w1, h0, h1, flags, _background, _aspect] = bytes(input)?;
     let screen = (u32::from(u16::from_le_bytes([w0, w1])), u32::from(u16::from_le_bytes([h0, h1])));
@@ -44,7 +45,7 @@ pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, Thumbna
 }
 
 /// What the first frame's descriptor makes of the picture, read up to the frame's data.
-fn first_frame(input: &mut (impl BufRead + Seek), screen: (u32, u32)) -> Result<Header, ThumbnailError> {
+fn first_frame(input: &mut Input<'_>, screen: (u32, u32)) -> Result<Header, ThumbnailError> {
     let [x0, x1, y0, y1, w0, w1, h0, h1, flags] = bytes(input)?;
     let number = |low, high| u32::from(u16::from_le_bytes([low, high]));
     let part = Rect { x: number(x0, x1), y: number(y0, y1), width: number(w0, w1), height: number(h0, h1) };
@@ -69,10 +70,7 @@ pub(in crate::thumbnail) fn canvas(screen: (u32, u32), frame: Rect) -> ((u32, u3
 }
 
 /// Counts frames, up to so many; the last one may be cut short.
-pub(in crate::thumbnail) fn count_frames(
-    input: &mut (impl BufRead + Seek),
-    most: u32,
-) -> Result<u32, ThumbnailError> {
+pub(in crate::thumbnail) fn count_frames(input: &mut Input<'_>, most: u32) -> Result<u32, ThumbnailError> {
     skip(input, 10)?;
     let [flags, _background, _aspect] = bytes(input)?;
     skip_palette(input, flags)?;
@@ -96,13 +94,13 @@ pub(in crate::thumbnail) fn count_frames(
 }
 
 /// Passes over a colour table if the flags say that there is one.
-fn skip_palette(input: &mut impl Seek, flags: u8) -> Result<(), ThumbnailError> {
+fn skip_palette(input: &mut Input<'_>, flags: u8) -> Result<(), ThumbnailError> {
     let entries = 2_u32.wrapping_shl(u32::from(flags & 7));
     if flags & 0x80 == 0 { Ok(()) } else { skip(input, entries.saturating_mul(3)) }
 }
 
 /// Passes over sub-blocks up to and with the empty one and counts their bytes; what follows the first frame may be missing.
-fn skip_blocks(input: &mut (impl BufRead + Seek), frames: u32) -> Result<u32, ThumbnailError> {
+fn skip_blocks(input: &mut Input<'_>, frames: u32) -> Result<u32, ThumbnailError> {
     let mut total = 0_u32;
     loop {
         match bytes::<1>(input) {

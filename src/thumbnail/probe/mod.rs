@@ -10,7 +10,7 @@ mod png;
 mod tiff;
 mod webp;
 
-use std::io::{BufRead, Read, Seek};
+use std::io::{Read, Seek as _};
 use std::time::{Duration, Instant};
 
 use image::metadata::Orientation as ImageOrientation;
@@ -21,7 +21,7 @@ pub(super) use self::tiff::{Directory, FLOATING, OLD_JPEG};
 pub(super) use self::webp::{Coding, Span, from_webp, profile as webp_profile, still as webp_still};
 use super::Limits;
 use super::ThumbnailError;
-use super::input;
+use super::input::{self, Input, ReadSeek};
 use super::jpeg::Summary;
 use super::orient::Orientation;
 use super::plan::{Motion, Source};
@@ -126,15 +126,12 @@ impl Header {
 }
 
 /// Reads a picture's header, in bounded time: a file can hold millions of small blocks where the header is looked for.
-pub(crate) fn probe<R: BufRead + Seek>(input: &mut R) -> Result<Header, ThumbnailError> {
+pub(crate) fn probe(input: &mut dyn ReadSeek) -> Result<Header, ThumbnailError> {
     probe_until(input, Instant::now().checked_add(PROBE_TIMEOUT))
 }
 
 /// Reads a picture's header, until the deadline at most.
-fn probe_until<R: BufRead + Seek>(
-    input: &mut R,
-    deadline: Option<Instant>,
-) -> Result<Header, ThumbnailError> {
+fn probe_until(input: &mut dyn ReadSeek, deadline: Option<Instant>) -> Result<Header, ThumbnailError> {
     input::read(input, deadline, |mut input| {
         let mut magic = Vec::with_capacity(MAGIC_BYTES);
         let most = u64::try_from(MAGIC_BYTES).unwrap_or(0);
@@ -183,7 +180,7 @@ pub(super) fn bytes<const N: usize>(input: &mut impl Read) -> Result<[u8; N], Th
 }
 
 /// Passes over bytes. What has been read ahead stays good: a file can have millions of small blocks to pass over.
-fn skip(input: &mut impl Seek, count: u32) -> Result<(), ThumbnailError> {
+fn skip(input: &mut Input<'_>, count: u32) -> Result<(), ThumbnailError> {
     Ok(input.seek_relative(i64::from(count))?)
 }
 
@@ -199,7 +196,7 @@ const MAX_EXIF: u32 = 1 << 16;
 mod tests {
     #![allow(clippy::arithmetic_side_effects, reason = "tests")]
 
-    use std::io::{self, BufReader, Cursor};
+    use std::io::{self, BufReader, Cursor, Seek};
 
     use super::*;
 

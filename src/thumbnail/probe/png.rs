@@ -1,14 +1,15 @@
 //! The chunks of a PNG before its pixels ([PNG, third edition](https://www.w3.org/TR/png-3/)).
 
-use std::io::{BufRead, Seek};
+use std::io::Read as _;
 
 use super::super::ThumbnailError;
 use super::super::color::MAX_DEFLATED_PROFILE;
+use super::super::input::Input;
 use super::super::plan::Motion;
 use super::{Format, Header, MAX_EXIF, Storage, bytes, exif_orientation, skip};
 
 /// Reads chunks until the pixels begin.
-pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, ThumbnailError> {
+pub(super) fn probe(input: &mut Input<'_>) -> Result<Header, ThumbnailError> {
     skip(input, 8)?;
     let _length: [u8; 4] = bytes(input)?;
     if &bytes::<4>(input)? != b"IHDR" {

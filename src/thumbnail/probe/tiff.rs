@@ -2,12 +2,13 @@
 //!
 //! Owns what the directory says, and the bounds on it: arrays are read up to [`MAX_VALUES`].
 
-use std::io::{BufRead, Read, Seek, SeekFrom};
+use std::io::{Read as _, Seek as _, SeekFrom};
 
 use image::metadata::Orientation as ImageOrientation;
 
 use super::super::ThumbnailError;
 use super::super::color::MAX_PROFILE;
+use super::super::input::Input;
 use super::super::orient::Orientation;
 use super::{Format, Header, Storage, bytes};
 
@@ -73,16 +74,16 @@ struct Entry {
 }
 
 /// Reads numbers.
-struct Numbers<'a, R> {
+struct Numbers<'a, 'b> {
     /// The file.
-    input: &'a mut R,
+    input: &'a mut Input<'b>,
     /// Whether they begin with their lowest byte.
     is_little: bool,
     /// Whether places have eight bytes.
     is_big: bool,
 }
 
-impl<R: Read + Seek> Numbers<'_, R> {
+impl Numbers<'_, '_> {
     /// A number of some bytes.
     fn number(&mut self, size: u64) -> Result<u64, ThumbnailError> {
         let mut number = [0; 8];
@@ -145,7 +146,7 @@ impl<R: Read + Seek> Numbers<'_, R> {
 
 impl Directory {
     /// Reads it.
-    pub(in crate::thumbnail) fn read(input: &mut (impl BufRead + Seek)) -> Result<Self, ThumbnailError> {
+    pub(in crate::thumbnail) fn read(input: &mut Input<'_>) -> Result<Self, ThumbnailError> {
         input.rewind()?;
         let [mark, _, version, other] = bytes(input)?;
         let is_little = mark == b'I';
@@ -296,7 +297,7 @@ impl Directory {
 }
 
 /// Reads the directory.
-pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, ThumbnailError> {
+pub(super) fn probe(input: &mut Input<'_>) -> Result<Header, ThumbnailError> {
     let directory = Directory::read(input)?;
     let size = (directory.width, directory.height);
     let header = Header::new(Format::Tiff, size, Storage::Rows { held: directory.held() })?;
@@ -347,6 +348,7 @@ const TABLES: u64 = 1 << 18;
 mod tests {
     use std::io::Cursor;
 
+    use super::super::super::input;
     use super::*;
 
     /// A directory of one entry besides a size.
@@ -356,7 +358,7 @@ mod tests {
             file.extend([u16::to_le_bytes(tag), u16::to_le_bytes(kind)].concat());
             file.extend([u32::to_le_bytes(count), u32::to_le_bytes(value)].concat());
         }
-        Directory::read(&mut Cursor::new(file))
+        input::read(&mut Cursor::new(file), None, |mut input| Directory::read(&mut input))
     }
 
     /// Fuzzing found that tags which are read here too escaped the bound on their values.

@@ -3,12 +3,13 @@
 //! Owns where the picture lies: the container's flags name chunks that metadata strippers took out, and lengths that the file
 //! does not have when it breaks off, so only what is there counts.
 
-use std::io::{BufRead, ErrorKind, Read as _, Seek, SeekFrom};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 
 use image_webp::DecodingError;
 
 use super::super::ThumbnailError;
 use super::super::color::MAX_PROFILE;
+use super::super::input::Input;
 use super::super::plan::{Motion, Rect};
 use super::{Format, Header, MAX_EXIF, Storage, bytes, exif_orientation};
 
@@ -61,7 +62,7 @@ impl Span {
 }
 
 /// Finds the picture and what surrounds it.
-pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, ThumbnailError> {
+pub(super) fn probe(input: &mut Input<'_>) -> Result<Header, ThumbnailError> {
     let still = still(input)?;
     let area = |width: u32, height: u32| u64::from(width).saturating_mul(height.into());
     // Planes are made of squares of 16.
@@ -100,7 +101,7 @@ pub(super) fn probe(input: &mut (impl BufRead + Seek)) -> Result<Header, Thumbna
 }
 
 /// Finds the picture.
-pub(in crate::thumbnail) fn still(input: &mut (impl BufRead + Seek)) -> Result<Still, ThumbnailError> {
+pub(in crate::thumbnail) fn still(input: &mut Input<'_>) -> Result<Still, ThumbnailError> {
     let end = input.seek(SeekFrom::End(0))?;
     let mut at = RIFF_HEADER;
     let mut canvas = None;
@@ -140,7 +141,7 @@ pub(in crate::thumbnail) fn still(input: &mut (impl BufRead + Seek)) -> Result<S
 
 /// An animation's first frame, of whose chunk `start` is the first byte.
 fn first_frame(
-    input: &mut (impl BufRead + Seek),
+    input: &mut Input<'_>,
     canvas: (u32, u32),
     start: u64,
     end: u64,
@@ -179,7 +180,7 @@ fn first_frame(
 
 /// The picture whose data begin here ([RFC 6386, 9.1](https://www.rfc-editor.org/rfc/rfc6386#section-9.1); RFC 9649, 3.4).
 fn frame(
-    input: &mut (impl BufRead + Seek),
+    input: &mut Input<'_>,
     name: [u8; 4],
     data: Span,
     alpha: Option<Span>,
@@ -209,7 +210,7 @@ fn side(low: u8, middle: u8, high: u8) -> u32 {
 }
 
 /// The name and length of the chunk at hand; nothing at the end of the file.
-fn chunk(input: &mut impl BufRead) -> Result<Option<([u8; 4], u32)>, ThumbnailError> {
+fn chunk(input: &mut Input<'_>) -> Result<Option<([u8; 4], u32)>, ThumbnailError> {
     let mut head = [0; 8];
     match input.read_exact(&mut head) {
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
@@ -221,7 +222,7 @@ fn chunk(input: &mut impl BufRead) -> Result<Option<([u8; 4], u32)>, ThumbnailEr
 
 /// The colour profile, whose length the header knows; none if the file breaks off in it.
 pub(in crate::thumbnail) fn profile(
-    input: &mut (impl BufRead + Seek),
+    input: &mut Input<'_>,
     header: &Header,
 ) -> Result<Vec<u8>, ThumbnailError> {
     match find(input, *b"ICCP")? {
@@ -236,14 +237,14 @@ pub(in crate::thumbnail) fn from_webp(error: DecodingError) -> ThumbnailError {
 }
 
 /// A chunk's bytes, from where [`find`] left off; fewer if the file breaks off.
-fn payload(input: &mut impl BufRead, length: u32) -> Result<Vec<u8>, ThumbnailError> {
+fn payload(input: &mut Input<'_>, length: u32) -> Result<Vec<u8>, ThumbnailError> {
     let mut payload = Vec::new();
     input.by_ref().take(length.into()).read_to_end(&mut payload)?;
     Ok(payload)
 }
 
 /// The length of the first chunk of a name, and the input at its first byte.
-fn find(input: &mut (impl BufRead + Seek), name: [u8; 4]) -> Result<Option<u32>, ThumbnailError> {
+fn find(input: &mut Input<'_>, name: [u8; 4]) -> Result<Option<u32>, ThumbnailError> {
     input.seek(SeekFrom::Start(RIFF_HEADER))?;
     for _ in 0..MAX_CHUNKS {
         let Some((found, length)) = chunk(input)? else { return Ok(None) };

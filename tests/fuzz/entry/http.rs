@@ -1,4 +1,4 @@
-//! What stands in requests and answers: headers, names, queries, multipart bodies.
+//! Targets for parts of requests and responses: header fields, names, queries, multipart bodies.
 
 use std::io::Read as _;
 
@@ -10,7 +10,7 @@ use crate::http::range::{self, Extent};
 use crate::http::request::{PathParams, Query};
 use crate::matrix::{Host, MediaId, ServerName};
 
-/// Reads a header's value as each of the headers we read, and sends it as the name of a file.
+/// Parses a value as each of the header fields that are parsed, and sends it as a file name.
 pub fn headers(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     x_matrix(&text);
@@ -25,7 +25,7 @@ pub fn headers(data: &[u8]) {
     media_type(&text);
 }
 
-/// A parsed X-Matrix header says the same when it is written in the strict form.
+/// A parsed X-Matrix header, written in the strict form, must parse to the same.
 fn x_matrix(header: &str) {
     let Ok(parsed) = XMatrix::parse(header) else { return };
     let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
@@ -39,10 +39,10 @@ fn x_matrix(header: &str) {
         destination.unwrap_or_default()
     );
     assert_eq!(XMatrix::parse(&strict).as_ref(), Ok(&parsed), "{strict}");
-    assert!(ServerName::parse(parsed.origin.as_str()).is_ok(), "an origin outside its grammar");
+    assert!(ServerName::parse(parsed.origin.as_str()).is_ok(), "the origin is not a server name");
 }
 
-/// A part lies within the representation, and asking for just that part gives it.
+/// A range must lie within the representation, and a request for exactly this range must give the same.
 fn range(header: &str, size: u64) {
     let Extent::Part { start, length } = range::judge(header, size) else { return };
     let last = start.checked_add(length).and_then(|end| end.checked_sub(1));
@@ -51,7 +51,7 @@ fn range(header: &str, size: u64) {
     assert_eq!(range::judge(&again, size), Extent::Part { start, length }, "{again}");
 }
 
-/// A name of a file survives the journey in a header that nothing in it can break.
+/// A file name must be the same after writing and parsing the header, which it must not break.
 fn file_name(name: &str) {
     assert!(name.len() <= 255, "{} bytes", name.len());
     for content_type in ["image/png", "text/html"] {
@@ -64,26 +64,26 @@ fn file_name(name: &str) {
     }
 }
 
-/// A claimed type is stored as one that can stand in a header, and what a browser would run is never shown inline.
+/// A declared media type must be stored as a valid header value, and what a browser would run must not be served inline.
 fn media_type(claimed: &str) {
     let stored = disposition::storable_type([claimed.as_bytes()]);
     assert!((1..=255).contains(&stored.len()) && stored.bytes().all(|byte| matches!(byte, b' '..=b'~')));
-    assert_eq!(disposition::storable_type([stored.as_bytes()]), stored, "stored anew");
+    assert_eq!(disposition::storable_type([stored.as_bytes()]), stored, "it changes when it is stored again");
     assert!(!stored.contains(',') || stored.contains('"'), "{stored} is a list");
-    assert!(disposition::served_type(&stored).starts_with(&stored), "not as stored");
+    assert!(disposition::served_type(&stored).starts_with(&stored), "served with another type");
     let essence = disposition::essence(&stored);
     let is_active = ["html", "xml", "script", "pdf"].iter().any(|word| essence.contains(word));
     assert!(!is_active || disposition::header(&stored, None) == "attachment", "{stored} inline");
 }
 
-/// Reads a text as a server name, as a media ID, as a path and as a query.
+/// Parses a text as a server name, as a media ID, as a path and as a query.
 pub fn names(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     if let Ok(name) = ServerName::parse(&text) {
         server_name(&name, &text);
     }
     if let Ok(id) = MediaId::parse(&text) {
-        assert_eq!(id.as_str(), text, "changed");
+        assert_eq!(id.as_str(), text, "the text has changed");
         assert!(id.as_str().len() <= 255 && !text.contains(['/', '.', '%']), "{id}");
     }
     let mut parts = text.split('/').map(|part| Some(part.to_owned()));
@@ -92,12 +92,13 @@ pub fn names(data: &[u8]) {
     query(Query(&text));
 }
 
-/// A server name is its text, and its text is nothing but host and port.
+/// A server name must keep its text, which must consist of host and port.
 fn server_name(name: &ServerName, text: &str) {
-    assert_eq!(name.as_str(), text, "changed");
+    assert_eq!(name.as_str(), text, "the text has changed");
     assert!(text.len() <= 255 && !text.contains(['/', '%', '?', '#', '@', '\\']), "{text:?}");
     assert!(text.bytes().all(|byte| byte.is_ascii_graphic()), "{text:?}");
-    let rest = text.strip_prefix(name.host_str()).unwrap_or_else(|| panic!("{text} has another host"));
+    let rest =
+        text.strip_prefix(name.host_str()).unwrap_or_else(|| panic!("{text} does not begin with its host"));
     let port = rest.strip_prefix(':').and_then(|port| port.parse().ok());
     assert!(port == name.port() && rest.is_empty() == port.is_none(), "{text}: port {:?}", name.port());
     if let Host::Name(host) = name.host() {
@@ -105,7 +106,7 @@ fn server_name(name: &ServerName, text: &str) {
     }
 }
 
-/// What a path names is within its grammar, and written out it names the same.
+/// An MXC URI from a path must be the same after writing and parsing.
 fn path(params: &PathParams) {
     let own = ServerName::parse("own.example").unwrap_or_else(|why| panic!("{why}"));
     if let Ok(mxc) = params.mxc(&own) {
@@ -124,7 +125,7 @@ fn path(params: &PathParams) {
     }
 }
 
-/// What a query asks for is within bounds.
+/// The values of a query must be within their bounds.
 fn query(query: Query<'_>) {
     if let Ok(wanted) = query.wanted_thumbnail() {
         assert!(wanted.width > 0 && wanted.height > 0, "{wanted:?}");
@@ -141,7 +142,7 @@ fn query(query: Query<'_>) {
     }
 }
 
-/// Reads a multipart body, its content type in the first line, and sends what follows that line as media.
+/// Parses a multipart body, whose content type is the first line, and writes the rest as a multipart body.
 pub fn multipart(data: &[u8]) {
     let (content_type, body) = line(data);
     let boundary = multipart::boundary(&content_type);
@@ -150,16 +151,16 @@ pub fn multipart(data: &[u8]) {
     }
     let boundary = boundary.unwrap_or_else(|| "b".to_owned());
     let whole = parts(body, &boundary, usize::MAX);
-    let bytes: usize = whole.iter().map(|(_, bytes)| bytes.len()).sum();
-    assert!(bytes <= body.len(), "more bytes than came");
-    // Longer lines are refused, and how much of one has come by then is up to the sender.
+    let bytes: usize = whole.iter().map(|part| part.bytes.len()).sum();
+    assert!(bytes <= body.len(), "the parts are longer than the body");
+    // Longer lines are refused, and how much of one is read before that depends on the pieces.
     if body.len() <= 16 * 1024 {
-        assert_eq!(parts(body, &boundary, 3), whole, "the size of the pieces matters");
+        assert_eq!(parts(body, &boundary, 3), whole, "the size of the reads matters");
     }
     written(body, &content_type);
 }
 
-/// Media sent is received as it was, whatever its bytes are.
+/// Media written as a multipart body must be the same when it is parsed.
 fn written(media: &[u8], name: &str) {
     let boundary = "0123456789abcdef";
     if memchr::memmem::find(media, b"--0123456789abcdef").is_some() {
@@ -171,32 +172,39 @@ fn written(media: &[u8], name: &str) {
     let body = [before.as_slice(), media, &multipart::epilogue(boundary)].concat();
     for step in [usize::MAX, 11] {
         let read = parts(&body, boundary, step);
-        let [(json, object), (second, bytes)] = read.as_slice() else { panic!("{} parts", read.len()) };
-        assert_eq!(
-            (json.first(), object.as_slice()),
-            (Some(&Some("application/json".to_owned())), b"{}".as_slice())
-        );
-        assert_eq!(second, &[Some(content_type.clone()), Some(header.clone()), None]);
-        assert_eq!(bytes, media, "other bytes");
+        let [json, file] = read.as_slice() else { panic!("{} parts", read.len()) };
+        assert_eq!(json.content_type.as_deref(), Some("application/json"));
+        assert_eq!(json.bytes, b"{}");
+        assert_eq!(file.content_type.as_ref(), Some(&content_type));
+        assert_eq!(file.disposition.as_ref(), Some(&header));
+        assert_eq!(file.location, None);
+        assert_eq!(file.bytes, media, "the media has changed");
     }
 }
 
-/// The headers that we read of a part, and its bytes.
-type Part = ([Option<String>; 3], Vec<u8>);
+/// A part of a multipart body.
+#[derive(Debug, PartialEq, Eq)]
+struct ParsedPart {
+    content_type: Option<String>,
+    disposition: Option<String>,
+    location: Option<String>,
+    bytes: Vec<u8>,
+}
 
-/// The parts of a body that comes in pieces of `step` bytes, those that are whole.
-fn parts(body: &[u8], boundary: &str, step: usize) -> Vec<Part> {
+/// The complete parts of a body that is read in pieces of `step` bytes.
+fn parts(body: &[u8], boundary: &str, step: usize) -> Vec<ParsedPart> {
     let mut reader = MultipartReader::new(Pieces { rest: body, step }, boundary);
     let mut parts = Vec::new();
     while let Ok(Some(headers)) = reader.next_part() {
-        let read = ["content-type", "content-disposition", "location"]
-            .map(|name| headers.get(name).map(str::to_owned));
+        let header = |name| headers.get(name).map(str::to_owned);
+        let (content_type, disposition) = (header("content-type"), header("content-disposition"));
+        let location = header("location");
         let mut bytes = Vec::new();
-        // How much comes of a part that breaks off is up to the pieces.
+        // How much is read of a part that breaks off depends on the pieces.
         if reader.read_to_end(&mut bytes).is_err() {
             break;
         }
-        parts.push((read, bytes));
+        parts.push(ParsedPart { content_type, disposition, location, bytes });
         assert!(parts.len() <= body.len(), "parts without end");
     }
     parts

@@ -6,22 +6,24 @@ mod fax;
 mod samples;
 mod unpack;
 
-use std::io::{BufRead, Read, Seek, SeekFrom};
+use std::io::{Read, Seek as _, SeekFrom};
 use std::ops::Range;
 
 use self::samples::Meaning;
 use super::super::ThumbnailError;
+use super::super::input::Input;
 use super::super::jpeg;
-use super::super::pixels::{Decoded, Layout};
+use super::super::pixels::{Decoded, Layout, length};
 use super::super::probe::{Directory, Header, OLD_JPEG};
 use super::Sink;
 
 /// Decodes the first page, reduced once for each divisor.
 pub(super) fn decode(
-    mut input: impl BufRead + Seek,
+    input: Input<'_>,
     header: &Header,
     divisors: &[u32],
 ) -> Result<Vec<Decoded>, ThumbnailError> {
+    let mut input = input;
     let directory = Directory::read(&mut input)?;
     if (directory.width, directory.height) != (header.width, header.height) {
         return Err(ThumbnailError::broken("the size is not what the header says"));
@@ -72,7 +74,7 @@ pub(super) fn decode(
 
 /// The colour profile; none if the file breaks off in it.
 fn profile(
-    input: &mut (impl BufRead + Seek),
+    input: &mut Input<'_>,
     directory: &Directory,
     header: &Header,
 ) -> Result<Option<Vec<u8>>, ThumbnailError> {
@@ -84,9 +86,9 @@ fn profile(
 }
 
 /// A page while its rows are read.
-struct Reading<R> {
+struct Reading<'a> {
     /// The file.
-    input: R,
+    input: Input<'a>,
     /// What it says.
     directory: Directory,
     /// What samples stand for.
@@ -101,13 +103,13 @@ struct Reading<R> {
     pixels: Vec<u8>,
 }
 
-impl<R: BufRead + Seek> Reading<R> {
+impl Reading<'_> {
     /// Hands on the rows of a strip as they come.
     fn strip(&mut self, band: u32, rows: u32) -> Result<(), ThumbnailError> {
         let Self { input, directory, meaning, layout, sink, lost, pixels } = self;
         let (meaning, layout) = (*meaning, *layout);
         let chunk = usize::try_from(band).unwrap_or(usize::MAX);
-        each_row(input, directory, meaning, (chunk, rows), |samples| {
+        each_row(input, directory, meaning, (chunk, rows), &mut |samples| {
             bridge(sink, lost, layout, directory.width);
             samples::to_pixels(samples, directory, meaning, layout, pixels);
             sink.push(pixels);
@@ -139,7 +141,7 @@ impl<R: BufRead + Seek> Reading<R> {
                 let columns = left..left.saturating_add(length(directory.chunk.0)).min(width);
                 let plane = directory.is_planar.then_some(length(plane));
                 let mut lines = gathered.chunks_exact_mut(width.saturating_mul(samples).max(1));
-                let outcome = each_row(input, directory, *meaning, (length(chunk), rows), |row| {
+                let outcome = each_row(input, directory, *meaning, (length(chunk), rows), &mut |row| {
                     any = true;
                     if let Some(line) = lines.next() {
                         place(line, row, &columns, samples, plane);
@@ -192,12 +194,12 @@ fn place(line: &mut [u8], row: &[u8], columns: &Range<usize>, samples: usize, pl
 }
 
 /// Reads the rows of a chunk as samples of 8 bits.
-fn each_row<R: BufRead + Seek>(
-    input: &mut R,
+fn each_row(
+    input: &mut Input<'_>,
     directory: &Directory,
     meaning: Meaning,
     (chunk, rows): (usize, u32),
-    mut take: impl FnMut(&[u8]),
+    take: &mut dyn FnMut(&[u8]),
 ) -> Result<(), ThumbnailError> {
     if directory.is_jpeg() {
         let picture = from_jpeg(input, directory, chunk)?;
@@ -226,7 +228,7 @@ fn shared_chromas(
     reader: &mut dyn Read,
     directory: &Directory,
     rows: u32,
-    mut take: impl FnMut(&[u8]),
+    take: &mut dyn FnMut(&[u8]),
 ) -> Result<(), ThumbnailError> {
     let (across, down) = (length(directory.subsampling.0), length(directory.subsampling.1));
     let width = length(directory.chunk.0);
@@ -254,8 +256,8 @@ fn shared_chromas(
 }
 
 /// A chunk that is a JPEG, its tables perhaps apart.
-fn from_jpeg<R: BufRead + Seek>(
-    input: &mut R,
+fn from_jpeg(
+    input: &mut Input<'_>,
     directory: &Directory,
     chunk: usize,
 ) -> Result<jpeg::Picture, ThumbnailError> {
@@ -272,17 +274,12 @@ fn from_jpeg<R: BufRead + Seek>(
             input.seek(SeekFrom::Start(start))?;
             input.by_ref().take(length.min(MOST_TABLES)).read_to_end(&mut tables)?;
         }
-        jpeg::decode_part(unpack::stored(input, directory, chunk)?, &tables, most)?
+        jpeg::decode_part(&mut unpack::stored(input, directory, chunk)?, &tables, most)?
     };
     if picture.channels != length(directory.together()) || picture.width != directory.chunk.0 {
         return Err(ThumbnailError::broken("a JPEG that does not fit its place"));
     }
     Ok(picture)
-}
-
-/// A side as a length.
-fn length(side: u32) -> usize {
-    usize::try_from(side).unwrap_or(usize::MAX)
 }
 
 /// Bytes of a JPEG's tables.

@@ -1,6 +1,6 @@
 //! A chunk's bytes, unpacked while they are read.
 
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek as _, SeekFrom};
 
 use flate2::bufread::ZlibDecoder;
 use weezl::BitOrder;
@@ -8,12 +8,13 @@ use weezl::LzwStatus;
 use weezl::decode::Decoder as LzwDecoder;
 
 use super::super::super::ThumbnailError;
+use super::super::super::input::Input;
 use super::super::super::probe::Directory;
 use super::fax;
 
 /// Opens a chunk. `rows_width` is the width of its rows.
-pub(super) fn open<'a, R: BufRead + Seek>(
-    input: &'a mut R,
+pub(super) fn open<'a>(
+    input: &'a mut Input<'_>,
     directory: &Directory,
     chunk: usize,
 ) -> Result<Box<dyn Read + 'a>, ThumbnailError> {
@@ -34,8 +35,8 @@ pub(super) fn open<'a, R: BufRead + Seek>(
 }
 
 /// A chunk as it is stored, in the usual order of bits.
-pub(super) fn stored<'a, R: BufRead + Seek>(
-    input: &'a mut R,
+pub(super) fn stored<'a>(
+    input: &'a mut Input<'_>,
     directory: &Directory,
     chunk: usize,
 ) -> Result<Box<dyn BufRead + 'a>, ThumbnailError> {

@@ -1,35 +1,36 @@
-//! `Content-Encoding`: gzip, deflate and brotli, undone as the bytes come.
+//! `Content-Encoding`: decoders for gzip, deflate and brotli.
 //! [RFC 9110 §8.4](https://www.rfc-editor.org/rfc/rfc9110#section-8.4), RFC 1950 to 1952, RFC 7932.
 //!
-//! Owns the leniency of browsers: words that are no codings (`none`, `utf-8`, S3's `aws-chunked`) say nothing.
+//! Owns the leniency that browsers have: words in the field that name no coding (`none`, `utf-8`, S3's `aws-chunked`) are ignored,
+//! and an empty body is empty under every coding. Refuses to know how much may be decoded, which is
+//! [`super::bounded_decoder`]'s.
 
 use std::io::{self, Read};
 
 use brotli_decompressor::Decompressor;
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 
-/// What a request that can read the codings of this module sends as `Accept-Encoding`.
+/// The `Accept-Encoding` of a request whose response may come in the codings of this module.
 pub(crate) const ACCEPT_ENCODING: &str = "gzip, br";
 
-/// Most codings, one upon the other.
+/// Most codings applied one after the other.
 const MAX_CODINGS: usize = 3;
 
-/// Most bytes that one coding hands to the next. What is packed twice could unpack to very much between the two, and to nothing
-/// in the end.
+/// Most bytes between two codings. A body encoded twice could decode to gigabytes in between, and to nothing in the end.
 const MAX_BETWEEN: u64 = 32 << 20;
 
-/// How much of a brotli stream is read at once, bytes.
+/// Read buffer of a brotli decoder, bytes.
 const BROTLI_BUFFER: usize = 8 * 1024;
 
-/// The first byte, but for its top bit, of a brotli stream whose window may be as large as 1 GiB: not the HTTP coding, where
-/// 16 MiB are the most (RFC 7932 §9.1 forbids this value).
+/// The first byte, without its top bit, of a "large window" brotli stream, whose window may be 1 GiB. The HTTP coding allows at
+/// most 16 MiB (RFC 7932 §9.1 forbids this value).
 const LARGE_WINDOW: u8 = 0x11;
 
-/// How gzip begins.
-const GZIP: [u8; 2] = [0x1f, 0x8b];
+/// How gzip begins (RFC 1952 §2.3.1).
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// Codings that there are and nobody asked for.
-const OTHERS: [&str; 12] = [
+/// Codings that exist and cannot be undone here.
+const UNSUPPORTED: [&str; 12] = [
     "bzip2",
     "compress",
     "dcb",
@@ -49,41 +50,39 @@ const OTHERS: [&str; 12] = [
 enum Coding {
     /// RFC 1952.
     Gzip,
-    /// RFC 1950, or the bare RFC 1951 that some servers send.
+    /// RFC 1950 as specified, or the bare RFC 1951 that some servers send.
     Deflate,
     /// RFC 7932.
     Brotli,
 }
 
-/// Whether a body under `codings`, the value of `Content-Encoding`, is another than the one that is meant.
+/// Whether a body under `codings`, the value of `Content-Encoding`, must be decoded.
 pub(crate) fn is_encoded(codings: &str) -> bool {
-    read(codings).is_none_or(|codings| !codings.is_empty())
+    parse(codings).is_none_or(|codings| !codings.is_empty())
 }
 
-/// `body` without `codings`, the value of `Content-Encoding`.
+/// A reader of `body` with `codings`, the value of `Content-Encoding`, undone. Reads the first bytes of `body` at once.
 ///
 /// # Errors
-/// One of `Unsupported` kind for a coding that was not asked for.
-pub(super) fn undo(codings: &str, body: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
-    let unknown = || io::Error::new(io::ErrorKind::Unsupported, "a content encoding that was not asked for");
-    let codings = read(codings).filter(|codings| codings.len() <= MAX_CODINGS).ok_or_else(unknown)?;
-    let mut body: Box<dyn Read + Send> = Box::new(body);
-    // The last one was applied last.
+/// `Unsupported` for a coding that cannot be undone, or more than three.
+pub(super) fn decoder(codings: &str, body: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
+    let unsupported = || io::Error::new(io::ErrorKind::Unsupported, "an unsupported content coding");
+    let codings = parse(codings).filter(|codings| codings.len() <= MAX_CODINGS).ok_or_else(unsupported)?;
+    let mut body = body;
+    // The codings are listed in the order in which they were applied.
     for (index, coding) in codings.into_iter().rev().enumerate() {
         body = if index == 0 {
-            unpack(coding, body, Trust::Full)?
+            undo(coding, body)?
         } else {
-            unpack(coding, Box::new(Between { body, left: MAX_BETWEEN }), Trust::Little)?
+            undo_if_applied(coding, Box::new(Between { body, left: MAX_BETWEEN }))?
         };
     }
     Ok(body)
 }
 
-/// What one coding hands to the next: more than so many bytes are an error, and never pass for the whole.
+/// The bytes between two codings. More than [`MAX_BETWEEN`] are an error, so that a part never passes for the whole.
 struct Between {
-    /// The bytes.
     body: Box<dyn Read + Send>,
-    /// How many may still come.
     left: u64,
 }
 
@@ -91,44 +90,44 @@ impl Read for Between {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let count = self.body.read(into)?;
         let left = self.left.checked_sub(crate::matrix::len_u64(count));
-        let too_much =
-            || io::Error::new(io::ErrorKind::InvalidData, "too much between two content encodings");
-        self.left = left.ok_or_else(too_much)?;
+        let too_long =
+            || io::Error::new(io::ErrorKind::InvalidData, "over 32 MiB between two content codings");
+        self.left = left.ok_or_else(too_long)?;
         Ok(count)
     }
 }
 
-/// Whether a coding is believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trust {
-    /// It is.
-    Full,
-    /// It may be named twice and applied once.
-    Little,
-}
-
-/// The codings of a list, in order; `None` if there is one that cannot be undone.
-fn read(codings: &str) -> Option<Vec<Coding>> {
+/// The codings of a list, in order; `None` if one of them is unsupported.
+fn parse(codings: &str) -> Option<Vec<Coding>> {
     let mut known = Vec::new();
     for word in codings.split(',') {
         match word.trim().to_ascii_lowercase().as_str() {
             "gzip" | "x-gzip" => known.push(Coding::Gzip),
             "deflate" | "x-deflate" => known.push(Coding::Deflate),
             "br" => known.push(Coding::Brotli),
-            other if OTHERS.contains(&other) => return None,
+            other if UNSUPPORTED.contains(&other) => return None,
             _ => {}
         }
     }
     Some(known)
 }
 
-/// A body without one coding.
-fn unpack(coding: Coding, body: Box<dyn Read + Send>, trust: Trust) -> io::Result<Box<dyn Read + Send>> {
+/// [`undo`], but gzip only where the bytes begin as gzip does: a second proxy may name the coding again without applying it.
+fn undo_if_applied(coding: Coding, body: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
+    if coding != Coding::Gzip {
+        return undo(coding, body);
+    }
     let (first, body) = peek(body)?;
-    // Servers that pack what they have not made yet say so of nothing, too.
+    let body: Box<dyn Read + Send> = Box::new(body);
+    if first.is_some_and(|first| first != GZIP_MAGIC) { Ok(body) } else { undo(coding, body) }
+}
+
+/// A body with one coding undone.
+fn undo(coding: Coding, body: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
+    let (first, body) = peek(body)?;
+    // Servers that compress on the fly declare the coding of an empty body too.
     let Some(first) = first else { return Ok(Box::new(io::empty())) };
     Ok(match (coding, first) {
-        (Coding::Gzip, first) if trust == Trust::Little && first != GZIP => Box::new(body),
         (Coding::Gzip, _) => Box::new(MultiGzDecoder::new(body)),
         (Coding::Deflate, first) if is_zlib(first) => Box::new(ZlibDecoder::new(body)),
         (Coding::Deflate, _) => Box::new(DeflateDecoder::new(body)),
@@ -139,7 +138,7 @@ fn unpack(coding: Coding, body: Box<dyn Read + Send>, trust: Trust) -> io::Resul
     })
 }
 
-/// The first two bytes, a zero for the second if there is none, and the whole body; `None` of an empty one.
+/// The first two bytes, with 0 for a missing second one, and the whole body; `None` of an empty body.
 fn peek(mut body: Box<dyn Read + Send>) -> io::Result<(Option<[u8; 2]>, impl Read + Send)> {
     let mut first = Vec::with_capacity(2);
     body.by_ref().take(2).read_to_end(&mut first)?;
@@ -147,7 +146,7 @@ fn peek(mut body: Box<dyn Read + Send>) -> io::Result<(Option<[u8; 2]>, impl Rea
     Ok((bytes, io::Cursor::new(first).chain(body)))
 }
 
-/// Whether these are the first bytes of RFC 1950.
+/// Whether these are the first bytes of a zlib stream (RFC 1950 §2.2).
 fn is_zlib(first: [u8; 2]) -> bool {
     first.first().is_some_and(|byte| byte & 0x0f == 8) && u16::from_be_bytes(first).is_multiple_of(31)
 }
@@ -170,19 +169,19 @@ mod tests {
     /// All of a body under `codings`.
     fn all(codings: &str, body: &'static [u8]) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        undo(codings, body)?.read_to_end(&mut bytes)?;
+        decoder(codings, Box::new(body))?.read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
     #[test]
-    fn the_codings_asked_for_are_undone() {
+    fn supported_codings_are_undone_and_unknown_words_ignored() {
         for (codings, body) in
             [("", &b"hello hello"[..]), ("identity", b"hello hello"), ("gzip", GZIP), ("br", BROTLI)]
         {
             assert_eq!(all(codings, body).unwrap(), b"hello hello", "{codings}");
         }
         let twice = [GZIP, GZIP].concat().leak();
-        assert_eq!(all("x-gzip", twice).unwrap().len(), 22, "members one after the other");
+        assert_eq!(all("x-gzip", twice).unwrap().len(), 22, "several gzip members");
         for (codings, body) in [
             ("none", &b"hello hello"[..]),
             ("aws-chunked", b"hello hello"),
@@ -198,7 +197,7 @@ mod tests {
         ] {
             assert_eq!(all(codings, body).unwrap(), b"hello hello", "{codings}");
         }
-        // Packed twice.
+        // Encoded twice.
         let mut packed = flate2::read::GzEncoder::new(BROTLI, flate2::Compression::fast());
         let mut bytes = Vec::new();
         packed.read_to_end(&mut bytes).unwrap();
@@ -206,14 +205,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_nothing_in_every_coding() {
+    fn an_empty_body_is_empty_under_every_coding() {
         for codings in ["gzip", "deflate", "br", "br, gzip", "gzip, gzip"] {
             assert_eq!(all(codings, b"").unwrap(), b"", "{codings}");
         }
     }
 
     #[test]
-    fn what_is_encoded_is_known_by_its_codings() {
+    fn encoded_bodies_are_known_by_the_field() {
         for (codings, expected) in [
             ("", false),
             ("identity", false),
@@ -227,9 +226,9 @@ mod tests {
         }
     }
 
-    /// Half a megabyte unpacked to gigabytes of nothing.
+    /// Half a megabyte that decodes to gigabytes of empty gzip members, and these to nothing.
     #[test]
-    fn what_is_very_much_between_two_codings_is_cut_there() {
+    fn over_32_mib_between_two_codings_are_an_error() {
         let layer = |bytes: Vec<u8>| {
             let mut packed = Vec::new();
             flate2::read::GzEncoder::new(&*bytes, flate2::Compression::best())
@@ -243,14 +242,14 @@ mod tests {
         let bomb = layer(empty.repeat(2 << 20));
         assert!(bomb.len() < 1 << 20);
         assert!(all("gzip, gzip", bomb.leak()).is_err());
-        // What is named twice and applied once is no shorter for it.
+        // A coding named twice and applied once: the bytes in between are the body.
         let long = layer(vec![7; 33 << 20]);
         assert_eq!(all("gzip", long.clone().leak()).unwrap().len(), 33 << 20);
         assert!(all("gzip, gzip", long.leak()).is_err());
     }
 
     #[test]
-    fn what_is_cut_off_broken_or_foreign_is_an_error() {
+    fn truncated_broken_or_unsupported_bodies_are_errors() {
         for (codings, body) in [
             ("gzip", &GZIP[..12]),
             ("gzip", b"<html>"),

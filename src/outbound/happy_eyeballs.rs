@@ -1,8 +1,8 @@
-//! From addresses to a connection: the next one is tried soon, not when the one before it has given up.
+//! Happy Eyeballs: connecting to the first of several addresses that accepts, with a new attempt every 250 ms.
 //! [RFC 8305](https://www.rfc-editor.org/rfc/rfc8305).
 //!
-//! Owns the order of addresses and the memory of those that were slow. Each is checked by the guard just before it is connected
-//! to. One thread tries them all.
+//! Owns the order of addresses and the record of slow ones. The guard checks each address just before it is connected to. All
+//! attempts run on the calling thread. Refuses to know names and TLS.
 
 use std::fmt;
 use std::io;
@@ -17,34 +17,35 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, sock
 
 use super::guard::Guard;
 
-/// How long an address is alone before the next one is tried too (RFC 8305 §5).
+/// How long one attempt runs before the next one starts beside it (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// How long an address that was overtaken comes after others.
-const SLOW_KEPT: Duration = Duration::from_mins(10);
+/// How long an address that lost to a later attempt is sorted behind others.
+const SLOW_PERIOD: Duration = Duration::from_mins(10);
 
-/// Such addresses remembered; about 60 bytes each.
+/// Most slow addresses recorded; about 60 bytes each.
 const MAX_SLOW: usize = 1024;
 
-/// Which addresses were slow.
-pub(super) struct Memory {
-    /// Overtaken by others, and until when they come after them.
+/// Which addresses were slow to connect.
+pub(super) struct AddressHistory {
+    /// Addresses that lost to a later attempt, and until when they are sorted last.
     slow: Cache<SocketAddr, Instant>,
-    /// Until when IPv4 comes first, everywhere: IPv6 was overtaken, which is this machine's fault as a rule.
+    /// Until when IPv4 is tried first for every host. An IPv6 address that lost usually means that this machine has no working
+    /// IPv6.
     ipv4_first: Mutex<Option<Instant>>,
 }
 
-impl Memory {
-    /// Knowing nothing.
+impl AddressHistory {
     pub(super) fn new() -> Self {
         Self { slow: Cache::new(MAX_SLOW), ipv4_first: Mutex::default() }
     }
 
-    /// The order in which to try the addresses of several hosts, at most `most` of them: host by host, within one by turns of
-    /// IPv6 and IPv4, and those that were slow at the end.
+    /// The order in which to try the addresses of several hosts, at most `most` in all and an equal share for each host: host
+    /// by host, IPv6 and IPv4 alternating within a host, slow addresses last.
     pub(super) fn order(&self, hosts: &[Vec<SocketAddr>], most: usize) -> Vec<SocketAddr> {
+        // Else a host with many addresses would crowd out the next one.
         let each = most.checked_div(hosts.len()).unwrap_or(most).max(1);
-        let turns = hosts.iter().flat_map(|host| self.by_turns(host).into_iter().take(each));
+        let turns = hosts.iter().flat_map(|host| self.interleave(host).into_iter().take(each));
         let mut ordered: Vec<SocketAddr> = Vec::new();
         for address in turns {
             if !ordered.contains(&address) {
@@ -57,8 +58,8 @@ impl Memory {
         ordered
     }
 
-    /// Families by turns, beginning as the system's resolver does, whose order is that of RFC 6724.
-    fn by_turns(&self, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    /// Alternates address families, beginning with that of the first address: the system's resolver sorts by RFC 6724.
+    fn interleave(&self, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
         let until = *self.ipv4_first.lock().unwrap_or_else(PoisonError::into_inner);
         let is_ipv4_first = until.is_some_and(|until| Instant::now() < until);
         let starts_with_ipv4 = is_ipv4_first || addresses.first().is_some_and(SocketAddr::is_ipv4);
@@ -73,70 +74,73 @@ impl Memory {
         turns
     }
 
-    /// Notes that `winner` connected before those of `tried` that were tried earlier.
-    fn won(&self, winner: SocketAddr, tried: &[SocketAddr]) {
+    /// Records that `winner` connected before the attempts in `tried` that had started earlier.
+    fn record_winner(&self, winner: SocketAddr, tried: &[SocketAddr]) {
+        // An address that wins is not slow any more, whatever it was before.
         self.slow.remove(&winner);
-        let overtaken: Vec<_> = tried.iter().take_while(|address| **address != winner).collect();
-        let until = Instant::now().checked_add(SLOW_KEPT);
-        for address in &overtaken {
+        let slower: Vec<_> = tried.iter().take_while(|address| **address != winner).collect();
+        let until = Instant::now().checked_add(SLOW_PERIOD);
+        for address in &slower {
             if let Some(until) = until {
                 self.slow.insert(**address, until);
             }
         }
-        let is_ipv6_overtaken = winner.is_ipv4() && overtaken.iter().any(|address| address.is_ipv6());
-        if winner.is_ipv6() || is_ipv6_overtaken {
-            let until = until.filter(|_| is_ipv6_overtaken);
+        let is_ipv6_slower = winner.is_ipv4() && slower.iter().any(|address| address.is_ipv6());
+        // An IPv4 address that wins alone says nothing about IPv6.
+        if winner.is_ipv6() || is_ipv6_slower {
+            let until = until.filter(|_| is_ipv6_slower);
             *self.ipv4_first.lock().unwrap_or_else(PoisonError::into_inner) = until;
         }
     }
 }
 
-/// Connects to the first of `addresses` that answers until then; addresses that `guard` does not permit are passed over.
+/// Connects to the first of `addresses` that accepts before `deadline`. Addresses that `guard` does not permit are skipped.
 ///
 /// # Errors
-/// `TimedOut` when none answers in time, else that of the last one.
+/// `TimedOut` when none accepts in time; when all have failed, the error of the last one.
 pub(super) fn connect_first(
     addresses: &[SocketAddr],
     guard: &Guard,
-    memory: &Memory,
-    until: Option<Instant>,
+    history: &AddressHistory,
+    deadline: Option<Instant>,
 ) -> io::Result<TcpStream> {
+    // Checked here and not only when names are resolved, so that no path to a connection avoids it.
     let mut waiting = addresses.iter().copied().filter(|address| guard.permits(address.ip())).peekable();
-    let mut race = Race::default();
+    let mut attempts = Attempts::default();
     loop {
         if let Some(address) = waiting.next() {
-            race.enter(address);
-        } else if race.pending.is_empty() {
+            attempts.start(address);
+        } else if attempts.pending.is_empty() {
             let none = || io::Error::new(io::ErrorKind::ConnectionRefused, "no address to connect to");
-            return Err(race.last_error.unwrap_or_else(none));
+            return Err(attempts.last_error.unwrap_or_else(none));
         }
+        // Without a further address there is nothing to start, and only the deadline ends the wait.
         let next = waiting.peek().and_then(|_| Instant::now().checked_add(ATTEMPT_DELAY));
-        if let Some((address, stream)) = race.wait([next, until].into_iter().flatten().min())? {
-            memory.won(address, &race.tried);
+        if let Some((address, stream)) = attempts.wait([next, deadline].into_iter().flatten().min())? {
+            history.record_winner(address, &attempts.tried);
             stream.set_nonblocking(false)?;
+            // Requests are small and written at once.
             stream.set_nodelay(true)?;
             return Ok(stream);
         }
-        if until.is_some_and(|until| until <= Instant::now()) {
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(io::ErrorKind::TimedOut.into());
         }
     }
 }
 
-/// Attempts to connect.
+/// The attempts to connect that one connection makes.
 #[derive(Default)]
-struct Race {
-    /// Under way.
+struct Attempts {
     pending: Vec<(SocketAddr, TcpStream)>,
-    /// All so far, in order.
+    /// All that were started, in order.
     tried: Vec<SocketAddr>,
-    /// The latest failure.
     last_error: Option<io::Error>,
 }
 
-impl Race {
-    /// Begins to connect.
-    fn enter(&mut self, address: SocketAddr) {
+impl Attempts {
+    /// Starts to connect to `address`, without blocking.
+    fn start(&mut self, address: SocketAddr) {
         self.tried.push(address);
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -153,12 +157,12 @@ impl Race {
         }
     }
 
-    /// Waits until one is connected; in vain when it is `until`, or one failed and the next may be tried.
-    fn wait(&mut self, until: Option<Instant>) -> io::Result<Option<(SocketAddr, TcpStream)>> {
+    /// Waits for a connection. `None` at `deadline`, or earlier when an attempt failed and the next may start.
+    fn wait(&mut self, deadline: Option<Instant>) -> io::Result<Option<(SocketAddr, TcpStream)>> {
         if self.pending.is_empty() {
             return Ok(None);
         }
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let left = left.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
         let mut ready: Vec<_> =
             self.pending.iter().map(|(_, socket)| PollFd::new(socket, PollFlags::OUT)).collect();
@@ -171,6 +175,7 @@ impl Race {
         let done = self.pending.extract_if(.., |_| ready.next().unwrap_or(false));
         let mut connected = None;
         for (address, socket) in done {
+            // A failed attempt is ready for writing too; the socket has the error.
             match socket.take_error() {
                 Ok(None) if connected.is_none() => connected = Some((address, socket)),
                 Ok(None) => {}
@@ -181,9 +186,9 @@ impl Race {
     }
 }
 
-impl fmt::Debug for Memory {
+impl fmt::Debug for AddressHistory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Memory").finish_non_exhaustive()
+        f.debug_struct("AddressHistory").finish_non_exhaustive()
     }
 }
 
@@ -193,14 +198,14 @@ mod tests {
 
     use super::*;
 
-    /// An address that swallows what is sent to it: the queue of its listener is full.
-    struct Silent {
+    /// A listener that drops new connections, because its queue is full.
+    struct FullListener {
         address: SocketAddr,
         _listener: rustix::fd::OwnedFd,
         _queued: TcpStream,
     }
 
-    impl Silent {
+    impl FullListener {
         fn at(host: &str) -> Self {
             let bound: SocketAddr = format!("{host}:0").parse().unwrap();
             let family = if bound.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -228,57 +233,58 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_swallows_packets_is_overtaken_and_comes_last_from_then_on() {
-        let (silent, silent6, (_listener, open)) = (Silent::at("127.0.0.1"), Silent::at("[::1]"), open());
-        let (guard, memory) = (Guard::permit_all(), Memory::new());
+    fn an_address_that_does_not_answer_is_tried_last_from_then_on() {
+        let (silent, silent6, (_listener, open)) =
+            (FullListener::at("127.0.0.1"), FullListener::at("[::1]"), open());
+        let (guard, history) = (Guard::permit_all(), AddressHistory::new());
         let host = vec![silent6.address, silent.address, closed(), open];
-        let order = memory.order(std::slice::from_ref(&host), 16);
+        let order = history.order(std::slice::from_ref(&host), 16);
         assert_eq!(order[..2], [silent6.address, silent.address]);
-        let stream = connect_first(&order, &guard, &memory, later()).unwrap();
+        let stream = connect_first(&order, &guard, &history, later()).unwrap();
         assert_eq!(stream.peer_addr().unwrap(), open);
-        assert_eq!(memory.order(&[host], 16)[0], open);
-        // And another host's IPv4 comes before its IPv6.
+        assert_eq!(history.order(&[host], 16)[0], open);
+        // For other hosts IPv4 is tried first as well.
         let other: Vec<SocketAddr> =
             ["[2001:db8::1]:1", "192.0.2.1:1"].map(|text| text.parse().unwrap()).to_vec();
-        assert_eq!(memory.order(std::slice::from_ref(&other), 16)[0], other[1]);
+        assert_eq!(history.order(std::slice::from_ref(&other), 16)[0], other[1]);
     }
 
     #[test]
-    fn when_all_are_silent_it_ends_in_time_and_when_all_refuse_it_says_so() {
-        let silent =
-            [Silent::at("127.0.0.1"), Silent::at("127.0.0.2")].map(|silent| (silent.address, silent));
+    fn it_ends_in_time_when_none_answers_and_at_once_when_all_refuse() {
+        let silent = [FullListener::at("127.0.0.1"), FullListener::at("127.0.0.2")]
+            .map(|silent| (silent.address, silent));
         let addresses: Vec<_> = silent.iter().map(|(address, _)| *address).collect();
-        let (guard, memory) = (Guard::permit_all(), Memory::new());
+        let (guard, history) = (Guard::permit_all(), AddressHistory::new());
         let soon = Instant::now().checked_add(Duration::from_millis(20));
-        let error = connect_first(&addresses, &guard, &memory, soon).unwrap_err();
+        let error = connect_first(&addresses, &guard, &history, soon).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        let error = connect_first(&[closed(), closed()], &guard, &memory, later()).unwrap_err();
+        let error = connect_first(&[closed(), closed()], &guard, &history, later()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]
-    fn what_the_guard_forbids_is_never_connected_to() {
+    fn a_forbidden_address_is_never_connected_to() {
         let ((forbidden, address), (_listener, open)) = (open(), open());
         let other = TcpListener::bind("127.0.0.2:0").unwrap();
         let guard = Guard::new(&["127.0.0.1/32".parse().unwrap()], &[]);
-        let memory = Memory::new();
-        assert!(connect_first(&[address, open], &guard, &memory, later()).is_err());
+        let history = AddressHistory::new();
+        assert!(connect_first(&[address, open], &guard, &history, later()).is_err());
         let addresses = [address, other.local_addr().unwrap()];
-        let stream = connect_first(&addresses, &guard, &memory, later()).unwrap();
+        let stream = connect_first(&addresses, &guard, &history, later()).unwrap();
         assert_eq!(stream.peer_addr().unwrap(), addresses[1]);
         forbidden.set_nonblocking(true).unwrap();
         assert_eq!(forbidden.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
-    fn families_take_turns_and_every_host_of_a_list_has_its_share() {
+    fn families_alternate_and_every_host_has_its_share() {
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         let many: Vec<_> = (1..=20).map(|number| address(&format!("192.0.2.{number}:1"))).collect();
         let mixed =
             ["[2001:db8::1]:1", "[2001:db8::2]:1", "192.0.2.1:2", "192.0.2.2:2"].map(address).to_vec();
-        let order = Memory::new().order(&[mixed.clone(), many.clone()], 16);
+        let order = AddressHistory::new().order(&[mixed.clone(), many.clone()], 16);
         assert_eq!(order[..4], [mixed[0], mixed[2], mixed[1], mixed[3]]);
         assert_eq!((order.len(), order[4]), (12, many[0]));
-        assert_eq!(Memory::new().order(&[many], 16).len(), 16);
+        assert_eq!(AddressHistory::new().order(&[many], 16).len(), 16);
     }
 }

@@ -1,22 +1,27 @@
-//! `media-sidecar bench-fill N`: a catalog as large as a measurement needs.
+//! A catalog as large as a measurement needs.
 //!
 //! The rows look like those of a server that has been used for years: IDs as random as real ones, most of them of other
 //! servers, names and types of every kind. What they hold is not as real: all of them share [`BLOBS`] small blobs, so that
 //! every row can be downloaded and a million rows cost no million files.
+//!
+//! A part of the library's unit tests, which may use its inside. `tests/bench/run` fills by
+//! `BENCH_FILL_ROWS=1000000 BENCH_FILL_CONFIG=…/sidecar.yaml cargo test --lib -- --ignored bench_fill`.
 
-use std::io::{IsTerminal as _, Write};
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Failure, load_config_quietly};
 use crate::app::{Environment, lock_data_dir};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::matrix::{MediaId, Mxc, ServerName, UserId};
 use crate::store::Store;
 use crate::store::blobs::{Blobs, Claim};
 use crate::store::catalog::{Filled, NewMedia};
 use crate::store::fs::SystemFs;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Different blobs that the rows share.
 const BLOBS: u64 = 16;
@@ -48,34 +53,49 @@ const KINDS: [(&str, &str); 10] = [
     ("application/pdf", "pdf"),
 ];
 
-/// Adds `rows` rows to the catalog below `data_dir` and says how long it took. Refuses while a service runs there.
-pub fn bench_fill(config: Option<&Path>, rows: u64, out: &mut impl Write) -> Result<(), Failure> {
-    let config = load_config_quietly(config)?;
-    let within = |error: crate::error::Error| {
-        format!("cannot fill data_dir {}: {}", config.data_dir.display(), error.causes())
-    };
-    let _lock = lock_data_dir(&config.data_dir).map_err(within)?;
-    let store = Store::open(&config.data_dir, Arc::new(SystemFs)).map_err(within)?;
+/// Adds `rows` rows to the catalog below `data_dir`. Refuses while a service runs there.
+fn fill(config: &Config, rows: u64) -> Result<(), Failure> {
+    let _lock = lock_data_dir(&config.data_dir)?;
+    let store = Store::open(&config.data_dir, Arc::new(SystemFs))?;
     let claims = claims(&store.blobs)?;
-    let maker = Maker::new(&config, &claims)?;
-    let shows_progress = std::io::stderr().is_terminal();
-    let started = Instant::now();
+    let maker = Maker::new(config, &claims)?;
     let mut added = 0_u64;
     while added < rows {
         let count = rows.saturating_sub(added).min(BATCH);
         let mut batch = (0..count).map(|_| maker.row()).collect::<Result<Vec<_>, Failure>>()?;
         batch.sort_unstable_by(|one, other| order(one).cmp(&order(other)));
-        store.catalog.add_many(batch).map_err(within)?;
+        store.add_many(batch)?;
         added = added.saturating_add(count);
-        if shows_progress {
-            write!(std::io::stderr(), "\r{added} of {rows} rows")?;
-        }
     }
-    if shows_progress {
-        writeln!(std::io::stderr())?;
-    }
-    writeln!(out, "added {added} rows in {:.1} s", started.elapsed().as_secs_f64())?;
     Ok(())
+}
+
+#[test]
+#[ignore = "fills what BENCH_FILL_CONFIG names with BENCH_FILL_ROWS rows, for tests/bench/run"]
+fn on_request() {
+    let variable = |name| std::env::var(name).unwrap();
+    let config = variable("BENCH_FILL_CONFIG");
+    let config = config::load(Some(Path::new(&config)), []).unwrap().config;
+    fill(&config, variable("BENCH_FILL_ROWS").parse().unwrap()).unwrap();
+}
+
+#[test]
+fn rows_are_added_to_those_there_and_a_running_service_keeps_its_catalog() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = Config::defaults(ServerName::parse("sidecar.test").unwrap());
+    folder.path().clone_into(&mut config.data_dir);
+    fill(&config, 300).unwrap();
+    fill(&config, 33).unwrap();
+
+    let catalog = rusqlite::Connection::open(folder.path().join("catalog.db")).unwrap();
+    let count =
+        "SELECT count(*), count(DISTINCT server_name), count(user_id), count(DISTINCT sha256) FROM media";
+    let counts = catalog.query_row(count, [], |row| row.try_into());
+    let (rows, servers, local, blobs): (u32, u32, u32, u32) = counts.unwrap();
+    assert_eq!((rows, u64::from(blobs)), (333, BLOBS));
+    assert!(servers > 10 && local > 50, "{servers} servers, {local} local rows");
+    let _running = lock_data_dir(&config.data_dir).unwrap();
+    assert!(fill(&config, 1).is_err());
 }
 
 /// Where a row stands in the table.

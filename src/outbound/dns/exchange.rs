@@ -1,0 +1,349 @@
+//! One question to the system's DNS servers: over UDP, repeated and to the next server as time passes, and over TCP where the
+//! answer is too long for UDP.
+//!
+//! Owns the sockets and what `/etc/resolv.conf` says of them (`nameserver`, and the options `timeout`, `attempts`, `rotate`, `edns0` and
+//! `use-vc`). Refuses to know what an answer means. Blocks, until a deadline.
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use resolv_conf::{Config, ScopedIp};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::message::{Answer, Query, Reply};
+
+/// Port of DNS.
+const PORT: u16 = 53;
+
+/// DNS servers asked at most, as the system's resolver does.
+const MAX_SERVERS: usize = 3;
+
+/// Times that each server is asked at most.
+const MAX_ATTEMPTS: usize = 5;
+
+/// The longest answer over UDP that is offered where the system says `edns0`: such packets are not split on their way.
+const UDP_SIZE: u16 = 1232;
+
+/// Longest answer over UDP that is read.
+const BUFFER: usize = 4096;
+
+/// The DNS servers of the system, and how they are to be asked.
+pub(super) struct Servers {
+    /// Where they are, the preferred first.
+    addresses: Vec<SocketAddr>,
+    /// Longest wait for the answer to one question.
+    pub(super) timeout: Duration,
+    /// How often each is asked meanwhile.
+    attempts: usize,
+    /// How they are asked first.
+    transport: Transport,
+    /// The longest answer over UDP that is offered by EDNS, if any.
+    udp_size: Option<u16>,
+    /// Which one is asked first.
+    first: First,
+}
+
+/// How questions travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transport {
+    /// Over UDP; over TCP what is too long for it.
+    Udp,
+    /// Over TCP alone.
+    Tcp,
+}
+
+/// Which server is asked first.
+enum First {
+    /// The first that the system names.
+    Preferred,
+    /// Another one each time; counts the questions.
+    Rotating(AtomicUsize),
+}
+
+impl Servers {
+    /// Those that a `resolv.conf` names; without any, one on this machine, as the system's own resolver has it. `longest` bounds its
+    /// `timeout`.
+    pub(super) fn from_config(text: &[u8], longest: Duration) -> Self {
+        let (config, errors) = Config::parse_with_errors(text);
+        for error in errors {
+            tracing::debug!(%error, "a line of resolv.conf is passed over");
+        }
+        let at = |server: &ScopedIp| socket_address(server);
+        let mut addresses: Vec<_> = config.nameservers.iter().take(MAX_SERVERS).map(at).collect();
+        if addresses.is_empty() {
+            addresses.push((Ipv4Addr::LOCALHOST, PORT).into());
+        }
+        let attempts = usize::try_from(config.attempts).unwrap_or(MAX_ATTEMPTS);
+        Self {
+            addresses,
+            timeout: Duration::from_secs(config.timeout.max(1).into()).min(longest),
+            attempts: attempts.clamp(1, MAX_ATTEMPTS),
+            transport: if config.use_vc { Transport::Tcp } else { Transport::Udp },
+            udp_size: config.edns0.then_some(UDP_SIZE),
+            first: if config.rotate { First::Rotating(AtomicUsize::new(0)) } else { First::Preferred },
+        }
+    }
+
+    /// Those at these addresses, each asked twice over UDP.
+    #[cfg(test)]
+    pub(super) fn at(addresses: Vec<SocketAddr>, timeout: Duration) -> Self {
+        Self { addresses, timeout, ..Self::from_config(b"", timeout) }
+    }
+
+    /// Asks for the SRV records of `name`, a complete one, until then at most.
+    ///
+    /// # Errors
+    /// `TimedOut` when a server did not answer; others when all that were asked failed.
+    pub(super) fn ask(&self, name: &str, until: Instant) -> io::Result<Answer> {
+        let mut id = [0; 2];
+        getrandom::fill(&mut id).map_err(io::Error::other)?;
+        let query = Query::new(u16::from_be_bytes(id), name, self.udp_size)
+            .map_err(|error| io::Error::new(ErrorKind::InvalidInput, error.to_string()))?;
+        let until = Instant::now().checked_add(self.timeout).map_or(until, |end| end.min(until));
+        match self.transport {
+            Transport::Udp => Round { query: &query, until, peers: self.peers() }.ask(self.attempts),
+            Transport::Tcp => ask_by_tcp(&self.peers(), &query, until),
+        }
+    }
+
+    /// The servers in the order in which they are asked.
+    fn peers(&self) -> Vec<Peer> {
+        let turn = match &self.first {
+            First::Preferred => 0,
+            First::Rotating(count) => count.fetch_add(1, Ordering::Relaxed),
+        };
+        let first = turn.checked_rem(self.addresses.len()).unwrap_or_default();
+        let (before, from) = self.addresses.split_at(first);
+        from.iter().chain(before).map(|address| Peer { address: *address, state: State::Unasked }).collect()
+    }
+}
+
+/// A question on its way to several servers.
+struct Round<'a> {
+    /// The question.
+    query: &'a Query,
+    /// When the waiting ends.
+    until: Instant,
+    /// Whom it is put to.
+    peers: Vec<Peer>,
+}
+
+/// A server in one round.
+struct Peer {
+    /// Where it is.
+    address: SocketAddr,
+    /// How it goes.
+    state: State,
+}
+
+/// How it goes with a server.
+enum State {
+    /// Not asked yet.
+    Unasked,
+    /// Asked, and silent so far.
+    Asked(UdpSocket),
+    /// Of no use, and why.
+    Failed(io::Error),
+}
+
+impl Round<'_> {
+    /// Asks each server so many times in turn, evenly over the time there is, and listens to all that were asked.
+    fn ask(mut self, attempts: usize) -> io::Result<Answer> {
+        let count = self.peers.len();
+        let turns = count.saturating_mul(attempts);
+        let left = self.until.saturating_duration_since(Instant::now());
+        let pause = left.checked_div(u32::try_from(turns).unwrap_or(u32::MAX)).unwrap_or(left);
+        for turn in 0..turns {
+            let peer = turn.checked_rem(count).and_then(|index| self.peers.get_mut(index));
+            if peer.is_some_and(|peer| peer.send(self.query)) {
+                let next = Instant::now().checked_add(pause).map_or(self.until, |next| next.min(self.until));
+                if let Some(answer) = self.listen(next) {
+                    return Ok(answer);
+                }
+            }
+        }
+        while Instant::now() < self.until && self.peers.iter().any(Peer::is_asked) {
+            if let Some(answer) = self.listen(self.until) {
+                return Ok(answer);
+            }
+        }
+        Err(outcome(self.peers))
+    }
+
+    /// Waits for an answer until then, or until a server fails.
+    fn listen(&mut self, until: Instant) -> Option<Answer> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let sockets: Vec<&UdpSocket> = self.peers.iter().filter_map(Peer::socket).collect();
+            if left.is_zero() || sockets.is_empty() {
+                return None;
+            }
+            let mut waiting: Vec<_> =
+                sockets.into_iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
+            let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
+            // Ready or not, reading tells: the sockets do not block.
+            let _ready = poll(&mut waiting, Some(&left));
+            for peer in &mut self.peers {
+                match peer.receive(self.query, self.until) {
+                    Some(Ok(answer)) => return Some(answer),
+                    Some(Err(why)) => {
+                        peer.state = State::Failed(why);
+                        return None;
+                    }
+                    None => {}
+                }
+            }
+        }
+    }
+}
+
+impl Peer {
+    /// Puts the question. Says whether the server can be waited for.
+    fn send(&mut self, query: &Query) -> bool {
+        if let State::Unasked = self.state {
+            self.state = connect(self.address).map_or_else(State::Failed, State::Asked);
+        }
+        if let State::Asked(socket) = &self.state
+            && let Err(why) = socket.send(query.bytes())
+        {
+            self.state = State::Failed(why);
+        }
+        self.is_asked()
+    }
+
+    /// Whether it may still answer.
+    fn is_asked(&self) -> bool {
+        self.socket().is_some()
+    }
+
+    /// Where its answer arrives.
+    fn socket(&self) -> Option<&UdpSocket> {
+        match &self.state {
+            State::Asked(socket) => Some(socket),
+            State::Unasked | State::Failed(_) => None,
+        }
+    }
+
+    /// Its answer, or why there will be none; nothing as long as it is silent. What is too long is asked for again over TCP.
+    fn receive(&self, query: &Query, until: Instant) -> Option<io::Result<Answer>> {
+        let mut message = [0; BUFFER];
+        loop {
+            let count = match self.socket()?.recv(&mut message) {
+                Ok(count) => count,
+                Err(why) if matches!(why.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                    return None;
+                }
+                Err(why) => return Some(Err(why)),
+            };
+            match query.read(message.get(..count).unwrap_or_default()) {
+                Reply::Unrelated => {}
+                Reply::Truncated => return Some(by_tcp(self.address, query, until)),
+                Reply::Failed(words) => return Some(Err(io::Error::other(words))),
+                Reply::Answer(answer) => return Some(Ok(answer)),
+            }
+        }
+    }
+}
+
+/// A socket for one server alone, so that nobody else's packets arrive, from a port that the system chooses anew.
+fn connect(server: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(server)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Asks one server after the other over TCP; each has its share of the time left.
+fn ask_by_tcp(peers: &[Peer], query: &Query, until: Instant) -> io::Result<Answer> {
+    let mut failure = silence();
+    for (index, peer) in peers.iter().enumerate() {
+        let others = u32::try_from(peers.len().saturating_sub(index)).unwrap_or(u32::MAX);
+        let left = until.saturating_duration_since(Instant::now());
+        let share = left.checked_div(others).and_then(|share| Instant::now().checked_add(share));
+        match by_tcp(peer.address, query, share.unwrap_or(until)) {
+            Ok(answer) => return Ok(answer),
+            Err(why) => failure = why,
+        }
+    }
+    Err(failure)
+}
+
+/// Asks one server over TCP ([RFC 7766](https://www.rfc-editor.org/rfc/rfc7766)).
+fn by_tcp(server: SocketAddr, query: &Query, until: Instant) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect_timeout(&server, time_left(until)?)?;
+    let length = u16::try_from(query.bytes().len()).map_err(io::Error::other)?;
+    let message = [&length.to_be_bytes(), query.bytes()].concat();
+    stream.set_write_timeout(Some(time_left(until)?))?;
+    stream.write_all(&message).map_err(as_silence)?;
+    let mut length = [0; 2];
+    read_exact(&mut stream, &mut length, until)?;
+    let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+    read_exact(&mut stream, &mut message, until)?;
+    match query.read(&message) {
+        Reply::Answer(answer) => Ok(answer),
+        Reply::Failed(words) => Err(io::Error::other(words)),
+        Reply::Truncated | Reply::Unrelated => Err(io::Error::other("its answer over TCP is none")),
+    }
+}
+
+/// Fills `buffer`, until then at most, however slowly the bytes arrive.
+fn read_exact(stream: &mut TcpStream, buffer: &mut [u8], until: Instant) -> io::Result<()> {
+    let mut filled = 0_usize;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        stream.set_read_timeout(Some(time_left(until)?))?;
+        match stream.read(rest) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => filled = filled.saturating_add(count),
+            Err(why) if why.kind() == ErrorKind::Interrupted => {}
+            Err(why) => return Err(as_silence(why)),
+        }
+    }
+    Ok(())
+}
+
+/// The time until then, for a socket.
+fn time_left(until: Instant) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(silence()) } else { Ok(left) }
+}
+
+/// A socket's time-out has either of two kinds; here it has one.
+fn as_silence(why: io::Error) -> io::Error {
+    if why.kind() == ErrorKind::WouldBlock { silence() } else { why }
+}
+
+/// What to say where no server answered: silence, if one of them was silent.
+fn outcome(peers: Vec<Peer>) -> io::Error {
+    let mut failure = None;
+    for peer in peers {
+        match peer.state {
+            State::Failed(why) => failure = Some((peer.address, why)),
+            State::Unasked | State::Asked(_) => return silence(),
+        }
+    }
+    let Some((server, why)) = failure else { return silence() };
+    if why.kind() == ErrorKind::TimedOut {
+        return silence();
+    }
+    io::Error::new(why.kind(), format!("DNS server {}: {why}", server.ip()))
+}
+
+/// No answer in time.
+fn silence() -> io::Error {
+    io::Error::new(ErrorKind::TimedOut, "no DNS server answered in time")
+}
+
+/// Where a server is. An interface named by its number is kept (`fe80::1%2`).
+fn socket_address(server: &ScopedIp) -> SocketAddr {
+    match server {
+        ScopedIp::V4(ip) => (*ip, PORT).into(),
+        ScopedIp::V6(ip, scope) => {
+            let scope = scope.as_ref().and_then(|scope| scope.parse().ok()).unwrap_or_default();
+            SocketAddrV6::new(*ip, PORT, 0, scope).into()
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Finding media: its row, and its blob opened.
+
+use std::time::{Duration, Instant};
+
+use quick_cache::sync::Cache;
+
+use super::Store;
+use super::blobs::{BlobReader, Lost};
+use super::catalog::{Content, Filled, Media, Preview, Reservation, Reserved, ThumbnailKey};
+use super::sha256::Sha256;
+use super::stored_media::StoredMedia;
+use crate::error::{Error, Result};
+use crate::matrix::{Expiry, Mxc, Timestamp};
+
+/// How long a lost blob is not reported again.
+const REPORT_AGAIN: Duration = Duration::from_hours(1);
+
+/// Lost blobs of which it is remembered that they were reported; about 300 bytes each.
+const REPORTED: usize = 1024;
+
+/// What the store has under an address.
+#[derive(Debug)]
+pub(crate) enum Lookup {
+    /// Row and blob.
+    Stored(StoredMedia),
+    /// An address that was created and is not filled (MSC2246). It may have expired.
+    Pending {
+        /// When it was created.
+        created: Timestamp,
+        /// When it ends unfilled.
+        expires: Expiry,
+    },
+    /// A row whose blob somebody removed or damaged behind the store's back. It has been reported.
+    Lost {
+        /// Whether it might be served without a token.
+        open: bool,
+    },
+    /// No row.
+    Unknown,
+}
+
+/// Lost blobs that were reported, and when.
+pub(super) struct LossReports(Cache<(Option<Mxc>, Sha256), Instant>);
+
+impl Default for LossReports {
+    fn default() -> Self {
+        Self(Cache::new(REPORTED))
+    }
+}
+
+impl LossReports {
+    /// Reports a lost blob, once an hour at most: each request for it would cause a line.
+    fn report(&self, mxc: Option<&Mxc>, sha256: &Sha256, lost: Lost) {
+        let (key, now) = ((mxc.cloned(), *sha256), Instant::now());
+        if self.0.get(&key).is_some_and(|last| now.saturating_duration_since(last) < REPORT_AGAIN) {
+            return;
+        }
+        self.0.insert(key, now);
+        let mxc = mxc.map(tracing::field::display);
+        tracing::error!(mxc, %sha256, why = lost.to_string(), "the catalog knows a blob that is lost");
+    }
+}
+
+impl Store {
+    /// Looks for media and opens its blob.
+    pub(crate) fn find(&self, mxc: &Mxc) -> Result<Lookup> {
+        // Read before the row: what is removed after this moment is told from what was found before.
+        let sequence = self.sequence();
+        let Some(Media { content, created, open, .. }) = self.catalog.media(mxc)? else {
+            return Ok(Lookup::Unknown);
+        };
+        Ok(match content {
+            Content::Pending { expires } => Lookup::Pending { created, expires },
+            Content::Stored(content) => match self.open_blob(Some(mxc), &content)? {
+                Some(blob) => {
+                    Lookup::Stored(StoredMedia { content, created, open, sequence, is_stopgap: false, blob })
+                }
+                None => Lookup::Lost { open },
+            },
+        })
+    }
+
+    /// The row of an address alone, whether or not its blob is there.
+    pub(crate) fn media(&self, mxc: &Mxc) -> Result<Option<Media>> {
+        self.catalog.media(mxc)
+    }
+
+    /// Opens the blob that a row names: of `mxc`, or of a thumbnail. `None` when it is lost, which is reported.
+    pub(crate) fn open_blob(&self, mxc: Option<&Mxc>, content: &Filled) -> Result<Option<BlobReader>> {
+        let opened = self.blobs.get(&content.sha256, content.size);
+        match opened.map_err(|error| Error::internal("opening a blob", error))? {
+            Ok(blob) => Ok(Some(blob)),
+            Err(lost) => {
+                self.losses.report(mxc, &content.sha256, lost);
+                Ok(None)
+            }
+        }
+    }
+
+    /// A thumbnail, if it was made. [`Self::open_blob`] opens it.
+    pub(crate) fn thumbnail(&self, key: &ThumbnailKey) -> Result<Option<Filled>> {
+        self.catalog.thumbnail(key)
+    }
+
+    /// The preview kept of a normalised URL. It may have expired.
+    pub(crate) fn preview(&self, url: &str) -> Result<Option<Preview>> {
+        self.catalog.preview(url)
+    }
+
+    /// Creates an address to be filled later, unless its user holds too many.
+    pub(crate) fn reserve(&self, reservation: Reservation) -> Result<Reserved> {
+        self.catalog.reserve(reservation)
+    }
+}

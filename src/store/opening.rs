@@ -1,0 +1,215 @@
+//! Opening the store: whether catalog and blob directory belong together.
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::UNIX_EPOCH;
+
+use super::Store;
+use super::blobs::Blobs;
+use super::catalog::{self, Catalog, StoreId};
+use super::fs::Fs;
+use super::lookup::LossReports;
+use super::removal::Removals;
+use crate::error::{Error, Result};
+
+/// The file beside the blob directory that says whose it is.
+const MARKER: &str = "store-id";
+
+/// Why the two halves are not opened, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// There is no catalog, or one that knows nothing, beside a directory with blobs.
+    #[error(
+        "catalog.db is missing or empty, but blobs/ holds media; nothing was changed. Restore catalog.db from a backup (README, \
+         \"Backup and restore\"), or move {} away to begin with an empty store", .blobs.display()
+    )]
+    MissingCatalog {
+        /// The directory.
+        blobs: PathBuf,
+    },
+    /// The catalog knows media, and the directory is not there.
+    #[error(
+        "catalog.db knows media, but {} is missing or empty; nothing was changed. Mount the disk of data_dir, or restore it from \
+         a backup (README, \"Backup and restore\"). To go on without the files: mkdir -p {0}/00, as the user the service runs as", .blobs.display()
+    )]
+    MissingBlobs {
+        /// The directory.
+        blobs: PathBuf,
+    },
+    /// Both are there and belong to different stores.
+    #[error(
+        "catalog.db and blobs/ belong to different stores; nothing was changed. Put the two together that were backed up together. \
+         To go on with these two all the same: rm {0}; echo {id} > {0}", .marker.display()
+    )]
+    Foreign {
+        /// `data_dir/store-id`
+        marker: PathBuf,
+        /// The catalog's ID.
+        id: StoreId,
+    },
+    /// `store-id` has another form.
+    #[error("{} cannot be read as the ID of a store. To take catalog.db for its catalog: rm {0}", .marker.display())]
+    Malformed {
+        /// `data_dir/store-id`
+        marker: PathBuf,
+    },
+}
+
+impl Store {
+    /// Opens both halves below `data_dir`, creating a new store where there is nothing at all.
+    ///
+    /// # Errors
+    /// A [`StoreError`] as source when the halves do not belong together. Nothing is changed then.
+    pub(crate) fn open(data_dir: &Path, disk: Arc<dyn Fs>) -> Result<Self> {
+        if let Some(error) = inspect(data_dir)? {
+            return Err(Error::internal("opening the store", error));
+        }
+        let directory = Directory::look(data_dir)?;
+        let catalog = Arc::new(Catalog::open(data_dir)?);
+        let (id, openings) = catalog.store_id()?;
+        let blobs =
+            Blobs::open(data_dir, disk).map_err(|error| Error::internal("opening the blob store", error))?;
+        let file = file_identity(&data_dir.join("catalog.db"));
+        let theirs = directory.marker.as_ref().map_or(0, |marker| marker.openings);
+        let is_known =
+            |marker: &Marker| marker.openings <= openings && marker.catalog.as_ref() == Some(&file);
+        let is_older = directory.has_blobs && !directory.marker.as_ref().is_some_and(is_known);
+        if is_older && directory.marker.is_some() {
+            tracing::warn!(
+                "catalog.db is not the file that was here before: a backup was restored, or data_dir was copied. Files in \
+                 blobs/ that came after it have no row and cannot be served; they are kept"
+            );
+        }
+        let openings = AtomicI64::new(openings.max(theirs));
+        let store = Self {
+            catalog,
+            blobs,
+            id,
+            openings,
+            file,
+            is_older: AtomicBool::new(is_older),
+            removals: Removals::default(),
+            losses: LossReports::default(),
+        };
+        // A full disk is no reason not to serve what is there.
+        if let Err(error) = store.note_generation() {
+            tracing::error!(?error, "store-id could not be written");
+        }
+        store.take_back_wanted()?;
+        Ok(store)
+    }
+
+    /// Counts on in both halves, the catalog first: whoever restores a copy of it that was made before is found out. To be called at
+    /// the opening, now and then, and at the end; does nothing while the catalog may be the older one.
+    pub(crate) fn note_generation(&self) -> Result<()> {
+        if self.is_older.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let generation = self.openings.fetch_add(1, Ordering::AcqRel).saturating_add(1);
+        self.catalog.set_openings(generation)?;
+        let failed = |error| Error::internal("writing store-id", error);
+        let text = format!("{} {generation} {}\n", self.id, self.file);
+        self.blobs.write_beside(MARKER, &text).map_err(failed)
+    }
+}
+
+/// Why the halves below `data_dir` would not be opened, if so. Changes neither, and may be asked while the service runs.
+///
+/// # Errors
+/// When one of them cannot be read, or the catalog is damaged or a newer version's.
+pub(crate) fn inspect(data_dir: &Path) -> Result<Option<StoreError>> {
+    let directory = Directory::look(data_dir)?;
+    let path = data_dir.join("catalog.db");
+    if is_empty(&path) {
+        let blobs = directory.root;
+        return Ok(directory.has_blobs.then_some(StoreError::MissingCatalog { blobs }));
+    }
+    let (id, has_media) = catalog::peek(&path)?;
+    Ok(directory.check(id, has_media).err())
+}
+
+/// The blob directory before anything is opened.
+struct Directory {
+    /// `data_dir/blobs`
+    root: PathBuf,
+    /// `data_dir/store-id`
+    marker_path: PathBuf,
+    /// Whether it was ever opened: its folders are there.
+    is_there: bool,
+    /// Whether it holds blobs.
+    has_blobs: bool,
+    /// What `store-id` says, if it is there.
+    marker: Option<Marker>,
+}
+
+/// What `store-id` says.
+struct Marker {
+    /// Whose directory this is; `None` for what cannot be read.
+    id: Option<StoreId>,
+    /// How far it has counted.
+    openings: i64,
+    /// Which file the catalog was then.
+    catalog: Option<String>,
+}
+
+impl Directory {
+    /// Looks, and changes nothing.
+    fn look(data_dir: &Path) -> Result<Self> {
+        let failed = |error| Error::internal("looking at blobs/", error);
+        let (root, marker_path) = (data_dir.join("blobs"), data_dir.join(MARKER));
+        let has_blobs = Blobs::is_any(&root).map_err(failed)?;
+        let is_there = has_blobs || root.join("00").is_dir();
+        let marker = match std::fs::read_to_string(&marker_path) {
+            Ok(text) => Marker::parse(&text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+        };
+        Ok(Self { root, marker_path, is_there, has_blobs, marker })
+    }
+
+    /// Whether the catalog with `id` is this directory's; none has an ID from before there were any.
+    fn check(&self, id: Option<StoreId>, has_media: bool) -> std::result::Result<(), StoreError> {
+        let (blobs, marker) = (self.root.clone(), self.marker_path.clone());
+        let theirs = self.marker.as_ref().map(|marker| marker.id);
+        if has_media && !self.is_there {
+            return Err(StoreError::MissingBlobs { blobs });
+        }
+        match (theirs, id) {
+            (Some(None), _) => Err(StoreError::Malformed { marker }),
+            (Some(Some(theirs)), Some(id)) if theirs == id => Ok(()),
+            // Of two that are empty neither has anything to lose.
+            _ if !self.has_blobs && !has_media => Ok(()),
+            _ if !has_media => Err(StoreError::MissingCatalog { blobs }),
+            (Some(Some(_)), Some(id)) => Err(StoreError::Foreign { marker, id }),
+            // One of them was written by a build that knew of no IDs.
+            (None, _) | (_, None) => Ok(()),
+        }
+    }
+}
+
+impl Marker {
+    /// `<id> <openings> <catalog>`; an ID alone was written by hand. Nothing for an empty file.
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_ascii_whitespace();
+        let id = StoreId::from_hex(words.next()?);
+        let openings = words.next().and_then(|number| number.parse().ok()).unwrap_or(0);
+        Some(Self { id, openings, catalog: words.next().map(str::to_owned) })
+    }
+}
+
+/// Whether a file is not there, or holds nothing.
+fn is_empty(path: &Path) -> bool {
+    std::fs::metadata(path)
+        .map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |file| file.len() == 0)
+}
+
+/// What tells a file from another that is put in its place: its inode number and, where the file system knows it, when it was
+/// made.
+fn file_identity(path: &Path) -> String {
+    let Ok(file) = std::fs::metadata(path) else { return String::new() };
+    let made = file.created().ok().and_then(|made| made.duration_since(UNIX_EPOCH).ok());
+    format!("{}.{}", file.ino(), made.map_or(0, |made| made.as_nanos()))
+}
