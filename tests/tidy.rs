@@ -174,3 +174,54 @@ fn files_are_short_and_say_what_they_are() {
         assert!(text.starts_with("//! "), "{}: no module doc", path.display());
     }
 }
+
+/// The names in back quotes in the second column of a table's lines.
+fn table_names(lines: &[&str]) -> Vec<Vec<String>> {
+    let name = |quoted: &str| {
+        quoted.trim_matches(['[', ']']).trim_end_matches('/').trim_end_matches(".rs").to_owned()
+    };
+    let cells = lines.iter().filter_map(|line| line.split('|').nth(2));
+    cells.map(|cell| cell.split('`').skip(1).step_by(2).map(name).collect()).collect()
+}
+
+/// The levels that a table lists, lowest first. Its lines begin with `start` and a number. `main` is no module.
+fn levels_by(text: &str, start: &str) -> Vec<Vec<String>> {
+    let is_level = |line: &&str| {
+        line.strip_prefix(start).is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
+    };
+    let lines: Vec<&str> = text.lines().filter(is_level).collect();
+    let mut levels = table_names(&lines);
+    levels.reverse();
+    levels
+        .into_iter()
+        .map(|level| {
+            let mut level: Vec<_> = level.into_iter().filter(|name| name != "main").collect();
+            level.sort();
+            level
+        })
+        .collect()
+}
+
+#[test]
+fn the_maps_in_the_readme_and_in_lib_rs_name_the_levels_and_src_has_no_other_module() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let expected: Vec<Vec<String>> = LEVELS
+        .iter()
+        .map(|level| {
+            let mut level: Vec<_> = level.iter().map(|name| (*name).to_owned()).collect();
+            level.sort();
+            level
+        })
+        .collect();
+    let lib = std::fs::read_to_string(root.join("src/lib.rs")).unwrap();
+    assert_eq!(levels_by(&lib, "//! | "), expected, "src/lib.rs");
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let layout = readme.split("Modules of `src/`").nth(1).unwrap().split("\n## ").next().unwrap();
+    assert_eq!(levels_by(layout, "| "), expected, "README.md");
+    let mut modules: Vec<_> = sources().into_iter().map(|(module, ..)| module).collect();
+    modules.sort();
+    modules.dedup();
+    let mut listed = expected.concat();
+    listed.sort();
+    assert_eq!(modules, listed, "src/");
+}

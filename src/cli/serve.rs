@@ -65,7 +65,7 @@ pub fn serve(path: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
             tracing::info!(server_name = %config.server_name, "listening on {listener}");
         }
         if let Some(listener) = &ops {
-            tracing::info!("ops socket: {listener}");
+            tracing::info!("operator's routes at {listener}");
         }
         notify(&[NotifyState::Ready]);
         tokio::spawn(report_left_out(limit.clone()));
