@@ -14,7 +14,10 @@ use super::complaints;
 use super::file::{no_file, read, unreadable};
 use super::print::redacted;
 use super::yaml::{YamlFile, is_nested_deep};
-use super::{Config, Family, HomeserverUrl, OembedProvider, OpsListen, Previews, accept_language, host_glob};
+use super::{
+    Config, Family, HomeserverUrl, ListenAddr, OembedProvider, OpsListen, Previews, accept_language,
+    host_glob,
+};
 use crate::matrix::ServerName;
 
 /// A configuration and what was odd about it.
@@ -257,8 +260,10 @@ impl Sources<'_> {
         if config.listen.addresses.is_empty() {
             self.complain("listen.addresses", "give at least one address (like 127.0.0.1:8090)");
         }
+        // Port 0 is another free port each time.
         if let Some(OpsListen::At(address)) = &config.ops.listen
             && config.listen.addresses.contains(address)
+            && !matches!(address, ListenAddr::Tcp(address) if address.port() == 0)
         {
             self.complain("ops.listen", format!("`{address}` stands in `listen` too; give another address"));
         }
@@ -495,7 +500,7 @@ impl StdError for Problems {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ListenAddr, Ports};
+    use crate::config::Ports;
 
     /// Loads `text` as a file in a folder of its own, with `env`.
     fn load_file(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
