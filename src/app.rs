@@ -165,6 +165,11 @@ impl App {
 }
 
 impl App {
+    /// The configuration in force.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.config.get()
+    }
+
     /// Applies a changed configuration, as far as that is possible without a restart. Returns the changed keys that need one.
     ///
     /// # Errors

@@ -13,7 +13,7 @@
 //! | 3 | `http` | requests, responses and their bodies |
 //! | 2 | [`store`], [`outbound`] | catalog, blobs and the order of their changes; the guarded way out |
 //! | 1 | [`config`], `sync` | `sidecar.yaml`; primitives of concurrency |
-//! | 0 | [`matrix`], `error`, `log` | vocabulary; how much is logged |
+//! | 0 | [`matrix`], `error`, `log` | vocabulary; request IDs and how much is logged |
 
 mod accounts;
 mod api;

@@ -1,15 +1,20 @@
-//! How much of what happens is written down: of any one kind of line so many a minute, and the rest is counted.
+//! Which request a log line belongs to, and how many lines are written: 20 a minute of any one kind, and the rest is counted.
 //!
-//! Owns the count. Strangers cause lines: a request that is badly signed, a server that does not answer, a homeserver that is down. None
-//! of them may fill the card that the log lies on, or bury what somebody has to read. Access lines are apart: they are one a request.
+//! Owns request IDs and the count. Strangers cause lines: a request that is badly signed, a server that does not answer, a homeserver
+//! that is down. None of them may fill the disk that the log is on, or bury what the operator has to read. Access lines are not
+//! counted: there is one for each request.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Event, Level, Metadata, Span, Subscriber};
 use tracing_subscriber::layer::{Context, Filter};
 
 /// Where access lines are written to: they are not counted.
@@ -21,24 +26,121 @@ const COUNTS: &str = "media_sidecar::log";
 /// Lines of one kind that are written in a minute.
 const LINES: u32 = 20;
 
-/// How often what was left out is told, and lines are written again.
+/// How often the count is written, and lines are let through again.
 pub(crate) const WINDOW: Duration = Duration::from_mins(1);
 
-/// Lets through so many lines of a kind between two calls of [`tell`](Self::tell).
+/// Longest request ID taken from a proxy, bytes.
+const MAX_REQUEST_ID: usize = 128;
+
+/// What ties the lines of one request together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RequestId(Arc<str>);
+
+impl RequestId {
+    /// One that a proxy has made: 1 to 128 letters, digits and `-._~`. `None` for anything else.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let is_sane = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        let is_good = (1..=MAX_REQUEST_ID).contains(&text.len()) && text.bytes().all(is_sane);
+        is_good.then(|| Self(text.into()))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Makes request IDs: 16 hex digits, none twice in one run, and none of another run's but by a chance of 1 in 2^64 or so for each pair.
+#[derive(Debug)]
+pub(crate) struct RequestIds {
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    /// `seed` is random.
+    pub(crate) fn new(seed: [u8; 8]) -> Self {
+        Self { next: AtomicU64::new(u64::from_le_bytes(seed)) }
+    }
+
+    /// Another ID at each call. Steps and mixing are `SplitMix64`'s, which maps no two counts to one number: a system call for random
+    /// bytes would cost more than all the rest of this.
+    pub(crate) fn next(&self) -> RequestId {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut mixed = self.next.fetch_add(STEP, Ordering::Relaxed);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        let mut digits = [0; 16];
+        HEXLOWER.encode_mut(&mixed.to_be_bytes(), &mut digits);
+        RequestId(std::str::from_utf8(&digits).unwrap_or_default().into())
+    }
+}
+
+tokio::task_local! {
+    /// The request that this task answers.
+    static REQUEST: Arc<Request>;
+}
+
+/// A request's ID, and its span once that is needed.
+#[derive(Debug)]
+struct Request {
+    id: RequestId,
+    span: OnceLock<Span>,
+}
+
+impl Request {
+    /// At the highest level, so that a line is never without it where its level is written at all.
+    fn span(&self) -> &Span {
+        self.span.get_or_init(|| tracing::error_span!("request", request_id = %self.id))
+    }
+}
+
+/// Runs `work` for a request: [`request_span`] is its span there, and lines of what follows the first call of that carry its ID. Most
+/// requests never get as far: they are answered from memory, and a span costs as much as a tenth of that. With debug lines, all
+/// carry it.
+pub(crate) async fn in_request<F: Future>(id: RequestId, work: F) -> F::Output {
+    let request = Arc::new(Request { id, span: OnceLock::new() });
+    if tracing::enabled!(Level::DEBUG) {
+        request.span();
+    }
+    let mut work = pin!(work);
+    let polled = Arc::clone(&request);
+    let entered = poll_fn(move |context| {
+        let _entered = polled.span.get().map(Span::enter);
+        work.as_mut().poll(context)
+    });
+    REQUEST.scope(request, entered).await
+}
+
+/// The span of the request that is worked for: to be taken along by what works for it in other threads and tasks. A disabled one outside
+/// of requests.
+pub(crate) fn request_span() -> Span {
+    let current = Span::current();
+    if current.is_none() {
+        REQUEST.try_with(|request| request.span().clone()).unwrap_or(current)
+    } else {
+        current
+    }
+}
+
+/// Lets through [`LINES`] of a kind between two calls of [`report`](Self::report).
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Bounded(Arc<Mutex<HashMap<Like, Count>>>);
+pub(crate) struct LineLimit(Arc<Mutex<HashMap<LineKind, Count>>>);
 
 /// A kind of line: where the code writes it, and its field `kind`, if it has one.
-type Like = (tracing::callsite::Identifier, Option<String>);
+type LineKind = (tracing::callsite::Identifier, Option<String>);
 
-/// What was written and not written of a kind.
+/// How many lines of a kind were written, and how many not.
 #[derive(Debug)]
 struct Count {
     /// The place in the code.
     metadata: &'static Metadata<'static>,
-    /// Lines written.
     written: u32,
-    /// Lines left out.
     left_out: u64,
 }
 
@@ -46,10 +148,10 @@ struct Count {
 #[derive(Default)]
 struct KindOf(Option<String>);
 
-impl Bounded {
-    /// Tells what was left out since the last call, and lets lines through again.
-    pub(crate) fn tell(&self) {
-        // Written without the lock: the lines come by here.
+impl LineLimit {
+    /// Writes how many lines were left out since the last call, and lets lines through again.
+    pub(crate) fn report(&self) {
+        // Written without the lock: the lines pass through this filter.
         for ((_, kind), count) in std::mem::take(&mut *self.counts()) {
             let Count { metadata, left_out, .. } = count;
             if left_out == 0 {
@@ -65,7 +167,7 @@ impl Bounded {
         }
     }
 
-    /// Counts a line; says whether it is to be written.
+    /// Counts a line. Returns whether it is to be written.
     fn count(&self, event: &Event<'_>) -> bool {
         let mut kind = KindOf::default();
         event.record(&mut kind);
@@ -82,20 +184,20 @@ impl Bounded {
         }
     }
 
-    /// The counts. A panic elsewhere cannot leave them half-changed.
-    fn counts(&self) -> MutexGuard<'_, HashMap<Like, Count>> {
+    // A panic elsewhere cannot leave them half-changed.
+    fn counts(&self) -> MutexGuard<'_, HashMap<LineKind, Count>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<S: Subscriber> Filter<S> for Bounded {
+impl<S: Subscriber> Filter<S> for LineLimit {
     fn enabled(&self, _metadata: &Metadata<'_>, _context: &Context<'_, S>) -> bool {
         true
     }
 
     fn event_enabled(&self, event: &Event<'_>, _context: &Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        // Whoever asks for debug lines wants all of them.
+        // An operator who asks for debug lines wants all of them.
         let is_free = *metadata.level() > Level::INFO || matches!(metadata.target(), ACCESS | COUNTS);
         is_free || self.count(event)
     }
@@ -145,10 +247,10 @@ mod tests {
 
     #[test]
     fn so_many_lines_of_a_kind_are_written_and_the_rest_is_counted() {
-        let (written, bounded) = (Written::default(), Bounded::default());
+        let (written, limit) = (Written::default(), LineLimit::default());
         let writer = written.clone();
         let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || writer.clone());
-        let subscriber = tracing_subscriber::registry().with(lines.with_filter(bounded.clone()));
+        let subscriber = tracing_subscriber::registry().with(lines.with_filter(limit.clone()));
         tracing::subscriber::with_default(subscriber, || {
             let many = LINES + 480;
             for number in 0..many {
@@ -161,27 +263,82 @@ mod tests {
                 tracing::info!(target: ACCESS, "asked");
             }
             tracing::warn!("happens once");
-            let limit = usize::try_from(LINES).unwrap();
+            let most = usize::try_from(LINES).unwrap();
             let all = usize::try_from(many).unwrap();
             for (part, count) in [
-                ("Remote", limit),
-                ("Disk", limit),
-                ("breaks", limit),
-                ("passes", limit),
+                ("Remote", most),
+                ("Disk", most),
+                ("breaks", most),
+                ("passes", most),
                 ("whispers", all),
                 ("asked", all),
                 ("happens once", 1),
             ] {
                 assert_eq!(written.lines(part), count, "{part}");
             }
-            bounded.tell();
+            limit.report();
             assert_eq!(written.lines("left_out=480"), 4);
             assert_eq!((written.lines("left_out=480 kind=\"Remote\""), written.lines("left_out")), (1, 4));
             assert_eq!(written.lines("WARN media_sidecar::log: further"), 2);
-            // From now on they are written again, and nothing is told twice.
+            // From here on they are written again, and nothing is reported twice.
             tracing::warn!(kind = "Remote", "fails");
-            bounded.tell();
-            assert_eq!((written.lines("Remote"), written.lines("left_out")), (limit.saturating_add(2), 4));
+            limit.report();
+            assert_eq!((written.lines("Remote"), written.lines("left_out")), (most.saturating_add(2), 4));
         });
+    }
+
+    #[test]
+    fn ids_of_a_proxy_are_taken_when_they_are_short_and_plain_and_made_ones_differ() {
+        for good in ["a", "0123456789abcdef", "6f1c-4b.7~_X", &"x".repeat(128)] {
+            assert_eq!(RequestId::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "a b", "a\"b", "a\nb", "a=b", "a/b", "\u{e9}", &"x".repeat(129)] {
+            assert_eq!(RequestId::parse(bad), None, "{bad:?}");
+        }
+        let ids = RequestIds::new([7; 8]);
+        let made: std::collections::HashSet<String> =
+            (0..1000).map(|_| ids.next().as_str().to_owned()).collect();
+        assert_eq!(made.len(), 1000);
+        assert!(made.iter().all(|id| id.len() == 16 && RequestId::parse(id).is_some()));
+    }
+
+    #[test]
+    fn lines_carry_the_id_wherever_the_work_goes_and_no_span_is_made_for_nothing() {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(Level::INFO)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let id = || RequestId::parse("abc").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            runtime.block_on(async {
+                in_request(id(), async { tracing::warn!("before") }).await;
+                in_request(id(), async {
+                    let span = request_span();
+                    let dispatch = tracing::dispatcher::get_default(Clone::clone);
+                    let work = move || {
+                        tracing::dispatcher::with_default(&dispatch, || {
+                            span.in_scope(|| tracing::warn!("elsewhere"));
+                        });
+                    };
+                    std::thread::spawn(work).join().unwrap();
+                    tokio::task::yield_now().await;
+                    tracing::warn!("after");
+                })
+                .await;
+                tracing::warn!("outside");
+                assert!(request_span().is_none());
+            });
+        });
+        for (part, count) in [("before", 0), ("elsewhere", 1), ("after", 1), ("outside", 0)] {
+            assert_eq!(
+                written.lines(&format!("request{{request_id=abc}}: media_sidecar::log::tests: {part}")),
+                count
+            );
+            assert_eq!(written.lines(part), 1);
+        }
     }
 }

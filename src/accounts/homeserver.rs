@@ -101,7 +101,7 @@ impl HomeserverClient {
             Err(OutboundError::Failed(_)) => get(),
             other => other,
         }?;
-        match answer.header(probe_header::MARK) {
+        match answer.header(probe_header::NAME.as_str()) {
             Some(_) => Err(HomeserverError::Sidecar),
             None => Ok(answer),
         }

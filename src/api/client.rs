@@ -9,34 +9,36 @@ use hyper::Version;
 use hyper::body::{Body as _, Incoming};
 use serde_json::{Map, Value, json};
 
-use super::{authorise, authorise_user, authorise_viewer};
 use crate::accounts::Account;
+use crate::api::auth::Principal;
 use crate::app::App;
 use crate::error::Result;
 use crate::http::request::Call;
 use crate::http::response::{self, ArrivingHead, Caching, Response};
 use crate::matrix::Mxc;
-use crate::media::UploadSlot;
 use crate::media::download::{AccessOptions, Download, RemoteFetch, RemoteHead, WaitFor};
 use crate::media::{Upload, Viewer};
 
-/// Who may download.
+/// Whether a route knows the parameter `allow_remote`, by which clients ask not to fetch remote media. MSC3916's routes do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Auth {
-    /// Anyone, subject to `unauthenticated_media`.
-    Optional,
-    /// Holders of an access token.
-    Required,
+pub(crate) enum AllowRemote {
+    Heeded,
+    Ignored,
 }
 
 /// How long the rest of a refused upload is read and thrown away, so that the client gets to read the answer.
 const DISCARD_TIME: Duration = Duration::from_secs(10);
 
 /// `GET download/{o}/{m}[/{name}]`
-pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Auth) -> Result<Response> {
-    let options = admit(app, call, door).await?;
+pub(crate) async fn get_content(
+    app: &Arc<App>,
+    call: &mut Call,
+    principal: &Principal,
+    allow_remote: AllowRemote,
+) -> Result<Response> {
+    let options = options(call, principal, allow_remote);
     let mxc = call.mxc(&app.server_name)?;
-    let file_name = call.file_name()?;
+    let file_name = call.path.file_name()?;
     let conditions = call.conditions();
     // An HTTP/1.0 body of no known length ends like one that broke off: half a file would pass for a whole one. Conditions are
     // about the bytes, which are known when all of them are here.
@@ -60,24 +62,25 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Auth) -> 
 }
 
 /// `GET thumbnail/{o}/{m}`
-pub(crate) async fn get_content_thumbnail(app: &Arc<App>, call: &mut Call, door: Auth) -> Result<Response> {
-    let options = admit(app, call, door).await?;
+pub(crate) async fn get_content_thumbnail(
+    app: &Arc<App>,
+    call: &mut Call,
+    principal: &Principal,
+    allow_remote: AllowRemote,
+) -> Result<Response> {
+    let options = options(call, principal, allow_remote);
     let mxc = call.mxc(&app.server_name)?;
-    let picture = app.media.thumbnail(&mxc, call.wanted_thumbnail()?, options).await?;
+    let picture = app.media.thumbnail(&mxc, call.query().wanted_thumbnail()?, options).await?;
     Ok(response::media(&picture, None, caching(options.viewer), &call.conditions(), &app.readers))
 }
 
-/// Who asks for media, and with which options.
-async fn admit(app: &Arc<App>, call: &mut Call, door: Auth) -> Result<AccessOptions> {
-    let viewer = match door {
-        Auth::Optional => authorise_viewer(app, call).await?,
-        Auth::Required => authorise(app, call).await.map(|_| Viewer::Known)?,
+/// What a caller may be given, and how long they wait.
+fn options(call: &Call, principal: &Principal, allow_remote: AllowRemote) -> AccessOptions {
+    let remote = match allow_remote {
+        AllowRemote::Heeded if call.query().refuses_remote() => RemoteFetch::Refused,
+        AllowRemote::Heeded | AllowRemote::Ignored => RemoteFetch::Allowed,
     };
-    let fetch = match door {
-        Auth::Optional if call.refuses_remote() => RemoteFetch::Refused,
-        Auth::Optional | Auth::Required => RemoteFetch::Allowed,
-    };
-    Ok(AccessOptions { viewer, remote: fetch, timeout: call.timeout() })
+    AccessOptions { viewer: principal.viewer(), remote, timeout: call.query().timeout() }
 }
 
 /// Who may keep what a viewer is given.
@@ -89,12 +92,13 @@ fn caching(viewer: Viewer) -> Caching {
 }
 
 /// `POST upload`
-pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call) -> Result<Response> {
-    let (account, _slot) = authorise_upload(app, call).await?;
+pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call, account: Account) -> Result<Response> {
+    // Kept until the request ends.
+    let _slot = app.media.upload_slot(&account.user_id).await?;
     let upload = Upload {
         user_id: account.user_id,
         content_type: call.content_type(),
-        file_name: call.upload_name()?,
+        file_name: call.query().upload_name()?,
         announced: call.content_length(),
     };
     let mxc = app.media.upload(upload, &mut call.body).await?;
@@ -104,9 +108,8 @@ pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call) -> Result<Re
     Ok(response::json(&answer.into()))
 }
 
-/// `POST create` (MSC2246). The body, `{}` or nothing, says nothing.
-pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call) -> Result<Response> {
-    let account = authorise_user(app, call).await?;
+/// `POST create` (MSC2246). The body carries nothing (`{}`, if it is sent) and is not looked at.
+pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call, account: Account) -> Result<Response> {
     let created = app.media.create(account.user_id).await?;
     call.access.mxc = Some(created.mxc.clone());
     Ok(response::json(
@@ -115,14 +118,18 @@ pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call) -> Result<Re
 }
 
 /// `PUT upload/{o}/{m}` (MSC2246). Whether the ID may be filled is decided before the body is looked at.
-pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Result<Response> {
-    let (account, _slot) = authorise_upload(app, call).await?;
+pub(crate) async fn create_content_async(
+    app: &Arc<App>,
+    call: &mut Call,
+    account: Account,
+) -> Result<Response> {
+    let _slot = app.media.upload_slot(&account.user_id).await?;
     let mxc = call.mxc(&app.server_name)?;
     let target = app.media.upload_target(&mxc, &account.user_id).await?;
     let upload = Upload {
         user_id: account.user_id,
         content_type: call.content_type(),
-        file_name: call.upload_name()?,
+        file_name: call.query().upload_name()?,
         announced: call.content_length(),
     };
     let mxc = app.media.upload_to(target, upload, &mut call.body).await?;
@@ -131,30 +138,21 @@ pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Res
     Ok(response::json(&answer.into()))
 }
 
-/// Whose upload it is, and its place among the user's others, to be kept until the request ends.
-async fn authorise_upload(app: &Arc<App>, call: &mut Call) -> Result<(Account, UploadSlot)> {
-    let account = authorise_user(app, call).await?;
-    let slot = app.media.upload_slot(&account.user_id).await?;
-    Ok((account, slot))
-}
-
 /// `GET config`
-pub(crate) async fn get_media_config(app: &Arc<App>, call: &mut Call) -> Result<Response> {
-    authorise_user(app, call).await?;
-    Ok(response::json(&json!({"m.upload.size": app.media.max_upload_size()})))
+pub(crate) fn get_media_config(app: &Arc<App>) -> Response {
+    response::json(&json!({"m.upload.size": app.media.max_upload_size()}))
 }
 
 /// `GET preview_url`
 pub(crate) async fn get_url_preview(app: &Arc<App>, call: &mut Call) -> Result<Response> {
-    authorise_user(app, call).await?;
     let timeout = app.media.preview_timeout()?;
-    let preview = app.media.preview(call.preview_link()?, timeout).await?;
+    let preview = app.media.preview(call.query().preview_link()?, timeout).await?;
     Ok(response::json_text(&preview))
 }
 
 /// Adds the blurhash of what was uploaded, if that is wanted and can be had (MSC2448, under its unstable name).
 async fn add_blurhash(app: &Arc<App>, call: &Call, mxc: &Mxc, answer: &mut Map<String, Value>) {
-    if call.wants_blurhash()
+    if call.query().wants_blurhash()
         && let Some(blurhash) = app.media.blurhash(mxc).await
     {
         answer.insert("xyz.amorgan.blurhash".to_owned(), blurhash.into());

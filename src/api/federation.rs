@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 
-use super::authorise_server;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::http::request::Call;
@@ -26,7 +25,7 @@ pub(crate) enum BodyFormat {
 /// `GET remote_media/download/{o}/{m}` and `GET media/download/{m}`. Only our own media: "`remote_media`" means that the
 /// target is not expected to hold it, and MSC3916 forbids handing on what is somebody else's.
 pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, format: BodyFormat) -> Result<Response> {
-    let mxc = admit(app, call).await?;
+    let mxc = our_media(app, call)?;
     match app.media.download(&mxc, options(call), WaitFor::Stored).await? {
         Download::Stored(prepared) => Ok(wrap(app, call, &prepared, format)),
         Download::Arriving(_) => Err(Error::not_found()),
@@ -39,21 +38,20 @@ pub(crate) async fn get_content_thumbnail(
     call: &mut Call,
     format: BodyFormat,
 ) -> Result<Response> {
-    let mxc = admit(app, call).await?;
-    let picture = app.media.thumbnail(&mxc, call.wanted_thumbnail()?, options(call)).await?;
+    let mxc = our_media(app, call)?;
+    let picture = app.media.thumbnail(&mxc, call.query().wanted_thumbnail()?, options(call)).await?;
     Ok(wrap(app, call, &picture, format))
 }
 
-/// The media of ours that a server asks for, once it has said who it is.
-async fn admit(app: &Arc<App>, call: &mut Call) -> Result<Mxc> {
-    authorise_server(app, call).await?;
+/// The media of ours that a server asks for.
+fn our_media(app: &App, call: &mut Call) -> Result<Mxc> {
     let mxc = call.mxc(&app.server_name)?;
     if mxc.server_name == app.server_name { Ok(mxc) } else { Err(Error::not_found()) }
 }
 
 /// A server may see what is ours, and causes no fetch.
 fn options(call: &Call) -> AccessOptions {
-    AccessOptions { viewer: Viewer::Known, remote: RemoteFetch::Refused, timeout: call.timeout() }
+    AccessOptions { viewer: Viewer::Known, remote: RemoteFetch::Refused, timeout: call.query().timeout() }
 }
 
 /// An answer in the asked family's form.

@@ -143,7 +143,7 @@ impl Sidecar {
     /// Takes the first address of `listen` that `proxy` can connect to.
     fn of(config: &Config, proxy: Proxy) -> Result<Self, Failure> {
         let usable = |address: &&ListenAddr| matches!(address, ListenAddr::Tcp(_)) || proxy != Proxy::Traefik;
-        match config.listen.iter().find(usable) {
+        match config.listen.addresses.iter().find(usable) {
             Some(ListenAddr::Tcp(address)) if address.port() == 0 => {
                 Err(format!("`listen: {address}` means any free port; set a port").into())
             }
@@ -440,17 +440,17 @@ mod tests {
     #[test]
     fn the_sidecar_is_reached_where_it_listens() {
         let mut config = config("example.org");
-        config.listen = vec!["unix:/run/media-sidecar/http.sock".parse().unwrap()];
+        config.listen.addresses = vec!["unix:/run/media-sidecar/http.sock".parse().unwrap()];
         assert!(rendered(&config, Proxy::Nginx).contains("server unix:/run/media-sidecar/http.sock;"));
         assert!(
             rendered(&config, Proxy::Caddy).contains("reverse_proxy unix//run/media-sidecar/http.sock {")
         );
         assert!(refused(&config, Proxy::Traefik).contains("add a TCP address"));
-        config.listen.push("0.0.0.0:8091".parse().unwrap());
+        config.listen.addresses.push("0.0.0.0:8091".parse().unwrap());
         assert!(rendered(&config, Proxy::Traefik).contains("url: http://127.0.0.1:8091"));
-        config.listen = vec!["[::]:8092".parse().unwrap()];
+        config.listen.addresses = vec!["[::]:8092".parse().unwrap()];
         assert!(rendered(&config, Proxy::Nginx).contains("server [::1]:8092;"));
-        config.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        config.listen.addresses = vec!["127.0.0.1:0".parse().unwrap()];
         assert!(refused(&config, Proxy::Caddy).contains("any free port"));
     }
 

@@ -19,7 +19,7 @@ use tracing_subscriber::{Registry, reload};
 use super::{Failure, load_config, load_signing_key};
 use crate::app::{App, Environment};
 use crate::config::{Config, is_log_directives};
-use crate::log::{Bounded, WINDOW};
+use crate::log::{LineLimit, WINDOW};
 use crate::server::{self, Listener};
 use crate::sync::pools::MAX_BLOCKING_THREADS;
 
@@ -42,7 +42,7 @@ type LogHandle = reload::Handle<Targets, Registry>;
 pub fn serve(path: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
     let loaded = load_config(path)?;
     let config = loaded.config;
-    let (log, bounded) = start_logging(&config, format)?;
+    let (log, limit) = start_logging(&config, format)?;
     for warning in loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -60,20 +60,24 @@ pub fn serve(path: Option<&Path>, format: LogFormat) -> Result<(), Failure> {
         let stop = stop_signal()?;
         let reloading = tokio::spawn(reload_at_signal(Arc::clone(&app), path.map(Path::to_owned), log)?);
         let listeners = listeners(&config)?;
+        let ops = server::bind_ops(&config)?;
         for listener in &listeners {
-            tracing::info!(server_name = %config.server_name, "listening on {}", address(listener));
+            tracing::info!(server_name = %config.server_name, "listening on {listener}");
+        }
+        if let Some(listener) = &ops {
+            tracing::info!("operator's routes at {listener}");
         }
         notify(&[NotifyState::Ready]);
-        tokio::spawn(tell_left_out(bounded.clone()));
+        tokio::spawn(report_left_out(limit.clone()));
         let watchdog = sd_notify::watchdog_enabled().map(|period| tokio::spawn(feed_watchdog(period)));
-        server::run(Arc::clone(&app), listeners, stop).await;
+        server::run(Arc::clone(&app), listeners, ops, stop).await;
         reloading.abort();
         if let Some(watchdog) = watchdog {
             watchdog.abort();
         }
         Ok::<_, Failure>(())
     })?;
-    bounded.tell();
+    limit.report();
     // The catalog closes, checkpointed, when the last part is gone.
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(app);
@@ -90,23 +94,23 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
 }
 
 /// Sends log lines to standard error, rate-limited by kind.
-fn start_logging(config: &Config, format: LogFormat) -> Result<(LogHandle, Bounded), Failure> {
+fn start_logging(config: &Config, format: LogFormat) -> Result<(LogHandle, LineLimit), Failure> {
     let (targets, handle) = reload::Layer::new(targets(config)?);
     let registry = tracing_subscriber::registry().with(targets);
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
-    let bounded = Bounded::default();
+    let limit = LineLimit::default();
     match format {
         LogFormat::Text => {
             use std::io::IsTerminal as _;
             let lines = lines.with_ansi(io::stderr().is_terminal());
-            registry.with(lines.with_filter(bounded.clone())).try_init()?;
+            registry.with(lines.with_filter(limit.clone())).try_init()?;
         }
         LogFormat::Json => {
             let lines = lines.json().flatten_event(true);
-            registry.with(lines.with_filter(bounded.clone())).try_init()?;
+            registry.with(lines.with_filter(limit.clone())).try_init()?;
         }
     }
-    Ok((handle, bounded))
+    Ok((handle, limit))
 }
 
 /// The log directives in force. `RUST_LOG` wins over `log:`.
@@ -163,10 +167,10 @@ fn reload(app: &App, path: Option<&Path>, log: &LogHandle) -> Result<(), Failure
 }
 
 /// Reports each minute how many log lines were left out.
-async fn tell_left_out(bounded: Bounded) {
+async fn report_left_out(limit: LineLimit) {
     loop {
         tokio::time::sleep(WINDOW).await;
-        bounded.tell();
+        limit.report();
     }
 }
 
@@ -183,21 +187,7 @@ fn listeners(config: &Config) -> Result<Vec<Listener>, Failure> {
             listeners.push(Listener::Tcp(TcpListener::from_std(listener)?));
         }
     }
-    if listeners.is_empty() { Ok(server::bind(&config.listen)?) } else { Ok(listeners) }
-}
-
-/// The address of a listener, for the log.
-fn address(listener: &Listener) -> String {
-    match listener {
-        Listener::Tcp(listener) => {
-            listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string())
-        }
-        Listener::Unix(listener) => {
-            let address = listener.local_addr().ok();
-            let path = address.as_ref().and_then(|address| address.as_pathname());
-            path.map_or_else(|| "unix:?".to_owned(), |path| format!("unix:{}", path.display()))
-        }
-    }
+    if listeners.is_empty() { Ok(server::bind(config)?) } else { Ok(listeners) }
 }
 
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {

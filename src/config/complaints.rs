@@ -141,6 +141,7 @@ fn example_of(key: &str) -> &'static str {
         "uploads" | "federation" => "max_size: 50MiB",
         "thumbnails" => "workers: 1",
         "previews" => "enabled: true",
+        "ops" => "listen: off",
         _ => "key: value",
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::{Config, Homeserver, Thumbnails};
+use super::{Config, Homeserver, Ops, Thumbnails};
 
 /// A value that is replaced as a whole. Whoever has read it goes on with what he has read.
 #[derive(Debug)]
@@ -38,6 +38,7 @@ impl Config {
         let Self {
             server_name,
             listen,
+            ops: Ops { listen: ops_listen },
             data_dir,
             homeserver: Homeserver { url, signing_key, token_cache: _, guests: _ },
             uploads: _,
@@ -50,6 +51,7 @@ impl Config {
         [
             ("server_name", keep(&mut self.server_name, server_name)),
             ("listen", keep(&mut self.listen, listen)),
+            ("ops.listen", keep(&mut self.ops.listen, ops_listen)),
             ("data_dir", keep(&mut self.data_dir, data_dir)),
             ("homeserver.url", keep(&mut self.homeserver.url, url)),
             ("homeserver.signing_key", keep(&mut self.homeserver.signing_key, signing_key)),
@@ -67,6 +69,7 @@ impl Config {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::config::OpsListen;
     use crate::matrix::ServerName;
 
     #[test]
@@ -74,10 +77,11 @@ mod tests {
         let defaults = || Config::defaults(ServerName::parse("example.org").unwrap());
         let (running, mut new) = (defaults(), defaults());
         assert!(new.keep_fixed(&running).is_empty());
-        new.listen = vec![];
+        new.listen.addresses = vec![];
+        new.ops.listen = Some(OpsListen::Off);
         new.thumbnails.workers = 7;
         new.uploads.max_size.0 = 7;
-        assert_eq!(new.keep_fixed(&running), ["listen", "thumbnails.workers"]);
+        assert_eq!(new.keep_fixed(&running), ["listen", "ops.listen", "thumbnails.workers"]);
         assert_eq!((&new.listen, new.thumbnails.workers, new.uploads.max_size.0), (&running.listen, 1, 7));
     }
 }

@@ -13,8 +13,11 @@ use serde::Deserialize as _;
 use super::complaints;
 use super::file::{no_file, read, unreadable};
 use super::print::redacted;
-use super::yaml::YamlFile;
-use super::{Config, Family, HomeserverUrl, OembedProvider, Previews, accept_language, host_glob};
+use super::yaml::{YamlFile, is_nested_deep};
+use super::{
+    Config, Family, HomeserverUrl, ListenAddr, OembedProvider, OpsListen, Previews, accept_language,
+    host_glob,
+};
 use crate::matrix::ServerName;
 
 /// A configuration and what was odd about it.
@@ -51,6 +54,9 @@ pub struct Problems(pub Vec<Problem>);
 /// Values complained about in one reading.
 const MAX_PROBLEMS: usize = 256;
 
+/// The group whose one key may be given alone, and that key: `listen: ADDRESS` is short for `listen: {addresses: ADDRESS}`.
+const SHORT_GROUP: (&str, &str) = ("listen", "addresses");
+
 /// Prefix of environment variables that set keys.
 const PREFIX: &str = "SIDECAR_";
 
@@ -80,7 +86,10 @@ fn judge(
     file: Option<YamlFile>,
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, Problems> {
-    let mut sources = Sources { path, file, env: BTreeMap::new(), problems: Vec::new(), broken: Vec::new() };
+    let mut file = file;
+    let is_short = file.as_mut().is_some_and(|file| file.expand(SHORT_GROUP.0, SHORT_GROUP.1));
+    let mut sources =
+        Sources { path, file, is_short, env: BTreeMap::new(), problems: Vec::new(), broken: Vec::new() };
     let defaults = default_dict();
     let warnings = sources.take_env(env, &defaults);
     sources.reject_unknown_keys(&defaults);
@@ -109,25 +118,20 @@ struct Sources<'a> {
     path: Option<&'a Path>,
     /// The file, parsed.
     file: Option<YamlFile>,
-    /// Dotted key → value from the environment.
-    env: BTreeMap<String, Value>,
+    /// Whether [`SHORT_GROUP`] was last set in its short form.
+    is_short: bool,
+    /// Dotted key → the variable that sets it, and its value.
+    env: BTreeMap<String, Variable>,
     /// Findings.
     problems: Vec<Problem>,
     /// Keys that were complained about and have their defaults for now: nothing more is said of them.
     broken: Vec<String>,
 }
 
-/// Whether a variable opens more brackets in each other than any key needs: figment's parser takes some of the stack for each.
-fn is_nested_deep(text: &str) -> bool {
-    let mut depth = 0_usize;
-    text.chars().any(|char| {
-        match char {
-            '[' | '{' => depth = depth.saturating_add(1),
-            ']' | '}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        depth > 16
-    })
+/// An environment variable that sets a key.
+struct Variable {
+    name: String,
+    value: Value,
 }
 
 impl Sources<'_> {
@@ -148,7 +152,14 @@ impl Sources<'_> {
                 });
             } else {
                 let Ok(value) = text.parse::<Value>();
-                self.env.insert(key, value);
+                let (group, inner) = SHORT_GROUP;
+                let (long, is_short) =
+                    (format!("{group}.{inner}"), key == group && value.as_dict().is_none());
+                let key = if is_short { long.clone() } else { key };
+                if key == long {
+                    self.is_short = is_short;
+                }
+                self.env.insert(key, Variable { name, value });
             }
         }
         warnings
@@ -171,8 +182,8 @@ impl Sources<'_> {
         if let Some(file) = &self.file {
             figment = figment.merge(file);
         }
-        for (key, value) in &self.env {
-            figment = figment.merge((key.as_str(), value));
+        for (key, variable) in &self.env {
+            figment = figment.merge((key.as_str(), &variable.value));
         }
         // Entries taken out of each list so far.
         let mut removed: BTreeMap<String, usize> = BTreeMap::new();
@@ -237,7 +248,7 @@ impl Sources<'_> {
         let shown = redacted(url);
         match HomeserverUrl::parse(url) {
             Err(why) => self.complain("homeserver.url", format!("`{shown}` {why}")),
-            Ok(url) if url.is_ours(&config.listen) => self.complain(
+            Ok(url) if url.is_ours(&config.listen.addresses) => self.complain(
                 "homeserver.url",
                 format!("`{shown}` is where media-sidecar itself listens (`listen`); name the homeserver's own address"),
             ),
@@ -246,8 +257,15 @@ impl Sources<'_> {
         if config.data_dir.as_os_str().is_empty() {
             self.complain("data_dir", "must not be empty (like /var/lib/media-sidecar)");
         }
-        if config.listen.is_empty() {
-            self.complain("listen", "give at least one address (like 127.0.0.1:8090)");
+        if config.listen.addresses.is_empty() {
+            self.complain("listen.addresses", "give at least one address (like 127.0.0.1:8090)");
+        }
+        // Port 0 is another free port each time.
+        if let Some(OpsListen::At(address)) = &config.ops.listen
+            && config.listen.addresses.contains(address)
+            && !matches!(address, ListenAddr::Tcp(address) if address.port() == 0)
+        {
+            self.complain("ops.listen", format!("`{address}` stands in `listen` too; give another address"));
         }
         let families = &config.federation.families;
         let twice = |family: &Family| families.iter().filter(|other| *other == family).count() > 1;
@@ -360,19 +378,30 @@ impl Sources<'_> {
 
     /// The same, with the place of what lies `at` this path, as an entry of a list.
     fn complain_at(&mut self, key: &str, at: &str, message: impl Into<String>) {
-        if self.broken.iter().any(|broken| broken == key) {
+        let from_env = self.env.iter().find(|(set, _)| key.starts_with(set.as_str()));
+        let (key, at) = (self.as_written(key), self.as_written(at));
+        if self.broken.contains(&key) {
             return;
         }
-        let from_env = self.env.keys().find(|name| key.starts_with(name.as_str()));
         let file = self.path.map(|path| path.display().to_string());
-        let line = self.file.as_ref().and_then(|file| file.line(at));
+        let line = self.file.as_ref().and_then(|file| file.line(&at));
         let place = match (from_env, file, line) {
-            (Some(name), ..) => format!("{PREFIX}{}", name.to_ascii_uppercase().replace('.', "__")),
+            (Some((_, variable)), ..) => variable.name.clone(),
             (None, Some(file), Some(line)) => format!("{file}:{line}"),
             (None, Some(file), None) => file,
             (None, None, _) => "environment".to_owned(),
         };
-        self.problems.push(Problem { place, key: key.to_owned(), message: message.into() });
+        self.problems.push(Problem { place, key, message: message.into() });
+    }
+
+    /// A dotted key as the operator wrote it.
+    fn as_written(&self, key: &str) -> String {
+        let (group, inner) = SHORT_GROUP;
+        let long = format!("{group}.{inner}");
+        match key.strip_prefix(&long) {
+            Some(rest) if self.is_short => format!("{group}{rest}"),
+            _ => key.to_owned(),
+        }
     }
 }
 
@@ -471,7 +500,7 @@ impl StdError for Problems {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ListenAddr, Ports};
+    use crate::config::Ports;
 
     /// Loads `text` as a file in a folder of its own, with `env`.
     fn load_file(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
@@ -601,14 +630,90 @@ mod tests {
             ("1: x", "1: `1`: unknown key; known here: server_name, data_dir,"),
             ("[a]: x", "1: `[…]`: unknown key"),
         ] {
-            let problems = load_file(&format!("{yaml}\nserver_name: example.org\n"), &[]).unwrap_err();
-            assert!(problems[0].contains(told), "{told} is not in {problems:#?}");
-            assert_eq!(problems.len(), 1, "one fault, one complaint: {problems:#?}");
-            for word in ["u16", "u32", "unit", "sequence", "signed int", "string", "struct ", "map", "Value("]
-            {
-                assert!(!problems[0].contains(word), "{word}: {problems:?}");
-            }
+            assert_told(yaml, told);
         }
+    }
+
+    /// Of `yaml` one thing is said, in plain words.
+    fn assert_told(yaml: &str, told: &str) {
+        let problems = load_file(&format!("{yaml}\nserver_name: example.org\n"), &[]).unwrap_err();
+        assert!(problems[0].contains(told), "{told} is not in {problems:#?}");
+        assert_eq!(problems.len(), 1, "one fault, one complaint: {problems:#?}");
+        for word in ["u16", "u32", "unit", "sequence", "signed int", "string", "struct ", "map", "Value("] {
+            assert!(!problems[0].contains(word), "{word}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_do_not_fit_are_told_in_the_operators_words() {
+        for (yaml, told) in [
+            ("listen: ", "1: `listen`: it is empty; give an address or a list of them (like 127.0.0.1:8090)"),
+            ("listen: []", "1: `listen`: give at least one address (like 127.0.0.1:8090)"),
+            (
+                "listen: {addresses: 8090}",
+                "1: `listen.addresses`: `8090` is not an address or a list of them",
+            ),
+            (
+                "listen: {adresses: 8090}",
+                "1: `listen.adresses`: unknown key; known here: addresses, trust_forwarded",
+            ),
+            (
+                "listen: {trust_forwarded: [unix, 10.0.0.0]}\nops: {listen: 10.0.0.1}",
+                "2: `ops.listen`: `10.0.0.1` is not an address (like",
+            ),
+            (
+                "listen: {trust_forwarded: [unix, tcp]}",
+                "1: `listen.trust_forwarded`: entry 2: `tcp` is not a proxy's address (like 127.0.0.0/8",
+            ),
+            ("ops: {listen: 127.0.0.1:8090}", "1: `ops.listen`: `127.0.0.1:8090` stands in `listen` too"),
+            ("ops: {listen: true}", "1: `ops.listen`: `true` is not an address (like unix:/run"),
+            ("ops: off", "1: `ops`: `off` is not a group of keys (lines like `listen: off`"),
+        ] {
+            assert_told(yaml, told);
+        }
+    }
+
+    #[test]
+    fn listen_is_an_address_a_list_or_a_group_and_its_parts_are_set_one_by_one() {
+        let load = |yaml: &str, env: &[(&str, &str)]| {
+            let listen = load_file(&format!("server_name: example.org\n{yaml}"), env).unwrap().config.listen;
+            let texts = |list: Vec<String>| list.join(" ");
+            (
+                texts(listen.addresses.iter().map(ToString::to_string).collect()),
+                texts(listen.trust_forwarded.iter().map(ToString::to_string).collect()),
+            )
+        };
+        let (one, two, usual) = ("127.0.0.1:1", "127.0.0.1:1 unix:/run/x", "127.0.0.0/8 ::1 unix");
+        let (list, trusted) =
+            ("[127.0.0.1:1, 'unix:/run/x']", "trust_forwarded: [10.0.0.0/8, '2001:db8::1']");
+        let given = "10.0.0.0/8 2001:db8::1";
+        let proxy = ("SIDECAR_LISTEN__TRUST_FORWARDED", "[10.0.0.0/8, \"2001:db8::1\"]");
+        for (yaml, env, addresses, trust) in [
+            ("", &[][..], "127.0.0.1:8090", usual),
+            ("listen: 127.0.0.1:1", &[], one, usual),
+            (&format!("listen: {list}"), &[], two, usual),
+            ("listen: {addresses: 127.0.0.1:1}", &[], one, usual),
+            (&format!("listen: {{{trusted}}}"), &[], "127.0.0.1:8090", given),
+            (&format!("listen: {{addresses: {list}, {trusted}}}"), &[], two, given),
+            ("", &[("SIDECAR_LISTEN", "127.0.0.1:1")], one, usual),
+            (&format!("listen: {{{trusted}}}"), &[("SIDECAR_LISTEN", "127.0.0.1:1")], one, given),
+            ("listen: 127.0.0.1:1", &[proxy], one, given),
+            ("", &[proxy, ("SIDECAR_LISTEN__ADDRESSES", "127.0.0.1:1")], one, given),
+        ] {
+            assert_eq!(load(yaml, env), (addresses.to_owned(), trust.to_owned()), "{yaml} {env:?}");
+        }
+    }
+
+    #[test]
+    fn the_ops_socket_is_in_the_data_directory_unless_it_is_elsewhere_or_off() {
+        let load = |listen: &str| {
+            let text = format!("server_name: example.org\ndata_dir: /d\nops: {{listen: {listen}}}\n");
+            load_file(&text, &[]).unwrap().config.ops_address().map(|address| address.to_string())
+        };
+        assert_eq!(load("null").as_deref(), Some("unix:/d/ops.sock"));
+        assert_eq!(load("unix:/run/ops").as_deref(), Some("unix:/run/ops"));
+        assert_eq!(load("127.0.0.1:1").as_deref(), Some("127.0.0.1:1"));
+        assert_eq!(load("off"), None);
     }
 
     #[test]
@@ -748,12 +853,12 @@ mod tests {
         let text = "server_name: example.org\nlisten: [127.0.0.1:1, 'unix:/run/x']\nhomeserver:\n  \
                     url: http://user:secret@127.0.0.1:6167\n";
         let config = load_file(text, &[]).unwrap().config;
-        assert_eq!(config.listen.len(), 2);
+        assert_eq!(config.listen.addresses.len(), 2);
         let printed = config.to_yaml();
         assert!(!printed.contains("secret"), "{printed}");
         let again = load_file(&printed, &[]).unwrap().config;
         assert_eq!(again.to_yaml(), printed);
         assert_eq!(again.listen, config.listen);
-        assert!(matches!(again.listen[1], ListenAddr::Unix(_)));
+        assert!(matches!(again.listen.addresses[1], ListenAddr::Unix(_)));
     }
 }

@@ -17,6 +17,7 @@ mod print;
 mod units;
 mod yaml;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,7 +36,9 @@ pub use self::load::{Loaded, Problem, Problems, load};
 pub use self::ports::Ports;
 pub(crate) use self::print::redacted;
 pub(crate) use self::units::reachable;
-pub use self::units::{ListenAddr, Size, Span, ThumbnailMethod, ThumbnailSize, UnitError};
+pub use self::units::{
+    ListenAddr, OpsListen, Size, Span, ThumbnailMethod, ThumbnailSize, TrustedProxy, UnitError,
+};
 
 use crate::matrix::ServerName;
 
@@ -44,9 +47,10 @@ use crate::matrix::ServerName;
 pub struct Config {
     /// The name in user IDs and MXC URIs.
     pub server_name: ServerName,
-    /// Where to accept connections.
-    #[serde(with = "units::one_or_many")]
-    pub listen: Vec<ListenAddr>,
+    /// Where to accept connections. `listen: ADDRESS` and `listen: [ADDRESS, …]` are short for `listen.addresses`.
+    pub listen: Listen,
+    /// The second listener, for the operator.
+    pub ops: Ops,
     /// Holds `catalog.db`, `blobs/`, `tmp/`.
     pub data_dir: PathBuf,
     /// The neighbour.
@@ -63,6 +67,23 @@ pub struct Config {
     pub previews: Previews,
     /// Log directives as in `RUST_LOG`: `info`, `warn,media_sidecar=debug`.
     pub log: String,
+}
+
+/// The listener that serves media.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listen {
+    /// Where the reverse proxy connects; at least one.
+    #[serde(with = "units::one_or_many")]
+    pub addresses: Vec<ListenAddr>,
+    /// Peers whose `X-Forwarded-For`, `X-Real-IP` and `X-Request-ID` are believed.
+    pub trust_forwarded: Vec<TrustedProxy>,
+}
+
+/// The listener that serves the operator's routes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ops {
+    /// `None`: the Unix socket `ops.sock` in `data_dir`.
+    pub listen: Option<OpsListen>,
 }
 
 /// The homeserver this sidecar stands beside.
@@ -206,6 +227,18 @@ pub struct OembedProvider {
     pub urls: Vec<String>,
 }
 
+impl Listen {
+    /// Whether a peer is believed about the client it forwards for; `None` is a peer on a Unix socket. IPv4-mapped IPv6 addresses
+    /// are to be given as IPv4.
+    pub(crate) fn trusts(&self, peer: Option<IpAddr>) -> bool {
+        self.trust_forwarded.iter().any(|trusted| match (trusted, peer) {
+            (TrustedProxy::Unix, None) => true,
+            (TrustedProxy::Range(range), Some(peer)) => range.contains(&peer),
+            (TrustedProxy::Unix, Some(_)) | (TrustedProxy::Range(_), None) => false,
+        })
+    }
+}
+
 /// Addresses that are not the public internet. Of IPv4 all that [IANA's special-purpose
 /// registry](https://www.iana.org/assignments/iana-ipv4-special-registry/) holds, and multicast. Of IPv6 all outside `2000::/3`, the one
 /// range that is given out, and inside it what [its registry](https://www.iana.org/assignments/iana-ipv6-special-registry/)
@@ -246,7 +279,14 @@ impl Config {
         let size = |width, height, method| ThumbnailSize { width, height, method };
         Self {
             server_name,
-            listen: vec![ListenAddr::Tcp(([127, 0, 0, 1], 8090).into())],
+            listen: Listen {
+                addresses: vec![ListenAddr::Tcp(([127, 0, 0, 1], 8090).into())],
+                trust_forwarded: ["127.0.0.0/8", "::1", "unix"]
+                    .iter()
+                    .filter_map(|proxy| proxy.parse().ok())
+                    .collect(),
+            },
+            ops: Ops { listen: None },
             data_dir: "./data".into(),
             homeserver: Homeserver {
                 url: "http://127.0.0.1:6167".to_owned(),
@@ -302,6 +342,17 @@ impl Config {
                 ip_allow: vec![],
             },
             log: "info".to_owned(),
+        }
+    }
+}
+
+impl Config {
+    /// Where the operator's routes are served; `None` when they are not.
+    pub(crate) fn ops_address(&self) -> Option<ListenAddr> {
+        match &self.ops.listen {
+            None => Some(ListenAddr::Unix(self.data_dir.join("ops.sock"))),
+            Some(OpsListen::At(address)) => Some(address.clone()),
+            Some(OpsListen::Off) => None,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A count of bytes (or pixels): `50MiB` is 50 × 2^20, `100M` is 100 × 10^6, a bare number is itself.
@@ -26,6 +27,24 @@ pub enum ListenAddr {
     Tcp(SocketAddr),
     /// `unix:/run/media-sidecar/http.sock`
     Unix(PathBuf),
+}
+
+/// Peers that are believed about the client they forward for, an entry of `listen.trust_forwarded`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrustedProxy {
+    /// `unix`: every peer on a Unix socket.
+    Unix,
+    /// `127.0.0.0/8`, `::1`: peers with an address in this range.
+    Range(IpNet),
+}
+
+/// `ops.listen`, where it is not left to the default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpsListen {
+    /// `off`: no listener.
+    Off,
+    /// An address of the operator's choice.
+    At(ListenAddr),
 }
 
 /// A thumbnail size to round requests up to (spec, Thumbnails).
@@ -63,6 +82,9 @@ pub enum UnitError {
     /// A Unix socket whose path depends on the working directory.
     #[error("`{0}` needs an absolute path (like unix:/run/media-sidecar/http.sock)")]
     RelativeSocket(String),
+    /// Not a [`TrustedProxy`].
+    #[error("`{0}` is not a proxy's address (like 127.0.0.0/8, ::1 or unix)")]
+    Proxy(String),
     /// Not a [`ThumbnailSize`].
     #[error("`{0}` is not a thumbnail size (like 96x96-crop or 640x480-scale, 1 to 4096 pixels)")]
     ThumbnailSize(String),
@@ -146,6 +168,45 @@ impl fmt::Display for ListenAddr {
     }
 }
 
+impl FromStr for TrustedProxy {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        if text == "unix" {
+            return Ok(Self::Unix);
+        }
+        let range = text.parse::<IpAddr>().map(IpNet::from).or_else(|_not_single| text.parse());
+        range.map(Self::Range).map_err(|_why| UnitError::Proxy(text.to_owned()))
+    }
+}
+
+impl fmt::Display for TrustedProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix => f.write_str("unix"),
+            Self::Range(range) if range.prefix_len() == range.max_prefix_len() => range.addr().fmt(f),
+            Self::Range(range) => range.fmt(f),
+        }
+    }
+}
+
+impl FromStr for OpsListen {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        if text == "off" { Ok(Self::Off) } else { text.parse().map(Self::At) }
+    }
+}
+
+impl fmt::Display for OpsListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::At(address) => address.fmt(f),
+        }
+    }
+}
+
 impl FromStr for ThumbnailSize {
     type Err = UnitError;
 
@@ -195,6 +256,8 @@ serde_as_text!(
     Size: "a size (like 50MiB, 2GB or 1048576)",
     Span: "a duration (like 500ms, 2m, 24h or 7days)",
     ListenAddr: "an address (like 127.0.0.1:8090 or unix:/run/x.sock)",
+    TrustedProxy: "a proxy's address (like 127.0.0.0/8, ::1 or unix)",
+    OpsListen: "an address (like unix:/run/media-sidecar/ops.sock or 127.0.0.1:8091), or off",
     ThumbnailSize: "a thumbnail size (like 96x96-crop or 640x480-scale)"
 );
 
@@ -301,6 +364,12 @@ mod tests {
         for text in ["127.0.0.1:8090", "[::1]:80", "unix:/run/x.sock"] {
             assert_eq!(text.parse::<ListenAddr>().unwrap().to_string(), text);
         }
+        for text in ["unix", "127.0.0.0/8", "192.0.2.7", "::1", "fd00::/8"] {
+            assert_eq!(text.parse::<TrustedProxy>().unwrap().to_string(), text);
+        }
+        for text in ["off", "127.0.0.1:8091", "unix:/run/x.sock"] {
+            assert_eq!(text.parse::<OpsListen>().unwrap().to_string(), text);
+        }
         for text in ["32x32-crop", "800x600-scale"] {
             assert_eq!(text.parse::<ThumbnailSize>().unwrap().to_string(), text);
         }
@@ -310,6 +379,12 @@ mod tests {
     fn senseless_values_are_refused_with_an_example() {
         assert!("localhost".parse::<ListenAddr>().unwrap_err().to_string().contains("127.0.0.1:8090"));
         assert!("unix:x".parse::<ListenAddr>().unwrap_err().to_string().contains("absolute"));
+        for text in ["", "localhost", "10.0.0.0/33", "unix:/run/x.sock"] {
+            assert!(text.parse::<TrustedProxy>().is_err(), "{text}");
+        }
+        for text in ["", "on", "localhost:1"] {
+            assert!(text.parse::<OpsListen>().is_err(), "{text}");
+        }
         for text in ["0x5-crop", "32x32", "32x32-fit", "99999x1-crop", "-crop"] {
             assert!(text.parse::<ThumbnailSize>().is_err(), "{text}");
         }

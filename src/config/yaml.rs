@@ -77,6 +77,17 @@ impl YamlFile {
         &self.dict
     }
 
+    /// Turns `group: value` into a group with this value at `key`. Returns whether it was written like that.
+    pub(super) fn expand(&mut self, group: &str, key: &str) -> bool {
+        match self.dict.get_mut(group) {
+            None | Some(Value::Dict(..)) => false,
+            Some(value) => {
+                *value = Value::from(Dict::from([(key.to_owned(), value.clone())]));
+                true
+            }
+        }
+    }
+
     /// Converts one node, noting the lines of its keys below `at`.
     fn value(&mut self, node: &MarkedYaml<'_>, at: &str) -> Value {
         match &node.data {
@@ -107,6 +118,19 @@ impl YamlFile {
             }
         }
     }
+}
+
+/// Whether a variable opens more brackets in each other than any key needs: figment's parser takes some of the stack for each.
+pub(super) fn is_nested_deep(text: &str) -> bool {
+    let mut depth = 0_usize;
+    text.chars().any(|char| {
+        match char {
+            '[' | '{' => depth = depth.saturating_add(1),
+            ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > 16
+    })
 }
 
 /// The dotted key of `name` in the group `at`.

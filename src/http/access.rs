@@ -1,7 +1,7 @@
 //! The access line: who asked for what, how it ended, and how long it took.
 //!
-//! Owns its fields and when it is written. Refuses to know anything that a stranger writes freely: a path is named by its route, media by
-//! its address once that was parsed, a client by its IP address.
+//! Owns its fields and when it is written. Nothing that a stranger writes freely stands in it: a path is named by its route, media by
+//! its address once that was parsed, a client by its IP address, a request by an ID of few characters.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -9,8 +9,9 @@ use std::time::Instant;
 use hyper::Method;
 use hyper::header::HeaderMap;
 
-use crate::http::drain::InFlight;
-use crate::log::ACCESS;
+use crate::config::Listen;
+use crate::http::connection::InFlight;
+use crate::log::{ACCESS, RequestId};
 use crate::matrix::Mxc;
 use crate::sync::Busy;
 
@@ -18,87 +19,83 @@ use crate::sync::Busy;
 /// the client goes away before.
 #[derive(Debug)]
 pub(crate) struct Access {
-    /// HTTP method.
     pub(crate) method: Method,
-    /// The route's pattern.
+    /// The route's pattern, or `-`.
     pub(crate) route: &'static str,
     /// HTTP status; 499, as nginx has it, while there is none.
     pub(crate) status: u16,
     /// When the request's head had been read.
-    pub(crate) started: Instant,
+    started: Instant,
+    request_id: RequestId,
     /// User ID, server name, or `-`.
     pub(crate) caller: String,
-    /// Where the request comes from; nothing behind a Unix socket whose proxy does not say.
+    /// Where the request comes from; `None` behind a Unix socket whose proxy does not say.
     pub(crate) client: Option<IpAddr>,
     /// The media asked for or made.
     pub(crate) mxc: Option<Mxc>,
     /// Body bytes sent.
     pub(crate) bytes: u64,
-    /// Who asks, which decides how loudly it is told.
-    pub(crate) occasion: Occasion,
+    /// Whether a monitor asks again and again: then the line is written at `debug`.
+    pub(crate) is_probe: bool,
     /// While this lives, the machine is not idle.
-    _busy: Option<Busy>,
+    pub(crate) busy: Option<Busy>,
     /// While this lives, the connection stays open though the service stops.
-    pub(crate) in_flight: Option<InFlight>,
-}
-
-/// What a request is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Occasion {
-    /// Somebody wants something.
-    Request,
-    /// A monitor asks again and again whether all is well.
-    Probe,
+    _in_flight: InFlight,
 }
 
 impl Access {
     /// The line of a request that has just begun.
-    pub(crate) fn begin(method: Method, route: &'static str, busy: Option<Busy>) -> Self {
+    pub(crate) fn begin(method: Method, request_id: RequestId, in_flight: InFlight) -> Self {
         Self {
             method,
-            route,
+            route: "-",
             status: 499,
             started: Instant::now(),
+            request_id,
             caller: "-".to_owned(),
             client: None,
             mxc: None,
             bytes: 0,
-            occasion: Occasion::Request,
-            _busy: busy,
-            in_flight: None,
+            is_probe: false,
+            busy: None,
+            _in_flight: in_flight,
         }
     }
 }
 
 impl Drop for Access {
     fn drop(&mut self) {
-        let Self { method, route, status, started, caller, client, mxc, bytes, occasion, .. } = self;
+        let Self { method, route, status, started, request_id, caller, client, mxc, bytes, .. } = self;
         let ms = (started.elapsed().as_secs_f64() * 1e6).round() / 1000.0;
         let client = client.map(tracing::field::display);
         let mxc = mxc.as_ref().map(tracing::field::display);
-        match occasion {
-            Occasion::Request => {
-                tracing::info!(target: ACCESS, %method, route, status, bytes, ms, caller, client, mxc);
-            }
-            Occasion::Probe => {
-                tracing::debug!(target: ACCESS, %method, route, status, bytes, ms, caller, client, mxc);
-            }
+        if self.is_probe {
+            tracing::debug!(target: ACCESS, %method, route, status, bytes, ms, caller, client, mxc, %request_id);
+        } else {
+            tracing::info!(target: ACCESS, %method, route, status, bytes, ms, caller, client, mxc, %request_id);
         }
     }
 }
 
-/// Where a request comes from. A proxy on this machine (a Unix socket, a loopback address) says whom it speaks for: the last hop of
-/// `X-Forwarded-For` is the one it saw itself, those before are what that one told. Anybody else speaks for themselves.
-pub(crate) fn client_address(peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
-    let peer = peer.map(|peer| peer.to_canonical());
-    if peer.is_some_and(|peer| !peer.is_loopback()) {
+/// Where a request comes from: its `peer` (`None` through a Unix socket), or, when that is a proxy which `listen` trusts, the client
+/// that the proxy names: the last address of `X-Forwarded-For` that is not itself a trusted proxy's, else `X-Real-IP`. What
+/// stands before that address is only what the client claims.
+pub(crate) fn client_address(peer: Option<IpAddr>, headers: &HeaderMap, listen: &Listen) -> Option<IpAddr> {
+    if !listen.trusts(peer) {
         return peer;
     }
-    let last = |name: &str| {
-        let line = headers.get_all(name).iter().next_back()?.to_str().ok()?;
-        address(line.rsplit(',').next()?.trim())
-    };
-    last("x-forwarded-for").or_else(|| last("x-real-ip")).or(peer)
+    let lines = headers.get_all("x-forwarded-for").iter().rev();
+    let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+    let mut nearest = None;
+    for hop in hops {
+        let Some(hop) = std::str::from_utf8(hop).ok().and_then(|hop| address(hop.trim())) else { break };
+        nearest = Some(hop);
+        if !listen.trusts(nearest) {
+            break;
+        }
+    }
+    let real = || address(headers.get_all("x-real-ip").iter().next_back()?.to_str().ok()?.trim());
+    nearest.or_else(real).or(peer)
 }
 
 /// An address as proxies write it, with a port or without.
@@ -113,42 +110,82 @@ mod tests {
     use hyper::header::{HeaderName, HeaderValue};
 
     use super::*;
+    use crate::config::Config;
+    use crate::matrix::ServerName;
 
-    #[test]
-    fn only_a_proxy_on_this_machine_speaks_for_others_and_its_last_hop_counts() {
-        type Headers<'a> = &'a [(&'a str, &'a str)];
-        let (forwarded, real) = ("x-forwarded-for", "x-real-ip");
-        let table: [(&str, Headers<'_>, &str); 20] = [
-            ("127.0.0.1", &[], "127.0.0.1"),
-            ("", &[], ""),
-            ("192.0.2.1", &[], "192.0.2.1"),
-            ("127.0.0.1", &[(forwarded, "203.0.113.7")], "203.0.113.7"),
-            ("127.8.0.1", &[(forwarded, "203.0.113.7")], "203.0.113.7"),
-            ("::1", &[(forwarded, "2001:db8::1")], "2001:db8::1"),
-            ("::ffff:127.0.0.1", &[(forwarded, "203.0.113.7")], "203.0.113.7"),
-            ("", &[(forwarded, "203.0.113.7")], "203.0.113.7"),
-            ("", &[(real, "203.0.113.7")], "203.0.113.7"),
-            // What the client claims stands before what the proxy saw.
-            ("", &[(forwarded, "10.0.0.1, 203.0.113.7")], "203.0.113.7"),
-            ("", &[(forwarded, "10.0.0.1"), (forwarded, "203.0.113.7")], "203.0.113.7"),
-            ("", &[(forwarded, "203.0.113.7"), (real, "10.0.0.1")], "203.0.113.7"),
-            ("", &[(forwarded, "203.0.113.7:4711")], "203.0.113.7"),
-            ("", &[(forwarded, "[2001:db8::1]:4711")], "2001:db8::1"),
-            ("", &[(forwarded, "[2001:db8::1]")], "2001:db8::1"),
-            ("", &[(forwarded, "::ffff:203.0.113.7")], "203.0.113.7"),
-            ("127.0.0.1", &[(forwarded, "203.0.113.7, unknown")], "127.0.0.1"),
-            ("127.0.0.1", &[(forwarded, "a\" client=x"), (real, "203.0.113.7")], "203.0.113.7"),
-            // Nobody else is believed.
-            ("192.0.2.1", &[(forwarded, "203.0.113.7"), (real, "203.0.113.7")], "192.0.2.1"),
-            ("10.0.0.1", &[(forwarded, "203.0.113.7")], "10.0.0.1"),
-        ];
+    /// The addresses and headers of a request, and the client they mean.
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+
+    /// Tries `table` with these proxies trusted; without any, with the default ones.
+    fn judge(trusted: &[&str], table: &[Case<'_>]) {
+        let mut listen = Config::defaults(ServerName::parse("example.org").unwrap()).listen;
+        if !trusted.is_empty() {
+            listen.trust_forwarded = trusted.iter().map(|proxy| proxy.parse().unwrap()).collect();
+        }
         for (peer, headers, expected) in table {
             let mut map = HeaderMap::new();
-            for (name, value) in headers {
+            for (name, value) in *headers {
                 map.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
             }
-            let client = client_address(peer.parse().ok(), &map);
-            assert_eq!(client, expected.parse().ok(), "{peer:?} {headers:?}");
+            let peer = peer.parse::<IpAddr>().ok().map(|peer| peer.to_canonical());
+            let client = client_address(peer, &map, &listen);
+            assert_eq!(client, expected.parse().ok(), "{trusted:?} {peer:?} {headers:?}");
         }
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_speaks_for_others_and_the_last_hop_that_it_saw_counts() {
+        let (forwarded, real) = ("x-forwarded-for", "x-real-ip");
+        judge(
+            &["192.0.2.0/24"],
+            &[
+                ("192.0.2.1", &[(forwarded, "203.0.113.7")], "203.0.113.7"),
+                // A proxy behind another one.
+                ("192.0.2.1", &[(forwarded, "10.0.0.1, 203.0.113.7, 192.0.2.2")], "203.0.113.7"),
+                (
+                    "192.0.2.1",
+                    &[(forwarded, "203.0.113.7"), (forwarded, "192.0.2.3,192.0.2.2")],
+                    "203.0.113.7",
+                ),
+                ("192.0.2.1", &[(forwarded, "unknown, 192.0.2.2"), (real, "203.0.113.7")], "192.0.2.2"),
+                ("192.0.2.1", &[(forwarded, "192.0.2.3, 192.0.2.2")], "192.0.2.3"),
+                ("127.0.0.1", &[(forwarded, "203.0.113.7")], "127.0.0.1"),
+                ("", &[(forwarded, "203.0.113.7")], ""),
+            ],
+        );
+        judge(
+            &["unix"],
+            &[
+                ("127.0.0.1", &[(forwarded, "203.0.113.7")], "127.0.0.1"),
+                ("", &[(forwarded, "203.0.113.7, 127.0.0.1")], "127.0.0.1"),
+            ],
+        );
+        judge(
+            &[],
+            &[
+                ("127.0.0.1", &[], "127.0.0.1"),
+                ("", &[], ""),
+                ("192.0.2.1", &[], "192.0.2.1"),
+                ("127.0.0.1", &[(forwarded, "203.0.113.7")], "203.0.113.7"),
+                ("127.8.0.1", &[(forwarded, "203.0.113.7")], "203.0.113.7"),
+                ("::1", &[(forwarded, "2001:db8::1")], "2001:db8::1"),
+                ("::ffff:127.0.0.1", &[(forwarded, "203.0.113.7")], "203.0.113.7"),
+                ("", &[(forwarded, "203.0.113.7")], "203.0.113.7"),
+                ("", &[(real, "203.0.113.7")], "203.0.113.7"),
+                // What the client claims stands before what the proxy saw.
+                ("", &[(forwarded, "10.0.0.1, 203.0.113.7")], "203.0.113.7"),
+                ("", &[(forwarded, "10.0.0.1"), (forwarded, "203.0.113.7")], "203.0.113.7"),
+                ("", &[(forwarded, "203.0.113.7"), (real, "10.0.0.1")], "203.0.113.7"),
+                ("", &[(forwarded, "203.0.113.7:4711")], "203.0.113.7"),
+                ("", &[(forwarded, "[2001:db8::1]:4711")], "2001:db8::1"),
+                ("", &[(forwarded, "[2001:db8::1]")], "2001:db8::1"),
+                ("", &[(forwarded, "::ffff:203.0.113.7")], "203.0.113.7"),
+                ("127.0.0.1", &[(forwarded, "203.0.113.7, unknown")], "127.0.0.1"),
+                ("127.0.0.1", &[(forwarded, "a\" client=x"), (real, "203.0.113.7")], "203.0.113.7"),
+                // Nobody else is believed.
+                ("192.0.2.1", &[(forwarded, "203.0.113.7"), (real, "203.0.113.7")], "192.0.2.1"),
+                ("10.0.0.1", &[(forwarded, "203.0.113.7")], "10.0.0.1"),
+            ],
+        );
     }
 }

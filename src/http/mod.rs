@@ -4,15 +4,13 @@
 
 pub(crate) mod access;
 pub(crate) mod conditions;
+pub(crate) mod connection;
 pub(crate) mod disposition;
-pub(crate) mod drain;
 pub(crate) mod error_response;
 pub(crate) mod file_stream;
-pub(crate) mod listeners;
 pub(crate) mod multipart;
 pub(crate) mod probe_header;
 pub(crate) mod range;
 pub(crate) mod receive;
 pub(crate) mod request;
 pub(crate) mod response;
-pub(crate) mod write_timeout;

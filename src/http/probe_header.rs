@@ -8,11 +8,11 @@ use std::fmt;
 
 use data_encoding::HEXLOWER;
 use hyper::Version;
-use hyper::header::HeaderMap;
+use hyper::header::{HeaderMap, HeaderName};
 use sha2::{Digest as _, Sha256};
 
 /// Stands on answers to paths that are nothing here, so that `check` can see from outside that they came here, and how.
-pub(crate) const MARK: &str = "x-media-sidecar";
+pub(crate) const NAME: HeaderName = HeaderName::from_static("x-media-sidecar");
 
 /// Stands on whatever a sidecar asks its homeserver. No sidecar answers that: `homeserver.url` leads in a circle.
 pub(crate) const ASKING: &str = "x-media-sidecar-asks";
@@ -21,9 +21,9 @@ pub(crate) const ASKING: &str = "x-media-sidecar-asks";
 pub(crate) const WATCHED: [&str; 6] =
     ["authorization", "content-type", "range", "if-none-match", "if-range", "if-modified-since"];
 
-/// What [`MARK`] tells.
+/// What [`NAME`] tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mark {
+pub(crate) struct ProbeHeader {
     /// Whose sidecar this is.
     pub(crate) fingerprint: String,
     /// Digest of the request's target as it arrived.
@@ -34,7 +34,7 @@ pub(crate) struct Mark {
     pub(crate) headers: BTreeMap<String, String>,
 }
 
-impl Mark {
+impl ProbeHeader {
     /// Of a request that came to the sidecar with this fingerprint.
     pub(crate) fn of(fingerprint: &str, target: &str, version: Version, headers: &HeaderMap) -> Self {
         let arrived = WATCHED.iter().filter_map(|name| {
@@ -71,7 +71,7 @@ impl Mark {
     }
 }
 
-impl fmt::Display for Mark {
+impl fmt::Display for ProbeHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {}", self.fingerprint, self.target, self.version)?;
         self.headers.iter().try_for_each(|(name, digest)| write!(f, " {name}={digest}"))
@@ -91,22 +91,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_tells_what_arrived_and_no_secret() {
+    fn it_tells_what_arrived_and_no_secret() {
         let mut headers = HeaderMap::new();
         headers.insert("authorization", HeaderValue::from_static("Bearer secret"));
         headers.insert("range", HeaderValue::from_static("bytes=0-1"));
         headers.insert("cookie", HeaderValue::from_static("a=b"));
-        let mark = Mark::of("0123", "/a%2Fb?c", Version::HTTP_10, &headers);
+        let mark = ProbeHeader::of("0123", "/a%2Fb?c", Version::HTTP_10, &headers);
         let text = mark.to_string();
         assert!(!text.contains("secret") && !text.contains("cookie"), "{text}");
-        let read = Mark::parse(&text).unwrap();
+        let read = ProbeHeader::parse(&text).unwrap();
         assert_eq!(read, mark);
         assert!(read.fingerprint == "0123" && read.version == "HTTP/1.0");
         assert!(read.has_target("/a%2Fb?c") && !read.has_target("/a/b?c"));
         assert!(read.has_header("Authorization", "Bearer secret") && read.has_header("Range", "bytes=0-1"));
         assert!(!read.has_header("Range", "bytes=0-2") && !read.has_header("Content-Type", ""));
         for other in ["", "0123 4567", "0123 4567 HTTP/1.1 range"] {
-            assert_eq!(Mark::parse(other), None, "{other}");
+            assert_eq!(ProbeHeader::parse(other), None, "{other}");
         }
     }
 }

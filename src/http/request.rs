@@ -1,48 +1,33 @@
-//! Everything read from a request: path, query, token, conditions, limits.
+//! A routed request, and what HTTP says in it: query, conditions, lengths, types.
 //!
-//! Owns the parsing of requests. Nothing here is validated before the caller is authorised: the handlers decide the order.
+//! Owns the syntax. Refuses to know what a token, a server name or a thumbnail is: what a request means to this server is read in
+//! `api/extract.rs`.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Uri, Version};
 use percent_encoding::percent_decode_str;
 
-use crate::accounts::Credential;
-use crate::config::ThumbnailMethod;
-use crate::error::{Error, Kind, Result};
-use crate::federation::InboundRequest;
+use crate::error::{Error, Result};
 use crate::http::access::Access;
 use crate::http::conditions::Conditions;
 use crate::http::disposition;
-use crate::matrix::{MediaId, Mxc, ServerName};
-use crate::preview::HttpUrl;
-use crate::thumbnail::{Motion, ThumbnailRequest};
-
-/// How long a download waits for a pending upload unless the client says otherwise (spec, `timeout_ms`).
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// The longest it waits whatever the client says.
-const MAX_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A routed request.
 #[derive(Debug)]
 pub(crate) struct Call {
-    /// HTTP method.
     pub(crate) method: Method,
-    /// HTTP version.
     pub(crate) version: Version,
     /// As on the wire.
     pub(crate) uri: Uri,
-    /// All headers.
     pub(crate) headers: HeaderMap,
     /// The path's parameters as on the wire, still percent-encoded.
     pub(crate) path: PathParams,
     /// To be read once.
     pub(crate) body: Incoming,
-    /// The access line, which the handlers tell who the caller turned out to be.
+    /// The access line: who calls, and which media, are filled in as they become known.
     pub(crate) access: Access,
 }
 
@@ -62,88 +47,15 @@ pub(crate) struct PathParams {
 pub(crate) struct Query<'a>(pub(crate) &'a str);
 
 impl Call {
-    /// What the client presents: the `Authorization` header, else the `access_token` query parameter, which was removed
-    /// from the specification and is still sent. `None` when it presents nothing.
-    ///
-    /// # Errors
-    /// Those of [`Credential::new`].
-    pub(crate) fn credential(&self) -> Result<Option<Credential>> {
-        let header = self.headers.get(header::AUTHORIZATION).and_then(|value| {
-            let value = String::from_utf8_lossy(value.as_bytes());
-            let (scheme, token) = value.trim().split_once(' ')?;
-            scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim().to_owned())
-        });
-        // What is not UTF-8 is neither a token nor a user ID, and is not passed over. A `+` in a token is one.
-        let lossy = |raw: &str| percent_decode_str(raw).decode_utf8_lossy().into_owned();
-        let query = self.query();
-        let Some(token) = header.or_else(|| query.raw("access_token").map(lossy)) else { return Ok(None) };
-        let user_id = query.raw("user_id").map(|raw| lossy(&raw.replace('+', " ")));
-        Credential::new(token, user_id).map(Some)
-    }
-
-    /// What a server's signature covers.
-    pub(crate) fn inbound(&self) -> InboundRequest {
-        let authorization = self.headers.get_all(header::AUTHORIZATION).iter();
-        InboundRequest {
-            method: self.method.as_str().to_owned(),
-            uri: target(&self.uri),
-            authorization: authorization
-                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-                .collect(),
-        }
-    }
-
-    /// [`PathParams::mxc`], which the access line names from here on.
-    pub(crate) fn mxc(&mut self, own: &ServerName) -> Result<Mxc> {
-        let mxc = self.path.mxc(own)?;
-        self.access.mxc = Some(mxc.clone());
-        Ok(mxc)
-    }
-
-    /// [`PathParams::file_name`]
-    pub(crate) fn file_name(&self) -> Result<Option<String>> {
-        self.path.file_name()
-    }
-
     /// `Content-Type` of an upload.
     pub(crate) fn content_type(&self) -> String {
         let lines = self.headers.get_all(header::CONTENT_TYPE).iter();
         disposition::storable_type(lines.map(HeaderValue::as_bytes))
     }
 
-    /// [`Query::upload_name`]
-    pub(crate) fn upload_name(&self) -> Result<Option<String>> {
-        self.query().upload_name()
-    }
-
-    /// Whether the answer to an upload is to have a blurhash (MSC2448, under its unstable name).
-    pub(crate) fn wants_blurhash(&self) -> bool {
-        self.query().get("xyz.amorgan.generate_blurhash").as_deref() == Some("true")
-    }
-
     /// The announced length of the body, bytes.
     pub(crate) fn content_length(&self) -> Option<u64> {
         self.header(&header::CONTENT_LENGTH)?.parse().ok()
-    }
-
-    /// [`Query::timeout`]
-    pub(crate) fn timeout(&self) -> Duration {
-        self.query().timeout()
-    }
-
-    /// [`Query::wanted_thumbnail`]
-    pub(crate) fn wanted_thumbnail(&self) -> Result<ThumbnailRequest> {
-        self.query().wanted_thumbnail()
-    }
-
-    /// [`Query::preview_link`]
-    pub(crate) fn preview_link(&self) -> Result<HttpUrl> {
-        self.query().preview_link()
-    }
-
-    /// Whether `allow_remote` forbids a fetch.
-    pub(crate) fn refuses_remote(&self) -> bool {
-        self.query().get("allow_remote").as_deref() == Some("false")
     }
 
     /// What decides whether and how much is sent.
@@ -165,93 +77,14 @@ impl Call {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The query.
-    fn query(&self) -> Query<'_> {
+    pub(crate) fn query(&self) -> Query<'_> {
         Query(self.uri.query().unwrap_or_default())
     }
 }
 
-impl PathParams {
-    /// The media asked for; `own` stands in where the route names no server. A name or ID outside its grammar is media that
-    /// does not exist.
-    pub(crate) fn mxc(&self, own: &ServerName) -> Result<Mxc> {
-        let server_name = match &self.server_name {
-            Some(raw) => ServerName::parse(&decode(raw)?).map_err(|_grammar| Error::not_found())?,
-            None => own.clone(),
-        };
-        let raw = self.media_id.as_deref().ok_or_else(Error::not_found)?;
-        let media_id = MediaId::parse(&decode(raw)?).map_err(|_grammar| Error::not_found())?;
-        Ok(Mxc { server_name, media_id })
-    }
-
-    /// The file name in the path, which wins over the stored one.
-    pub(crate) fn file_name(&self) -> Result<Option<String>> {
-        let name = self.file_name.as_deref().map(decode).transpose()?;
-        Ok(name.map(|name| disposition::short_name(name.into_owned())))
-    }
-}
-
 impl<'a> Query<'a> {
-    /// `filename` of an upload; an empty one is none.
-    pub(crate) fn upload_name(&self) -> Result<Option<String>> {
-        let name = match self.raw("filename") {
-            Some(raw) => decode(&raw.replace('+', " "))
-                .map_err(|_utf8| Error::new(Kind::BadRequest, "the filename is not UTF-8"))?
-                .into_owned(),
-            None => return Ok(None),
-        };
-        let name = disposition::short_name(disposition::decode_twice_encoded(name));
-        Ok(Some(name).filter(|name| !name.is_empty()))
-    }
-
-    /// `timeout_ms`, capped.
-    pub(crate) fn timeout(&self) -> Duration {
-        let given = self.get("timeout_ms").or_else(|| self.get("fi.mau.msc2246.timeout_ms"));
-        let ms = given.and_then(|ms| ms.parse().ok());
-        ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis).min(MAX_TIMEOUT)
-    }
-
-    /// The thumbnail asked for: `width` and `height` in pixels, `method` (`scale` unless it says `crop`), `animated` (MSC2705).
-    ///
-    /// # Errors
-    /// `MissingParam` and `InvalidParam` as Synapse has them; `BadRequest` for a side of 0.
-    pub(crate) fn wanted_thumbnail(&self) -> Result<ThumbnailRequest> {
-        let side = |name: &'static str| {
-            let missing = || Error::new(Kind::MissingParam, format!("{name} is missing"));
-            let text = self.get(name).ok_or_else(missing)?;
-            let invalid = |_why| Error::new(Kind::InvalidParam, format!("{name} is not a number of pixels"));
-            match text.parse::<u32>().map_err(invalid)? {
-                0 => Err(Error::new(Kind::BadRequest, format!("{name} must be more than 0"))),
-                pixels => Ok(pixels),
-            }
-        };
-        let (width, height) = (side("width")?, side("height")?);
-        let method = match self.get("method").as_deref() {
-            None | Some("scale") => ThumbnailMethod::Scale,
-            Some("crop") => ThumbnailMethod::Crop,
-            Some(_) => return Err(Error::new(Kind::InvalidParam, "method must be crop or scale")),
-        };
-        let animated = self.get("animated").or_else(|| self.get("org.matrix.msc2705.animated"));
-        let motion = if animated.as_deref() == Some("true") { Motion::Animated } else { Motion::Still };
-        Ok(ThumbnailRequest { width, height, method, motion })
-    }
-
-    /// The page to preview: `url`. `ts`, the point in time that is wished for, must be a number; the answer is the page as it is
-    /// now, which the specification allows.
-    ///
-    /// # Errors
-    /// `MissingParam`, and `InvalidParam` for what cannot be previewed.
-    pub(crate) fn preview_link(&self) -> Result<HttpUrl> {
-        let missing = || Error::new(Kind::MissingParam, "url is missing");
-        let url = self.get("url").filter(|url| !url.is_empty()).ok_or_else(missing)?;
-        if self.get("ts").is_some_and(|ts| ts.parse::<u64>().is_err()) {
-            return Err(Error::new(Kind::InvalidParam, "ts is not a number of milliseconds"));
-        }
-        HttpUrl::parse(&url)
-    }
-
     /// The first parameter called `name`, decoded; `None` too when it is not UTF-8.
-    fn get(&self, name: &str) -> Option<Cow<'a, str>> {
+    pub(crate) fn get(&self, name: &str) -> Option<Cow<'a, str>> {
         let raw = self.raw(name)?;
         if raw.contains('+') {
             return decode(&raw.replace('+', " ")).ok().map(|text| Cow::Owned(text.into_owned()));
@@ -260,7 +93,7 @@ impl<'a> Query<'a> {
     }
 
     /// The first parameter called `name`, as on the wire.
-    fn raw(&self, name: &str) -> Option<&'a str> {
+    pub(crate) fn raw(&self, name: &str) -> Option<&'a str> {
         let mut pairs = self.0.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         pairs.find(|(key, _)| *key == name).map(|(_, raw)| raw)
     }
@@ -272,6 +105,6 @@ pub(crate) fn target(uri: &Uri) -> String {
 }
 
 /// Percent-decodes; what is not UTF-8 names nothing here.
-fn decode(raw: &str) -> Result<Cow<'_, str>> {
+pub(crate) fn decode(raw: &str) -> Result<Cow<'_, str>> {
     percent_decode_str(raw).decode_utf8().map_err(|_utf8| Error::not_found())
 }

@@ -45,7 +45,7 @@ use crate::sync::Activity;
 use crate::sync::pools::{Pool, Pools};
 
 pub(crate) use self::thumbnail::{ANIMATION_TIMEOUT, AnimationTime};
-pub(crate) use self::upload::{Upload, UploadSlot};
+pub(crate) use self::upload::Upload;
 
 /// What the use cases share.
 pub(crate) struct Media {

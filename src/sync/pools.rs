@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::spawn_blocking;
 
 use crate::error::{Error, Result};
+use crate::log;
 
 /// Threads that write to the disk and wait until that is durable.
 const DISK_THREADS: usize = 8;
@@ -96,8 +97,8 @@ impl Pools {
         }
     }
 
-    /// Runs blocking work once `pool` has a free thread. Work that has begun runs to its end, even if the caller stops waiting. It runs in
-    /// the caller's tracing span.
+    /// Runs blocking work once `pool` has a free thread. Work that has begun runs to its end, even if the caller stops waiting. Its log
+    /// lines carry the ID of the request that it is done for.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         pool: Pool,
@@ -128,7 +129,7 @@ impl Permit {
         self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let span = tracing::Span::current();
+        let span = log::request_span();
         let (sender, mut receiver) = oneshot::channel();
         run_boxed(Box::new(move || {
             let _permit = self;

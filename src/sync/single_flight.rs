@@ -12,6 +12,7 @@ use tracing::Instrument as _;
 
 use super::{Entry, RETRY, lock};
 use crate::error::{Error, Kind, Result};
+use crate::log;
 
 /// Runs at the same time unless [`SingleFlight::at_most`] says otherwise; further ones are refused.
 const MAX_FLIGHTS: usize = 1024;
@@ -100,13 +101,15 @@ impl<K: Clone + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Si
         flights.insert(key.clone(), outcome.clone());
         let future = start();
         let entry = Entry::new(&self.flights, key);
+        // Log lines carry the ID of the request that began it, not of those that share its result.
+        let span = log::request_span();
         let flight = async move {
-            let result = future.await;
+            let result = future.instrument(span).await;
             // Before the result is told: a caller that comes after it starts a new flight.
             drop((entry, permit));
             sender.send_replace(Some(result));
         };
-        tokio::spawn(flight.in_current_span());
+        tokio::spawn(flight);
         outcome
     }
 }

@@ -44,6 +44,7 @@ mod harness;
 mod housekeeping;
 mod keys;
 mod load;
+mod operations;
 mod previews;
 mod previews_fetch;
 mod previews_guard;

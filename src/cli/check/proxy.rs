@@ -14,7 +14,7 @@ use crate::cli::delegation::Delegation;
 use crate::config::{Config, Size};
 use crate::error::in_words;
 use crate::federation::{Endpoint, SigningKey};
-use crate::http::probe_header::{MARK, Mark};
+use crate::http::probe_header::{self, ProbeHeader};
 use crate::outbound::{CaFile, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse, Timeouts};
 use crate::server::PROXY_PREFIXES;
 
@@ -91,7 +91,8 @@ impl PublicView {
         self.entry_points().iter().any(|entry_point| {
             let prefix = entry_point.prefixes.first().copied().unwrap_or_default();
             let answer = self.get(entry_point.endpoint, &format!("{prefix}{PROBE}"), &[]).ok();
-            let arrived = answer.and_then(|answer| answer.header(MARK).and_then(Mark::parse));
+            let arrived = answer
+                .and_then(|answer| answer.header(probe_header::NAME.as_str()).and_then(ProbeHeader::parse));
             arrived.is_some_and(|arrived| arrived.fingerprint == self.fingerprint)
         })
     }
@@ -393,9 +394,9 @@ impl PublicView {
     ///
     /// # Errors
     /// Who answered instead.
-    fn our_probe_header(&self, answer: &OutboundResponse) -> Result<Mark, Problem> {
+    fn our_probe_header(&self, answer: &OutboundResponse) -> Result<ProbeHeader, Problem> {
         let status = answer.status();
-        match answer.header(MARK).map(Mark::parse) {
+        match answer.header(probe_header::NAME.as_str()).map(ProbeHeader::parse) {
             Some(Some(arrived)) if arrived.fingerprint == self.fingerprint => Ok(arrived),
             Some(Some(_)) => {
                 Err("reaches another media-sidecar, or one that runs with another key".into())
@@ -489,7 +490,7 @@ mod tests {
         let uploads = ROUTES
             .iter()
             .filter(|row| matches!(row.endpoint, Route::Upload | Route::Create | Route::UploadInto));
-        for path in uploads.flat_map(|row| row.paths).filter(|path| !path.is_empty()) {
+        for path in uploads.flat_map(|row| row.cells).map(|(_, path)| path).filter(|path| !path.is_empty()) {
             assert!(UPLOAD_PREFIXES.iter().any(|prefix| path.starts_with(prefix)), "{path}");
         }
         assert!(UPLOAD_PREFIXES.iter().all(|prefix| PROXY_PREFIXES.contains(prefix)));

@@ -7,7 +7,7 @@ use super::report::{Level, Report};
 use super::{Failure, HomeserverState, read_json};
 use crate::config::{Config, ListenAddr, reachable};
 use crate::error::in_words;
-use crate::http::probe_header::{MARK, Mark};
+use crate::http::probe_header::{self, ProbeHeader};
 use crate::outbound::{Outbound, OutboundError, OutboundRequest, OutboundResponse};
 
 /// Whether the service runs.
@@ -27,7 +27,7 @@ pub(super) fn check(
     report: &mut Report<'_, impl Write>,
 ) -> Result<State, Failure> {
     let mut states = Vec::new();
-    for address in &config.listen {
+    for address in &config.listen.addresses {
         states.push(check_address(address, public_view, homeserver, report)?);
     }
     let any = |state| states.contains(&state);
@@ -62,7 +62,7 @@ fn check_address(
         Ok(answer) => answer,
         Err(error) => return report_no_answer(address, &error, public_view, report),
     };
-    let mark = answer.header(MARK).map(Mark::parse);
+    let mark = answer.header(probe_header::NAME.as_str()).map(ProbeHeader::parse);
     let finding = match mark {
         None => {
             let finding = format!(

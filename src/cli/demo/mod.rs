@@ -97,7 +97,7 @@ async fn start(
     tokio::spawn(front::serve_stand_in(homeserver, stand_in));
 
     let mut config = Config::defaults(name.clone());
-    config.listen = vec![ListenAddr::Tcp(([127, 0, 0, 1], 0).into())];
+    config.listen.addresses = vec![ListenAddr::Tcp(([127, 0, 0, 1], 0).into())];
     config.data_dir = folder.join("data");
     config.homeserver.url = format!("http://{homeserver_address}");
     config.federation.ip_allow = vec!["127.0.0.0/8".parse()?];
@@ -107,7 +107,7 @@ async fn start(
     let app = App::open(&config, key, environment).map_err(|error| format!("{error:?}"))?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let sidecar_address = listener.local_addr()?;
-    tokio::spawn(server::run(app, vec![server::Listener::Tcp(listener)], std::future::pending()));
+    tokio::spawn(server::run(app, vec![server::Listener::Tcp(listener)], None, std::future::pending()));
 
     let seen = Seen::default();
     let behind = (sidecar_address, homeserver_address);

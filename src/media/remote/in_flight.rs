@@ -16,6 +16,7 @@ use super::{Fetched, RemoteHead};
 use crate::error::{Error, Kind, Result};
 use crate::http::file_stream::{FileStream, Readers};
 use crate::http::response::Chunks;
+use crate::log;
 use crate::matrix::Mxc;
 use crate::media::Viewer;
 use crate::store::blobs::BlobReader;
@@ -186,13 +187,14 @@ impl InFlightFetches {
         let fetch = fetch(ProgressReporter(Arc::clone(&sender)));
         // Dropped in this order: there is room in the table when those who wait are woken.
         let entry = (Entry::new(&self.table, mxc.clone()), NotifyOnDrop(Arc::clone(&self.ended)));
+        let span = log::request_span();
         let task = async move {
-            let outcome = fetch.await;
+            let outcome = fetch.instrument(span).await;
             // Before the outcome is told: a request that comes after it looks the media up.
             drop(entry);
             sender.send_modify(|progress| *progress = progress.ended(outcome));
         };
-        tokio::spawn(task.in_current_span());
+        tokio::spawn(task);
         Some(FetchHandle { progress, is_first: true })
     }
 }
@@ -249,7 +251,7 @@ impl ArrivingFile {
         }
         let range = range.unwrap_or(0..self.head.size.unwrap_or(u64::MAX));
         let (sender, receiver) = mpsc::channel(READ_AHEAD);
-        tokio::spawn(tail(self, range, sender).in_current_span());
+        tokio::spawn(tail(self, range, sender).instrument(log::request_span()));
         Ok(receiver)
     }
 }

@@ -198,7 +198,7 @@ impl Setup {
                 let app = App::open(&config, key, environment).unwrap();
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 ready.send(listener.local_addr().unwrap()).unwrap();
-                server::run(app, vec![Listener::Tcp(listener)], async move { _ = stopped.await }).await;
+                server::run(app, vec![Listener::Tcp(listener)], None, async move { _ = stopped.await }).await;
             });
         });
         let address = address.recv().expect("the sidecar starts");

@@ -375,7 +375,12 @@ pub(super) fn a_blob_is_set_aside_and_taken_back_or_removed(site: &impl Site) {
     assert!(!blobs.set_aside_unless(&sha256, &|| Ok(true)).unwrap(), "wanted");
     let aside = || {
         let mut names = Vec::new();
-        blobs.walk_aside(&mut |name| Ok(names.push(name))).unwrap();
+        blobs
+            .walk_aside(&mut |name| {
+                names.push(name);
+                Ok(())
+            })
+            .unwrap();
         names
     };
     assert!(blobs.set_aside_unless(&sha256, &|| Ok(false)).unwrap());

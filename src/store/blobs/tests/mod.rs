@@ -1,5 +1,6 @@
 //! What every place for blobs promises, and the directory put to the test.
 
+#![allow(clippy::arithmetic_side_effects, clippy::string_slice, reason = "tests")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod contract;

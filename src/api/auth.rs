@@ -1,0 +1,173 @@
+//! Who calls, decided in one place before anything else of a request is looked at.
+//!
+//! Owns what each kind of route demands of its caller, and what a caller who is let in may be. Refuses to know which routes there
+//! are (`server.rs`).
+
+use std::sync::Arc;
+
+use tracing::Instrument as _;
+
+use crate::accounts::{Account, Credential};
+use crate::app::App;
+use crate::error::{Error, Kind, Result};
+use crate::federation::{UnverifiedRequest, Verification};
+use crate::http::request::Call;
+use crate::log;
+use crate::matrix::ServerName;
+use crate::media::Viewer;
+use crate::sync::pools::Pool;
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Auth {
+    /// Anyone. A token that is sent must be good; while the homeserver cannot be asked, it counts as none.
+    Optional,
+    /// Holders of an access token.
+    Required,
+    /// Holders of an access token who are no guests.
+    UserOnly,
+    /// Other homeservers, by an X-Matrix signature.
+    Server,
+    /// Whom the homeserver admits: it is handed the token and judges it.
+    Homeserver,
+    /// Who can connect: the route is not for the world, and the proxy does not lead to it.
+    Internal,
+}
+
+/// Who calls.
+#[derive(Clone, Debug)]
+pub(crate) enum Principal {
+    /// Nobody has shown who they are.
+    Anonymous,
+    /// Holds an access token.
+    User(Account),
+    /// Has signed the request.
+    Server(ServerName),
+}
+
+impl Principal {
+    /// What media is served to this caller as.
+    pub(crate) fn viewer(&self) -> Viewer {
+        match self {
+            Self::Anonymous => Viewer::Anonymous,
+            Self::User(_) | Self::Server(_) => Viewer::Known,
+        }
+    }
+
+    /// The account of a user.
+    ///
+    /// # Errors
+    /// `MissingToken` for anybody else.
+    pub(crate) fn user(self) -> Result<Account> {
+        match self {
+            Self::User(account) => Ok(account),
+            Self::Anonymous | Self::Server(_) => Err(missing_token()),
+        }
+    }
+
+    /// The user ID or server name.
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Anonymous => None,
+            Self::User(account) => Some(account.user_id.as_str()),
+            Self::Server(name) => Some(name.as_str()),
+        }
+    }
+}
+
+/// Finds out who calls, as far as `auth` demands it, and enters the name in the access line.
+///
+/// # Errors
+/// `MissingToken`, `UnknownToken`, `GuestForbidden`, `BadSignature` and the like for those who may not call, `HomeserverFailed` when the
+/// homeserver cannot be asked.
+pub(crate) async fn authenticate(app: &Arc<App>, auth: Auth, call: &mut Call) -> Result<Principal> {
+    let principal = match auth {
+        Auth::Optional => user_if_any(app, call).await?,
+        Auth::Required | Auth::UserOnly => {
+            let credential = call.credential()?.ok_or_else(missing_token)?;
+            Principal::User(who_is(app, credential).await?)
+        }
+        Auth::Server => Principal::Server(server(app, call).await?),
+        Auth::Homeserver | Auth::Internal => Principal::Anonymous,
+    };
+    if let Some(name) = principal.name() {
+        name.clone_into(&mut call.access.caller);
+    }
+    match (auth, &principal) {
+        (Auth::UserOnly, Principal::User(account)) if account.is_guest => {
+            Err(Error::new(Kind::GuestForbidden, "guests may not do this"))
+        }
+        _ => Ok(principal),
+    }
+}
+
+/// The refusal of a caller without an access token.
+fn missing_token() -> Error {
+    Error::new(Kind::MissingToken, "an access token is required")
+}
+
+/// The caller of a route that is open to anyone.
+async fn user_if_any(app: &Arc<App>, call: &Call) -> Result<Principal> {
+    let Some(credential) = call.credential()? else { return Ok(Principal::Anonymous) };
+    match who_is(app, credential).await {
+        Ok(account) => Ok(Principal::User(account)),
+        Err(error) if error.kind() == Kind::HomeserverFailed => Ok(Principal::Anonymous),
+        Err(error) => Err(error),
+    }
+}
+
+/// The server that signed the request. Its keys are fetched if need be, once for all requests that wait for them.
+async fn server(app: &Arc<App>, call: &Call) -> Result<ServerName> {
+    let request = app.federation.identify(call.inbound())?;
+    let outcome = match verify(app, request.clone()).await? {
+        Verification::KeysMissing => {
+            refresh_keys(app, &request.origin).await?;
+            verify(app, request.clone()).await?
+        }
+        verified @ (Verification::Verified | Verification::VerifiedKeysExpireSoon) => verified,
+    };
+    match outcome {
+        Verification::Verified => {}
+        Verification::VerifiedKeysExpireSoon => {
+            let (app, origin) = (Arc::clone(app), request.origin.clone());
+            // In the background: this request is proven. A failure is not logged, the next request tries again.
+            let refresh = async move { refresh_keys(&app, &origin).await };
+            tokio::spawn(refresh.instrument(log::request_span()));
+        }
+        Verification::KeysMissing => {
+            let why = format!("{} does not have the signing key that the request names", request.origin);
+            return Err(Error::new(Kind::BadSignature, why));
+        }
+    }
+    Ok(request.origin)
+}
+
+/// Whether the keys in the catalog prove a request.
+async fn verify(app: &Arc<App>, request: UnverifiedRequest) -> Result<Verification> {
+    let federation = Arc::clone(&app.federation);
+    app.pools.run(Pool::Lookup, move || federation.verify(&request)).await
+}
+
+/// Fetches a server's keys, one fetch at a time for each server.
+async fn refresh_keys(app: &Arc<App>, origin: &ServerName) -> Result<()> {
+    let (fetching, of) = (Arc::clone(app), origin.clone());
+    let fetch = || async move {
+        let federation = Arc::clone(&fetching.federation);
+        fetching.pools.run(Pool::Keys, move || federation.refresh_keys(&of)).await
+    };
+    app.fetching_keys.run(origin.clone(), fetch).await
+}
+
+/// Asks the cache, else the homeserver; one question at a time for each token.
+async fn who_is(app: &Arc<App>, credential: Credential) -> Result<Account> {
+    let hash = credential.hash();
+    if let Some(known) = app.accounts.cached(&hash) {
+        return known;
+    }
+    let asking = Arc::clone(app);
+    let ask = || async move {
+        let accounts = Arc::clone(&asking.accounts);
+        asking.pools.run(Pool::Homeserver, move || accounts.ask(&credential)).await
+    };
+    app.asking.run(hash, ask).await
+}

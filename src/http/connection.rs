@@ -1,0 +1,355 @@
+//! A client's connection: the socket, how long the client may take to read an answer, and how it ends when the service stops.
+//!
+//! hyper limits the wait for a request's head, but not the wait for a client that stops reading an answer; such clients would
+//! hold their connections for ever. And hyper's own graceful shutdown closes a connection on which it has read nothing yet, even
+//! when a request already lies in the socket. Both are handled here, below hyper: a write that waits too long fails, and once the
+//! service stops, a connection without a request reads like one that its client has closed, but only when there is nothing to read.
+
+use std::future::Future as _;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, Sleep};
+
+/// How long a connection that was just made may take to send its request once the service stops.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
+/// An accepted socket.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    /// TCP, and the client's address.
+    Tcp(TcpStream, IpAddr),
+    Unix(UnixStream),
+}
+
+/// The requests of one connection, as its task, its stream and its answers see them.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    /// Requests whose answers are not sent yet.
+    in_flight: AtomicUsize,
+    /// Whether nothing, or only a part of a request, has been read: the rest is waited for, but not for long.
+    is_expecting: AtomicBool,
+    /// Notified of each request.
+    begun: Notify,
+}
+
+/// A request whose answer is not sent yet.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<Requests>);
+
+/// A stream that ends when the service stops and no request is in flight, and whose writes fail when what was written is not all
+/// taken, up to the next flush, within `write_timeout`. hyper flushes after each buffer that it has filled, 64 to 192 KiB of a
+/// large answer: the slowest reader is one of that much per `write_timeout`.
+#[derive(Debug)]
+pub(crate) struct Connection<S> {
+    stream: S,
+    requests: Arc<Requests>,
+    /// Changes when the service stops.
+    stopped: watch::Receiver<()>,
+    /// Whether something was written that is not flushed: hyper is done with an answer before all of it is sent.
+    is_sending: bool,
+    /// How long the rest of a request is waited for; made when the service stops.
+    last_wait: Option<Pin<Box<Sleep>>>,
+    /// How long writes may wait in all before a flush.
+    write_timeout: Duration,
+    /// When writing fails; made when the first write waits.
+    write_deadline: Option<Pin<Box<Sleep>>>,
+    /// Whether a write has waited since the last flush.
+    is_write_waiting: bool,
+}
+
+impl Socket {
+    /// The client's address; none through a Unix socket.
+    pub(crate) fn peer(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(_, peer) => Some(*peer),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl Requests {
+    /// Those of a connection on which nothing has arrived yet.
+    pub(crate) fn new() -> Arc<Self> {
+        let requests = Self::default();
+        requests.is_expecting.store(true, Ordering::Relaxed);
+        Arc::new(requests)
+    }
+
+    /// Counts a request until the guard is dropped: until its answer is sent or given up.
+    pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        self.is_expecting.store(false, Ordering::Release);
+        self.begun.notify_one();
+        InFlight(Arc::clone(self))
+    }
+
+    /// Waits until a request is in flight.
+    pub(crate) async fn next(&self) {
+        while self.in_flight.load(Ordering::Acquire) == 0 {
+            self.begun.notified().await;
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl<S> Connection<S> {
+    /// `stream` with its `requests`. It ends when `stopped` changes, and fails when a write waits for longer than
+    /// `write_timeout`.
+    pub(crate) fn new(
+        stream: S,
+        requests: Arc<Requests>,
+        stopped: watch::Receiver<()>,
+        write_timeout: Duration,
+    ) -> Self {
+        Self {
+            stream,
+            requests,
+            stopped,
+            is_sending: false,
+            last_wait: None,
+            write_timeout,
+            write_deadline: None,
+            is_write_waiting: false,
+        }
+    }
+
+    /// Passes on the result of a write, or an error when writes have waited too long.
+    fn limit_wait<T>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            return poll;
+        }
+        let timeout = self.write_timeout;
+        let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        if !self.is_write_waiting {
+            self.is_write_waiting = true;
+            if let Some(at) = Instant::now().checked_add(timeout) {
+                deadline.as_mut().reset(at);
+            }
+        }
+        match deadline.as_mut().poll(context) {
+            Poll::Ready(()) => {
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading")))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsFd> Connection<S> {
+    /// Whether a stream that has nothing to read has ended.
+    fn is_over(&mut self, context: &mut Context<'_>) -> bool {
+        if self.is_sending
+            || !self.stopped.has_changed().unwrap_or(true)
+            || self.requests.in_flight.load(Ordering::Acquire) > 0
+        {
+            return false;
+        }
+        // The kernel is asked: what the runtime knows of readiness may be old.
+        if rustix::io::ioctl_fionread(&self.stream).is_ok_and(|waiting| waiting > 0) {
+            return false;
+        }
+        if !self.requests.is_expecting.load(Ordering::Acquire) {
+            return true;
+        }
+        let last_wait = self.last_wait.get_or_insert_with(|| Box::pin(tokio::time::sleep(FIRST_REQUEST)));
+        last_wait.as_mut().poll(context).is_ready()
+    }
+}
+
+impl<S: AsyncRead + AsFd + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let poll = Pin::new(&mut self.stream).poll_read(context, into);
+        if poll.is_pending() && self.is_over(context) {
+            return Poll::Ready(Ok(()));
+        }
+        if into.filled().len() > before && self.requests.in_flight.load(Ordering::Acquire) == 0 {
+            self.requests.is_expecting.store(true, Ordering::Release);
+        }
+        poll
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.is_sending = true;
+        let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.limit_wait(context, poll)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.stream).poll_flush(context);
+        if poll.is_ready() {
+            self.is_sending = false;
+            self.is_write_waiting = false;
+        }
+        self.limit_wait(context, poll)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.is_sending = true;
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.limit_wait(context, poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream, _) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream, _) => Pin::new(stream).poll_read(context, into),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, into),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream, _) => Pin::new(stream).poll_write(context, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream, _) => Pin::new(stream).poll_flush(context),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream, _) => Pin::new(stream).poll_shutdown(context),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream, _) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream, _) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    /// Runs with time that passes at once when nothing else happens.
+    fn run<F: Future>(future: F) -> F::Output {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(future)
+    }
+
+    const TIMEOUT: Duration = Duration::from_mins(1);
+
+    /// A connection of a service that goes on.
+    fn connection<S>(stream: S) -> Connection<S> {
+        let (_, stopped) = watch::channel(());
+        Connection::new(stream, Requests::new(), stopped, TIMEOUT)
+    }
+
+    #[test]
+    fn a_reader_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
+        run(async {
+            let (near, mut far) = duplex(8);
+            let mut stream = connection(near);
+            let slow = tokio::spawn(async move {
+                let mut taken = [0; 8];
+                for _ in 0..5 {
+                    tokio::time::sleep(TIMEOUT.div_f32(2.0)).await;
+                    far.read_exact(&mut taken).await.unwrap();
+                }
+                far
+            });
+            for _ in 0..5 {
+                stream.write_all(&[7; 8]).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+            let _far = slow.await.unwrap();
+            stream.write_all(&[7; 8]).await.unwrap();
+            let error = stream.write_all(&[7; 8]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        });
+    }
+
+    #[test]
+    fn a_reader_that_takes_a_byte_now_and_then_is_given_up() {
+        run(async {
+            let (near, mut far) = duplex(8);
+            let mut stream = connection(near);
+            let trickle = tokio::spawn(async move {
+                while far.read_u8().await.is_ok() {
+                    tokio::time::sleep(TIMEOUT.div_f32(4.0)).await;
+                }
+            });
+            let error = stream.write_all(&[7; 1000]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            drop(stream);
+            trickle.await.unwrap();
+        });
+    }
+}
