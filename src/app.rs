@@ -1,6 +1,6 @@
-//! One running sidecar: its parts, wired.
+//! One running sidecar: its parts, wired, and what they get from the machine.
 //!
-//! Owns nothing but the wiring. Every field is immutable.
+//! Owns nothing but the wiring. Every field is immutable; what a reload changes is behind [`Live`].
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -16,98 +16,35 @@ use crate::config::{Config, Live};
 use crate::error::{Error, Result};
 use crate::federation::{Federation, KeyFile, Parts, SigningKey};
 use crate::http::file_stream::Readers;
-use crate::http::receive::BodyReceiver;
-use crate::matrix::{Clock, Moment, Monotonic, Mxc, Random, ServerName, Timestamp};
-use crate::media::in_flight::InFlightFetches;
-use crate::media::pending::PendingUploads;
-use crate::media::response_cache::ResponseCache;
-use crate::media::upload_turns::Uploads;
-use crate::media::{ANIMATION_TIMEOUT, Library, RenderTask};
+use crate::matrix::{Clock, Moment, Monotonic, Random, ServerName, Timestamp};
+use crate::media::{self, ANIMATION_TIMEOUT, Media};
 use crate::outbound::dns::{Dns, SystemDns};
-use crate::preview::{Fetcher, HttpUrl};
+use crate::preview::Fetcher;
 use crate::store::Store;
 use crate::store::fs::{Fs, SystemFs};
-use crate::store::sha256::Sha256;
-use crate::sync::pools::Pools;
-use crate::sync::pools::READ_THREADS;
-use crate::sync::{Activity, Backlog, Batcher, KeyedSemaphore, Memory, SingleFlight};
-use crate::thumbnail::RenderSpec;
+use crate::sync::pools::{Pools, READ_THREADS};
+use crate::sync::{Activity, SingleFlight};
 
-/// Pictures being made or waiting for a worker; who asks for a further one waits for a place.
-const MAX_MAKING: usize = 64;
-
-/// Pictures that wait for a place; who asks for a further one is told to come back. A room full of pictures is opened at once.
-const MAX_WAITING: usize = 256;
-
-/// Uploads whose thumbnails are to be made when the machine is idle; of further ones they are made when asked for.
-const MAX_BACKLOG: usize = 256;
-
-/// Fetches from one server at the same time, so that a slow one does not take all the places.
-const FETCHES_PER_SERVER: usize = 4;
-
-/// Fetches at the same time for those without a token, from all servers: half of the threads stay free for others.
-const ANONYMOUS_FETCHES: usize = 8;
-
-/// Previews being made or waiting to be; who asks for a further one is told to come back.
-const MAX_PREVIEWING: usize = 64;
-
-/// Requests to one host at the same time, for previews: a guest does not crowd.
-const REQUESTS_PER_HOST: usize = 2;
-
-/// The parts of a running sidecar.
+/// The parts of a running sidecar. What a use case needs besides them is in [`Media`].
 pub struct App {
     /// Our own name.
     pub(crate) server_name: ServerName,
-    /// What is in force.
     config: Live<Config>,
-    /// DNS.
-    names: Arc<dyn Dns>,
-    /// Who a client is.
+    dns: Arc<dyn Dns>,
     pub(crate) accounts: Arc<Accounts>,
-    /// Who a server is.
     pub(crate) federation: Arc<Federation>,
-    /// What can be done with media.
-    pub(crate) library: Arc<Library>,
-    /// Where all of it is kept.
+    pub(crate) media: Arc<Media>,
     pub(crate) store: Arc<Store>,
     /// Held while this runs: two processes over one store would remove each other's files.
     _lock: File,
-    /// Blocking work.
-    pub(crate) pools: Pools,
+    pub(crate) pools: Arc<Pools>,
     /// For bodies that read files.
     pub(crate) readers: Readers,
-    /// For bodies that arrive.
-    pub(crate) receiver: BodyReceiver,
-    /// `whoami` under way.
+    /// `whoami` requests in flight.
     pub(crate) asking: SingleFlight<CredentialHash, Account>,
-    /// Keys of other servers being fetched.
+    /// Servers whose keys are being fetched.
     pub(crate) fetching_keys: SingleFlight<ServerName, ()>,
-    /// Pictures being made, by source and spec.
-    pub(crate) making: SingleFlight<(Sha256, RenderSpec), ()>,
-    /// Those of them that wait: one decode of a source may serve several.
-    pub(crate) batcher: Batcher<RenderTask>,
-    /// What they may take in all.
-    pub(crate) picture_memory: Memory,
-    /// Uploads whose thumbnails are made when the machine is idle (`thumbnails.pregenerate`).
-    pub(crate) backlog: Backlog<Mxc>,
-    /// Whether it is.
     pub(crate) activity: Arc<Activity>,
-    /// What was served lately.
-    pub(crate) response_cache: ResponseCache,
-    /// Uploads under way, of each user.
-    pub(crate) uploads: Uploads,
-    /// Who waits for uploads.
-    pub(crate) pending: PendingUploads,
-    /// Fetches from each server.
-    pub(crate) fetches_per_server: KeyedSemaphore<ServerName>,
-    /// Fetches for those without a token.
-    pub(crate) anonymous_fetches: KeyedSemaphore<()>,
-    /// Remote files on their way in.
-    pub(crate) in_flight_fetches: InFlightFetches,
-    /// Previews being made.
-    pub(crate) previewing: SingleFlight<HttpUrl, Arc<str>>,
-    /// Requests to each host for them.
-    pub(crate) requests_per_host: KeyedSemaphore<String>,
     /// Whether the last health check found something.
     pub(crate) is_failing: AtomicBool,
     /// For multipart boundaries.
@@ -169,8 +106,7 @@ impl App {
     pub fn open(config: &Config, signing_key: SigningKey, environment: Environment) -> Result<Arc<Self>> {
         let Environment { clock, monotonic, random, names, load, animation_time, disk } = environment;
         let lock = lock_data_dir(&config.data_dir)?;
-        let store = Store::open(&config.data_dir, disk)?;
-        let (catalog, blobs) = (Arc::clone(&store.catalog), Arc::clone(&store.blobs));
+        let store = Arc::new(Store::open(&config.data_dir, disk)?);
 
         let homeserver = HomeserverClient::new(&config.homeserver.url, Arc::clone(&names))
             .map_err(|error| Error::internal("preparing requests to the homeserver", error))?;
@@ -182,7 +118,7 @@ impl App {
             signing_key,
             key_file: KeyFile::locate(&config.homeserver.signing_key),
             homeserver,
-            catalog: Arc::clone(&catalog),
+            catalog: Arc::clone(&store.catalog),
             names: Arc::clone(&names),
             clock: Arc::clone(&clock),
             monotonic: Arc::clone(&monotonic),
@@ -194,37 +130,34 @@ impl App {
         let fetcher = Fetcher::new(&config.previews, Arc::clone(&names))
             .map_err(|error| Error::internal("preparing requests to linked pages", error))?;
 
-        let parts = (Arc::clone(&catalog), Arc::clone(&blobs), Arc::clone(&federation), fetcher);
-        let times = (clock, Arc::clone(&monotonic));
-        let library = Library::new(config, parts, times, animation_time, Arc::clone(&random));
-        let backlog = if config.thumbnails.pregenerate { MAX_BACKLOG } else { 0 };
+        let (pools, readers) = (Arc::new(Pools::new(config.thumbnails.workers)), Readers::new(READ_THREADS));
+        let activity = Arc::new(Activity::new(Arc::clone(&monotonic), load));
+        let parts = media::Parts {
+            store: Arc::clone(&store),
+            federation: Arc::clone(&federation),
+            fetcher,
+            pools: Arc::clone(&pools),
+            readers: readers.clone(),
+            activity: Arc::clone(&activity),
+            animation_time,
+            clock,
+            monotonic,
+            random: Arc::clone(&random),
+        };
         Ok(Arc::new(Self {
             server_name: config.server_name.clone(),
             config: Live::new(config.clone()),
-            names: Arc::clone(&names),
+            dns: names,
             accounts: Arc::new(accounts),
             federation,
-            library: Arc::new(library),
-            store: Arc::new(store),
+            media: Media::new(config, parts),
+            store,
             _lock: lock,
-            pools: Pools::new(config.thumbnails.workers),
-            readers: Readers::new(READ_THREADS),
-            receiver: BodyReceiver::new(),
+            pools,
+            readers,
             asking: SingleFlight::default(),
             fetching_keys: SingleFlight::default(),
-            making: SingleFlight::at_most(MAX_MAKING).with_queue(MAX_WAITING),
-            batcher: Batcher::default(),
-            backlog: Backlog::at_most(backlog),
-            activity: Arc::new(Activity::new(monotonic, load)),
-            picture_memory: Memory::new(config.thumbnails.memory.0),
-            response_cache: ResponseCache::new(),
-            uploads: Uploads::default(),
-            pending: PendingUploads::default(),
-            fetches_per_server: KeyedSemaphore::new(FETCHES_PER_SERVER),
-            anonymous_fetches: KeyedSemaphore::new(ANONYMOUS_FETCHES),
-            in_flight_fetches: InFlightFetches::default(),
-            previewing: SingleFlight::at_most(MAX_PREVIEWING),
-            requests_per_host: KeyedSemaphore::new(REQUESTS_PER_HOST),
+            activity,
             is_failing: AtomicBool::new(false),
             random,
         }))
@@ -232,10 +165,10 @@ impl App {
 }
 
 impl App {
-    /// Goes by `config` from now on, as far as that can be done without a restart. Names the keys that need one.
+    /// Applies a changed configuration, as far as that is possible without a restart. Returns the changed keys that need one.
     ///
     /// # Errors
-    /// When something that it names cannot be used; everything stays as it is then.
+    /// When something that it names cannot be used; then nothing changes.
     pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>> {
         let mut config = config.clone();
         let fixed = config.keep_fixed(&self.config.get());
@@ -244,11 +177,11 @@ impl App {
             .federation
             .prepare(&config.federation)
             .map_err(|error| Error::internal("preparing requests to other servers", error))?;
-        let fetcher = Fetcher::new(&config.previews, Arc::clone(&self.names))
+        let fetcher = Fetcher::new(&config.previews, Arc::clone(&self.dns))
             .map_err(|error| Error::internal("preparing requests to linked pages", error))?;
         self.federation.reload(rules);
         self.accounts.reload(&config.homeserver);
-        self.library.reload(&config, fetcher);
+        self.media.reload(&config, fetcher);
         self.config.set(config);
         Ok(fixed)
     }

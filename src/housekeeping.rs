@@ -10,8 +10,7 @@ use tokio::task::JoinSet;
 use crate::app::App;
 use crate::error::Result;
 use crate::federation::Standing;
-use crate::media::Library;
-use crate::media::service;
+use crate::media::Media;
 use crate::sync::pools::Pool;
 
 /// Between two writes of last-access times.
@@ -33,19 +32,9 @@ const COMPARE_AGAIN_EVERY: Duration = Duration::from_hours(1);
 pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
     tasks.spawn(tend_orphans(Arc::clone(app)));
     tasks.spawn(compare_keys(Arc::clone(app)));
-    tasks.spawn(service::pregenerate(Arc::clone(app)));
-    tasks.spawn(repeat(
-        Arc::clone(app),
-        EXPIRE_EVERY,
-        "cannot forget what has expired",
-        Library::forget_expired,
-    ));
-    tasks.spawn(repeat(
-        Arc::clone(app),
-        FLUSH_EVERY,
-        "cannot write last-access times",
-        Library::flush_accesses,
-    ));
+    tasks.spawn(Arc::clone(&app.media).pregenerate());
+    tasks.spawn(expire(Arc::clone(app)));
+    tasks.spawn(flush_accesses(Arc::clone(app)));
 }
 
 /// Looks for what an interrupted run left until that was seen whole, and then after it by the hour.
@@ -54,7 +43,7 @@ async fn tend_orphans(app: Arc<App>) {
     let mut is_known = false;
     loop {
         ticks.tick().await;
-        let (library, store) = (Arc::clone(&app.library), Arc::clone(&app.store));
+        let store = Arc::clone(&app.store);
         let done = if is_known {
             let tend = move || {
                 store.note_generation()?;
@@ -64,7 +53,7 @@ async fn tend_orphans(app: Arc<App>) {
         } else {
             // What was not seen whole is not touched.
             let look = move || {
-                library.forget_sourceless_thumbnails()?;
+                store.remove_sourceless_thumbnails()?;
                 store.find_orphans()
             };
             app.pools.run(Pool::Disk, look).await.inspect(|()| is_known = true)
@@ -86,15 +75,30 @@ async fn compare_keys(app: Arc<App>) {
     }
 }
 
-/// Does one thing now and every `period` from now on. What it removed leaves the response cache.
-async fn repeat(app: Arc<App>, period: Duration, complaint: &'static str, job: fn(&Library) -> Result<()>) {
-    let mut ticks = tokio::time::interval(period);
+/// Deletes what has expired, now and by the hour.
+async fn expire(app: Arc<App>) {
+    let mut ticks = tokio::time::interval(EXPIRE_EVERY);
     loop {
         ticks.tick().await;
-        let library = Arc::clone(&app.library);
-        if let Err(error) = app.pools.run(Pool::Disk, move || job(&library)).await {
-            tracing::error!(?error, "{complaint}");
+        run(&app, "deleting expired rows failed", Media::remove_expired).await;
+    }
+}
+
+/// Writes last-access times by the hour, and sooner when there are many.
+async fn flush_accesses(app: Arc<App>) {
+    let mut ticks = tokio::time::interval(FLUSH_EVERY);
+    loop {
+        tokio::select! {
+            _tick = ticks.tick() => {}
+            () = app.media.many_accesses() => {}
         }
-        app.response_cache.tidy(app.library.generation());
+        run(&app, "writing last-access times failed", Media::flush_accesses).await;
+    }
+}
+
+async fn run(app: &Arc<App>, failed: &'static str, job: fn(&Media) -> Result<()>) {
+    let media = Arc::clone(&app.media);
+    if let Err(error) = app.pools.run(Pool::Disk, move || job(&media)).await {
+        tracing::error!(?error, "{failed}");
     }
 }

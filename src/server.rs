@@ -207,7 +207,7 @@ pub async fn run(app: Arc<App>, listeners: Vec<Listener>, stop: impl Future<Outp
     stop.await;
     tracing::info!("stopping: finishing running requests");
     stopping.send_replace(());
-    app.pending.stop();
+    app.media.stop();
     // Whoever has connected by now is answered.
     while accepting.join_next().await.is_some() {}
     // Every connection holds a place: when all are free again, all have ended.
@@ -216,8 +216,8 @@ pub async fn run(app: Arc<App>, listeners: Vec<Listener>, stop: impl Future<Outp
         tracing::warn!("some requests did not end in {} s and are cut off", DRAIN.as_secs());
     }
     tasks.shutdown().await;
-    let library = Arc::clone(&app.library);
-    if let Err(error) = app.pools.run(Pool::Disk, move || library.flush_accesses()).await {
+    let media = Arc::clone(&app.media);
+    if let Err(error) = app.pools.run(Pool::Disk, move || media.flush_accesses()).await {
         tracing::error!(?error, "last-access times are lost");
     }
     let store = Arc::clone(&app.store);

@@ -30,14 +30,8 @@ const SIDEWAYS: [(&str, &str, &str); 1] =
     [("federation", "accounts", "our own published key is asked of the homeserver, which accounts knows")];
 
 /// Arrows upwards that are still to be turned.
-const UPWARDS: [(&str, &str); 6] = [
-    ("http", "accounts"),
-    ("http", "federation"),
-    ("http", "thumbnail"),
-    ("http", "preview"),
-    ("http", "media"),
-    ("media", "app"),
-];
+const UPWARDS: [(&str, &str); 4] =
+    [("http", "accounts"), ("http", "federation"), ("http", "thumbnail"), ("http", "preview")];
 
 /// Crates that only the listed modules may name.
 const DOORS: [(&str, &[&str]); 32] = [

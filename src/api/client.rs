@@ -12,15 +12,13 @@ use serde_json::{Map, Value, json};
 use super::{authorise, authorise_user, authorise_viewer};
 use crate::accounts::Account;
 use crate::app::App;
-use crate::error::{Error, Kind, Result};
-use crate::http::receive;
+use crate::error::Result;
 use crate::http::request::Call;
-use crate::http::response::{self, Caching, Response};
+use crate::http::response::{self, ArrivingHead, Caching, Response};
 use crate::matrix::Mxc;
-use crate::media::service::{self, AccessOptions, Obtained, WaitFor};
-use crate::media::upload_turns::UnderWay;
-use crate::media::{RemoteFetch, Upload, Viewer};
-use crate::sync::pools::Pool;
+use crate::media::UploadSlot;
+use crate::media::download::{AccessOptions, Download, RemoteFetch, RemoteHead, WaitFor};
+use crate::media::{Upload, Viewer};
 
 /// Who may download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +37,6 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Auth) -> 
     let options = admit(app, call, door).await?;
     let mxc = call.mxc(&app.server_name)?;
     let file_name = call.file_name()?;
-    let readers = &app.readers;
     let conditions = call.conditions();
     // An HTTP/1.0 body of no known length ends like one that broke off: half a file would pass for a whole one. Conditions are
     // about the bytes, which are known when all of them are here.
@@ -48,19 +45,25 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, door: Auth) -> 
     } else {
         WaitFor::FirstByte
     };
-    Ok(match service::obtain(app, &mxc, options, wait_for).await? {
-        Obtained::Stored(ready) => {
-            response::media(&ready, file_name.as_deref(), caching(options.viewer), &conditions, readers)
+    match app.media.download(&mxc, options, wait_for).await? {
+        Download::Stored(prepared) => {
+            let caching = caching(options.viewer);
+            Ok(response::media(&prepared, file_name.as_deref(), caching, &conditions, &app.readers))
         }
-        Obtained::Arriving(coming) => response::arriving(coming, file_name.as_deref(), &conditions).await?,
-    })
+        Download::Arriving(file) => {
+            let RemoteHead { content_type, upload_name, size } = file.head.clone();
+            let file_name = file_name.as_deref().or(upload_name.as_deref());
+            let head = ArrivingHead { content_type: &content_type, file_name, size };
+            response::arriving(head, &conditions, |range| file.chunks(range)).await
+        }
+    }
 }
 
 /// `GET thumbnail/{o}/{m}`
 pub(crate) async fn get_content_thumbnail(app: &Arc<App>, call: &mut Call, door: Auth) -> Result<Response> {
     let options = admit(app, call, door).await?;
     let mxc = call.mxc(&app.server_name)?;
-    let picture = service::thumbnail(app, &mxc, call.wanted_thumbnail()?, options).await?;
+    let picture = app.media.thumbnail(&mxc, call.wanted_thumbnail()?, options).await?;
     Ok(response::media(&picture, None, caching(options.viewer), &call.conditions(), &app.readers))
 }
 
@@ -74,7 +77,7 @@ async fn admit(app: &Arc<App>, call: &mut Call, door: Auth) -> Result<AccessOpti
         Auth::Optional if call.refuses_remote() => RemoteFetch::Refused,
         Auth::Optional | Auth::Required => RemoteFetch::Allowed,
     };
-    Ok(AccessOptions { viewer, fetch, timeout: call.timeout() })
+    Ok(AccessOptions { viewer, remote: fetch, timeout: call.timeout() })
 }
 
 /// Who may keep what a viewer is given.
@@ -87,19 +90,14 @@ fn caching(viewer: Viewer) -> Caching {
 
 /// `POST upload`
 pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call) -> Result<Response> {
-    let (account, _under_way) = authorise_upload(app, call).await?;
+    let (account, _slot) = authorise_upload(app, call).await?;
     let upload = Upload {
         user_id: account.user_id,
         content_type: call.content_type(),
         file_name: call.upload_name()?,
+        announced: call.content_length(),
     };
-    refuse_announced(app, call)?;
-    let (library, store) = (Arc::clone(&app.library), Arc::clone(&app.library));
-    let announced = call.content_length();
-    let begin = move || library.begin_upload(announced);
-    let finish = move |ingest| store.finish_upload(ingest, upload);
-    let mxc = app.receiver.receive(&app.pools, &mut call.body, begin, finish).await?;
-    app.backlog.add(mxc.clone());
+    let mxc = app.media.upload(upload, &mut call.body).await?;
     call.access.mxc = Some(mxc.clone());
     let mut answer = Map::from_iter([("content_uri".to_owned(), mxc.to_string().into())]);
     add_blurhash(app, call, &mxc, &mut answer).await;
@@ -109,8 +107,7 @@ pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call) -> Result<Re
 /// `POST create` (MSC2246). The body, `{}` or nothing, says nothing.
 pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call) -> Result<Response> {
     let account = authorise_user(app, call).await?;
-    let library = Arc::clone(&app.library);
-    let created = app.pools.run(Pool::Disk, move || library.create(account.user_id)).await?;
+    let created = app.media.create(account.user_id).await?;
     call.access.mxc = Some(created.mxc.clone());
     Ok(response::json(
         &json!({"content_uri": created.mxc.to_string(), "unused_expires_at": created.expires.time().0}),
@@ -119,67 +116,48 @@ pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call) -> Result<Re
 
 /// `PUT upload/{o}/{m}` (MSC2246). Whether the ID may be filled is decided before the body is looked at.
 pub(crate) async fn create_content_async(app: &Arc<App>, call: &mut Call) -> Result<Response> {
-    let (account, _under_way) = authorise_upload(app, call).await?;
+    let (account, _slot) = authorise_upload(app, call).await?;
     let mxc = call.mxc(&app.server_name)?;
-    let user_id = account.user_id;
-    let (library, user, target) = (Arc::clone(&app.library), user_id.clone(), mxc.clone());
-    let filling = app.pools.run(Pool::Disk, move || library.begin_filling(&target, &user)).await?;
-
-    let upload = Upload { user_id, content_type: call.content_type(), file_name: call.upload_name()? };
-    refuse_announced(app, call)?;
-    let (library, filled) = (Arc::clone(&app.library), Arc::clone(app));
-    let announced = call.content_length();
-    let begin = move || library.begin_upload(announced);
-    // Told from the same thread: those who wait hear of it even if this client is gone by then.
-    let finish = move |ingest| {
-        filled.library.finish_filling(&filling, ingest, upload)?;
-        filled.pending.filled(&mxc);
-        filled.backlog.add(mxc.clone());
-        Ok(mxc)
+    let target = app.media.upload_target(&mxc, &account.user_id).await?;
+    let upload = Upload {
+        user_id: account.user_id,
+        content_type: call.content_type(),
+        file_name: call.upload_name()?,
+        announced: call.content_length(),
     };
-    let mxc = app.receiver.receive(&app.pools, &mut call.body, begin, finish).await?;
+    let mxc = app.media.upload_to(target, upload, &mut call.body).await?;
     let mut answer = Map::new();
     add_blurhash(app, call, &mxc, &mut answer).await;
     Ok(response::json(&answer.into()))
 }
 
 /// Whose upload it is, and its place among the user's others, to be kept until the request ends.
-async fn authorise_upload(app: &Arc<App>, call: &mut Call) -> Result<(Account, UnderWay)> {
+async fn authorise_upload(app: &Arc<App>, call: &mut Call) -> Result<(Account, UploadSlot)> {
     let account = authorise_user(app, call).await?;
-    let under_way = app.uploads.begin(&account.user_id).await?;
-    Ok((account, under_way))
+    let slot = app.media.upload_slot(&account.user_id).await?;
+    Ok((account, slot))
 }
 
 /// `GET config`
 pub(crate) async fn get_media_config(app: &Arc<App>, call: &mut Call) -> Result<Response> {
     authorise_user(app, call).await?;
-    Ok(response::json(&json!({"m.upload.size": app.library.max_upload_size()})))
+    Ok(response::json(&json!({"m.upload.size": app.media.max_upload_size()})))
 }
 
 /// `GET preview_url`
 pub(crate) async fn get_url_preview(app: &Arc<App>, call: &mut Call) -> Result<Response> {
     authorise_user(app, call).await?;
-    let disabled = || Error::new(Kind::Unrecognized, "this server does not preview links");
-    let timeout = app.library.preview_timeout().ok_or_else(disabled)?;
-    let preview = service::preview(app, call.preview_link()?, timeout).await?;
+    let timeout = app.media.preview_timeout()?;
+    let preview = app.media.preview(call.preview_link()?, timeout).await?;
     Ok(response::json_text(&preview))
 }
 
 /// Adds the blurhash of what was uploaded, if that is wanted and can be had (MSC2448, under its unstable name).
 async fn add_blurhash(app: &Arc<App>, call: &Call, mxc: &Mxc, answer: &mut Map<String, Value>) {
     if call.wants_blurhash()
-        && let Some(blurhash) = service::blurhash(app, mxc).await
+        && let Some(blurhash) = app.media.blurhash(mxc).await
     {
         answer.insert("xyz.amorgan.blurhash".to_owned(), blurhash.into());
-    }
-}
-
-/// Refuses an upload that announces too much, before it is sent.
-fn refuse_announced(app: &Arc<App>, call: &Call) -> Result<()> {
-    let limit = app.library.max_upload_size();
-    match call.content_length() {
-        Some(length) if length > limit => Err(receive::too_large(limit)),
-        _ => Ok(()),
     }
 }
 

@@ -9,10 +9,10 @@ use super::authorise_server;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::http::request::Call;
-use crate::http::response::{self, Caching, Ready, Response};
+use crate::http::response::{self, Caching, PreparedMedia, Response};
 use crate::matrix::Mxc;
-use crate::media::service::{self, AccessOptions, Obtained, WaitFor};
-use crate::media::{RemoteFetch, Viewer};
+use crate::media::Viewer;
+use crate::media::download::{AccessOptions, Download, RemoteFetch, WaitFor};
 
 /// How media is wrapped for a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +27,9 @@ pub(crate) enum BodyFormat {
 /// target is not expected to hold it, and MSC3916 forbids handing on what is somebody else's.
 pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, format: BodyFormat) -> Result<Response> {
     let mxc = admit(app, call).await?;
-    match service::obtain(app, &mxc, options(call), WaitFor::Stored).await? {
-        Obtained::Stored(ready) => Ok(wrap(app, call, &ready, format)),
-        Obtained::Arriving(_) => Err(Error::not_found()),
+    match app.media.download(&mxc, options(call), WaitFor::Stored).await? {
+        Download::Stored(prepared) => Ok(wrap(app, call, &prepared, format)),
+        Download::Arriving(_) => Err(Error::not_found()),
     }
 }
 
@@ -40,7 +40,7 @@ pub(crate) async fn get_content_thumbnail(
     format: BodyFormat,
 ) -> Result<Response> {
     let mxc = admit(app, call).await?;
-    let picture = service::thumbnail(app, &mxc, call.wanted_thumbnail()?, options(call)).await?;
+    let picture = app.media.thumbnail(&mxc, call.wanted_thumbnail()?, options(call)).await?;
     Ok(wrap(app, call, &picture, format))
 }
 
@@ -53,15 +53,15 @@ async fn admit(app: &Arc<App>, call: &mut Call) -> Result<Mxc> {
 
 /// A server may see what is ours, and causes no fetch.
 fn options(call: &Call) -> AccessOptions {
-    AccessOptions { viewer: Viewer::Known, fetch: RemoteFetch::Refused, timeout: call.timeout() }
+    AccessOptions { viewer: Viewer::Known, remote: RemoteFetch::Refused, timeout: call.timeout() }
 }
 
 /// An answer in the asked family's form.
-fn wrap(app: &App, call: &Call, ready: &Ready, format: BodyFormat) -> Response {
+fn wrap(app: &App, call: &Call, prepared: &PreparedMedia, format: BodyFormat) -> Response {
     let readers = &app.readers;
     match format {
-        BodyFormat::Raw => response::media(ready, None, Caching::Private, &call.conditions(), readers),
-        BodyFormat::Multipart => response::multipart_federation(ready, &boundary(app), readers),
+        BodyFormat::Raw => response::media(prepared, None, Caching::Private, &call.conditions(), readers),
+        BodyFormat::Multipart => response::multipart_federation(prepared, &boundary(app), readers),
     }
 }
 

@@ -1,13 +1,14 @@
-//! `previews.accept_language`: language tags, best first, with or without weights of their own.
-//! [RFC 9110 §12.5.4](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.4).
+//! `previews.accept_language`: languages, best first, each with or without a weight.
+//!
+//! Owns the step from the list to the header. [RFC 9110 §12.5.4](https://www.rfc-editor.org/rfc/rfc9110#section-12.5.4).
 
 /// An entry that is not a language range, with or without a weight.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a language (like de, pt-BR or fr;q=0.8)")]
 pub(crate) struct NotALanguage(String);
 
-/// `Accept-Language` for these entries. What has no weight weighs a tenth less for each place down the list, and never more than
-/// what stands before it.
+/// The `Accept-Language` header for these entries. An entry without a weight gets 1.0 less a tenth for each entry before it, and never
+/// more than the entry before it.
 ///
 /// # Errors
 /// The first entry that is not a language.
@@ -37,7 +38,7 @@ pub(crate) fn accept_language(entries: &[String]) -> Result<String, NotALanguage
     Ok(parts.join(", "))
 }
 
-/// Whether this is a language range: `*`, or letters and digits in parts of up to eight (RFC 4647 §2.1).
+/// Whether this is a language range: `*`, or parts of one to eight letters and digits (RFC 4647 §2.1).
 fn is_range(text: &str) -> bool {
     let is_part =
         |part: &str| (1..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric());

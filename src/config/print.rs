@@ -1,6 +1,7 @@
 //! The configuration as YAML again, for `media-sidecar config`.
 //!
-//! Owns what is hidden: credentials in URLs.
+//! Owns what is hidden: credentials in URLs. saphyr, which reads the file, writes it too; serde-saphyr's serialiser would be a second YAML
+//! library for the 15 lines that turn JSON values into saphyr's.
 
 use saphyr::{Yaml, YamlEmitter};
 

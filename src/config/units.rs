@@ -1,6 +1,7 @@
 //! Values with units, as people write them: `50MiB`, `24h`, `unix:/run/x.sock`, `32x32-crop`.
 //!
-//! Owns their text forms, both ways. Refuses to know which key a value belongs to.
+//! Owns their text forms, both ways. Refuses to know which key a value belongs to. bytesize and humantime parse; their serde forms
+//! are not used, because they print other texts than sidecar.yaml has (`50.0 MiB`, `1day`) and their errors give no example.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

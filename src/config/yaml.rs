@@ -1,6 +1,7 @@
 //! A figment provider over a YAML file that remembers the line of every key.
 //!
-//! Owns the step from YAML to figment's values. Refuses to know which keys exist.
+//! Owns the step from YAML to figment's values. Refuses to know which keys exist. Written here because serde-saphyr's figment provider
+//! keeps no lines: figment's values have no place for them, and what is wrong is found only after file and environment are merged.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use saphyr::{LoadableYamlNode as _, MarkedYaml, Scalar, ScanError, YamlData};
 pub(super) struct Broken {
     /// Where, counted from 1.
     pub(super) line: Option<usize>,
-    /// What is wrong, and the mend.
+    /// What is wrong, and how to fix it.
     pub(super) message: String,
 }
 
@@ -128,12 +129,16 @@ fn key_text(key: &MarkedYaml<'_>) -> String {
     }
 }
 
-/// What the parser says, in the operator's words; what is rarer, in its own.
+/// The parser's error in the operator's words; rare ones in the parser's own.
 fn in_words(why: &ScanError, text: &str) -> Broken {
-    let (line, column) = (why.marker().line(), why.marker().col());
     let said = why.info();
+    let is_tab =
+        said.contains("tabs disallowed") || said.contains("tab character") || said.contains("found a tab");
+    let place = (why.marker().line(), why.marker().col());
+    // The parser names the place of the value before, when it takes the tab for a part of it.
+    let (line, column) = if is_tab { indenting_tab(text, place.0).unwrap_or(place) } else { place };
     let from_there = || text.lines().nth(line.saturating_sub(1)).unwrap_or_default().chars().skip(column);
-    let message = if said.contains("tabs disallowed") || said.contains("tab character") {
+    let message = if is_tab {
         "a tab; YAML is indented with spaces".to_owned()
     } else if said.contains("duplicated key") {
         let key: String = from_there().take_while(|c| *c != ':').collect();
@@ -155,6 +160,15 @@ fn in_words(why: &ScanError, text: &str) -> Broken {
         said.to_owned()
     };
     Broken { line: Some(line), message: format!("{message} (column {})", column.saturating_add(1)) }
+}
+
+/// Line, counted from 1, and column, from 0, of the first tab that indents something in line `first` or below.
+fn indenting_tab(text: &str, first: usize) -> Option<(usize, usize)> {
+    text.lines().enumerate().skip(first.saturating_sub(1)).find_map(|(index, line)| {
+        let content = line.trim_start_matches([' ', '\t']);
+        let column = line.find('\t').filter(|at| at.saturating_add(content.len()) < line.len())?;
+        (!content.is_empty()).then_some((index.saturating_add(1), column))
+    })
 }
 
 /// The first line, counted from 1, whose content begins further to the right than any key does. The parser bounds how deep `[` and
@@ -233,6 +247,14 @@ mod tests {
             ("just words", 1, "expected lines like `server_name: example.org`"),
             ("- a: 1\n", 1, "expected lines like"),
             ("a:\n\tb: 1\n", 2, "a tab; YAML is indented with spaces"),
+            ("a:\n  b: 1\n\tc: 1\n", 3, "a tab"),
+            ("a:\n  b: 1\n  \tc: 1\n", 3, "a tab; YAML is indented with spaces (column 3)"),
+            ("a: 1\n\tb: 1\n", 2, "a tab"),
+            ("a: 1\n\n\tb: 1\n", 3, "a tab"),
+            ("a:\n\t- b\n", 2, "a tab"),
+            ("a:\n  - b\n\t- c\n", 3, "a tab"),
+            ("a: [1,\n\t2]\nb:\n\tc: 1\n", 4, "a tab"),
+            ("# why\na:\n\t\n\tb: 1\n", 4, "a tab"),
             ("a: 1\nb: 2\na: 3\n", 3, "`a` stands twice in the same group; keep one (column 1)"),
             ("ä: 1\nb: {ü: 1, ü: 2}\n", 2, "`ü` stands twice in the same group; keep one (column 11)"),
             ("a: \"x\nb: 1\n", 1, "a quote that begins here is not closed"),

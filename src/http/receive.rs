@@ -1,6 +1,7 @@
-//! HTTP body → blob gate.
+//! Receiving an upload: HTTP body → blob.
 //!
-//! Owns how an upload is gathered, and how long a client may take over it.
+//! Owns how much of a body is collected in memory before it is written, and how long a client may take. Refuses to know what becomes
+//! of it.
 
 use std::io;
 use std::time::Duration;
@@ -19,40 +20,39 @@ use crate::sync::pools::{Pool, Pools};
 /// Longest silence of a client that uploads.
 const UPLOAD_STALL: Duration = Duration::from_mins(1);
 
-/// How long an upload may be slow before its average rate is looked at.
+/// How long an upload may be slow before its average rate counts.
 const UPLOAD_GRACE: Duration = Duration::from_mins(1);
 
-/// The slowest average rate after that, bytes a second. A client that trickles would hold its connection for ever.
+/// The slowest average rate after that, bytes a second. A slower client would hold its connection for ever.
 const MIN_UPLOAD_RATE: u64 = 1024;
 
-/// How much of an upload is gathered before it is handed to the disk, bytes. Each upload has two such batches at most.
+/// How much of an upload is collected before it is written, bytes. Each upload has two such batches at most.
 const UPLOAD_BATCH: usize = 256 * 1024;
 
-/// Uploads that gather so much at the same time; further ones make do with [`SMALL_BATCH`]. Bounds what clients that stall
-/// hold: 16 MiB, and 32 KiB for each one more.
+/// Uploads with batches of that size at the same time; further ones have batches of [`SMALL_BATCH`]. Bounds what clients that stall hold:
+/// 16 MiB, and 32 KiB for each further one.
 const LARGE_UPLOADS: usize = 32;
 
-/// How much of an upload is gathered while many are under way, bytes.
+/// Size of a batch while many uploads are under way, bytes.
 const SMALL_BATCH: usize = 16 * 1024;
 
-/// Receives bodies; a few at a time may gather large batches.
+/// Receives bodies.
 #[derive(Debug)]
 pub(crate) struct BodyReceiver {
-    /// A permit for each of them.
+    /// A permit for each of [`LARGE_UPLOADS`].
     large_uploads: Semaphore,
 }
 
 impl BodyReceiver {
-    /// Nobody sends yet.
     pub(crate) fn new() -> Self {
         Self { large_uploads: Semaphore::new(LARGE_UPLOADS) }
     }
 
-    /// Moves a whole HTTP body through the blob gate, which `begin` opens and `finish` closes. While the disk takes one batch,
-    /// the next arrives; no thread waits for the client, and nothing is opened before the first batch is there.
+    /// Writes a whole body to the ingest that `begin` opens and hands that to `finish`. While one batch is written, the next arrives; no
+    /// thread waits for the client, and nothing is opened before the first batch is there.
     ///
     /// # Errors
-    /// `UploadTooLarge`, `RequestTimeout` when the client falls silent or trickles, `BadRequest` when it breaks off.
+    /// `UploadTooLarge`, `RequestTimeout` when the client stops sending or is too slow, `BadRequest` when it breaks off.
     pub(crate) async fn receive<B, T>(
         &self,
         pools: &Pools,
@@ -90,17 +90,15 @@ impl BodyReceiver {
     }
 }
 
-/// Bytes on their way in while the async side holds them. To give them up is to remove a file, which is done on a blocking
-/// thread.
+/// An ingest while the async side holds it. Dropping an ingest removes a file, which must happen on a blocking thread.
 struct PendingIngest(Option<Ingest>);
 
 impl PendingIngest {
-    /// Parks `ingest`.
     fn new(ingest: Ingest) -> Self {
         Self(Some(ingest))
     }
 
-    /// Takes it over, on a blocking thread.
+    /// To be called on a blocking thread.
     fn take(mut self) -> Result<Ingest> {
         self.0.take().ok_or_else(|| Error::internal("storing an upload", io::Error::other("taken before")))
     }
@@ -114,17 +112,15 @@ impl Drop for PendingIngest {
     }
 }
 
-/// An upload's body, taken in batches.
+/// Reads an upload's body in batches.
 struct BodyBatches<'a, B> {
-    /// The body.
     body: &'a mut B,
-    /// What of the last frame did not fit.
+    /// The part of the last frame that did not fit.
     rest: Bytes,
     /// Most bytes in a batch.
     room: usize,
     /// Whether the body has ended.
     is_over: bool,
-    /// When it began.
     started: Instant,
     /// Bytes so far.
     size: u64,
@@ -135,13 +131,12 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::error::Error + Send + Sync + 'static,
 {
-    /// Takes `body` in batches of `room` bytes.
     fn new(body: &'a mut B, room: usize) -> Self {
         Self { body, rest: Bytes::new(), room, is_over: false, started: Instant::now(), size: 0 }
     }
 
-    /// Fills `batch` anew with what arrives; empty at the end of the body. The bytes are copied: small frames would each
-    /// keep a whole read buffer.
+    /// Fills `batch` anew with what arrives; it is empty at the end of the body. The bytes are copied: small frames would each keep a
+    /// whole read buffer in memory.
     async fn next_batch(&mut self, mut batch: Vec<u8>) -> Result<Vec<u8>> {
         batch.clear();
         while batch.len() < self.room && !self.is_over {
@@ -161,7 +156,6 @@ where
         Ok(batch)
     }
 
-    /// Waits for what comes next.
     async fn next_frame(&mut self) -> Result<()> {
         let stalled = || Error::new(Kind::RequestTimeout, "the upload stalled");
         let elapsed = self.started.elapsed();
@@ -182,7 +176,7 @@ where
     }
 }
 
-/// What the client's upload failed with.
+/// What a client reads of an upload that could not be written.
 fn refused(error: IngestError) -> Error {
     match error {
         IngestError::TooLarge(limit) => too_large(limit),
@@ -190,7 +184,7 @@ fn refused(error: IngestError) -> Error {
     }
 }
 
-/// An upload over the limit.
+/// What a client reads of an upload over the limit.
 pub(crate) fn too_large(limit: u64) -> Error {
     Error::new(Kind::UploadTooLarge, format!("the upload is larger than {limit} bytes"))
 }
@@ -231,20 +225,19 @@ mod tests {
         runtime.block_on(future)
     }
 
-    /// A store in a folder that goes with the first value.
+    /// A blob store in a folder that is removed with the first value.
     fn store() -> (tempfile::TempDir, Arc<Blobs>) {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         (folder, blobs)
     }
 
-    /// Takes in a body whole.
-    async fn absorb(pools: &Pools, blobs: &Arc<Blobs>, body: Fed) -> Result<u64> {
-        absorb_by(&BodyReceiver::new(), pools, blobs, body).await
+    /// Receives a whole body. Gives its size.
+    async fn receive(pools: &Pools, blobs: &Arc<Blobs>, body: Fed) -> Result<u64> {
+        receive_by(&BodyReceiver::new(), pools, blobs, body).await
     }
 
-    /// Takes in a body whole.
-    async fn absorb_by(
+    async fn receive_by(
         receiver: &BodyReceiver,
         pools: &Pools,
         blobs: &Arc<Blobs>,
@@ -274,7 +267,7 @@ mod tests {
                 let (feed, body) = fed();
                 vec![7; size].chunks(50_000).for_each(|piece| feed.send(piece.to_vec()).unwrap());
                 drop(feed);
-                assert_eq!(absorb(&pools, &blobs, body).await.unwrap(), len_u64(size), "{size}");
+                assert_eq!(receive(&pools, &blobs, body).await.unwrap(), len_u64(size), "{size}");
             }
         });
     }
@@ -286,7 +279,7 @@ mod tests {
             let (feed, body) = fed();
             feed.send(vec![7; UPLOAD_BATCH]).unwrap();
             let began = Instant::now();
-            let error = absorb(&pools, &blobs, body).await.unwrap_err();
+            let error = receive(&pools, &blobs, body).await.unwrap_err();
             assert_eq!((error.kind(), began.elapsed().as_secs()), (Kind::RequestTimeout, 60));
             while leftovers(&folder) > 0 {
                 tokio::task::yield_now().await;
@@ -305,7 +298,7 @@ mod tests {
                 }
             });
             let began = Instant::now();
-            let error = absorb(&pools, &blobs, body).await.unwrap_err();
+            let error = receive(&pools, &blobs, body).await.unwrap_err();
             assert_eq!(error.kind(), Kind::RequestTimeout);
             assert!((60..=64).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
             trickle.await.unwrap();
@@ -319,7 +312,7 @@ mod tests {
             let (feed, body) = fed();
             feed.send(vec![7; UPLOAD_BATCH]).unwrap();
             {
-                let mut request = std::pin::pin!(absorb(&pools, &blobs, body));
+                let mut request = std::pin::pin!(receive(&pools, &blobs, body));
                 while leftovers(&folder) == 0 {
                     assert!(poll_once(request.as_mut()).await.is_none());
                 }
@@ -362,7 +355,7 @@ mod tests {
             let (feeds, stalled): (Vec<_>, Vec<_>) = feeds.into_iter().unzip();
             let mut stalled: Vec<_> = stalled
                 .into_iter()
-                .map(|body| Box::pin(absorb_by(&receiver, &pools, &blobs, body)))
+                .map(|body| Box::pin(receive_by(&receiver, &pools, &blobs, body)))
                 .collect();
             for upload in &mut stalled {
                 assert!(poll_once(upload.as_mut()).await.is_none());
@@ -371,7 +364,7 @@ mod tests {
             let (feed, body) = fed();
             feed.send(vec![7; UPLOAD_BATCH]).unwrap();
             drop(feed);
-            assert_eq!(absorb_by(&receiver, &pools, &blobs, body).await.unwrap(), len_u64(UPLOAD_BATCH));
+            assert_eq!(receive_by(&receiver, &pools, &blobs, body).await.unwrap(), len_u64(UPLOAD_BATCH));
             drop(feeds);
             for upload in stalled {
                 assert_eq!(upload.await.unwrap(), 0);

@@ -1,11 +1,13 @@
-//! Everything written to a response: bodies, media headers, errors.
+//! Everything written to a response: bodies and headers, of media above all.
 //!
-//! Owns header text. Refuses to know why something is answered.
+//! Owns header text. Refuses to know why something is answered, and how media is found.
 //! [Spec, web browser clients](https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients) (CORS),
 //! [content repository](https://spec.matrix.org/v1.19/client-server-api/#content-repository) (media headers).
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
@@ -13,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use hyper::StatusCode;
 use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use tokio::sync::mpsc;
 
 use crate::error::{Error, Kind};
 use crate::http::access::Access;
@@ -23,11 +26,9 @@ use crate::http::file_stream::{self, FileStream, Readers};
 use crate::http::multipart;
 use crate::http::range::Extent;
 use crate::matrix::len_u64;
-use crate::media::RemoteHead;
-use crate::media::in_flight::{Chunks, Coming};
 use crate::store::stored_media::StoredMedia;
 
-/// What every handler gives back.
+/// What every endpoint gives back.
 pub(crate) type Response = hyper::Response<Body>;
 
 /// Sent with every response (spec, web browser clients), errors included.
@@ -52,7 +53,7 @@ const CORS: [(HeaderName, HeaderValue); 4] = [
     ),
 ];
 
-/// Sent with media: a browser that shows it directly must treat it as nobody's script (spec, content repository; MSC3828).
+/// Sent with media, so that a browser that shows it directly runs no script of it (spec, content repository; MSC3828).
 const MEDIA_SECURITY: [(HeaderName, HeaderValue); 5] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -73,11 +74,11 @@ const MEDIA_SECURITY: [(HeaderName, HeaderValue); 5] = [
 /// Who may keep a copy of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caching {
-    /// Anybody may have it. Shared caches ask again each time, so that a change of policy reaches them at once.
+    /// Any cache. Shared ones ask again each time, so that a change of policy reaches them at once.
     Public,
-    /// Only the client: it was answered to a token.
+    /// Only the client's: the request had a token.
     Private,
-    /// Nobody.
+    /// None.
     Never,
 }
 
@@ -110,37 +111,44 @@ pub(crate) fn json_with(status: StatusCode, text: String) -> Response {
     response
 }
 
-/// An answer to `OPTIONS`: nothing but CORS.
+/// The response to `OPTIONS`: nothing but CORS.
 pub(crate) fn preflight() -> Response {
     let mut response = bare(StatusCode::NO_CONTENT, Caching::Never);
     response.headers_mut().insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     response
 }
 
-/// Stored media, ready to be sent as often as it is asked for.
+/// Stored media with the headers of its response, to be sent any number of times.
 #[derive(Debug)]
-pub(crate) struct Ready {
-    /// What it is.
+pub(crate) struct PreparedMedia {
     stored: StoredMedia,
-    /// Its entity tag: the content's name, quoted.
+    /// The entity tag, quoted: the blob's name.
     etag: String,
-    /// When it came here; not for what stands in for something else, which has no age of its own.
+    /// `Last-Modified`; `None` for a stopgap, which has no age of its own.
     modified: Option<HttpDate>,
-    /// Headers of an answer with all of it, under its own name, but for who may keep it.
+    /// Headers of a response with all of it under its own name, but for `Cache-Control`.
     headers: HeaderMap,
-    /// All of it, if it is small and was in the page cache.
+    /// All of it, once it was read from the page cache, if it is small.
     bytes: OnceLock<Bytes>,
 }
 
 /// Largest media that is kept in memory, bytes.
 pub(crate) const MAX_SMALL: u64 = 64 << 10;
 
-impl Ready {
-    /// Writes the headers.
+impl PreparedMedia {
     pub(crate) fn new(stored: StoredMedia) -> Self {
-        let StoredMedia { content, created, is_stopgap, .. } = &stored;
+        let modified = HttpDate::of(stored.created);
+        Self::with_date(stored, Some(modified))
+    }
+
+    /// Media that stands in for something else that may be there soon: no client or cache may keep it.
+    pub(crate) fn stopgap(stored: StoredMedia) -> Self {
+        Self::with_date(stored, None)
+    }
+
+    fn with_date(stored: StoredMedia, modified: Option<HttpDate>) -> Self {
+        let content = &stored.content;
         let etag = format!("\"{}\"", content.sha256);
-        let modified = (!is_stopgap).then(|| HttpDate::of(*created));
         let mut headers = HeaderMap::with_capacity(24);
         headers.extend(CORS);
         insert_media_headers(&mut headers, &content.content_type, content.upload_name.as_deref());
@@ -153,17 +161,20 @@ impl Ready {
         Self { stored, etag, modified, headers, bytes: OnceLock::new() }
     }
 
-    /// What it is.
     pub(crate) fn stored(&self) -> &StoredMedia {
         &self.stored
     }
 
-    /// Whether all of it is still there: the file may have been cut off since it was opened.
+    pub(crate) fn is_stopgap(&self) -> bool {
+        self.modified.is_none()
+    }
+
+    /// Whether all bytes are still there: somebody may have cut the file off since it was opened.
     pub(crate) fn is_whole(&self) -> bool {
         self.bytes.get().is_some() || self.stored.blob.is_whole()
     }
 
-    /// A stretch of it.
+    /// `length` bytes from `start` on.
     fn segment(&self, start: u64, length: u64, readers: &Readers) -> Segment {
         let range = usize::try_from(start).ok().zip(usize::try_from(start.saturating_add(length)).ok());
         match (self.bytes(), range) {
@@ -174,7 +185,7 @@ impl Ready {
         }
     }
 
-    /// All of it, if it is small and the page cache has it.
+    /// All bytes, if they are few and in the page cache.
     fn bytes(&self) -> Option<&Bytes> {
         let StoredMedia { content, blob, .. } = &self.stored;
         if self.bytes.get().is_none() && content.size <= MAX_SMALL {
@@ -185,17 +196,16 @@ impl Ready {
     }
 }
 
-/// Stored media to a client, or raw to a server as MSC1902 has it: whole, a range of it, the word that its copy is good, or that
-/// it is not what the client takes it for.
+/// Stored media for a client, or raw for a server as MSC1902 has it: 200 with all of it, 206 with a range, 304, 412 or 416.
 pub(crate) fn media(
-    ready: &Ready,
+    prepared: &PreparedMedia,
     file_name: Option<&str>,
     caching: Caching,
     conditions: &Conditions<'_>,
     readers: &Readers,
 ) -> Response {
-    let Ready { stored: StoredMedia { content, is_stopgap, .. }, etag, modified, .. } = ready;
-    let caching = if *is_stopgap { Caching::Never } else { caching };
+    let PreparedMedia { stored: StoredMedia { content, .. }, etag, modified, .. } = prepared;
+    let caching = if prepared.is_stopgap() { Caching::Never } else { caching };
     let extent = match conditions.judge(Validators { etag, modified: *modified }, content.size) {
         Judgement::Send(extent) => extent,
         Judgement::NotModified => {
@@ -209,7 +219,7 @@ pub(crate) fn media(
         }
     };
     let mut response = Response::new(Body::default());
-    *response.headers_mut() = ready.headers.clone();
+    *response.headers_mut() = prepared.headers.clone();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, caching.header());
     if let Some(name) = file_name {
@@ -223,42 +233,57 @@ pub(crate) fn media(
         }
         Extent::Unsatisfiable => return unsatisfiable(content.size),
     };
-    *response.body_mut() = Body::new([ready.segment(start, length, readers)]);
+    *response.body_mut() = Body::new([prepared.segment(start, length, readers)]);
     response
 }
 
-/// A remote file to a client while it arrives: no promise beyond its bytes. A range of it, where the length of the whole is known, as
-/// soon as the range begins to come: some players take nothing else (Safari asks for the first two bytes).
-pub(crate) async fn arriving(
-    mut coming: Coming,
-    file_name: Option<&str>,
+/// What is known of a file while it arrives.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ArrivingHead<'a> {
+    pub(crate) content_type: &'a str,
+    pub(crate) file_name: Option<&'a str>,
+    /// Announced length, bytes.
+    pub(crate) size: Option<u64>,
+}
+
+/// Chunks of a file as they arrive. An error means that the connection to the client must break off, too.
+pub(crate) type Chunks = mpsc::Receiver<io::Result<Bytes>>;
+
+/// A file for a client while it arrives: without validators, for its bytes are not yet known. Where its length is known, also a range of
+/// it: some players take nothing else (Safari asks for the first two bytes). `chunks` gives the bytes of the range, once the first of
+/// them is there, or for `None` all bytes.
+///
+/// # Errors
+/// Those of `chunks`.
+pub(crate) async fn arriving<F>(
+    head: ArrivingHead<'_>,
     conditions: &Conditions<'_>,
-) -> Result<Response, Error> {
-    let RemoteHead { content_type, upload_name, size } = &coming.head;
+    chunks: impl FnOnce(Option<Range<u64>>) -> F,
+) -> Result<Response, Error>
+where
+    F: Future<Output = Result<Chunks, Error>>,
+{
     let mut response = bare(StatusCode::OK, Caching::Never);
     let headers = response.headers_mut();
-    insert_media_headers(headers, content_type, file_name.or(upload_name.as_deref()));
-    let mut stretch = (0, None);
-    if let Some(size) = *size {
+    insert_media_headers(headers, head.content_type, head.file_name);
+    let mut range = None;
+    if let Some(size) = head.size {
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         headers.insert(header::CONTENT_LENGTH, size.into());
-        stretch.1 = Some(size);
         match conditions.extent(size) {
             Extent::Whole => {}
             Extent::Part { start, length } => {
                 make_partial(&mut response, (start, length), size);
-                coming.reaches(start).await?;
-                stretch = (start, Some(length));
+                range = Some(start..start.saturating_add(length));
             }
             Extent::Unsatisfiable => return Ok(unsatisfiable(size)),
         }
     }
-    let (start, length) = stretch;
-    *response.body_mut() = Body::new([Segment::Chunks(coming.chunks(start, length))]);
+    *response.body_mut() = Body::new([Segment::Chunks(chunks(range).await?)]);
     Ok(response)
 }
 
-/// Makes an answer one with `length` bytes from `start` on, of `size`.
+/// Turns a response into 206 with `length` bytes from `start` on, of `size`.
 fn make_partial(response: &mut Response, (start, length): (u64, u64), size: u64) {
     let last = start.saturating_add(length).saturating_sub(1);
     let headers = response.headers_mut();
@@ -267,7 +292,7 @@ fn make_partial(response: &mut Response, (start, length): (u64, u64), size: u64)
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
 }
 
-/// The answer to a range that lies outside of `size` bytes.
+/// 416 for a range that lies outside of `size` bytes.
 fn unsatisfiable(size: u64) -> Response {
     let unsatisfiable = Error::new(Kind::RangeNotSatisfiable, "the range lies outside the media");
     let mut response = error_response::error(&unsatisfiable, "range");
@@ -275,10 +300,10 @@ fn unsatisfiable(size: u64) -> Response {
     response
 }
 
-/// Stored media to a server, as MSC3916 has it: multipart. The outer `Content-Disposition` is for Dendrite, which reads
-/// the file name there.
-pub(crate) fn multipart_federation(ready: &Ready, boundary: &str, readers: &Readers) -> Response {
-    let StoredMedia { content, .. } = ready.stored();
+/// Stored media for a server, as MSC3916 has it: multipart. The outer `Content-Disposition` is for Dendrite, which reads the file name
+/// there.
+pub(crate) fn multipart_federation(prepared: &PreparedMedia, boundary: &str, readers: &Readers) -> Response {
+    let content = &prepared.stored().content;
     let content_type = disposition::served_type(&content.content_type);
     let disposition = disposition::header(&content.content_type, content.upload_name.as_deref());
     let before = multipart::prologue(boundary, &content_type, &disposition);
@@ -295,14 +320,14 @@ pub(crate) fn multipart_federation(ready: &Ready, boundary: &str, readers: &Read
     headers.insert(header::CONTENT_LENGTH, length.into());
     let segments = [
         Segment::Bytes(before.into()),
-        ready.segment(0, content.size, readers),
+        prepared.segment(0, content.size, readers),
         Segment::Bytes(after.into()),
     ];
     *response.body_mut() = Body::new(segments);
     response
 }
 
-/// A response with CORS and caching, and nothing in it.
+/// A response with CORS and caching headers and no body.
 fn bare(status: StatusCode, caching: Caching) -> Response {
     let mut response = Response::new(Body::default());
     *response.status_mut() = status;
@@ -311,14 +336,14 @@ fn bare(status: StatusCode, caching: Caching) -> Response {
     response
 }
 
-/// What describes and confines media.
+/// The headers that describe media, and those that confine it in a browser.
 fn insert_media_headers(headers: &mut HeaderMap, content_type: &str, file_name: Option<&str>) {
     insert(headers, header::CONTENT_TYPE, disposition::served_type(content_type));
     insert(headers, header::CONTENT_DISPOSITION, disposition::header(content_type, file_name));
     headers.extend(MEDIA_SECURITY);
 }
 
-/// Inserts text, in place of what was there, that cannot be unfit for a header: everything here is made of checked parts.
+/// Sets a header. Its value is made of checked parts; one that could not stand in a header would be left out.
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
     if let Ok(value) = HeaderValue::try_from(value) {
         headers.insert(name, value);
@@ -330,7 +355,7 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
 pub(crate) struct Body {
     /// Still to be sent.
     segments: VecDeque<Segment>,
-    /// The access line, written when the body is gone.
+    /// The access line, written when the body is dropped.
     access: Option<Access>,
 }
 
@@ -346,12 +371,10 @@ enum Segment {
 }
 
 impl Body {
-    /// Segments in their order.
     fn new<const N: usize>(segments: [Segment; N]) -> Self {
         Self { segments: segments.into(), access: None }
     }
 
-    /// Bytes in memory.
     fn from_bytes(bytes: Bytes) -> Self {
         Self::new([Segment::Bytes(bytes)])
     }
@@ -361,7 +384,7 @@ impl Body {
         self.segments.clear();
     }
 
-    /// Has `access` written when the body is gone, sent or not.
+    /// Has the access line written when the body is dropped, sent or not.
     pub(crate) fn log(&mut self, access: Access) {
         self.access = Some(access);
     }

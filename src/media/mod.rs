@@ -1,290 +1,203 @@
-//! What can be done with media, as plain synchronous steps.
+//! The use cases: what clients and servers can do with media.
 //!
-//! Owns the ordering rules: blob durable first, row second, answer third; deleting the other way round. Refuses to know
-//! HTTP, and who waits for what.
+//! One file for each, read from top to bottom. First comes the async function that an endpoint calls, then its blocking steps, which run
+//! in bounded pools through [`Media::blocking`]. Parts that only one use case has stand in the folder of its name.
+//!
+//! | file | use case |
+//! |---|---|
+//! | `download.rs` | media for a viewer: from memory, the store, a pending upload or another server |
+//! | `upload.rs` | creating media IDs, uploading, uploading to an ID created before |
+//! | `thumbnail.rs` | a picture made small: remembered, stored, or made now |
+//! | `preview.rs` | what a linked page says of itself |
+//! | `remote.rs` | fetching another server's media |
+//!
+//! Owns who may see what, who waits for whom, and what is made once for many. Refuses to know how a request came in and how its answer
+//! is written.
 
-pub(crate) mod in_flight;
-pub(crate) mod pending;
-mod previews;
+mod access_times;
+pub(crate) mod download;
+mod expiry;
+mod pending;
+mod preview;
 mod remote;
-pub(crate) mod response_cache;
-pub(crate) mod service;
-mod sweep;
-mod thumbnails;
+mod response_cache;
+mod thumbnail;
 mod upload;
-pub(crate) mod upload_turns;
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use quick_cache::sync::Cache;
-
-pub(crate) use self::previews::{Candidate, Picture, Reading, Summary};
-pub(crate) use self::remote::{FetchListener, RemoteHead};
-pub(crate) use self::thumbnails::{ANIMATION_TIMEOUT, BLURHASH_TIMEOUT, RenderTask, Thumbnail, memory};
-use self::upload::CreateLimiter;
-pub(crate) use self::upload::Upload;
-
+use self::access_times::AccessTimes;
+use self::expiry::ClockWatch;
+use self::pending::PendingUploads;
+use self::preview::PreviewState;
+use self::remote::RemoteFetches;
+use self::response_cache::ResponseCache;
+use self::thumbnail::ThumbnailState;
+use self::upload::UploadState;
 use crate::config::{Config, Live, UnauthenticatedMedia};
 use crate::error::{Error, Result};
 use crate::federation::Federation;
-use crate::matrix::{Clock, MediaId, Moment, Monotonic, Mxc, Random, ServerName, Timestamp};
+use crate::http::file_stream::Readers;
+use crate::matrix::{Clock, MediaId, Monotonic, Mxc, Random, ServerName};
 use crate::preview::Fetcher;
-use crate::store::blobs::{BlobReader, Blobs, Lost};
-use crate::store::catalog::{Catalog, Content, Filled, Media};
-use crate::store::sha256::Sha256;
-use crate::store::stored_media::StoredMedia;
+use crate::store::{Removed, Store};
+use crate::sync::Activity;
+use crate::sync::pools::{Pool, Pools};
 
-/// Says how long an animation may take to be made.
-pub(crate) type AnimationTime = Arc<dyn Fn() -> Duration + Send + Sync>;
+pub(crate) use self::thumbnail::{ANIMATION_TIMEOUT, AnimationTime};
+pub(crate) use self::upload::{Upload, UploadSlot};
 
-/// The media of this server and its copies of others'.
-pub(crate) struct Library {
-    /// Our own name.
+/// What the use cases share.
+pub(crate) struct Media {
+    /// Our own name: media of other servers is fetched and kept.
     server_name: ServerName,
-    /// The operator's wishes.
     config: Live<Config>,
-    /// What requests for thumbnails came to.
-    thumbnail_requests: Cache<thumbnails::Request, thumbnails::Outcome>,
-    /// Until when a still stands in for an animation that there was no time for.
-    unanimated: Cache<thumbnails::Animation, Moment>,
-    /// Pictures that failed.
-    refusals: thumbnails::Refusals,
-    /// Pictures of which a part is missing.
-    partial: Cache<Sha256, ()>,
-    /// How long an animation may take to be made.
-    animation_time: AnimationTime,
-    /// What previews go by.
-    desk: previews::Desk,
-    /// What is known.
-    catalog: Arc<Catalog>,
-    /// Where bytes lie.
-    blobs: Arc<Blobs>,
-    /// The way to other servers.
+    store: Arc<Store>,
     federation: Arc<Federation>,
-    /// Lost blobs that were reported, and when.
-    reported: Cache<(Option<Mxc>, Sha256), Instant>,
-    /// IDs being filled at this moment.
-    filling: Arc<Mutex<HashSet<MediaId>>>,
-    /// When media was last served, not yet in the catalog.
-    accesses: Mutex<HashMap<Mxc, Timestamp>>,
-    /// The clocks when it was last looked for what has expired.
-    last_look: sweep::LastLook,
-    /// Rate of `create`, per user.
-    create_limiter: CreateLimiter,
-    /// For times in rows.
+    pools: Arc<Pools>,
+    /// For passing files on while they arrive.
+    readers: Readers,
     clock: Clock,
-    /// For what is remembered a while.
+    /// For what is remembered for a while.
     monotonic: Monotonic,
     /// For media IDs.
     random: Random,
+    /// Media served recently.
+    response_cache: ResponseCache,
+    access_times: AccessTimes,
+    clock_watch: ClockWatch,
+    /// Downloads that wait for an upload.
+    pending: PendingUploads,
+    uploads: UploadState,
+    fetches: RemoteFetches,
+    thumbnails: ThumbnailState,
+    previews: PreviewState,
 }
 
-/// Access times kept in memory between two writes; about 100 bytes each.
-const MAX_ACCESSES: usize = 8192;
+/// What [`Media`] is built from besides the configuration.
+pub(crate) struct Parts {
+    pub(crate) store: Arc<Store>,
+    pub(crate) federation: Arc<Federation>,
+    /// For linked pages.
+    pub(crate) fetcher: Fetcher,
+    pub(crate) pools: Arc<Pools>,
+    pub(crate) readers: Readers,
+    /// Thumbnails that nobody has asked for are made while the machine is idle.
+    pub(crate) activity: Arc<Activity>,
+    pub(crate) animation_time: AnimationTime,
+    pub(crate) clock: Clock,
+    pub(crate) monotonic: Monotonic,
+    pub(crate) random: Random,
+}
 
-/// How long a lost blob is not reported again.
-const REPORT_AGAIN: Duration = Duration::from_hours(1);
-
-/// Lost blobs of which it is remembered that they were reported; about 300 bytes each.
-const REPORTED: usize = 1024;
-
-/// In what capacity somebody asks for media.
+/// On whose behalf media is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Viewer {
-    /// Without a token.
+    /// A caller without an access token.
     Anonymous,
-    /// With a good token or a good signature.
+    /// The holder of a good access token, or a server with a good signature.
     Known,
 }
 
-/// Whether asking may cause a fetch from another server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RemoteFetch {
-    /// It may.
-    Allowed,
-    /// `allow_remote=false`, or another server asks.
-    Refused,
-}
-
-/// What became of the search for a media ID.
-#[derive(Debug)]
-pub(crate) enum Found {
-    /// Here it is.
-    Stored(StoredMedia),
-    /// Created and not yet filled; it may be, later.
-    Pending,
-    /// Another server has it.
-    Elsewhere,
-}
-
-impl Library {
-    /// A library over its parts.
-    pub(crate) fn new(
-        config: &Config,
-        (catalog, blobs, federation, fetcher): (Arc<Catalog>, Arc<Blobs>, Arc<Federation>, Fetcher),
-        (clock, monotonic): (Clock, Monotonic),
-        animation_time: AnimationTime,
-        random: Random,
-    ) -> Self {
-        Self {
+impl Media {
+    pub(crate) fn new(config: &Config, parts: Parts) -> Arc<Self> {
+        let Parts { store, federation, fetcher, pools, readers, activity, animation_time, .. } = parts;
+        let Parts { clock, monotonic, random, .. } = parts;
+        let media = Arc::new(Self {
             server_name: config.server_name.clone(),
             config: Live::new(config.clone()),
-            thumbnail_requests: Cache::new(thumbnails::REMEMBERED),
-            unanimated: Cache::new(thumbnails::UNANIMATED),
-            refusals: Cache::new(thumbnails::REFUSED),
-            partial: Cache::new(thumbnails::PARTIAL),
-            animation_time,
-            desk: previews::Desk::new(config.previews.clone(), fetcher),
-            catalog,
-            blobs,
+            store,
             federation,
-            reported: Cache::new(REPORTED),
-            filling: Arc::default(),
-            accesses: Mutex::default(),
-            last_look: sweep::LastLook::default(),
-            create_limiter: upload::create_limiter(),
+            pools,
+            readers,
             clock,
             monotonic,
             random,
-        }
+            response_cache: ResponseCache::new(),
+            access_times: AccessTimes::default(),
+            clock_watch: ClockWatch::default(),
+            pending: PendingUploads::default(),
+            uploads: UploadState::new(),
+            fetches: RemoteFetches::new(),
+            thumbnails: ThumbnailState::new(&config.thumbnails, activity, animation_time),
+            previews: PreviewState::new(config.previews.clone(), fetcher),
+        });
+        // Weak: the store is a part of what hears of its removals.
+        let listener = Arc::downgrade(&media);
+        media.store.on_removal(move |removed| {
+            if let Some(media) = listener.upgrade() {
+                media.forget_removed(removed);
+            }
+        });
+        media
     }
 
-    /// Goes by `config` from now on, asking for linked pages with `fetcher`.
+    /// Drops from memory what was removed from the store.
+    fn forget_removed(&self, removed: &Removed) {
+        self.response_cache.remove(&removed.media, &removed.blobs);
+        self.thumbnails.forget_blobs(&removed.blobs);
+        self.previews.forget(&removed.previews);
+    }
+
+    /// Applies a changed configuration; linked pages are fetched with `fetcher` from here on.
     pub(crate) fn reload(&self, config: &Config, fetcher: Fetcher) {
-        self.desk.reload(config.previews.clone(), fetcher);
+        self.previews.reload(config.previews.clone(), fetcher);
         self.config.set(config.clone());
     }
 
-    /// Looks for media on behalf of `viewer`.
-    ///
-    /// # Errors
-    /// `NotFound` when there is none or the viewer may not know of it, `Forbidden` for servers that configuration excludes.
-    pub(crate) fn find(&self, mxc: &Mxc, viewer: Viewer, fetch: RemoteFetch) -> Result<Found> {
-        self.check_policy(mxc)?;
-        let is_ours = mxc.server_name == self.server_name;
-        let generation = self.generation();
-        match self.catalog.media(mxc)? {
-            // A pending ID is pending on frozen routes too: its flag is decided when it is filled.
-            Some(Media { content: Content::Pending { expires }, created, .. })
-                if self.is_pending(created, expires) && self.may_see(viewer, true) =>
-            {
-                Ok(Found::Pending)
-            }
-            Some(Media { content: Content::Stored(filled), created, open, .. }) => {
-                if !self.may_see(viewer, open) {
-                    return Err(Error::not_found());
-                }
-                match self.open_blob(Some(mxc), &filled)? {
-                    Some(blob) => {
-                        self.note_access(mxc);
-                        let is_stopgap = false;
-                        let content = filled;
-                        Ok(Found::Stored(StoredMedia {
-                            content,
-                            created,
-                            open,
-                            sequence: generation,
-                            is_stopgap,
-                            blob,
-                        }))
-                    }
-                    None if is_ours => Err(Error::not_found()),
-                    // The row stays: the blob may come back, its origin may be gone.
-                    None => self.elsewhere(viewer, fetch),
-                }
-            }
-            Some(_) => Err(Error::not_found()),
-            None if is_ours => Err(Error::not_found()),
-            None => self.elsewhere(viewer, fetch),
-        }
+    /// Ends all waiting for uploads: the service stops.
+    pub(crate) fn stop(&self) {
+        self.pending.stop();
     }
 
-    /// Whether what was looked up before may be served to `viewer`, and notes that it is. Never blocks.
-    ///
-    /// # Errors
-    /// Those of [`Self::find`].
-    pub(crate) fn serve_again(&self, mxc: &Mxc, viewer: Viewer, stored: &StoredMedia) -> Result<()> {
-        self.check_policy(mxc)?;
-        if !self.may_see(viewer, stored.open) {
-            return Err(Error::not_found());
-        }
-        self.note_access(mxc);
-        Ok(())
+    /// Runs a blocking step of a use case in `pool`. A step that has begun runs to its end, even if the request goes away.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        pool: Pool,
+        step: impl FnOnce(&Arc<Self>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let media = Arc::clone(self);
+        self.pools.run(pool, move || step(&media)).await
     }
 
-    /// How often media was removed: while it does not change, what was looked up holds good.
-    pub(crate) fn generation(&self) -> u64 {
-        self.catalog.generation()
+    /// A new media ID of this server, which nobody can guess.
+    fn new_mxc(&self) -> Mxc {
+        Mxc { server_name: self.server_name.clone(), media_id: MediaId::generate(|pool| (self.random)(pool)) }
     }
 
-    /// Refuses media of servers that configuration excludes.
+    fn is_ours(&self, mxc: &Mxc) -> bool {
+        mxc.server_name == self.server_name
+    }
+
+    /// Refuses media of servers that configuration excludes, stored media too.
     fn check_policy(&self, mxc: &Mxc) -> Result<()> {
-        if mxc.server_name == self.server_name {
-            Ok(())
-        } else {
-            self.federation.check_policy(&mxc.server_name)
-        }
+        if self.is_ours(mxc) { Ok(()) } else { self.federation.check_policy(&mxc.server_name) }
     }
 
-    /// Whether new media will be visible to callers without a token.
+    /// Whether media that is stored now may be served to callers without a token (`unauthenticated_media`). The row keeps the answer.
     fn is_open(&self) -> bool {
         self.config.get().unauthenticated_media == UnauthenticatedMedia::Open
     }
 
-    /// Whether `viewer` may see a row, given whether it was stored open.
-    fn may_see(&self, viewer: Viewer, stored_open: bool) -> bool {
+    /// Whether `viewer` may see media whose row says `open`.
+    fn may_see(&self, viewer: Viewer, open: bool) -> bool {
         match (viewer, self.config.get().unauthenticated_media) {
             (Viewer::Known, _) | (Viewer::Anonymous, UnauthenticatedMedia::Open) => true,
-            (Viewer::Anonymous, UnauthenticatedMedia::Frozen) => stored_open,
+            (Viewer::Anonymous, UnauthenticatedMedia::Frozen) => open,
             (Viewer::Anonymous, UnauthenticatedMedia::Closed) => false,
         }
     }
 
-    /// Another server's media that is not here.
-    fn elsewhere(&self, viewer: Viewer, fetch: RemoteFetch) -> Result<Found> {
-        if fetch == RemoteFetch::Allowed && (viewer == Viewer::Known || self.is_open()) {
-            Ok(Found::Elsewhere)
-        } else {
-            Err(Error::not_found())
+    /// Admits the serving of media that is at hand, and notes the access. Never blocks.
+    ///
+    /// # Errors
+    /// `Forbidden` for servers that configuration excludes, `NotFound` for media that the viewer may not see.
+    fn admit(&self, mxc: &Mxc, viewer: Viewer, open: bool) -> Result<()> {
+        self.check_policy(mxc)?;
+        if !self.may_see(viewer, open) {
+            return Err(Error::not_found());
         }
-    }
-
-    /// Opens the blob of a row, of `mxc` or of a picture that was made; `None` when somebody damaged or removed it behind our back,
-    /// which is reported.
-    fn open_blob(&self, mxc: Option<&Mxc>, filled: &Filled) -> Result<Option<BlobReader>> {
-        let opened = self.blobs.get(&filled.sha256, filled.size);
-        match opened.map_err(|error| Error::internal("opening a blob", error))? {
-            Ok(blob) => Ok(Some(blob)),
-            Err(lost) => {
-                self.report(mxc, &filled.sha256, lost);
-                Ok(None)
-            }
-        }
-    }
-
-    /// Reports a lost blob, now and then: whoever asks for it causes the line.
-    fn report(&self, mxc: Option<&Mxc>, sha256: &Sha256, lost: Lost) {
-        let (key, now) = ((mxc.cloned(), *sha256), Instant::now());
-        if self.reported.get(&key).is_some_and(|last| now.saturating_duration_since(last) < REPORT_AGAIN) {
-            return;
-        }
-        self.reported.insert(key, now);
-        let mxc = mxc.map(tracing::field::display);
-        tracing::error!(mxc, %sha256, why = lost.to_string(), "the catalog knows a blob that is lost");
-    }
-
-    /// Notes that media is being served now; dropped when too many wait to be written.
-    fn note_access(&self, mxc: &Mxc) {
-        let mut accesses = self.accesses();
-        if accesses.len() < MAX_ACCESSES {
-            accesses.insert(mxc.clone(), (self.clock)());
-        }
-    }
-
-    /// The unwritten access times. A panic elsewhere cannot leave them half-changed.
-    fn accesses(&self) -> MutexGuard<'_, HashMap<Mxc, Timestamp>> {
-        self.accesses.lock().unwrap_or_else(PoisonError::into_inner)
+        self.access_times.note(mxc, (self.clock)());
+        Ok(())
     }
 }

@@ -9,66 +9,59 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::matrix::Mxc;
 use crate::sync::lock;
 
-/// Requests that may wait for pending uploads at the same time; further ones are told "not yet" at once. A flood of
-/// never-filled IDs is the threat MSC2246 names.
+/// Requests that may wait for pending uploads at the same time; further ones get `M_NOT_YET_UPLOADED` at once. A flood of IDs that are
+/// never uploaded to is the threat that MSC2246 names.
 const MAX_WAITING: usize = 1024;
 
-/// Requests that wait for a pending media ID to be filled.
+/// Requests that wait for an upload.
 #[derive(Debug)]
-pub(crate) struct PendingUploads {
-    /// Who waits for which ID.
+pub(super) struct PendingUploads {
     awaited: Awaited,
-    /// Places to wait.
-    places: Arc<Semaphore>,
-    /// Whether the service stops: nothing is waited for any more.
-    stop: watch::Sender<bool>,
+    permits: Arc<Semaphore>,
+    /// Becomes true when the service stops: nothing is waited for after that.
+    stopped: watch::Sender<bool>,
 }
 
-/// For each awaited ID, what wakes its waiters.
+/// For each awaited ID, what wakes those who wait for it.
 type Awaited = Arc<Mutex<HashMap<Mxc, watch::Sender<()>>>>;
 
-/// A place among those who wait. Taken before the catalog is asked, so that nothing is missed in between.
+/// A request that waits. To be made before the catalog is asked whether the upload is there, so that no upload is missed in between.
 #[derive(Debug)]
-pub(crate) struct Waiter {
-    /// Where the place is noted.
+pub(super) struct Waiter {
     awaited: Awaited,
-    /// For which ID.
     mxc: Mxc,
-    /// Hears of the upload.
     filled: watch::Receiver<()>,
-    /// Hears that the service stops.
     stopped: watch::Receiver<bool>,
-    /// The place.
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Default for PendingUploads {
     fn default() -> Self {
         Self {
             awaited: Arc::default(),
-            places: Arc::new(Semaphore::new(MAX_WAITING)),
-            stop: watch::channel(false).0,
+            permits: Arc::new(Semaphore::new(MAX_WAITING)),
+            stopped: watch::channel(false).0,
         }
     }
 }
 
 impl PendingUploads {
-    /// A place for `mxc`; `None` when too many wait already.
-    pub(crate) fn waiter(&self, mxc: &Mxc) -> Option<Waiter> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+    /// A waiter for `mxc`; `None` when [`MAX_WAITING`] requests wait already.
+    pub(super) fn waiter(&self, mxc: &Mxc) -> Option<Waiter> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
         let filled =
             lock(&self.awaited).entry(mxc.clone()).or_insert_with(|| watch::channel(()).0).subscribe();
-        let (awaited, stopped) = (Arc::clone(&self.awaited), self.stop.subscribe());
-        Some(Waiter { awaited, mxc: mxc.clone(), filled, stopped, _place: place })
+        let (awaited, stopped) = (Arc::clone(&self.awaited), self.stopped.subscribe());
+        Some(Waiter { awaited, mxc: mxc.clone(), filled, stopped, _permit: permit })
     }
 
-    /// Ends all waiting: the service stops.
-    pub(crate) fn stop(&self) {
-        self.stop.send_replace(true);
+    /// Ends all waiting, now and later.
+    pub(super) fn stop(&self) {
+        self.stopped.send_replace(true);
     }
 
-    /// Wakes everybody who waits for `mxc`.
-    pub(crate) fn filled(&self, mxc: &Mxc) {
+    /// Wakes all who wait for `mxc`, which is uploaded.
+    pub(super) fn filled(&self, mxc: &Mxc) {
         if let Some(sender) = lock(&self.awaited).get(mxc) {
             sender.send_replace(());
         }
@@ -76,8 +69,8 @@ impl PendingUploads {
 }
 
 impl Waiter {
-    /// Waits until the ID is filled, for `timeout` at most, and not when the service stops. Says whether it was.
-    pub(crate) async fn filled_within(&mut self, timeout: Duration) -> bool {
+    /// Waits until the ID is uploaded to. `false` when `timeout` has passed or the service stops.
+    pub(super) async fn filled_within(&mut self, timeout: Duration) -> bool {
         let filled = tokio::time::timeout(timeout, self.filled.changed());
         tokio::select! {
             filled = filled => filled.is_ok_and(|changed| changed.is_ok()),

@@ -1,103 +1,165 @@
-//! Fetching another server's media: to the disk, and on the way to whoever listens.
+//! Fetching another server's media: once for all who ask for it meanwhile, passed on while it arrives, and kept.
+
+mod in_flight;
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Library;
+use tokio::sync::Semaphore;
+
+pub(crate) use self::in_flight::ArrivingFile;
+use self::in_flight::{InFlightFetches, ProgressReporter};
+use super::download::{AccessOptions, WaitFor};
+use super::{Media, Viewer};
 use crate::error::{Error, Kind, Result};
 use crate::federation::{self, GRACE, MIN_RATE, RemoteMedia, Wish};
-use crate::matrix::Mxc;
-use crate::store::blobs::{BlobReader, Ingest, IngestError};
-use crate::store::catalog::{Content, Media, NewMedia};
+use crate::matrix::{Mxc, ServerName};
+use crate::store::blobs::{Ingest, IngestError};
+use crate::store::stored_media::StoredMedia;
+use crate::store::{Incoming, Lookup};
+use crate::sync::KeyedSemaphore;
+use crate::sync::pools::Pool;
 
-/// How much is moved at once, bytes.
+/// Running fetches from one server, so that a slow one does not take up all threads.
+const FETCHES_PER_SERVER: usize = 4;
+
+/// Running fetches for callers without a token, from all servers: half of the threads stay free for others.
+const ANONYMOUS_FETCHES: usize = 8;
+
+/// How much is written at once, bytes.
 const CHUNK: usize = 64 * 1024;
 
 /// What is known of a remote file before its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RemoteHead {
-    /// As the remote claims it.
+    /// As the remote server claims it.
     pub(crate) content_type: String,
-    /// The remote's file name.
+    /// The file name at the remote server.
     pub(crate) upload_name: Option<String>,
     /// Announced length, bytes.
     pub(crate) size: Option<u64>,
 }
 
-/// Hears of a fetch while it goes on. Its calls must not block.
-pub(crate) trait FetchListener {
-    /// The remote has begun to answer; its bytes will appear in `file`.
-    fn started(&self, head: RemoteHead, file: BlobReader);
-    /// `file` has `size` bytes by now.
-    fn advanced(&self, size: u64);
-    /// The remote has sent everything; only storing remains.
-    fn complete(&self);
+/// What comes of a fetch.
+#[derive(Debug)]
+pub(super) enum Fetched {
+    Stored(StoredMedia),
+    Arriving(ArrivingFile),
 }
 
-impl Library {
-    /// Fetches `mxc` from its origin, which waits up to `timeout` for a pending upload, and stores it. Blocks until the
-    /// row is committed; on any failure nothing is stored.
-    pub(crate) fn fetch(&self, mxc: &Mxc, timeout: Duration, listener: &impl FetchListener) -> Result<()> {
-        // Another request's fetch may have ended just before this one began.
-        if self.is_here(mxc)? {
-            return Ok(());
+/// The fetches under way, and how many may run.
+#[derive(Debug)]
+pub(super) struct RemoteFetches {
+    in_flight: InFlightFetches,
+    per_server: KeyedSemaphore<ServerName>,
+    anonymous: Semaphore,
+}
+
+impl RemoteFetches {
+    pub(super) fn new() -> Self {
+        Self {
+            in_flight: InFlightFetches::default(),
+            per_server: KeyedSemaphore::new(FETCHES_PER_SERVER),
+            anonymous: Semaphore::new(ANONYMOUS_FETCHES),
         }
-        let too_large = |error: &Error| {
-            if error.kind() == Kind::RemoteTooLarge {
-                self.federation.too_large(mxc);
-            }
+    }
+}
+
+impl Media {
+    /// Fetches media of another server, or joins a fetch that is under way. A fetch runs to its end even if all requests for it go away.
+    ///
+    /// # Errors
+    /// Those of [`Federation::fetch`](federation::Federation::fetch) and of storing, `LimitExceeded` for too many fetches, `NotFound`
+    /// for a viewer that may not see what is stored by then.
+    pub(super) async fn fetch(
+        self: &Arc<Self>,
+        mxc: &Mxc,
+        options: AccessOptions,
+        wait_for: WaitFor,
+    ) -> Result<Fetched> {
+        let (media, remote) = (Arc::clone(self), mxc.clone());
+        let start = |progress| async move { media.run_fetch(remote, options, progress).await };
+        let handle = self.fetches.in_flight.join(mxc, options.viewer, start).await?;
+        let fetched = match wait_for {
+            WaitFor::Stored => Fetched::Stored(handle.stored().await?),
+            WaitFor::FirstByte => handle.first_byte(&self.readers).await?,
         };
+        if let Fetched::Stored(stored) = &fetched {
+            // Somebody else may have caused the fetch.
+            self.admit(mxc, options.viewer, stored.open)?;
+        }
+        Ok(fetched)
+    }
+
+    /// Fetches when there is a thread, and one for this server and this kind of caller.
+    async fn run_fetch(
+        self: Arc<Self>,
+        mxc: Mxc,
+        options: AccessOptions,
+        progress: ProgressReporter,
+    ) -> Result<StoredMedia> {
+        let _anonymous = match options.viewer {
+            Viewer::Anonymous => {
+                let permit = self.fetches.anonymous.acquire().await;
+                Some(permit.map_err(|error| Error::internal("waiting for a permit", error))?)
+            }
+            Viewer::Known => None,
+        };
+        let _of_server = self.fetches.per_server.acquire(&mxc.server_name).await?;
+        let timeout = options.timeout;
+        let step = move |media: &Arc<Self>| media.fetch_and_store(&mxc, timeout, &progress);
+        self.blocking(Pool::Federation, step).await
+    }
+}
+
+/// The blocking steps.
+impl Media {
+    /// Fetches `mxc` from its origin, which waits up to `timeout` for a pending upload, and stores it. On any failure nothing is stored.
+    fn fetch_and_store(
+        &self,
+        mxc: &Mxc,
+        timeout: Duration,
+        progress: &ProgressReporter,
+    ) -> Result<StoredMedia> {
+        // A fetch may have ended between the look-up and the start of this one.
+        if let Lookup::Stored(stored) = self.store.find(mxc)? {
+            return Ok(stored);
+        }
+        let failed = |error| Error::storing("storing remote media", error);
         let max_size = self.config.get().federation.max_size.0;
         let remote = self.federation.fetch(mxc, Wish { timeout, max_size })?;
-        let mut ingest = self
-            .blobs
-            .ingest(max_size, remote.size)
-            .map_err(|error| Error::storing("storing remote media", error))?;
-        let file = ingest.reader().map_err(|error| Error::storing("storing remote media", error))?;
         let RemoteMedia { content_type, upload_name, size, body } = remote;
-        listener.started(
-            RemoteHead { content_type: content_type.clone(), upload_name: upload_name.clone(), size },
-            file,
-        );
-        match pour(body, &mut ingest, size, listener) {
-            Ok(()) => self.federation.sent_whole(&mxc.server_name),
-            Err(error) => {
-                too_large(&error);
-                if error.kind() == Kind::RemoteFailed {
-                    self.federation.broke_off(&mxc.server_name);
-                }
-                return Err(error);
-            }
-        }
-        listener.complete();
-
-        let (created, open) = ((self.clock)(), self.is_open());
-        self.store(ingest, content_type, upload_name, |filled| {
-            let media = NewMedia { mxc: mxc.clone(), filled, user_id: None, created, open };
-            // A row that is there has lost its blob.
-            Ok(self.catalog.add(media.clone())? || self.catalog.refill(media)?.is_some())
-        })?;
-        Ok(())
+        let mut ingest = self.store.begin(max_size, size).map_err(failed)?;
+        let head = RemoteHead { content_type: content_type.clone(), upload_name: upload_name.clone(), size };
+        progress.started(head, ingest.reader().map_err(failed)?);
+        let copied = copy_body(body, &mut ingest, size, |size| progress.advanced(size));
+        self.note_outcome(mxc, copied.as_ref().err());
+        copied?;
+        progress.complete();
+        let (mxc, created, open) = (mxc.clone(), (self.clock)(), self.is_open());
+        let incoming = Incoming { mxc, content_type, upload_name, user_id: None, created, open };
+        // Removed from the disk at once: the row came, and its blob is lost.
+        self.store.add_remote(ingest, incoming)?.ok_or_else(Error::not_found)
     }
 
-    /// Whether media is stored, row and blob.
-    fn is_here(&self, mxc: &Mxc) -> Result<bool> {
-        match self.catalog.media(mxc)? {
-            Some(Media { content: Content::Stored(filled), .. }) => {
-                let blob = self.blobs.get(&filled.sha256, filled.size);
-                Ok(blob.map_err(|error| Error::internal("opening a blob", error))?.is_ok())
-            }
-            _ => Ok(false),
+    /// Tells federation how a server behaved while it sent a file.
+    fn note_outcome(&self, mxc: &Mxc, error: Option<&Error>) {
+        match error.map(Error::kind) {
+            None => self.federation.sent_whole(&mxc.server_name),
+            Some(Kind::RemoteTooLarge) => self.federation.too_large(mxc),
+            Some(Kind::RemoteFailed) => self.federation.broke_off(&mxc.server_name),
+            Some(_) => {}
         }
     }
 }
 
-/// Moves all of `body` through the gate: as many bytes as are announced, no fewer and no more.
-fn pour(
+/// Writes all of `body` to `ingest`: as many bytes as are announced, no fewer and no more. `advanced` hears how many there are.
+fn copy_body(
     mut body: impl io::Read,
     ingest: &mut Ingest,
     announced: Option<u64>,
-    listener: &impl FetchListener,
+    mut advanced: impl FnMut(u64),
 ) -> Result<()> {
     let is_other = |size: u64| announced.is_some_and(|announced| announced != size);
     let is_more = |size: u64| announced.is_some_and(|announced| announced < size);
@@ -124,37 +186,20 @@ fn pour(
         if is_more(ingest.size()) {
             return another_length();
         }
-        listener.advanced(ingest.size());
+        advanced(ingest.size());
     }
 }
 
-/// A remote that did not send all it announced.
+/// What a client reads of a remote server that did not send all it announced.
 fn broke_off(source: io::Error) -> Error {
     Error::new(Kind::RemoteFailed, "the remote server broke off").caused_by(source)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-    use std::sync::Arc;
-
     use super::*;
     use crate::store::blobs::Blobs;
     use crate::store::fs::SystemFs;
-
-    /// Collects what it hears.
-    #[derive(Default)]
-    struct Ear(RefCell<Vec<u64>>);
-
-    impl FetchListener for Ear {
-        fn started(&self, _head: RemoteHead, _file: BlobReader) {}
-
-        fn advanced(&self, size: u64) {
-            self.0.borrow_mut().push(size);
-        }
-
-        fn complete(&self) {}
-    }
 
     /// Gives its pieces, then fails.
     struct Failing(Vec<&'static [u8]>);
@@ -173,10 +218,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         let mut ingest = blobs.ingest(100, None).unwrap();
-        let ear = Ear::default();
-        let error = pour(Failing(vec![b"abc", b"de"]), &mut ingest, None, &ear).unwrap_err();
-        assert_eq!(error.kind(), Kind::RemoteFailed);
-        assert_eq!(*ear.0.borrow(), [3, 5]);
+        let mut sizes = Vec::new();
+        let error = copy_body(Failing(vec![b"abc", b"de"]), &mut ingest, None, |size| sizes.push(size));
+        assert_eq!(error.unwrap_err().kind(), Kind::RemoteFailed);
+        assert_eq!(sizes, [3, 5]);
         drop(ingest);
         assert_eq!(std::fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
     }
@@ -186,10 +231,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         let mut ingest = blobs.ingest(4, None).unwrap();
-        pour(&b"1234"[..], &mut ingest, Some(4), &Ear::default()).unwrap();
+        copy_body(&b"1234"[..], &mut ingest, Some(4), |_| {}).unwrap();
         assert_eq!(ingest.finish().unwrap().size(), 4);
         let mut ingest = blobs.ingest(4, None).unwrap();
-        let error = pour(&b"12345"[..], &mut ingest, None, &Ear::default()).unwrap_err();
+        let error = copy_body(&b"12345"[..], &mut ingest, None, |_| {}).unwrap_err();
         assert_eq!(error.kind(), Kind::RemoteTooLarge);
     }
 
@@ -198,10 +243,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         for announced in [2, 4] {
-            let (mut ingest, ear) = (blobs.ingest(10, None).unwrap(), Ear::default());
-            let error = pour(&b"123"[..], &mut ingest, Some(announced), &ear).unwrap_err();
+            let mut ingest = blobs.ingest(10, None).unwrap();
+            let advanced = |size| assert!(size <= announced, "{size}");
+            let error = copy_body(&b"123"[..], &mut ingest, Some(announced), advanced).unwrap_err();
             assert_eq!(error.kind(), Kind::RemoteFailed);
-            assert!(ear.0.borrow().iter().all(|size| *size <= announced));
         }
     }
 }

@@ -1,22 +1,32 @@
-//! Creating, uploading, and filling what was created.
+//! Uploads, and media IDs that are created now and uploaded to later (MSC2246).
+//!
+//! Who may upload to what: everybody who is no guest may upload and create IDs, within limits for each user; to an ID that was created
+//! only its creator, once, before it expires. Whether new media is shown to callers without a token is decided when its bytes are stored.
 //!
 //! [Spec, content repository](https://spec.matrix.org/v1.19/client-server-api/#content-repository), MSC2246.
 
+mod slots;
+
 use std::collections::HashSet;
-use std::io;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
+use hyper::body::{Body, Bytes};
 
-use super::Library;
+pub(crate) use self::slots::UploadSlot;
+use self::slots::UploadSlots;
+use super::Media;
 use crate::error::{Error, Kind, Result};
-use crate::matrix::{Expiry, MediaId, Mxc, Timestamp, UserId};
+use crate::http::receive::{self, BodyReceiver};
+use crate::matrix::{Expiry, MediaId, Mxc, UserId};
+use crate::store::Incoming;
 use crate::store::blobs::Ingest;
-use crate::store::catalog::{Content, Filled, NewMedia, Reservation, Reserved};
-use crate::store::sha256::Sha256;
+use crate::store::catalog::{Content, Reservation, Reserved};
+use crate::sync::lock;
+use crate::sync::pools::Pool;
 
 /// `create` requests a second, per user, in the long run.
 const CREATE_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
@@ -25,49 +35,161 @@ const CREATE_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
 const CREATE_BURST: NonZeroU32 = NonZeroU32::new(50).expect("50 is not 0");
 
 /// Counts `create` requests by user.
-pub(super) type CreateLimiter = RateLimiter<UserId, HashMapStateStore<UserId>, DefaultClock>;
+type CreateLimiter = RateLimiter<UserId, HashMapStateStore<UserId>, DefaultClock>;
+
+/// What uploads share.
+pub(super) struct UploadState {
+    slots: UploadSlots,
+    create_limiter: CreateLimiter,
+    /// Created IDs that are being uploaded to.
+    targets: Arc<Mutex<HashSet<MediaId>>>,
+    receiver: BodyReceiver,
+}
 
 /// What comes with uploaded bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Upload {
-    /// Who uploads.
     pub(crate) user_id: UserId,
-    /// As claimed.
+    /// As the client claims it.
     pub(crate) content_type: String,
-    /// As given; `None` for none or an empty one.
+    /// `None` for none or an empty one.
     pub(crate) file_name: Option<String>,
+    /// `Content-Length`, bytes.
+    pub(crate) announced: Option<u64>,
 }
 
 /// A created media ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Created {
-    /// The new address.
     pub(crate) mxc: Mxc,
-    /// When it ends unless it is filled.
+    /// When it ends unless it is uploaded to.
     pub(crate) expires: Expiry,
 }
 
-/// An ID that is being filled, by one request only. Dropped, another may try.
+/// A created ID that one request uploads to. Dropped, another request may try.
 #[derive(Debug)]
-pub(crate) struct Filling {
-    /// The address.
+pub(crate) struct UploadTarget {
     mxc: Mxc,
-    /// Where it is noted.
-    filling: Arc<Mutex<HashSet<MediaId>>>,
+    targets: Arc<Mutex<HashSet<MediaId>>>,
 }
 
-impl Library {
+impl Media {
+    /// Waits until the user may upload; the slot is to be kept until the request ends.
+    ///
+    /// # Errors
+    /// `LimitExceeded` when too many uploads of the user are in progress.
+    pub(crate) async fn upload_slot(&self, user_id: &UserId) -> Result<UploadSlot> {
+        self.uploads.slots.acquire(user_id).await
+    }
+
+    /// Stores uploaded media under a new ID.
+    ///
+    /// # Errors
+    /// `UploadTooLarge`, `NoRoom`, and those of receiving a body.
+    pub(crate) async fn upload<B>(self: &Arc<Self>, upload: Upload, body: &mut B) -> Result<Mxc>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let mxc = self.receive(upload, body, Self::store_upload).await?;
+        self.thumbnails.make_later(&mxc);
+        Ok(mxc)
+    }
+
+    /// Creates a media ID that is uploaded to later.
+    ///
+    /// # Errors
+    /// `LimitExceeded` for too many requests or too many pending IDs.
+    pub(crate) async fn create(self: &Arc<Self>, user_id: UserId) -> Result<Created> {
+        self.blocking(Pool::Disk, move |media| media.reserve(user_id)).await
+    }
+
+    /// Chooses `mxc` as what `user_id` uploads to. To be called before the body is looked at: the order of the checks is Synapse's.
+    ///
+    /// # Errors
+    /// `NotFound` (unknown, not ours, expired), `Forbidden` (another user's), `CannotOverwrite` (uploaded to, or being uploaded to).
+    pub(crate) async fn upload_target(self: &Arc<Self>, mxc: &Mxc, user_id: &UserId) -> Result<UploadTarget> {
+        let (mxc, user_id) = (mxc.clone(), user_id.clone());
+        self.blocking(Pool::Disk, move |media| media.claim_target(&mxc, &user_id)).await
+    }
+
+    /// Stores uploaded media under an ID that was created before.
+    ///
+    /// # Errors
+    /// Those of [`Self::upload`], and `NotFound` when the ID has expired meanwhile.
+    pub(crate) async fn upload_to<B>(
+        self: &Arc<Self>,
+        target: UploadTarget,
+        upload: Upload,
+        body: &mut B,
+    ) -> Result<Mxc>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let finish = move |media: &Self, ingest, upload| {
+            media.fill(&target, ingest, upload)?;
+            // Told from the same thread: downloads that wait hear of it even if this client is gone by then.
+            media.pending.filled(&target.mxc);
+            media.thumbnails.make_later(&target.mxc);
+            Ok(target.mxc.clone())
+        };
+        self.receive(upload, body, finish).await
+    }
+
+    /// Receives a body into the store, which `finish` makes media of. One that announces too much is refused before it is sent.
+    async fn receive<B>(
+        self: &Arc<Self>,
+        upload: Upload,
+        body: &mut B,
+        finish: impl FnOnce(&Self, Ingest, Upload) -> Result<Mxc> + Send + 'static,
+    ) -> Result<Mxc>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let (limit, announced) = (self.max_upload_size(), upload.announced);
+        if announced.is_some_and(|length| length > limit) {
+            return Err(receive::too_large(limit));
+        }
+        let (beginning, finishing) = (Arc::clone(self), Arc::clone(self));
+        let begin = move || beginning.begin_upload(announced);
+        let finish = move |ingest| finish(&finishing, ingest, upload);
+        self.uploads.receiver.receive(&self.pools, body, begin, finish).await
+    }
+
     /// Largest upload, bytes.
     pub(crate) fn max_upload_size(&self) -> u64 {
         self.config.get().uploads.max_size.0
     }
+}
 
-    /// Creates a media ID to be filled later.
-    ///
-    /// # Errors
-    /// `LimitExceeded` for too many requests or too many pending IDs.
-    pub(crate) fn create(&self, user_id: UserId) -> Result<Created> {
-        if let Err(not_until) = self.create_limiter.check_key(&user_id) {
+/// The blocking steps.
+impl Media {
+    pub(super) fn begin_upload(&self, announced: Option<u64>) -> Result<Ingest> {
+        let begun = self.store.begin(self.max_upload_size(), announced);
+        begun.map_err(|error| Error::storing("storing an upload", error))
+    }
+
+    /// Stores what was received under a new ID. Identical bytes get an ID of their own and share the blob (MSC2704).
+    pub(super) fn store_upload(&self, ingest: Ingest, upload: Upload) -> Result<Mxc> {
+        let mxc = self.new_mxc();
+        if !self.store.add(ingest, self.incoming(&mxc, upload))? {
+            // 142 random bits: a known ID means that the source of randomness is broken.
+            return Err(Error::new(Kind::Internal, "internal error"));
+        }
+        Ok(mxc)
+    }
+
+    /// The row of an upload that is stored now.
+    fn incoming(&self, mxc: &Mxc, upload: Upload) -> Incoming {
+        let Upload { user_id, content_type, file_name: upload_name, .. } = upload;
+        let (mxc, created, open) = (mxc.clone(), (self.clock)(), self.is_open());
+        Incoming { mxc, content_type, upload_name, user_id: Some(user_id), created, open }
+    }
+
+    fn reserve(&self, user_id: UserId) -> Result<Created> {
+        if let Err(not_until) = self.uploads.create_limiter.check_key(&user_id) {
             let wait = not_until.wait_time_from(DefaultClock::default().now());
             return Err(
                 Error::new(Kind::LimitExceeded, "too many media IDs created at once").retry_after(wait)
@@ -79,7 +201,7 @@ impl Library {
         let mxc = self.new_mxc();
         let reservation =
             Reservation { mxc: mxc.clone(), user_id, created, expires, limit: uploads.pending_per_user };
-        match self.catalog.reserve(reservation)? {
+        match self.store.reserve(reservation)? {
             Reserved::Done => Ok(Created { mxc, expires }),
             Reserved::TooMany { next_free } => {
                 let message = "too many media IDs are created and not yet uploaded to";
@@ -88,136 +210,62 @@ impl Library {
         }
     }
 
-    /// Starts taking in an upload of `announced` bytes, if it says so (`Content-Length`).
-    pub(crate) fn begin_upload(&self, announced: Option<u64>) -> Result<Ingest> {
-        self.blobs
-            .ingest(self.max_upload_size(), announced)
-            .map_err(|error| Error::storing("storing an upload", error))
-    }
-
-    /// Makes media of what was taken in. Identical bytes get an ID of their own and share the blob (MSC2704).
-    pub(crate) fn finish_upload(&self, ingest: Ingest, upload: Upload) -> Result<Mxc> {
-        let mxc = self.new_mxc();
-        let (user_id, created, open) = (Some(upload.user_id.clone()), (self.clock)(), self.is_open());
-        let added = self.store(ingest, upload.content_type, upload.file_name, |filled| {
-            self.catalog.add(NewMedia { mxc: mxc.clone(), filled, user_id, created, open })
-        })?;
-        // 142 random bits: a known ID would mean that the source of randomness is broken.
-        if added { Ok(mxc) } else { Err(Error::new(Kind::Internal, "internal error")) }
-    }
-
-    /// Makes a durable blob of what was taken in and then, by `commit`, its row. Says whether `commit` wrote one; a blob that got
-    /// no row is removed again.
-    pub(super) fn store(
-        &self,
-        ingest: Ingest,
-        content_type: String,
-        upload_name: Option<String>,
-        commit: impl FnOnce(Filled) -> Result<bool>,
-    ) -> Result<bool> {
-        let (sha256, outcome) = match ingest.finish() {
-            // The claim lasts until the row is committed.
-            Ok(claim) => {
-                let (sha256, size) = (claim.sha256(), claim.size());
-                if claim.has_replaced_damage() {
-                    self.forget_damage(&sha256);
-                }
-                (sha256, commit(Filled { sha256, size, content_type, upload_name }))
-            }
-            Err(error) => {
-                let (sha256, kind) = (error.sha256, error.source.kind());
-                (sha256, Err(Error::storing("storing media", io::Error::new(kind, error))))
-            }
-        };
-        if !matches!(outcome, Ok(true))
-            && let Err(error) = self.remove_blob(&sha256)
-        {
-            tracing::error!(
-                ?error,
-                "a blob that nothing refers to stays, to be dealt with after the next start"
-            );
-        }
-        outcome
-    }
-
-    /// Lets go of what was made or kept of a damaged blob.
-    fn forget_damage(&self, sha256: &Sha256) {
-        let forget = || {
-            for thumbnail in self.catalog.forget_thumbnails_of(sha256)?.blobs {
-                self.remove_blob(&thumbnail)?;
-            }
-            Ok::<_, Error>(())
-        };
-        if let Err(error) = forget() {
-            tracing::error!(?error, "thumbnails of a damaged picture stay");
-        }
-    }
-
-    /// Starts filling `mxc` for `user_id`, in the order of checks that Synapse has.
-    ///
-    /// # Errors
-    /// `NotFound` (unknown, not ours, expired), `Forbidden` (another user's), `CannotOverwrite` (filled, or being filled).
-    pub(crate) fn begin_filling(&self, mxc: &Mxc, user_id: &UserId) -> Result<Filling> {
-        if mxc.server_name != self.server_name {
+    fn claim_target(&self, mxc: &Mxc, user_id: &UserId) -> Result<UploadTarget> {
+        if !self.is_ours(mxc) {
             return Err(Error::not_found());
         }
         let cannot_overwrite =
             || Error::new(Kind::CannotOverwrite, "this media ID has been uploaded to already");
-        // Entered before the catalog is asked: what it says then stays true until the place is left.
-        let place = Filling::enter(mxc, &self.filling);
-        let media = self.catalog.media(mxc)?.ok_or_else(Error::not_found)?;
+        // Entered before the catalog is asked: what it says then stays true until the target is dropped.
+        let target = UploadTarget::enter(mxc, &self.uploads.targets);
+        let media = self.store.media(mxc)?.ok_or_else(Error::not_found)?;
         if media.user_id.as_ref() != Some(user_id) {
             return Err(Error::new(Kind::Forbidden, "only the user who created a media ID may upload to it"));
         }
         match media.content {
             Content::Stored(_) => Err(cannot_overwrite()),
             Content::Pending { expires } if !self.is_pending(media.created, expires) => Err(expired()),
-            Content::Pending { .. } => place.ok_or_else(cannot_overwrite),
+            Content::Pending { .. } => target.ok_or_else(cannot_overwrite),
         }
     }
 
-    /// Whether an ID that was created then, to end then, can still be filled.
-    pub(super) fn is_pending(&self, created: Timestamp, expires: Expiry) -> bool {
-        expires.lies_ahead((self.clock)(), created.until(expires.time()))
+    /// Stores what was received under the ID of `target`.
+    fn fill(&self, target: &UploadTarget, ingest: Ingest, upload: Upload) -> Result<()> {
+        let is_filled = self.store.fill(ingest, self.incoming(&target.mxc, upload))?;
+        is_filled.then_some(()).ok_or_else(expired)
+    }
+}
+
+impl UploadState {
+    pub(super) fn new() -> Self {
+        let quota = Quota::per_second(CREATE_PER_SECOND).allow_burst(CREATE_BURST);
+        Self {
+            slots: UploadSlots::default(),
+            create_limiter: RateLimiter::hashmap(quota),
+            targets: Arc::default(),
+            receiver: BodyReceiver::new(),
+        }
     }
 
-    /// Fills an ID with what was taken in.
-    pub(crate) fn finish_filling(&self, filling: &Filling, ingest: Ingest, upload: Upload) -> Result<()> {
-        let done = self.store(ingest, upload.content_type, upload.file_name, |filled| {
-            self.catalog.fill(&filling.mxc, filled, (self.clock)(), self.is_open())
-        })?;
-        if done { Ok(()) } else { Err(expired()) }
-    }
-
-    /// An address nobody has.
-    pub(super) fn new_mxc(&self) -> Mxc {
-        Mxc { server_name: self.server_name.clone(), media_id: MediaId::generate(|pool| (self.random)(pool)) }
-    }
-
-    /// Forgets users who have not created for a while, so that the limiter does not grow.
-    pub(super) fn tidy_create_limiter(&self) {
+    /// Forgets users who have not created IDs for a while, so that the limiter does not grow.
+    pub(super) fn tidy(&self) {
         self.create_limiter.retain_recent();
         self.create_limiter.shrink_to_fit();
     }
 }
 
-impl Filling {
-    /// Enters an ID that nobody is filling.
-    fn enter(mxc: &Mxc, filling: &Arc<Mutex<HashSet<MediaId>>>) -> Option<Self> {
-        let mut entered = filling.lock().unwrap_or_else(PoisonError::into_inner);
-        entered.insert(mxc.media_id.clone()).then(|| Self { mxc: mxc.clone(), filling: Arc::clone(filling) })
+impl UploadTarget {
+    /// Enters an ID into the table; `None` when it is there already.
+    fn enter(mxc: &Mxc, targets: &Arc<Mutex<HashSet<MediaId>>>) -> Option<Self> {
+        let is_new = lock(targets).insert(mxc.media_id.clone());
+        is_new.then(|| Self { mxc: mxc.clone(), targets: Arc::clone(targets) })
     }
 }
 
-impl Drop for Filling {
+impl Drop for UploadTarget {
     fn drop(&mut self) {
-        self.filling.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.mxc.media_id);
+        lock(&self.targets).remove(&self.mxc.media_id);
     }
-}
-
-/// The limits of `create`: Synapse's.
-pub(super) fn create_limiter() -> CreateLimiter {
-    RateLimiter::hashmap(Quota::per_second(CREATE_PER_SECOND).allow_burst(CREATE_BURST))
 }
 
 /// A pending ID that ended. Clients look for the word "expired".

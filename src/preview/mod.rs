@@ -47,7 +47,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 pub(crate) use data_url::read_data_url;
-pub(crate) use fetch::{Accept, FetchedBody, Fetcher, Followed, RedirectChain, body_error, timed_out};
+pub(crate) use fetch::{Accept, FetchedBody, Fetcher, Followed, body_error, timed_out};
 pub(crate) use file::describe_file;
 pub(crate) use http_url::HttpUrl;
 pub(crate) use oembed::{

@@ -81,7 +81,6 @@ impl Store {
     /// Stores what was fetched from another server, under its address there, and opens it. A row that is there has lost its blob: it
     /// gets the new bytes, and whether it is open stays. `None` when it is no row to be filled anew.
     pub(crate) fn add_remote(&self, ingest: Ingest, incoming: Incoming) -> Result<Option<StoredMedia>> {
-        let sequence = self.sequence();
         let mxc = incoming.mxc.clone();
         let (mut stored, mut replaced) = (None, None);
         let is_kept = self.keep(ingest, |claim| {
@@ -89,14 +88,7 @@ impl Store {
             let NewMedia { filled: content, created, open, .. } = media.clone();
             if self.catalog.add(media.clone())? {
                 let blob = self.open_blob(Some(&mxc), &content)?;
-                stored = blob.map(|blob| StoredMedia {
-                    content,
-                    created,
-                    open,
-                    sequence,
-                    is_stopgap: false,
-                    blob,
-                });
+                stored = blob.map(|blob| StoredMedia { content, created, open, blob });
                 return Ok(true);
             }
             replaced = self.catalog.refill(media)?;

@@ -64,17 +64,13 @@ impl LossReports {
 impl Store {
     /// Looks for media and opens its blob.
     pub(crate) fn find(&self, mxc: &Mxc) -> Result<Lookup> {
-        // Read before the row: what is removed after this moment is told from what was found before.
-        let sequence = self.sequence();
         let Some(Media { content, created, open, .. }) = self.catalog.media(mxc)? else {
             return Ok(Lookup::Unknown);
         };
         Ok(match content {
             Content::Pending { expires } => Lookup::Pending { created, expires },
             Content::Stored(content) => match self.open_blob(Some(mxc), &content)? {
-                Some(blob) => {
-                    Lookup::Stored(StoredMedia { content, created, open, sequence, is_stopgap: false, blob })
-                }
+                Some(blob) => Lookup::Stored(StoredMedia { content, created, open, blob }),
                 None => Lookup::Lost { open },
             },
         })

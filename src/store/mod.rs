@@ -21,13 +21,10 @@
 pub(crate) mod blobs;
 pub(crate) mod catalog;
 pub mod fs;
-#[allow(dead_code, reason = "for media, which takes it over")]
 mod keep;
-#[allow(dead_code, reason = "for media, which takes it over")]
 mod lookup;
 mod opening;
 mod orphans;
-#[allow(dead_code, reason = "for media, which takes it over")]
 mod removal;
 pub(crate) mod sha256;
 pub(crate) mod stored_media;
@@ -38,12 +35,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64};
 
-#[allow(unused_imports, reason = "for media")]
 pub(crate) use self::keep::{Incoming, KeptThumbnail, MadeThumbnail, PreviewImage, PreviewPage};
-#[allow(unused_imports, reason = "for media")]
 pub(crate) use self::lookup::Lookup;
 pub(crate) use self::opening::inspect;
-#[allow(unused_imports, reason = "for media")]
 pub(crate) use self::removal::Removed;
 
 use self::blobs::{Blobs, Ingest};
@@ -70,7 +64,6 @@ pub(crate) struct Store {
     losses: LossReports,
 }
 
-#[allow(dead_code, reason = "for media, which takes it over")]
 impl Store {
     /// Starts taking in a blob of at most `limit` bytes, of `announced` ones if that is known. Dropped, nothing stays of it.
     ///

@@ -1,16 +1,9 @@
 //! Deleting: the one path by which rows and blobs go, and the report of it.
 //!
 //! Rows go first, in one transaction of the catalog. Then each blob they referred to is removed, unless another row or a claim wants
-//! it. Then the sequence number advances, and last the listener hears exactly what went.
-//!
-//! What is looked up carries the sequence number of before the look-up ([`StoredMedia::sequence`]). A cache that puts it in first, and
-//! then takes it out again if [`Store::sequence`] has advanced, never holds what was removed: either the cache sees the advance, or
-//! the listener is called after the insertion.
-//!
-//! [`StoredMedia::sequence`]: super::stored_media::StoredMedia::sequence
+//! it. Last the listener hears exactly what went.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Store;
 use super::catalog::Removed as RemovedRows;
@@ -33,14 +26,9 @@ pub(crate) struct Removed {
 /// Hears what was removed. Called in the thread that removed it, and must not call the store.
 type Listener = Box<dyn Fn(&Removed) + Send + Sync>;
 
-/// The sequence number, and who hears of removals.
+/// Who hears of removals.
 #[derive(Default)]
-pub(super) struct Removals {
-    /// Removals so far.
-    sequence: AtomicU64,
-    /// The one who hears of them.
-    listener: OnceLock<Listener>,
-}
+pub(super) struct Removals(OnceLock<Listener>);
 
 impl Removed {
     /// Whether nothing went.
@@ -50,14 +38,9 @@ impl Removed {
 }
 
 impl Store {
-    /// How many removals there were since the opening. What was looked up holds good for as long as this does not advance.
-    pub(crate) fn sequence(&self) -> u64 {
-        self.removals.sequence.load(Ordering::Acquire)
-    }
-
     /// Has `listener` hear of all that is removed from now on. There is one; a second is not heard.
     pub(crate) fn on_removal(&self, listener: impl Fn(&Removed) + Send + Sync + 'static) {
-        if self.removals.listener.set(Box::new(listener)).is_err() {
+        if self.removals.0.set(Box::new(listener)).is_err() {
             tracing::error!("removals have a listener already");
         }
     }
@@ -121,9 +104,7 @@ impl Store {
         if removed.is_empty() {
             return;
         }
-        // In this order: see the module's comment.
-        self.removals.sequence.fetch_add(1, Ordering::AcqRel);
-        if let Some(listener) = self.removals.listener.get() {
+        if let Some(listener) = self.removals.0.get() {
             listener(removed);
         }
     }

@@ -13,10 +13,6 @@ pub(crate) struct StoredMedia {
     pub(crate) created: Timestamp,
     /// Whether it may be served without a token (`unauthenticated_media: frozen`).
     pub(crate) open: bool,
-    /// [`Store::sequence`](super::Store::sequence) before it was looked up.
-    pub(crate) sequence: u64,
-    /// Whether it stands in for something else that there was no time for, so that nobody may keep it as the answer.
-    pub(crate) is_stopgap: bool,
     /// The bytes.
     pub(crate) blob: BlobReader,
 }

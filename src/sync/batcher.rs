@@ -1,4 +1,4 @@
-//! Work that waits for a place, and what can be done along with it.
+//! Queued work of which several items can be done in one go.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -8,109 +8,111 @@ use tokio::sync::oneshot;
 use super::lock;
 use crate::error::{Error, Result};
 
-/// Work that waits. Whoever gets a place for some of it takes along what can be done in the same go. As many wait as have
-/// joined and not gone: who joins is bounded elsewhere.
+/// Items of type `T` that wait to be processed, each with a result of type `R`. Whoever may process one takes along those that can be
+/// done together with it. The queue has no limit of its own: the callers that join are bounded elsewhere.
 #[derive(Debug)]
-pub(crate) struct Batcher<T>(Arc<Mutex<Table<T>>>);
+pub(crate) struct Batcher<T, R>(Arc<Mutex<Queue<T, R>>>);
 
-/// What waits, in the order it came.
 #[derive(Debug)]
-struct Table<T> {
+struct Queue<T, R> {
     /// The number of the next handle.
     next: u64,
-    /// What waits.
-    waiting: Vec<Waiting<T>>,
+    /// In the order they came.
+    waiting: Vec<Waiting<T, R>>,
 }
 
-/// Something to do.
 #[derive(Debug)]
-struct Waiting<T> {
-    /// Its handle.
+struct Waiting<T, R> {
+    /// The number of its handle.
     number: u64,
-    /// What it is.
     item: T,
-    /// Hears what came of it.
-    done: oneshot::Sender<Result<()>>,
+    outcome: oneshot::Sender<Result<R>>,
 }
 
-/// Something to do, in the hand of who wants it done. Dropped before it is taken, it waits no more.
+/// An item in the queue, in the hands of who wants its result. Dropped before the item is taken, it takes the item out of the queue.
 #[derive(Debug)]
-pub(crate) struct Handle<T> {
-    /// Where it waits.
-    table: Arc<Mutex<Table<T>>>,
-    /// Which it is.
+pub(crate) struct Handle<T, R> {
+    queue: Arc<Mutex<Queue<T, R>>>,
     number: u64,
-    /// Says what came of it.
-    done: oneshot::Receiver<Result<()>>,
+    outcome: oneshot::Receiver<Result<R>>,
 }
 
-/// Those who hear what came of work that was taken.
+/// Those who wait for the results of a batch that was taken. Dropped, it makes each of their waits an error.
 #[derive(Debug)]
-pub(crate) struct Waiters(Vec<oneshot::Sender<Result<()>>>);
+pub(crate) struct Waiters<R>(Vec<oneshot::Sender<Result<R>>>);
 
-impl<T> Default for Batcher<T> {
+impl<T, R> Default for Batcher<T, R> {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Table { next: 0, waiting: Vec::new() })))
+        Self(Arc::new(Mutex::new(Queue { next: 0, waiting: Vec::new() })))
     }
 }
 
-impl<T> Batcher<T> {
-    /// Adds work.
-    pub(crate) fn join(&self, item: T) -> Handle<T> {
-        let (sender, done) = oneshot::channel();
-        let mut table = lock(&self.0);
-        let number = table.next;
-        table.next = number.wrapping_add(1);
-        table.waiting.push(Waiting { number, item, done: sender });
-        Handle { table: Arc::clone(&self.0), number, done }
+impl<T, R> Batcher<T, R> {
+    /// Adds an item to the queue.
+    pub(crate) fn join(&self, item: T) -> Handle<T, R> {
+        let (sender, outcome) = oneshot::channel();
+        let mut queue = lock(&self.0);
+        let number = queue.next;
+        queue.next = number.wrapping_add(1);
+        queue.waiting.push(Waiting { number, item, outcome: sender });
+        Handle { queue: Arc::clone(&self.0), number, outcome }
     }
 }
 
 #[cfg(test)]
-impl<T> Batcher<T> {
-    /// How much waits.
+impl<T, R> Batcher<T, R> {
+    /// Items that wait.
     pub(crate) fn waiting(&self) -> usize {
         lock(&self.0).waiting.len()
     }
 }
 
-impl<T> Handle<T> {
-    /// What came of it, once somebody has taken and done it.
-    pub(crate) async fn done(&mut self) -> Result<()> {
-        let lost = |_| Err(Error::internal("waiting together", io::Error::other("its task ended")));
-        (&mut self.done).await.unwrap_or_else(lost)
+impl<T, R> Handle<T, R> {
+    /// Waits for the item's result. Somebody must take the item: this handle, or another one along with its own.
+    pub(crate) async fn outcome(&mut self) -> Result<R> {
+        let lost = |_| Err(Error::internal("waiting for a batch", io::Error::other("its task ended")));
+        (&mut self.outcome).await.unwrap_or_else(lost)
     }
 
-    /// Takes this and, in the order they came, all others that `goes_with` lets go with those taken before them. `None` when
-    /// this one was taken already.
-    pub(crate) fn take(&self, goes_with: impl Fn(&[T], &T) -> bool) -> Option<(Vec<T>, Waiters)> {
-        let mut table = lock(&self.table);
-        let own = table.waiting.iter().position(|waiting| waiting.number == self.number)?;
-        let own = table.waiting.remove(own);
-        let (mut items, mut waiters) = (vec![own.item], vec![own.done]);
-        for waiting in std::mem::take(&mut table.waiting) {
+    /// Takes this item and, in the order they came, all others that `goes_with` accepts beside those taken before them. `None` when
+    /// this item was taken along with another one.
+    pub(crate) fn take(&self, goes_with: impl Fn(&[T], &T) -> bool) -> Option<(Vec<T>, Waiters<R>)> {
+        let mut queue = lock(&self.queue);
+        let own = queue.waiting.iter().position(|waiting| waiting.number == self.number)?;
+        let own = queue.waiting.remove(own);
+        let (mut items, mut waiters) = (vec![own.item], vec![own.outcome]);
+        for waiting in std::mem::take(&mut queue.waiting) {
             if goes_with(&items, &waiting.item) {
                 items.push(waiting.item);
-                waiters.push(waiting.done);
+                waiters.push(waiting.outcome);
             } else {
-                table.waiting.push(waiting);
+                queue.waiting.push(waiting);
             }
         }
         Some((items, Waiters(waiters)))
     }
 }
 
-impl<T> Drop for Handle<T> {
+impl<T, R> Drop for Handle<T, R> {
     fn drop(&mut self) {
-        lock(&self.table).waiting.retain(|waiting| waiting.number != self.number);
+        lock(&self.queue).waiting.retain(|waiting| waiting.number != self.number);
     }
 }
 
-impl Waiters {
-    /// Tells everybody; some may be gone.
-    pub(crate) fn tell(self, outcome: &Result<()>) {
-        for listener in self.0 {
-            drop(listener.send(outcome.clone()));
+impl<R> Waiters<R> {
+    /// Gives each waiter the result of its item, in the order of the items, or all of them the error. Some may be gone.
+    pub(crate) fn tell(self, outcome: Result<Vec<R>>) {
+        match outcome {
+            Ok(results) => {
+                for (waiter, result) in self.0.into_iter().zip(results) {
+                    drop(waiter.send(Ok(result)));
+                }
+            }
+            Err(error) => {
+                for waiter in self.0 {
+                    drop(waiter.send(Err(error.clone())));
+                }
+            }
         }
     }
 }
@@ -125,27 +127,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_fits_is_taken_along_once_and_all_hear_of_it() {
+    async fn what_fits_is_taken_along_once_and_each_waiter_gets_its_own_result() {
         let batcher = Batcher::default();
         let mut handles: Vec<_> =
             [10, 20, 11, 21, 12, 13].into_iter().map(|item| batcher.join(item)).collect();
         let (items, waiters) = handles[2].take(same_ten()).unwrap();
         assert_eq!(items, [11, 10, 12]);
         assert!(handles[0].take(same_ten()).is_none(), "it went along");
-        waiters.tell(&Ok(()));
-        for handle in [0, 2, 4] {
-            handles[handle].done().await.unwrap();
+        waiters.tell(Ok(vec!["eleven", "ten", "twelve"]));
+        for (handle, result) in [(0, "ten"), (2, "eleven"), (4, "twelve")] {
+            assert_eq!(handles[handle].outcome().await.unwrap(), result);
         }
         let (items, waiters) = handles[5].take(same_ten()).unwrap();
         assert_eq!(items, [13], "what did not fit is left");
         drop(waiters);
-        assert!(handles[5].done().await.is_err(), "whoever took it gave up");
-        assert_eq!(handles[3].take(same_ten()).unwrap().0, [21, 20]);
+        assert!(handles[5].outcome().await.is_err(), "whoever took it gave up");
+        let (items, waiters) = handles[3].take(same_ten()).unwrap();
+        assert_eq!(items, [21, 20]);
+        waiters.tell(Err(Error::not_found()));
+        for handle in [1, 3] {
+            assert_eq!(handles[handle].outcome().await.unwrap_err().kind(), Error::not_found().kind());
+        }
     }
 
     #[test]
-    fn who_goes_away_takes_his_work_with_him() {
-        let batcher = Batcher::default();
+    fn a_handle_that_is_dropped_takes_its_item_out_of_the_queue() {
+        let batcher: Batcher<u32, ()> = Batcher::default();
         let (one, other) = (batcher.join(10), batcher.join(11));
         drop(other);
         assert_eq!(one.take(same_ten()).unwrap().0, [10]);

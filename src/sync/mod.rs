@@ -1,37 +1,38 @@
-//! Primitives of concurrency, without a word of what they are used for: bounded pools of blocking threads, single flight, keyed semaphores,
-//! batches, idleness.
+//! Primitives of concurrency: bounded pools of blocking threads, single flight, semaphores, batches, idleness.
 //!
-//! Owns who waits for whom in memory, always bounded. Waiting holds no thread. Refuses to know media, HTTP and Matrix.
+//! Owns who waits for whom in memory. Every queue is bounded, and waiting holds no thread. Refuses to know media, HTTP and Matrix.
 
+mod activity;
+mod backlog;
 mod batcher;
-mod idle;
 mod keyed_semaphore;
 pub(crate) mod pools;
 mod single_flight;
+mod weighted_semaphore;
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub(crate) use self::activity::{Activity, Busy};
+pub(crate) use self::backlog::Backlog;
 pub(crate) use self::batcher::{Batcher, Handle};
-pub(crate) use self::idle::{Activity, Backlog, Busy};
-pub(crate) use self::keyed_semaphore::{KeyedSemaphore, Memory};
+pub(crate) use self::keyed_semaphore::KeyedSemaphore;
 pub(crate) use self::single_flight::SingleFlight;
+pub(crate) use self::weighted_semaphore::WeightedSemaphore;
 
-/// When to come back.
+/// The `Retry-After` of every request that a full queue refuses.
 pub(crate) const RETRY: Duration = Duration::from_secs(5);
 
-/// An entry of a table of what is under way, which leaves it when this is dropped, however its task ends.
+/// An entry of a shared table, removed when this is dropped: a task that holds it leaves the table however it ends, by a panic too.
 pub(crate) struct Entry<K: Eq + Hash, V> {
-    /// The table.
     table: Arc<Mutex<HashMap<K, V>>>,
-    /// Where it stands.
     key: K,
 }
 
 impl<K: Eq + Hash, V> Entry<K, V> {
-    /// The entry at `key`.
+    /// Guards the entry at `key`, which the caller has inserted or is about to.
     pub(crate) fn new(table: &Arc<Mutex<HashMap<K, V>>>, key: K) -> Self {
         Self { table: Arc::clone(table), key }
     }
@@ -43,7 +44,7 @@ impl<K: Eq + Hash, V> Drop for Entry<K, V> {
     }
 }
 
-/// A table's lock. A panic elsewhere cannot leave it half-changed.
+/// Locks a table. A poisoned lock is taken all the same: no code that holds one can panic halfway through a change.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

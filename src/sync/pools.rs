@@ -1,4 +1,4 @@
-//! Bounded pools of threads for blocking work: the seam between the async shell and the synchronous core.
+//! Bounded pools of threads for blocking work: where async code hands over to synchronous code.
 //!
 //! Owns how many threads each kind of work has. Refuses to know what the work means.
 
@@ -9,10 +9,10 @@ use tokio::task::spawn_blocking;
 
 use crate::error::{Error, Result};
 
-/// Threads that make things durable, or wait for the disk otherwise.
+/// Threads that write to the disk and wait until that is durable.
 const DISK_THREADS: usize = 8;
 
-/// Threads that look things up in the catalog and open files: what is served does not wait behind what is being stored.
+/// Threads that look things up in the catalog and open files. Apart from [`DISK_THREADS`], so that downloads do not wait behind uploads.
 const LOOKUP_THREADS: usize = 8;
 
 /// Threads that wait for the homeserver.
@@ -21,7 +21,7 @@ const HOMESERVER_THREADS: usize = 8;
 /// Threads that wait for other servers' media.
 const FEDERATION_THREADS: usize = 16;
 
-/// Threads that wait for other servers' keys: anybody can claim to be a server that does not answer.
+/// Threads that wait for other servers' keys. Apart, because anybody can name a server that does not answer.
 const KEY_THREADS: usize = 8;
 
 /// Threads that wait for linked pages.
@@ -30,10 +30,10 @@ const PREVIEW_THREADS: usize = 8;
 /// Threads that read blobs which the page cache does not hold.
 pub(crate) const READ_THREADS: usize = 8;
 
-/// Most of `thumbnails.workers`.
+/// The largest value of `thumbnails.workers`.
 const MAX_THUMBNAIL_THREADS: usize = 64;
 
-/// Most blocking threads in all, for the runtime; a few are the runtime's own.
+/// The runtime's limit of blocking threads: all pools, and a few for the runtime itself.
 pub(crate) const MAX_BLOCKING_THREADS: usize = DISK_THREADS
     + LOOKUP_THREADS
     + HOMESERVER_THREADS
@@ -44,53 +44,45 @@ pub(crate) const MAX_BLOCKING_THREADS: usize = DISK_THREADS
     + MAX_THUMBNAIL_THREADS
     + 4;
 
-/// A kind of blocking work, each with threads of its own so that one cannot starve the others.
+/// A kind of blocking work. Each has threads of its own, so that no kind can starve another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pool {
-    /// Files and the catalog, writing above all.
+    /// Writing files and the catalog.
     Disk,
-    /// Questions to the catalog, and opening what it names.
+    /// Reading the catalog, and opening files.
     Lookup,
-    /// The homeserver.
+    /// Requests to the homeserver.
     Homeserver,
-    /// Other servers' media.
+    /// Fetching other servers' media.
     Federation,
-    /// Other servers' keys.
+    /// Fetching other servers' keys.
     Keys,
-    /// Linked pages.
+    /// Fetching linked pages.
     Previews,
-    /// Pictures: waits for the processor.
+    /// Decoding pictures: uses the processor.
     Thumbnails,
 }
 
-/// A thread of a pool, kept for work that is still to be chosen.
+/// The right to one thread of a pool, for work that is chosen once there is one.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    /// The right to it.
     _permit: OwnedSemaphorePermit,
 }
 
-/// The pools.
+/// The pools: for each a semaphore with as many permits as it has threads. The threads themselves are the runtime's.
 #[derive(Debug)]
 pub(crate) struct Pools {
-    /// Permits of [`Pool::Disk`].
     disk: Arc<Semaphore>,
-    /// Permits of [`Pool::Lookup`].
     lookup: Arc<Semaphore>,
-    /// Permits of [`Pool::Homeserver`].
     homeserver: Arc<Semaphore>,
-    /// Permits of [`Pool::Federation`].
     federation: Arc<Semaphore>,
-    /// Permits of [`Pool::Keys`].
     keys: Arc<Semaphore>,
-    /// Permits of [`Pool::Previews`].
     previews: Arc<Semaphore>,
-    /// Permits of [`Pool::Thumbnails`].
     thumbnails: Arc<Semaphore>,
 }
 
 impl Pools {
-    /// Pools of their fixed sizes, and of `thumbnail_workers` for pictures.
+    /// Pools of fixed sizes, but for [`Pool::Thumbnails`], which has `thumbnail_workers` threads.
     pub(crate) fn new(thumbnail_workers: u32) -> Self {
         let permits = |count| Arc::new(Semaphore::new(count));
         Self {
@@ -104,7 +96,8 @@ impl Pools {
         }
     }
 
-    /// Runs blocking work when its pool has a thread free. Work once begun runs to its end, whoever stops waiting.
+    /// Runs blocking work once `pool` has a free thread. Work that has begun runs to its end, even if the caller stops waiting. It runs in
+    /// the caller's tracing span.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         pool: Pool,
@@ -113,7 +106,7 @@ impl Pools {
         self.enter(pool).await?.run(work).await
     }
 
-    /// Waits until a pool has a thread free.
+    /// Waits until `pool` has a free thread, and keeps it.
     pub(crate) async fn enter(&self, pool: Pool) -> Result<Permit> {
         let permits = match pool {
             Pool::Disk => &self.disk,
@@ -125,21 +118,22 @@ impl Pools {
             Pool::Thumbnails => &self.thumbnails,
         };
         let permit = Arc::clone(permits).acquire_owned().await;
-        Ok(Permit { _permit: permit.map_err(|error| Error::internal("waiting", error))? })
+        Ok(Permit { _permit: permit.map_err(|error| Error::internal("waiting for a thread", error))? })
     }
 }
 
 impl Permit {
-    /// Runs blocking work in the thread that is kept. Work once begun runs to its end, whoever stops waiting.
+    /// Runs blocking work in the thread that is kept. See [`Pools::run`].
     pub(crate) async fn run<T: Send + 'static>(
         self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        let span = tracing::Span::current();
         let (sender, mut receiver) = oneshot::channel();
         run_boxed(Box::new(move || {
             let _permit = self;
             // An error: the caller stopped waiting.
-            drop(sender.send(work()));
+            drop(sender.send(span.in_scope(work)));
         }))
         .await?;
         receiver.try_recv().map_err(|error| Error::internal("blocking work", error))?

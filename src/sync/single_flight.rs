@@ -1,4 +1,4 @@
-//! Questions asked once for all who ask.
+//! Concurrent callers with the same key share one run of the work.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -8,27 +8,28 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tracing::Instrument as _;
 
 use super::{Entry, RETRY, lock};
 use crate::error::{Error, Kind, Result};
 
-/// Shared answers under way at the same time; who asks for a further one is told to come back.
+/// Runs at the same time unless [`SingleFlight::at_most`] says otherwise; further ones are refused.
 const MAX_FLIGHTS: usize = 1024;
 
-/// The longest wait of who may wait for an answer to be begun.
+/// The longest wait of a caller in the queue.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// One answer under way, for all who ask.
-type Under<V> = watch::Receiver<Option<Result<V>>>;
+/// The result of a run, once it is there.
+type Outcome<V> = watch::Receiver<Option<Result<V>>>;
 
-/// Runs one future for each key at a time; whoever asks meanwhile shares its answer.
+/// Runs one future for each key at a time; callers that come meanwhile get its result. How many keys are in flight is bounded: further
+/// callers wait in a bounded queue, if there is one, for up to [`LONGEST_WAIT`], and are then refused with `LimitExceeded`.
 #[derive(Debug)]
 pub(crate) struct SingleFlight<K, V> {
-    /// Answers under way.
-    flights: Arc<Mutex<HashMap<K, Under<V>>>>,
-    /// A place for each of them.
-    places: Arc<Semaphore>,
-    /// A place for each who may wait for one of those.
+    flights: Arc<Mutex<HashMap<K, Outcome<V>>>>,
+    /// A permit for each flight.
+    permits: Arc<Semaphore>,
+    /// A permit for each caller that may wait for one of those.
     queue: Semaphore,
 }
 
@@ -39,73 +40,74 @@ impl<K, V> Default for SingleFlight<K, V> {
 }
 
 impl<K, V> SingleFlight<K, V> {
-    /// One that has at most `limit` answers under way; who asks for a further one is told to come back.
+    /// At most `limit` flights at the same time, and no queue.
     pub(crate) fn at_most(limit: usize) -> Self {
-        Self { flights: Arc::default(), places: Arc::new(Semaphore::new(limit)), queue: Semaphore::new(0) }
+        Self { flights: Arc::default(), permits: Arc::new(Semaphore::new(limit)), queue: Semaphore::new(0) }
     }
 
-    /// The same, where so many may wait a while before they are told to come back.
+    /// The same with a queue of `length` callers.
     #[must_use]
-    pub(crate) fn with_queue(self, waiting: usize) -> Self {
-        Self { queue: Semaphore::new(waiting), ..self }
+    pub(crate) fn with_queue(self, length: usize) -> Self {
+        Self { queue: Semaphore::new(length), ..self }
     }
 
-    /// A place for an answer.
-    async fn place(&self) -> Result<OwnedSemaphorePermit> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(place);
+    async fn permit(&self) -> Result<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Ok(permit);
         }
         let refused = || {
-            let message = "too many questions are waiting for an answer";
+            let message = "too many requests of this kind are in progress, try again";
             Error::new(Kind::LimitExceeded, message).retry_after(RETRY)
         };
-        let _waiting = self.queue.try_acquire().map_err(|_full| refused())?;
-        let place = tokio::time::timeout(LONGEST_WAIT, Arc::clone(&self.places).acquire_owned()).await;
-        place.map_err(|_elapsed| refused())?.map_err(|error| Error::internal("waiting for a place", error))
+        let _in_queue = self.queue.try_acquire().map_err(|_full| refused())?;
+        let permit = tokio::time::timeout(LONGEST_WAIT, Arc::clone(&self.permits).acquire_owned()).await;
+        permit.map_err(|_elapsed| refused())?.map_err(|error| Error::internal("waiting for a permit", error))
     }
 }
 
 impl<K: Clone + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> SingleFlight<K, V> {
-    /// The answer of the future under way for `key`, or of `start()` if there is none. The future runs to its end even if
-    /// all who asked go away.
+    /// The result of the flight under way for `key`, or of `start()` if there is none. A flight runs to its end even if all its callers
+    /// go away.
+    ///
+    /// # Errors
+    /// `LimitExceeded`, besides those of the flight.
     pub(crate) async fn run<F>(&self, key: K, start: impl FnOnce() -> F) -> Result<V>
     where
         F: Future<Output = Result<V>> + Send + 'static,
     {
         let under_way = lock(&self.flights).get(&key).cloned();
-        let mut answer = match under_way {
-            Some(answer) => answer,
-            None => self.join(key, self.place().await?, start),
+        let mut outcome = match under_way {
+            Some(outcome) => outcome,
+            None => self.join(key, self.permit().await?, start),
         };
-        let outcome = answer.wait_for(Option::is_some).await;
+        let outcome = outcome.wait_for(Option::is_some).await;
         match outcome.as_deref() {
             Ok(Some(result)) => result.clone(),
-            Ok(None) | Err(_) => {
-                Err(Error::internal("sharing an answer", io::Error::other("its task ended")))
-            }
+            Ok(None) | Err(_) => Err(Error::internal("sharing a result", io::Error::other("its task ended"))),
         }
     }
 
-    /// Joins, or starts in a place.
-    fn join<F>(&self, key: K, place: OwnedSemaphorePermit, start: impl FnOnce() -> F) -> Under<V>
+    /// Joins a flight that began while the permit was waited for, or starts one.
+    fn join<F>(&self, key: K, permit: OwnedSemaphorePermit, start: impl FnOnce() -> F) -> Outcome<V>
     where
         F: Future<Output = Result<V>> + Send + 'static,
     {
         let mut flights = lock(&self.flights);
-        if let Some(answer) = flights.get(&key) {
-            return answer.clone();
+        if let Some(outcome) = flights.get(&key) {
+            return outcome.clone();
         }
-        let (sender, answer) = watch::channel(None);
-        flights.insert(key.clone(), answer.clone());
+        let (sender, outcome) = watch::channel(None);
+        flights.insert(key.clone(), outcome.clone());
         let future = start();
         let entry = Entry::new(&self.flights, key);
-        tokio::spawn(async move {
+        let flight = async move {
             let result = future.await;
-            // From here on, who asks asks anew.
-            drop((entry, place));
+            // Before the result is told: a caller that comes after it starts a new flight.
+            drop((entry, permit));
             sender.send_replace(Some(result));
-        });
-        answer
+        };
+        tokio::spawn(flight.in_current_span());
+        outcome
     }
 }
 
@@ -115,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    /// Asks `flight` about `key`, in a task of its own; answered with the key once `gate` opens.
+    /// Runs a flight for `key` in a task of its own; its result is the key, once `gate` opens.
     fn ask(
         flight: &Arc<SingleFlight<u32, u32>>,
         key: u32,
@@ -129,7 +131,7 @@ mod tests {
         tokio::spawn(async move { flight.run(key, start).await })
     }
 
-    /// Lets all tasks go as far as they get.
+    /// Lets all tasks run until they wait.
     async fn settle() {
         for _ in 0..100 {
             tokio::task::yield_now().await;
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_finds_all_places_taken_waits_where_there_is_a_queue_and_joins_what_is_under_way() {
+    async fn a_caller_waits_in_the_queue_while_there_are_too_many_flights_and_joins_what_is_under_way() {
         let (flight, gate) = (Arc::new(SingleFlight::at_most(2).with_queue(3)), Arc::new(Semaphore::new(0)));
         let asked: Vec<_> = [1, 2, 1, 3, 4, 5].map(|key| ask(&flight, key, &gate)).into();
         settle().await;
@@ -145,19 +147,19 @@ mod tests {
         let refused = ask(&flight, 6, &gate).await.unwrap().unwrap_err();
         assert_eq!((refused.kind(), refused.wait()), (Kind::LimitExceeded, Some(RETRY)));
         assert_eq!(started.elapsed(), Duration::ZERO);
-        // Who asks what is under way needs no place.
+        // Joining a flight needs no permit.
         let joined = ask(&flight, 2, &gate);
         gate.add_permits(5);
         for (asked, key) in asked.into_iter().chain([joined]).zip([1, 2, 1, 3, 4, 5, 2]) {
             assert_eq!(asked.await.unwrap().unwrap(), key);
         }
         settle().await;
-        assert_eq!((flight.places.available_permits(), flight.queue.available_permits()), (2, 3));
+        assert_eq!((flight.permits.available_permits(), flight.queue.available_permits()), (2, 3));
         assert!(lock(&flight.flights).is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_waited_long_enough_is_told_to_come_back_and_without_a_queue_at_once() {
+    async fn a_caller_that_has_waited_long_enough_is_refused_and_without_a_queue_at_once() {
         let gate = Arc::new(Semaphore::new(0));
         for (queue, wait) in [(1, LONGEST_WAIT), (0, Duration::ZERO)] {
             let flight = Arc::new(SingleFlight::at_most(1).with_queue(queue));

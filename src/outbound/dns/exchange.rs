@@ -347,3 +347,147 @@ fn socket_address(server: &ScopedIp) -> SocketAddr {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use simple_dns::rdata::{RData, SRV};
+    use simple_dns::{CLASS, Name, Packet, PacketFlag, RCODE, ResourceRecord};
+
+    use super::super::message::Data;
+    use super::*;
+
+    /// Long enough for any machine.
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A DNS server on loopback that sends, for each question, the messages that `script` makes of it.
+    fn server(script: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static) -> SocketAddr {
+        serve(UdpSocket::bind("127.0.0.1:0").unwrap(), script)
+    }
+
+    fn serve(socket: UdpSocket, script: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static) -> SocketAddr {
+        let address = socket.local_addr().unwrap();
+        thread::spawn(move || {
+            let mut packet = [0; 1500];
+            while let Ok((count, from)) = socket.recv_from(&mut packet) {
+                for message in script(&packet[..count]) {
+                    socket.send_to(&message, from).unwrap();
+                }
+            }
+        });
+        address
+    }
+
+    /// An answer to a question, as `change` has it.
+    fn reply(question: &[u8], change: impl FnOnce(&mut Packet<'_>)) -> Vec<u8> {
+        let mut packet = Packet::parse(question).unwrap().into_reply();
+        change(&mut packet);
+        packet.build_bytes_vec().unwrap()
+    }
+
+    /// One SRV record that leads to `host`.
+    fn leads_to(question: &[u8], host: &'static str) -> Vec<u8> {
+        reply(question, |packet| {
+            let srv = SRV { priority: 1, weight: 1, port: 1, target: Name::new_unchecked(host) };
+            let name = packet.questions[0].qname.clone();
+            packet.answers.push(ResourceRecord::new(name, CLASS::IN, 60, RData::SRV(srv)));
+        })
+    }
+
+    fn closed() -> SocketAddr {
+        UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    }
+
+    fn ask(servers: &[SocketAddr], timeout: Duration) -> io::Result<String> {
+        let until = Instant::now().checked_add(LONG).unwrap();
+        let answer = Servers::at(servers.to_vec(), timeout).ask("_a._tcp.x.test", until)?;
+        let host = answer.records.into_iter().find_map(|record| match record.data {
+            Data::Service(service) => Some(service.host),
+            Data::Alias(_) => None,
+        });
+        Ok(host.unwrap_or_default())
+    }
+
+    #[test]
+    fn an_answer_too_long_for_udp_is_asked_for_over_tcp() {
+        let (listener, socket) = loop {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()) {
+                break (listener, socket);
+            }
+        };
+        let address = serve(socket, |question| {
+            vec![reply(question, |packet| packet.set_flags(PacketFlag::TRUNCATION))]
+        });
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut question = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut question).unwrap();
+            let answer = leads_to(&question, "long.test");
+            // In pieces, as a network may deliver it.
+            let length = u16::try_from(answer.len()).unwrap().to_be_bytes();
+            for piece in [&length[..1], &length[1..], &answer[..20], &answer[20..]] {
+                stream.write_all(piece).unwrap();
+                stream.flush().unwrap();
+            }
+        });
+        assert_eq!(ask(&[address], LONG).unwrap(), "long.test");
+    }
+
+    #[test]
+    fn the_next_server_is_asked_when_one_is_silent_or_refuses() {
+        let good = server(|question| vec![leads_to(question, "good.test")]);
+        let silent = server(|_| vec![]);
+        let failing =
+            server(|question| vec![reply(question, |packet| *packet.rcode_mut() = RCODE::ServerFailure)]);
+        let noise = server(|question| vec![vec![question[0], question[1], 0x80, 0, 9]]);
+        for servers in [[closed(), good], [failing, good], [noise, good]] {
+            assert_eq!(ask(&servers, LONG).unwrap(), "good.test");
+        }
+        assert_eq!(ask(&[silent, good], Duration::from_secs(2)).unwrap(), "good.test");
+    }
+
+    #[test]
+    fn an_answer_to_another_question_is_passed_over() {
+        let server = server(|question| {
+            let mut forged = leads_to(question, "forged.test");
+            forged[1] ^= 1;
+            vec![forged, leads_to(question, "good.test")]
+        });
+        assert_eq!(ask(&[server], LONG).unwrap(), "good.test");
+    }
+
+    #[test]
+    fn silence_is_told_from_failure() {
+        let silent = server(|_| vec![]);
+        let failing = server(|question| vec![reply(question, |packet| *packet.rcode_mut() = RCODE::Refused)]);
+        let short = Duration::from_millis(100);
+        assert_eq!(ask(&[silent], short).unwrap_err().kind(), ErrorKind::TimedOut);
+        assert_eq!(ask(&[failing, silent], short).unwrap_err().kind(), ErrorKind::TimedOut);
+        assert_eq!(ask(&[closed()], LONG).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        let error = ask(&[failing], LONG).unwrap_err();
+        assert_eq!(error.to_string(), "DNS server 127.0.0.1: it answers Refused");
+    }
+
+    #[test]
+    fn the_systems_configuration_says_who_is_asked_and_how() {
+        let text = b"nameserver 192.0.2.1\nnameserver fe80::1%7\nsearch example.org\n\
+                     options timeout:1 attempts:3 edns0 use-vc rotate\n";
+        let servers = Servers::from_config(text, LONG);
+        let addresses: Vec<_> = servers.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["192.0.2.1:53", "[fe80::1%7]:53"]);
+        assert_eq!((servers.timeout, servers.attempts), (Duration::from_secs(1), 3));
+        assert_eq!((servers.transport, servers.udp_size), (Transport::Tcp, Some(UDP_SIZE)));
+        let first = || servers.peers()[0].address;
+        assert_ne!(first(), first(), "rotate");
+
+        let servers = Servers::from_config(b"", Duration::from_secs(2));
+        assert_eq!(servers.addresses, ["127.0.0.1:53".parse().unwrap()]);
+        assert_eq!((servers.timeout, servers.attempts), (Duration::from_secs(2), 2));
+        assert_eq!((servers.transport, servers.udp_size), (Transport::Udp, None));
+    }
+}

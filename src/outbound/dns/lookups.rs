@@ -1,7 +1,7 @@
-//! Questions to DNS with a deadline.
+//! Lookups with a deadline.
 //!
-//! Owns the threads that wait for DNS: the system's resolver keeps no deadline of the caller's, so the caller stops waiting and
-//! the thread goes on. One thread for each question, however many ask it.
+//! Owns the threads that wait for DNS: the system's resolver takes no deadline, so the caller stops waiting and the thread goes on.
+//! Equal questions that are asked at the same time share one thread. Refuses to know how DNS is asked.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,41 +15,38 @@ use quick_cache::sync::Cache;
 
 use super::{Dns, Service, literal};
 
-/// Threads that wait for DNS at the same time. glibc waits 10 s for one server that drops questions, longer for several.
+/// Most threads that wait for DNS at the same time. glibc waits 10 s for one server that drops questions, longer for several.
 const MAX_THREADS: usize = 32;
 
-/// Stack of such a thread, bytes: the system's resolver loads plug-ins that may want more than musl's 128 KiB.
+/// Stack of such a thread, bytes: the system's resolver loads plug-ins that may need more than musl's 128 KiB.
 const STACK: usize = 512 * 1024;
 
-/// A failure that took at least this long was silence.
+/// A failure that took at least this long counts as a server that did not answer.
 const SLOW: Duration = Duration::from_millis(1500);
 
-/// How long a question that met silence is not asked again.
+/// How long a question that got no answer is not asked again.
 const SILENCE_KEPT: Duration = Duration::from_mins(1);
 
-/// Such questions remembered; about 100 bytes each.
-const MAX_SILENT: usize = 1024;
+/// Most such questions remembered; about 100 bytes each.
+const MAX_UNANSWERED: usize = 1024;
 
-/// Longest wait for the other hosts of a list once one of them is known.
+/// Longest wait for the other hosts of a list once the addresses of one are known.
 const OTHERS_TIME: Duration = Duration::from_secs(1);
 
-/// Asks [`Dns`], and waits for no answer longer than the caller wishes. Copies share the threads.
+/// Asks [`Dns`], and waits for answers until the caller's deadline. Copies share the threads.
 #[derive(Clone)]
 pub(crate) struct Lookups(Arc<Shared>);
 
-/// What copies share.
 struct Shared {
-    /// Who knows.
-    names: Arc<dyn Dns>,
-    /// What is being asked.
-    under_way: Mutex<HashMap<Question, Slot>>,
-    /// Something was answered.
+    dns: Arc<dyn Dns>,
+    /// The questions that a thread is asking.
+    in_progress: Mutex<HashMap<Question, Slot>>,
+    /// Notified when a thread ends.
     answered: Condvar,
-    /// What met silence, and until when it is not asked again.
-    silent: Cache<Question, Instant>,
+    /// Questions that got no answer, and until when they are not asked again.
+    unanswered: Cache<Question, Instant>,
 }
 
-/// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Question {
     /// Addresses of a host, for a port.
@@ -58,41 +55,38 @@ enum Question {
     Services(String),
 }
 
-/// What is answered.
 #[derive(Clone, Debug)]
 enum Answer {
-    /// To [`Question::Addresses`].
     Addresses(Vec<SocketAddr>),
-    /// To [`Question::Services`].
     Services(Vec<Service>),
 }
 
-/// Where an answer appears. Errors by kind and words, so that all who asked get them.
+/// Where an answer appears. Errors as kind and text, which can be copied to every caller.
 type Slot = Arc<OnceLock<Result<Answer, (io::ErrorKind, String)>>>;
 
 impl<N: Dns> From<Arc<N>> for Lookups {
-    fn from(names: Arc<N>) -> Self {
-        let names: Arc<dyn Dns> = names;
-        Self::from(names)
+    fn from(dns: Arc<N>) -> Self {
+        let dns: Arc<dyn Dns> = dns;
+        Self::from(dns)
     }
 }
 
 impl From<Arc<dyn Dns>> for Lookups {
-    fn from(names: Arc<dyn Dns>) -> Self {
+    fn from(dns: Arc<dyn Dns>) -> Self {
         Self(Arc::new(Shared {
-            names,
-            under_way: Mutex::default(),
+            dns,
+            in_progress: Mutex::default(),
             answered: Condvar::new(),
-            silent: Cache::new(MAX_SILENT),
+            unanswered: Cache::new(MAX_UNANSWERED),
         }))
     }
 }
 
 impl Lookups {
-    /// The addresses of each of these hosts, waiting until then at most; once one is known, not much longer for the others.
+    /// The addresses of each of these hosts. Waits until `until` at most, and no longer than [`OTHERS_TIME`] once one host is known.
     ///
     /// # Errors
-    /// Of each host its own: `TimedOut` when DNS is silent.
+    /// One for each host: `TimedOut` when DNS does not answer.
     pub(crate) fn addresses(
         &self,
         hosts: &[(String, u16)],
@@ -107,10 +101,10 @@ impl Lookups {
         self.ask(&questions, until).into_iter().map(|answer| answer.map(addresses)).collect()
     }
 
-    /// The SRV records of `name`, waiting until then at most.
+    /// The SRV records of `name`. Waits until `until` at most.
     ///
     /// # Errors
-    /// `TimedOut` when DNS is silent.
+    /// `TimedOut` when DNS does not answer.
     pub(crate) fn services(&self, name: &str, until: Instant) -> io::Result<Vec<Service>> {
         let answer = self.ask(&[Question::Services(name.to_owned())], until).pop();
         match answer.unwrap_or_else(|| Err(silence()))? {
@@ -124,11 +118,11 @@ impl Lookups {
         let started = Instant::now();
         let mut slots: Vec<Option<Slot>> = questions.iter().map(|question| self.at_once(question)).collect();
         let (mut until, mut is_one_known) = (until, false);
-        let mut under_way = self.under_way();
+        let mut in_progress = self.in_progress();
         loop {
             for (question, slot) in questions.iter().zip(&mut slots) {
                 if slot.is_none() {
-                    *slot = self.begin(question, &mut under_way);
+                    *slot = self.begin(question, &mut in_progress);
                 }
             }
             let answers = || slots.iter().map(|slot| slot.as_ref().and_then(|slot| slot.get()));
@@ -140,35 +134,35 @@ impl Lookups {
             if left.is_zero() || answers().all(|answer| answer.is_some()) {
                 let is_silent = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.get().is_none());
                 let unanswered = questions.iter().zip(&slots).filter(|(_, slot)| is_silent(slot));
-                // Who asks next does not wait as long again. What waited for a thread was not asked.
+                // The next caller does not wait as long again. A question that got no thread was not asked.
                 if started.elapsed() >= SLOW {
-                    unanswered.for_each(|(question, _)| self.0.met_silence(question));
+                    unanswered.for_each(|(question, _)| self.0.note_unanswered(question));
                 }
                 return answers().map(|answer| outcome(answer.cloned())).collect();
             }
-            let waited = self.0.answered.wait_timeout(under_way, left);
-            (under_way, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            let waited = self.0.answered.wait_timeout(in_progress, left);
+            (in_progress, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// What needs no waiting: literals, and what met silence a moment ago.
+    /// Answers without a thread: IP literals, and questions that got no answer a moment ago.
     fn at_once(&self, question: &Question) -> Option<Slot> {
         let answer = match question {
             Question::Addresses(host, _) if literal(host).is_some() => self.0.answer(question),
             Question::Addresses(..) | Question::Services(_) => {
-                self.0.silent.get(question).filter(|until| Instant::now() < *until)?;
+                self.0.unanswered.get(question).filter(|until| Instant::now() < *until)?;
                 Err((io::ErrorKind::TimedOut, "DNS did not answer a moment ago".to_owned()))
             }
         };
         Some(Arc::new(OnceLock::from(answer)))
     }
 
-    /// Where the answer to `question` will appear: somebody asks it, or a thread is free to. `None` when it must wait for one.
-    fn begin(&self, question: &Question, under_way: &mut HashMap<Question, Slot>) -> Option<Slot> {
-        if let Some(slot) = under_way.get(question) {
+    /// Where the answer to `question` will appear, with a thread that asks it. `None` while all threads are busy.
+    fn begin(&self, question: &Question, in_progress: &mut HashMap<Question, Slot>) -> Option<Slot> {
+        if let Some(slot) = in_progress.get(question) {
             return Some(Arc::clone(slot));
         }
-        if under_way.len() >= MAX_THREADS {
+        if in_progress.len() >= MAX_THREADS {
             return None;
         }
         let slot = Slot::default();
@@ -177,56 +171,54 @@ impl Lookups {
         let work = move || Asking { shared, question: asked, slot: answer }.ask();
         match thread::Builder::new().name("dns".to_owned()).stack_size(STACK).spawn(work) {
             Ok(_detached) => {
-                under_way.insert(question.clone(), Arc::clone(&slot));
+                in_progress.insert(question.clone(), Arc::clone(&slot));
                 Some(slot)
             }
             Err(error) => Some(Arc::new(OnceLock::from(Err((error.kind(), error.to_string()))))),
         }
     }
 
-    /// What is being asked.
-    fn under_way(&self) -> MutexGuard<'_, HashMap<Question, Slot>> {
-        self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The questions that a thread is asking.
+    fn in_progress(&self) -> MutexGuard<'_, HashMap<Question, Slot>> {
+        self.0.in_progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Shared {
-    /// Asks. Blocks for as long as DNS takes.
+    /// Asks DNS. Blocks for as long as it takes.
     fn answer(&self, question: &Question) -> Result<Answer, (io::ErrorKind, String)> {
         let answer = match question {
-            Question::Addresses(host, port) => self.names.addresses(host, *port).map(Answer::Addresses),
-            Question::Services(name) => self.names.services(name).map(Answer::Services),
+            Question::Addresses(host, port) => self.dns.addresses(host, *port).map(Answer::Addresses),
+            Question::Services(name) => self.dns.services(name).map(Answer::Services),
         };
         answer.map_err(|error| (error.kind(), error.to_string()))
     }
 
     /// Notes that a question is not to be asked again for a while.
-    fn met_silence(&self, question: &Question) {
+    fn note_unanswered(&self, question: &Question) {
         if let Some(until) = Instant::now().checked_add(SILENCE_KEPT) {
-            self.silent.insert(question.clone(), until);
+            self.unanswered.insert(question.clone(), until);
         }
     }
 }
 
-/// A thread that asks. Dropped, whatever happened, it leaves nobody waiting.
+/// A thread's work. When it is dropped, after a panic too, the slot is filled and every caller is woken.
 struct Asking {
-    /// Where it is noted.
     shared: Arc<Shared>,
-    /// What it asks.
     question: Question,
-    /// Where the answer goes.
     slot: Slot,
 }
 
 impl Asking {
-    /// Asks, and remembers silence.
+    /// Asks, and remembers whether there was an answer.
     fn ask(self) {
         let started = Instant::now();
         let answer = self.shared.answer(&self.question);
-        let is_silence = |kind: io::ErrorKind| kind == io::ErrorKind::TimedOut || started.elapsed() >= SLOW;
+        let is_unanswered =
+            |kind: io::ErrorKind| kind == io::ErrorKind::TimedOut || started.elapsed() >= SLOW;
         match &answer {
-            Ok(_late) => drop(self.shared.silent.remove(&self.question)),
-            Err((kind, _)) if is_silence(*kind) => self.shared.met_silence(&self.question),
+            Ok(_late) => drop(self.shared.unanswered.remove(&self.question)),
+            Err((kind, _)) if is_unanswered(*kind) => self.shared.note_unanswered(&self.question),
             Err(_) => {}
         }
         self.slot.get_or_init(|| answer);
@@ -236,12 +228,12 @@ impl Asking {
 impl Drop for Asking {
     fn drop(&mut self) {
         self.slot.get_or_init(|| Err((io::ErrorKind::Other, "the lookup failed".to_owned())));
-        self.shared.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.question);
+        self.shared.in_progress.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.question);
         self.shared.answered.notify_all();
     }
 }
 
-/// What came of a question.
+/// A slot's content, for one caller.
 fn outcome(answer: Option<Result<Answer, (io::ErrorKind, String)>>) -> io::Result<Answer> {
     match answer {
         Some(answer) => answer.map_err(|(kind, words)| io::Error::new(kind, words)),
@@ -256,7 +248,7 @@ fn silence() -> io::Error {
 
 impl fmt::Debug for Lookups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Lookups").field(&self.0.names).finish()
+        f.debug_tuple("Lookups").field(&self.0.dns).finish()
     }
 }
 
@@ -346,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_met_silence_is_not_asked_again_at_once_and_what_is_absent_is() {
+    fn what_note_unanswered_is_not_asked_again_at_once_and_what_is_absent_is() {
         let names = Arc::new(Slow::default());
         let lookups = Lookups::from(Arc::clone(&names));
         for _ in 0..3 {

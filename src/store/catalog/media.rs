@@ -232,10 +232,7 @@ impl Catalog {
     pub(crate) fn refers_to(&self, sha256: &Sha256) -> Result<bool> {
         self.readers.ask(|connection| {
             connection
-                .prepare_cached(
-                    "SELECT EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)
-                         OR EXISTS (SELECT 1 FROM thumbnail WHERE sha256 = ?1)",
-                )?
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM blob WHERE sha256 = ?1 AND kind IS NOT NULL)")?
                 .query_row([sha256.as_bytes()], |row| row.get(0))
         })
     }

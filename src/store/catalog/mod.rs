@@ -7,18 +7,21 @@ mod conduit;
 mod connection;
 mod keys;
 mod media;
+mod migrations;
 mod previews;
 mod servers;
 mod store;
 mod thumbnails;
+mod usage;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::Connection;
 
 use self::connection::{Readers, Writer};
-use crate::error::{Error, Result};
+use self::migrations::{MigrationError, migrate};
+use crate::error::Result;
 use crate::matrix::Mxc;
 use crate::store::sha256::Sha256;
 
@@ -28,6 +31,7 @@ pub(crate) use self::media::{Content, Filled, Media, NewMedia, Reservation, Rese
 pub(crate) use self::previews::{NewPreview, Preview, Room};
 pub(crate) use self::store::{Place, StoreId, peek};
 pub(crate) use self::thumbnails::{NewThumbnail, ThumbnailKey};
+pub(crate) use self::usage::Totals;
 
 /// The catalog. Reads run on pooled connections, writes on one thread that commits several at once.
 pub(crate) struct Catalog {
@@ -60,36 +64,18 @@ pub(crate) struct Removed {
     pub(crate) previews: Vec<String>,
 }
 
-/// The schema, in the order it grew; `user_version` counts how many a database has.
-const MIGRATIONS: [&str; 6] = [
-    include_str!("../../../assets/migrations/0001_media.sql"),
-    include_str!("../../../assets/migrations/0002_server.sql"),
-    include_str!("../../../assets/migrations/0003_thumbnail.sql"),
-    include_str!("../../../assets/migrations/0004_preview.sql"),
-    include_str!("../../../assets/migrations/0005_preview_bytes.sql"),
-    include_str!("../../../assets/migrations/0006_store.sql"),
-];
-
-/// What `user_version` is when all have run.
-const NEWEST: u32 = 6;
-
 impl Catalog {
     /// Opens `catalog.db` in `data_dir`, creates or migrates it.
     pub(crate) fn open(data_dir: &Path) -> Result<Self> {
         let path = data_dir.join("catalog.db");
-        let mut connection = connection::open_writer(&path).map_err(|error| unopened(error.into()))?;
-        migrate(&mut connection).map_err(unopened)?;
+        let mut connection = connection::open_writer(&path).map_err(MigrationError::Sqlite)?;
+        migrate(&mut connection, &path)?;
+        log_totals(&connection)?;
         Ok(Self {
             readers: Readers::new(&path)?,
             writer: Writer::start(connection)?,
             generation: AtomicU64::new(0),
         })
-    }
-
-    /// How often stored media was removed since the opening. What was read holds good while this does not change: rows of
-    /// stored media never change otherwise.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
     }
 
     /// How much callers have asked so far.
@@ -118,59 +104,25 @@ impl Catalog {
     }
 }
 
-/// Runs the migrations this database lacks, each in a transaction of its own with its number.
-fn migrate(connection: &mut Connection) -> std::result::Result<(), MigrationError> {
-    let done: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let migrations = (1_u32..).zip(MIGRATIONS);
-    if done > NEWEST {
-        return Err(MigrationError::Newer);
-    }
-    for (number, migration) in migrations.filter(|(number, _)| *number > done) {
-        let transaction = connection.transaction()?;
-        transaction.execute_batch(migration)?;
-        transaction.pragma_update(None, "user_version", number)?;
-        transaction.commit()?;
-    }
-    Ok(())
-}
-
-/// Why the catalog is not opened.
-fn unopened(error: MigrationError) -> Error {
-    let is_damaged = matches!(
-        &error,
-        MigrationError::Sqlite(error)
-            if matches!(
-                error.sqlite_error_code(),
-                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-            )
+/// Says in the log what the store holds.
+fn log_totals(connection: &Connection) -> Result<()> {
+    let Totals { local, remote, preview, thumbnail } =
+        usage::read_totals(connection).map_err(MigrationError::Sqlite)?;
+    tracing::info!(
+        local_files = local.files,
+        local_bytes = local.bytes,
+        remote_files = remote.files,
+        remote_bytes = remote.bytes,
+        preview_bytes = preview.bytes,
+        thumbnail_bytes = thumbnail.bytes,
+        "opened the store"
     );
-    Error::internal("opening the catalog", if is_damaged { MigrationError::Damaged } else { error })
-}
-
-/// Why a database could not be brought up to date.
-#[derive(Debug, thiserror::Error)]
-enum MigrationError {
-    /// Written by a version with more migrations.
-    #[error("catalog.db was written by a newer version of media-sidecar; run that one")]
-    Newer,
-    /// No database, or half of one: a copy that was interrupted.
-    #[error(
-        "catalog.db is damaged; nothing was changed. Restore it from a backup (README, \"Backup and restore\")"
-    )]
-    Damaged,
-    /// `SQLite` refused.
-    #[error(transparent)]
-    Sqlite(#[from] rusqlite::Error),
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_newest_is_the_last() {
-        assert_eq!(usize::try_from(NEWEST).unwrap(), MIGRATIONS.len());
-    }
 
     #[test]
     fn a_catalog_of_the_future_is_left_alone() {

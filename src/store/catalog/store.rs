@@ -7,8 +7,9 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use rusqlite::{Connection, OpenFlags};
 
+use super::Catalog;
 use super::connection::PATIENCE;
-use super::{Catalog, MigrationError, NEWEST, unopened};
+use super::migrations::{MigrationError, NEWEST};
 use crate::error::Result;
 use crate::store::sha256::Sha256;
 
@@ -70,7 +71,7 @@ pub(crate) fn peek(path: &Path) -> Result<(Option<StoreId>, bool)> {
         let id = connection.query_row("SELECT id FROM store", [], |row| row.get(0).map(StoreId))?;
         Ok((Some(id), has_media))
     };
-    look().map_err(unopened)
+    Ok(look()?)
 }
 
 /// The migration that brought the table `store`.
@@ -121,8 +122,7 @@ impl Catalog {
         self.readers.ask(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT EXISTS (SELECT 1 FROM media WHERE sha256 = ?1)
-                         OR EXISTS (SELECT 1 FROM thumbnail WHERE sha256 = ?1)
+                    "SELECT EXISTS (SELECT 1 FROM blob WHERE sha256 = ?1 AND kind IS NOT NULL)
                          OR EXISTS (SELECT 1 FROM orphan WHERE sha256 = ?1 AND is_aside = 0)",
                 )?
                 .query_row([sha256.as_bytes()], |row| row.get(0))

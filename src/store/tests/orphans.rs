@@ -145,7 +145,7 @@ fn a_catalog_that_cannot_be_read_is_no_reason_to_move_anything() {
     let orphan = put(&store, "x");
     store.find_orphans().unwrap();
     let connection = rusqlite::Connection::open(folder.path().join("catalog.db")).unwrap();
-    connection.execute_batch("DROP TABLE thumbnail").unwrap();
+    connection.execute_batch("DROP TABLE blob").unwrap();
     assert!(store.tend_orphans(ORPHAN_IN_PLACE).is_err());
     assert!(store.find_orphans().is_err());
     assert!(store.blobs.size(&orphan).is_some());

@@ -1,38 +1,31 @@
-//! What waits until nobody wants anything.
+//! Whether the machine is idle.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
 use super::lock;
 use crate::matrix::{Moment, Monotonic};
 
-/// Silence that counts as idleness.
+/// How long no request may have been running before the machine counts as idle.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// The machine's load that leaves room for more, percent of its processors.
+/// The highest load at which it counts as idle, percent of its processors: other programs work on it, too.
 const MAX_LOAD: u32 = 50;
 
-/// Between two looks whether the machine is idle.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Time between two checks while somebody waits for idleness.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// How busy the machine was during the last minute, percent of its processors.
+/// Says how busy the machine was during the last minute, percent of its processors.
 pub(crate) type Load = Arc<dyn Fn() -> u32 + Send + Sync>;
 
-/// Whether the machine is idle: no request has been running for [`QUIET`], and the load, to which its other programs
-/// contribute, is at most [`MAX_LOAD`].
+/// Counts running requests. The machine is idle when none has been running for [`QUIET`] and its load is at most [`MAX_LOAD`].
 pub(crate) struct Activity {
-    /// Requests running.
     running: AtomicUsize,
-    /// When one last began or ended.
-    last: Mutex<Moment>,
-    /// For that.
+    /// When a request last began or ended.
+    last_change: Mutex<Moment>,
     clock: Monotonic,
-    /// The machine's.
     load: Load,
 }
 
@@ -41,41 +34,40 @@ pub(crate) struct Activity {
 pub(crate) struct Busy(Arc<Activity>);
 
 impl Activity {
-    /// Busy by now: something has just started.
+    /// Not idle at first: the start counts as a request that has just ended.
     pub(crate) fn new(clock: Monotonic, load: Load) -> Self {
-        let last = Mutex::new(clock());
-        Self { running: AtomicUsize::new(0), last, clock, load }
+        let last_change = Mutex::new(clock());
+        Self { running: AtomicUsize::new(0), last_change, clock, load }
     }
 
-    /// Notes a request that begins.
+    /// Counts a request until the result is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> Busy {
         self.running.fetch_add(1, Ordering::Relaxed);
-        self.note();
+        self.note_change();
         Busy(Arc::clone(self))
     }
 
     /// Waits until the machine is idle.
-    pub(crate) async fn idle(&self) {
+    pub(crate) async fn wait_until_idle(&self) {
         while !self.is_idle() {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_EVERY).await;
         }
     }
 
     /// Notes that a request begins or ends now.
-    fn note(&self) {
-        *lock(&self.last) = (self.clock)();
+    fn note_change(&self) {
+        *lock(&self.last_change) = (self.clock)();
     }
 
-    /// Whether it is.
     fn is_idle(&self) -> bool {
-        let quiet = lock(&self.last).until((self.clock)());
+        let quiet = lock(&self.last_change).until((self.clock)());
         self.running.load(Ordering::Relaxed) == 0 && quiet >= QUIET && (self.load)() <= MAX_LOAD
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.note();
+        self.0.note_change();
         self.0.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -84,50 +76,8 @@ impl fmt::Debug for Activity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Activity")
             .field("running", &self.running)
-            .field("last", &self.last)
+            .field("last_change", &self.last_change)
             .finish_non_exhaustive()
-    }
-}
-
-/// What is put off, oldest first. What does not fit in is forgotten.
-#[derive(Debug)]
-pub(crate) struct Backlog<T> {
-    /// What is put off.
-    items: Mutex<VecDeque<T>>,
-    /// Most of it.
-    limit: usize,
-    /// Wakes who waits for some.
-    added: Notify,
-}
-
-impl<T> Backlog<T> {
-    /// One that holds up to `limit`; of 0, nothing.
-    pub(crate) fn at_most(limit: usize) -> Self {
-        Self { items: Mutex::default(), limit, added: Notify::new() }
-    }
-
-    /// Puts something off, if there is room.
-    pub(crate) fn add(&self, item: T) {
-        let mut items = lock(&self.items);
-        if items.len() < self.limit {
-            items.push_back(item);
-            self.added.notify_one();
-        }
-    }
-
-    /// Waits for the oldest. One task may.
-    pub(crate) async fn next(&self) -> T {
-        loop {
-            if let Some(item) = self.pop() {
-                return item;
-            }
-            self.added.notified().await;
-        }
-    }
-
-    /// The oldest, if there is one.
-    fn pop(&self) -> Option<T> {
-        lock(&self.items).pop_front()
     }
 }
 
@@ -159,21 +109,9 @@ mod tests {
         assert!(!activity.is_idle(), "others are at work");
         let waiting = tokio::spawn({
             let activity = Arc::clone(&activity);
-            async move { activity.idle().await }
+            async move { activity.wait_until_idle().await }
         });
         load.store(50, Ordering::SeqCst);
         waiting.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn what_does_not_fit_into_a_backlog_is_forgotten() {
-        let backlog = Backlog::at_most(2);
-        for number in [1, 2, 3] {
-            backlog.add(number);
-        }
-        assert_eq!((backlog.next().await, backlog.next().await, backlog.pop()), (1, 2, None));
-        let off = Backlog::at_most(0);
-        off.add(1);
-        assert_eq!(off.pop(), None);
     }
 }

@@ -1,7 +1,7 @@
-//! Uploads under way: how many each user may have, and who waits for a turn.
+//! How many uploads each user may have under way.
 //!
-//! Owns the count, in memory; an upload lasts as long as its request, however that ends. A bridge sends a hundred small files at
-//! once: those beyond the limit wait for a turn, in their order, not long and not many, for whoever waits holds a connection.
+//! A bridge sends a hundred small files at once: those beyond the limit wait for a slot, in their order. The queue is short, and so is
+//! the wait, for each waiting request holds a connection.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -16,76 +16,73 @@ use crate::sync::{RETRY, lock};
 /// Uploads that a user may have under way at the same time; further ones wait. A client sends a handful at once.
 const MAX_UPLOADS_PER_USER: usize = 32;
 
-/// Uploads of a user that may wait for a turn; further ones are told to come back.
+/// Uploads of a user that may wait for a slot; further ones get 429.
 const MAX_WAITING_PER_USER: usize = 256;
 
-/// The longest wait for a turn: well below the 60 s after which proxies give up.
+/// The longest wait for a slot: well below the 60 s after which proxies give up.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// Uploads under way or waiting, by user. Who has none is not in the table.
-type Table = Arc<Mutex<HashMap<UserId, Turns>>>;
+/// Users with uploads under way or waiting.
+type Table = Arc<Mutex<HashMap<UserId, User>>>;
 
-/// The uploads of every user.
+/// The upload slots of all users.
 #[derive(Debug, Default)]
-pub(crate) struct Uploads(Table);
+pub(super) struct UploadSlots(Table);
 
 /// The uploads of one user.
 #[derive(Debug)]
-struct Turns {
+struct User {
     /// A permit for each that may be under way.
-    turns: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     /// Those under way and those waiting.
     count: usize,
 }
 
 /// An upload under way, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct UnderWay {
-    /// Its turn, given to the next one first.
-    _turn: OwnedSemaphorePermit,
-    /// Its place in the table.
+pub(crate) struct UploadSlot {
+    /// Dropped first, so that the next one is let in before the user is forgotten.
+    _slot: OwnedSemaphorePermit,
     _counted: Counted,
 }
 
-/// An upload that is in the table, until it is dropped.
+/// An upload that counts in the table, until it is dropped.
 #[derive(Debug)]
 struct Counted {
-    /// The table.
     table: Table,
-    /// Whose it is.
     user_id: UserId,
 }
 
-impl Uploads {
-    /// Begins one when it is its turn.
+impl UploadSlots {
+    /// Waits for a slot of this user.
     ///
     /// # Errors
-    /// `LimitExceeded` when too many of the user's wait already, or those under way take too long.
-    pub(crate) async fn begin(&self, user_id: &UserId) -> Result<UnderWay> {
+    /// `LimitExceeded` when too many uploads of the user wait already, or those under way take too long.
+    pub(super) async fn acquire(&self, user_id: &UserId) -> Result<UploadSlot> {
         let refused = || {
-            let message = "too many of your uploads are under way";
+            let message = "too many of your uploads are in progress";
             Error::new(Kind::LimitExceeded, message).retry_after(RETRY)
         };
-        let (turns, counted) = self.count(user_id).ok_or_else(refused)?;
-        match tokio::time::timeout(LONGEST_WAIT, turns.acquire_owned()).await {
-            Ok(turn) => {
-                let turn = turn.map_err(|error| Error::internal("waiting for a turn", error))?;
-                Ok(UnderWay { _turn: turn, _counted: counted })
+        let (slots, counted) = self.count(user_id).ok_or_else(refused)?;
+        match tokio::time::timeout(LONGEST_WAIT, slots.acquire_owned()).await {
+            Ok(slot) => {
+                let slot = slot.map_err(|error| Error::internal("waiting for an upload slot", error))?;
+                Ok(UploadSlot { _slot: slot, _counted: counted })
             }
             Err(_elapsed) => Err(refused()),
         }
     }
 
-    /// Puts one into the table; `None` when there are too many of the user's.
+    /// Counts an upload; `None` when the user has too many.
     fn count(&self, user_id: &UserId) -> Option<(Arc<Semaphore>, Counted)> {
         let mut table = lock(&self.0);
-        let new = || Turns { turns: Arc::new(Semaphore::new(MAX_UPLOADS_PER_USER)), count: 0 };
+        let new = || User { slots: Arc::new(Semaphore::new(MAX_UPLOADS_PER_USER)), count: 0 };
         let user = table.entry(user_id.clone()).or_insert_with(new);
         if user.count >= MAX_UPLOADS_PER_USER.saturating_add(MAX_WAITING_PER_USER) {
             return None;
         }
         user.count = user.count.saturating_add(1);
-        Some((Arc::clone(&user.turns), Counted { table: Arc::clone(&self.0), user_id: user_id.clone() }))
+        Some((Arc::clone(&user.slots), Counted { table: Arc::clone(&self.0), user_id: user_id.clone() }))
     }
 }
 
@@ -107,16 +104,20 @@ mod tests {
     use super::*;
 
     /// Begins so many uploads at once, each in a task of its own.
-    fn begin(uploads: &Arc<Uploads>, user_id: &UserId, count: usize) -> Vec<JoinHandle<Result<UnderWay>>> {
-        let begin = |_| {
+    fn start(
+        uploads: &Arc<UploadSlots>,
+        user_id: &UserId,
+        count: usize,
+    ) -> Vec<JoinHandle<Result<UploadSlot>>> {
+        let start = |_| {
             let (uploads, user_id) = (Arc::clone(uploads), user_id.clone());
-            tokio::spawn(async move { uploads.begin(&user_id).await })
+            tokio::spawn(async move { uploads.acquire(&user_id).await })
         };
-        (0..count).map(begin).collect()
+        (0..count).map(start).collect()
     }
 
     /// Those that are under way, once nothing moves any more.
-    async fn settled(begun: &[JoinHandle<Result<UnderWay>>]) -> usize {
+    async fn settled(begun: &[JoinHandle<Result<UploadSlot>>]) -> usize {
         for _ in 0..1000 {
             tokio::task::yield_now().await;
         }
@@ -124,16 +125,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn uploads_beyond_the_limit_take_turns_and_the_table_forgets_who_has_none() {
-        let uploads = Arc::new(Uploads::default());
+    async fn uploads_beyond_the_limit_take_turns_and_a_user_without_any_leaves_the_table() {
+        let uploads = Arc::new(UploadSlots::default());
         let (alice, bob) = (UserId::new("@alice:example.org"), UserId::new("@bob:example.org"));
-        let begun = begin(&uploads, &alice, 100);
+        let begun = start(&uploads, &alice, 100);
         assert_eq!(settled(&begun).await, MAX_UPLOADS_PER_USER);
-        drop(uploads.begin(&bob).await.unwrap());
+        drop(uploads.acquire(&bob).await.unwrap());
         assert_eq!(lock(&uploads.0).len(), 1, "bob has none any more");
         let mut ended = 0;
         for upload in begun {
-            // Ends at once: the next one has its turn.
+            // Ends at once: the next one is let in.
             drop(upload.await.unwrap().unwrap());
             ended += 1;
         }
@@ -142,13 +143,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_waited_long_enough_or_finds_the_queue_full_is_told_to_come_back() {
-        let uploads = Arc::new(Uploads::default());
+    async fn an_upload_that_has_waited_long_enough_or_finds_the_queue_full_is_refused() {
+        let uploads = Arc::new(UploadSlots::default());
         let alice = UserId::new("@alice:example.org");
         let started = Instant::now();
-        let mut begun = begin(&uploads, &alice, MAX_UPLOADS_PER_USER + MAX_WAITING_PER_USER);
+        let mut begun = start(&uploads, &alice, MAX_UPLOADS_PER_USER + MAX_WAITING_PER_USER);
         assert_eq!(settled(&begun).await, MAX_UPLOADS_PER_USER);
-        let error = uploads.begin(&alice).await.unwrap_err();
+        let error = uploads.acquire(&alice).await.unwrap_err();
         assert_eq!((error.kind(), error.wait()), (Kind::LimitExceeded, Some(RETRY)));
         assert_eq!(started.elapsed(), Duration::ZERO, "at once");
         // A client that goes away while it waits leaves the queue.

@@ -1,4 +1,4 @@
-//! What is read of what comes: a page, a file, a picture to keep, an oEmbed description.
+//! What is read of an answer: a page, a file, an image to keep, an oEmbed description. Each of these steps blocks.
 
 use std::io::{self, BufReader, Cursor, Read};
 use std::time::Instant;
@@ -8,66 +8,62 @@ use url::Url;
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::matrix::len_u64;
-use crate::media::Library;
-use crate::preview::MAX_OEMBED;
-use crate::preview::{self, BodyKind, FetchedBody, HttpUrl, OembedResponse, Page};
+use crate::media::Media;
+use crate::preview::{self, BodyKind, FetchedBody, HttpUrl, MAX_OEMBED, OembedResponse, Page};
 use crate::store::blobs::{BlobCursor, Ingest, IngestError};
 use crate::thumbnail::{self, Header, Limits, Source, ThumbnailError};
 
 /// Enough of a body to tell what it is, bytes.
 const HEAD: u64 = 512;
 
-/// How much of a picture is moved at once, bytes.
+/// How much of an image is written at once, bytes.
 const CHUNK: usize = 32 * 1024;
 
-/// Smallest side of a picture that shows something, pixels. Less is a spacer or counts visitors.
+/// Smallest side of an image that shows something, pixels. Less is a spacer or counts visitors.
 const MIN_SIDE: u32 = 16;
 
-/// Side of a picture that shows something well, pixels: about what clients give it.
-const GOOD_SIDE: u32 = 200;
+/// Side from which on no larger image is looked for, pixels: about what clients give it.
+const LARGE_SIDE: u32 = 200;
 
 /// What a link leads to.
 #[derive(Debug)]
-pub(crate) struct Reading {
+pub(super) struct LinkTarget {
     /// What it says of itself.
     pub(super) page: Page,
-    /// The thing itself, if it looks like a picture.
-    pub(super) candidate: Option<Candidate>,
-    /// The same once it is proven.
-    pub(super) picture: Option<Picture>,
-    /// Whether its own address is one of a site that is known to speak oEmbed.
+    /// The target itself, if it looks like an image.
+    pub(super) unverified: Option<UnverifiedImage>,
+    /// The same once it is decoded.
+    pub(super) image: Option<VerifiedImage>,
+    /// Whether its address belongs to a site that is known to speak oEmbed.
     pub(super) is_of_known_site: bool,
-    /// Whether it broke off, or the time was over, before its end.
+    /// Whether it ended early: it broke off, or there was no more time.
     pub(super) is_cut_off: bool,
 }
 
-/// What has the header of a picture that can be shown, on disk and not yet stored: dropped, it is gone. A header says little
-/// of the bytes behind it: only what was decoded becomes a [`Picture`].
+/// A file with the header of an image that can be shown, on disk and not yet stored: dropped, it is gone. A header says little of the
+/// bytes behind it: only what was decoded becomes a [`VerifiedImage`].
 #[derive(Debug)]
-pub(crate) struct Candidate {
-    /// What it is to become.
-    picture: Picture,
-    /// Its header.
+pub(super) struct UnverifiedImage {
+    image: VerifiedImage,
     header: Header,
 }
 
-/// A picture that can be shown, on disk and not yet stored: dropped, it is gone.
+/// An image that can be shown, on disk and not yet stored: dropped, it is gone.
 #[derive(Debug)]
-pub(crate) struct Picture {
-    /// Its bytes.
+pub(super) struct VerifiedImage {
     pub(super) ingest: Ingest,
-    /// What they are.
+    /// By its first bytes.
     pub(super) content_type: &'static str,
-    /// Columns as seen.
+    /// Pixels after orientation.
     pub(super) width: u32,
-    /// Rows as seen.
+    /// Pixels after orientation.
     pub(super) height: u32,
 }
 
-impl Library {
-    /// Reads what a link leads to: first bytes decide what it is, whatever it is called.
-    pub(crate) fn read_link(&self, landing: FetchedBody) -> Result<Reading> {
-        let FetchedBody { url, content_type, disposition, refresh, size, deadline, body } = landing;
+impl Media {
+    /// Reads what a link leads to. Its first bytes decide what it is, whatever it is called.
+    pub(super) fn read_link(&self, fetched: FetchedBody) -> Result<LinkTarget> {
+        let FetchedBody { url, content_type, disposition, refresh, size, deadline, body } = fetched;
         let (head, mut body) = head_of(body)?;
         let claimed = content_type.as_deref();
         let kind = preview::media_type(&head, claimed);
@@ -77,19 +73,19 @@ impl Library {
             ..preview::describe_file(&url, disposition.as_deref(), Some(kind), size)
         };
         let mut broke_off = false;
-        let (mut page, candidate) = match preview::sniff(&head, claimed) {
+        let (mut page, unverified) = match preview::sniff(&head, claimed) {
             _ if head.is_empty() => (Page::default(), None),
             BodyKind::Html => {
                 let mut body =
-                    Watched { inner: body.take(self.desk.rules.get().config.max_page.0), broke_off: false };
+                    Watched { inner: body.take(self.previews.rules().config.max_page.0), broke_off: false };
                 let page = preview::read_page(&mut body, claimed, &url).map_err(preview::body_error)?;
                 broke_off = body.broke_off;
                 (page, None)
             }
-            BodyKind::Image => match self.take_picture(&mut body) {
-                Ok(candidate) => {
-                    let Picture { content_type, ingest, .. } = &candidate.picture;
-                    (describe(content_type, Some(ingest.size())), Some(candidate))
+            BodyKind::Image => match self.receive_image(&mut body) {
+                Ok(unverified) => {
+                    let VerifiedImage { content_type, ingest, .. } = &unverified.image;
+                    (describe(content_type, Some(ingest.size())), Some(unverified))
                 }
                 // Still a file with a name.
                 Err(error) if matches!(error.kind(), Kind::PageFailed | Kind::PageUnavailable) => {
@@ -107,42 +103,42 @@ impl Library {
         if is_late && page == Page::default() {
             return Err(preview::timed_out());
         }
-        let is_of_known_site = self.desk.rules.get().providers.endpoint(&url).is_some();
+        let is_of_known_site = self.previews.rules().providers.endpoint(&url).is_some();
         let is_cut_off = is_late || broke_off;
-        Ok(Reading { page, candidate, picture: None, is_of_known_site, is_cut_off })
+        Ok(LinkTarget { page, unverified, image: None, is_of_known_site, is_cut_off })
     }
 
-    /// Takes in a picture that a page shows.
+    /// Receives an image that a page shows.
     ///
     /// # Errors
-    /// `PageFailed` for what is no picture, one with a broken header, one that is too large or too small.
-    pub(crate) fn read_image(&self, landing: FetchedBody) -> Result<Candidate> {
-        let (head, mut body) = head_of(landing.body)?;
-        if preview::sniff(&head, landing.content_type.as_deref()) != BodyKind::Image {
-            return Err(unfit("it is no picture"));
+    /// `PageFailed` for what is no image, one with a broken header, one that is too large or too small.
+    pub(super) fn read_image(&self, fetched: FetchedBody) -> Result<UnverifiedImage> {
+        let (head, mut body) = head_of(fetched.body)?;
+        if preview::sniff(&head, fetched.content_type.as_deref()) != BodyKind::Image {
+            return Err(unfit("it is no image"));
         }
-        fit(self.take_picture(&mut body)?)
+        check_side(self.receive_image(&mut body)?)
     }
 
-    /// Takes in a picture that stands in the page itself.
+    /// Receives an image that stands in the page itself, as a `data:` URL.
     ///
     /// # Errors
     /// Those of [`Self::read_image`].
-    pub(crate) fn read_embedded_image(&self, url: &Url) -> Result<Candidate> {
-        let bytes = preview::read_data_url(url, self.desk.rules.get().config.max_image.0);
+    pub(super) fn read_data_image(&self, url: &Url) -> Result<UnverifiedImage> {
+        let bytes = preview::read_data_url(url, self.previews.rules().config.max_image.0);
         let bytes = bytes.ok_or_else(|| unfit("it is not in the page"))?;
-        fit(self.take_picture(&mut Cursor::new(bytes))?)
+        check_side(self.receive_image(&mut Cursor::new(bytes))?)
     }
 
-    /// Decodes what looks like a picture, until `deadline` at most. Blocks for as long as that takes.
+    /// Decodes an image, until `deadline` at most.
     ///
     /// # Errors
     /// `PageFailed` for one that cannot be decoded.
-    pub(crate) fn prove(&self, candidate: Candidate, deadline: Instant) -> Result<Picture> {
-        let Candidate { picture, header } = candidate;
+    pub(super) fn decode_image(&self, image: UnverifiedImage, deadline: Instant) -> Result<VerifiedImage> {
+        let UnverifiedImage { image, header } = image;
         let limits = Limits { deadline: Some(deadline), ..self.thumbnail_limits() };
-        match thumbnail::verify(&mut reader(&picture.ingest)?, &header, &limits) {
-            Ok(()) => Ok(picture),
+        match thumbnail::verify(&mut reader(&image.ingest)?, &header, &limits) {
+            Ok(()) => Ok(image),
             Err(ThumbnailError::Io(error)) => Err(Error::internal("reading a preview image", error)),
             Err(error) => Err(unfit("it cannot be decoded").caused_by(error)),
         }
@@ -152,24 +148,25 @@ impl Library {
     ///
     /// # Errors
     /// `PageFailed` for what is none, or too long.
-    #[expect(clippy::unused_self, reason = "one of the ways to read a landing")]
-    pub(crate) fn read_oembed(&self, landing: FetchedBody) -> Result<OembedResponse> {
+    #[expect(clippy::unused_self, reason = "one of the ways to read an answer")]
+    pub(super) fn read_oembed(&self, fetched: FetchedBody) -> Result<OembedResponse> {
         let mut json = Vec::new();
-        landing
+        fetched
             .body
             .take(len_u64(MAX_OEMBED).saturating_add(1))
             .read_to_end(&mut json)
             .map_err(preview::body_error)?;
-        let json = preview::json_to_utf8(json, landing.content_type.as_deref());
+        let json = preview::json_to_utf8(json, fetched.content_type.as_deref());
         let none = || Error::new(Kind::PageFailed, "the site's oEmbed answer is malformed");
-        preview::parse_oembed(&json, &landing.url).ok_or_else(none)
+        preview::parse_oembed(&json, &fetched.url).ok_or_else(none)
     }
 
-    /// Moves a picture to the disk and looks at its header. One that would not fit if all others went is too large.
-    pub(crate) fn take_picture(&self, body: &mut dyn Read) -> Result<Candidate> {
-        let rules = self.desk.rules.get();
+    /// Writes an image to the disk and reads its header. One that takes more than all stored images may (`previews.max_stored`) is too
+    /// large.
+    pub(super) fn receive_image(&self, body: &mut dyn Read) -> Result<UnverifiedImage> {
+        let rules = self.previews.rules();
         let config::Previews { max_image, max_stored, .. } = &rules.config;
-        let mut ingest = self.blobs.ingest(max_image.0.min(max_stored.0), None).map_err(storing)?;
+        let mut ingest = self.store.blobs.ingest(max_image.0.min(max_stored.0), None).map_err(storing)?;
         let mut chunk = vec![0; CHUNK];
         loop {
             let count = body.read(&mut chunk).map_err(preview::body_error)?;
@@ -186,49 +183,48 @@ impl Library {
         thumbnail::check_limits(&header, &[thumbnail::cheapest_spec(&header)], &self.thumbnail_limits())
             .map_err(|error| unfit("no thumbnail could be made of it").caused_by(error))?;
         let Source { width, height, .. } = header.source();
-        let picture = Picture { ingest, content_type: header.content_type(), width, height };
-        Ok(Candidate { picture, header })
+        let image = VerifiedImage { ingest, content_type: header.content_type(), width, height };
+        Ok(UnverifiedImage { image, header })
     }
 }
 
-impl Reading {
-    /// The thing itself, to be proven.
-    pub(crate) fn take_candidate(&mut self) -> Option<Candidate> {
-        self.candidate.take()
+impl LinkTarget {
+    /// The target itself, to be decoded.
+    pub(super) fn take_unverified(&mut self) -> Option<UnverifiedImage> {
+        self.unverified.take()
     }
 
-    /// Notes that it can be shown.
-    pub(crate) fn show(&mut self, picture: Picture) {
-        self.picture = Some(picture);
+    /// Notes that the target itself is an image that can be shown.
+    pub(super) fn set_image(&mut self, image: VerifiedImage) {
+        self.image = Some(image);
     }
 
-    /// Notes that a part of it is late.
-    pub(crate) fn is_late(&mut self) {
+    /// Notes that it was not read to its end.
+    pub(super) fn mark_cut_off(&mut self) {
         self.is_cut_off = true;
     }
 
-    /// Where it leads at once, saying nothing of itself.
-    pub(crate) fn refresh(&self) -> Option<HttpUrl> {
+    /// Where it leads, if it is a page that only leads elsewhere.
+    pub(super) fn refresh(&self) -> Option<HttpUrl> {
         HttpUrl::parse(self.page.refresh.as_ref()?.as_str()).ok()
     }
 }
 
-impl Candidate {
-    /// Bytes of memory that proving it takes.
-    pub(crate) fn memory(&self) -> u64 {
+impl UnverifiedImage {
+    /// Bytes of memory that decoding it takes.
+    pub(super) fn memory(&self) -> u64 {
         thumbnail::estimate(&self.header, &[thumbnail::cheapest_spec(&self.header)])
     }
 }
 
-impl Picture {
-    /// Columns times rows.
-    pub(crate) fn pixels(&self) -> u64 {
+impl VerifiedImage {
+    pub(super) fn pixels(&self) -> u64 {
         u64::from(self.width).saturating_mul(self.height.into())
     }
 
     /// Whether it is large enough not to look for a larger one.
-    pub(crate) fn shows_well(&self) -> bool {
-        self.width.min(self.height) >= GOOD_SIDE
+    pub(super) fn is_large(&self) -> bool {
+        self.width.min(self.height) >= LARGE_SIDE
     }
 
     /// Bytes.
@@ -237,15 +233,15 @@ impl Picture {
     }
 }
 
-/// A picture that is large enough to show something.
-fn fit(candidate: Candidate) -> Result<Candidate> {
-    if candidate.picture.width.min(candidate.picture.height) < MIN_SIDE {
+/// Refuses an image that is too small to show something.
+fn check_side(unverified: UnverifiedImage) -> Result<UnverifiedImage> {
+    if unverified.image.width.min(unverified.image.height) < MIN_SIDE {
         return Err(unfit("it is too small to show anything"));
     }
-    Ok(candidate)
+    Ok(unverified)
 }
 
-/// The first bytes of a body, and the whole of it.
+/// The first bytes of a body, and the whole of it, an error in the middle included.
 fn head_of(mut body: Box<dyn Read + Send>) -> Result<(Vec<u8>, impl Read)> {
     let mut head = Vec::new();
     let mut broken = None;
@@ -257,7 +253,7 @@ fn head_of(mut body: Box<dyn Read + Send>) -> Result<(Vec<u8>, impl Read)> {
     Ok((head.clone(), Cursor::new(head).chain(Break(broken)).chain(body)))
 }
 
-/// The place where a body broke off, if it did.
+/// The error of a body that broke off within its first bytes, given once.
 struct Break(Option<io::Error>);
 
 impl Read for Break {
@@ -268,9 +264,7 @@ impl Read for Break {
 
 /// Notes whether a body broke off.
 struct Watched<R> {
-    /// The body.
     inner: R,
-    /// Whether reading it failed.
     broke_off: bool,
 }
 
@@ -282,7 +276,7 @@ impl<R: Read> Read for Watched<R> {
     }
 }
 
-/// What was taken in, from its start.
+/// What was received, from its start.
 fn reader(ingest: &Ingest) -> Result<BufReader<BlobCursor>> {
     Ok(BufReader::with_capacity(CHUNK, ingest.reader().map_err(storing)?.cursor()))
 }
@@ -292,7 +286,7 @@ fn storing(error: io::Error) -> Error {
     Error::internal("storing a preview image", error)
 }
 
-/// A picture that is left out.
+/// An image that is left out, and why.
 fn unfit(why: &'static str) -> Error {
     Error::new(Kind::PageFailed, "the image cannot be shown").caused_by(io::Error::other(why))
 }

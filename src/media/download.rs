@@ -1,0 +1,173 @@
+//! Downloads, for clients and servers: media from memory, from the store, from an upload that is still awaited, or from another server.
+//!
+//! Who may see what: media of servers that `federation.allow` and `deny` exclude, nobody. Stored media, whoever has a good token or
+//! signature; a caller without one, as `unauthenticated_media` and the row say. Only who may see freshly fetched media may cause a fetch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::remote::Fetched;
+use super::response_cache::CacheKey;
+use super::{Media, Viewer};
+use crate::error::{Error, Kind, Result};
+use crate::http::response::PreparedMedia;
+use crate::matrix::{Expiry, Mxc, Timestamp};
+use crate::store::Lookup;
+use crate::store::stored_media::StoredMedia;
+use crate::sync::pools::Pool;
+
+pub(crate) use super::remote::{ArrivingFile, RemoteHead};
+
+/// How media is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AccessOptions {
+    pub(crate) viewer: Viewer,
+    pub(crate) remote: RemoteFetch,
+    /// How long to wait for a pending upload, here or at its origin.
+    pub(crate) timeout: Duration,
+}
+
+/// Whether a download may cause a fetch from another server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RemoteFetch {
+    Allowed,
+    /// `allow_remote=false`, or another server asks.
+    Refused,
+}
+
+/// What a download of remote media waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WaitFor {
+    /// The file can be passed on while it arrives.
+    FirstByte,
+    /// All of the file is needed.
+    Stored,
+}
+
+/// Media to be sent.
+#[derive(Debug)]
+pub(crate) enum Download {
+    Stored(Arc<PreparedMedia>),
+    /// Remote media whose first bytes are here.
+    Arriving(ArrivingFile),
+}
+
+/// What a look-up found.
+#[derive(Debug)]
+enum Found {
+    Stored(StoredMedia),
+    /// An ID of ours, created and not yet uploaded to.
+    Pending,
+    /// Media of another server that is not here and may be fetched.
+    Elsewhere,
+}
+
+impl Media {
+    /// Finds media, waiting for a pending upload and fetching it from another server as `options` allow.
+    ///
+    /// # Errors
+    /// `NotFound` also for media that the viewer may not see, `Forbidden` for servers that configuration excludes, `NotYetUploaded`,
+    /// and those of fetching.
+    pub(crate) async fn download(
+        self: &Arc<Self>,
+        mxc: &Mxc,
+        options: AccessOptions,
+        wait_for: WaitFor,
+    ) -> Result<Download> {
+        let key = CacheKey { mxc: mxc.clone(), requested: None };
+        if let Some(prepared) = self.recently_served(&key, options.viewer)? {
+            return Ok(Download::Stored(prepared));
+        }
+        let as_of = self.response_cache.begin_lookup();
+        let stored = match self.look_up(mxc, options).await? {
+            Found::Stored(stored) => stored,
+            Found::Pending => self.wait_for_upload(mxc, options).await?,
+            Found::Elsewhere => match self.fetch(mxc, options, wait_for).await? {
+                Fetched::Stored(stored) => stored,
+                Fetched::Arriving(file) => return Ok(Download::Arriving(file)),
+            },
+        };
+        let prepared = Arc::new(PreparedMedia::new(stored));
+        self.response_cache.insert(&key, &prepared, as_of);
+        Ok(Download::Stored(prepared))
+    }
+
+    /// Media that was served recently, if this viewer may see it. Never blocks.
+    pub(super) fn recently_served(
+        &self,
+        key: &CacheKey,
+        viewer: Viewer,
+    ) -> Result<Option<Arc<PreparedMedia>>> {
+        let Some(prepared) = self.response_cache.get(key) else { return Ok(None) };
+        self.admit(&key.mxc, viewer, prepared.stored().open)?;
+        Ok(Some(prepared))
+    }
+
+    /// Stored media of this server, on our own behalf.
+    pub(super) async fn own_media(self: &Arc<Self>, mxc: &Mxc) -> Result<StoredMedia> {
+        let mxc = mxc.clone();
+        match self.blocking(Pool::Lookup, move |media| media.store.find(&mxc)).await? {
+            Lookup::Stored(stored) => Ok(stored),
+            Lookup::Pending { .. } | Lookup::Lost { .. } | Lookup::Unknown => Err(Error::not_found()),
+        }
+    }
+
+    /// Waits until a pending ID is uploaded to, for as long as the options say.
+    async fn wait_for_upload(self: &Arc<Self>, mxc: &Mxc, options: AccessOptions) -> Result<StoredMedia> {
+        let not_yet = || Error::new(Kind::NotYetUploaded, "the media is not yet uploaded");
+        let mut waiter = self.pending.waiter(mxc).ok_or_else(not_yet)?;
+        // The upload may have ended before the waiter was in place.
+        if let Found::Stored(stored) = self.look_up(mxc, options).await? {
+            return Ok(stored);
+        }
+        if !waiter.filled_within(options.timeout).await {
+            return Err(not_yet());
+        }
+        match self.look_up(mxc, options).await? {
+            Found::Stored(stored) => Ok(stored),
+            Found::Pending | Found::Elsewhere => Err(Error::not_found()),
+        }
+    }
+
+    async fn look_up(self: &Arc<Self>, mxc: &Mxc, options: AccessOptions) -> Result<Found> {
+        let mxc = mxc.clone();
+        self.blocking(Pool::Lookup, move |media| media.find(&mxc, options)).await
+    }
+}
+
+/// The blocking steps.
+impl Media {
+    /// Looks for media in the store, on behalf of the viewer.
+    fn find(&self, mxc: &Mxc, options: AccessOptions) -> Result<Found> {
+        self.check_policy(mxc)?;
+        let viewer = options.viewer;
+        match self.store.find(mxc)? {
+            Lookup::Stored(stored) if self.may_see(viewer, stored.open) => {
+                self.access_times.note(mxc, (self.clock)());
+                Ok(Found::Stored(stored))
+            }
+            // Whether it will be open is decided when it is uploaded to: until then it is pending for everybody who might see it.
+            Lookup::Pending { created, expires }
+                if self.is_pending(created, expires) && self.may_see(viewer, true) =>
+            {
+                Ok(Found::Pending)
+            }
+            // The row stays: the blob may come back, and the origin may be gone.
+            Lookup::Lost { open } if self.may_see(viewer, open) => self.elsewhere(mxc, options),
+            Lookup::Unknown => self.elsewhere(mxc, options),
+            Lookup::Stored(_) | Lookup::Pending { .. } | Lookup::Lost { .. } => Err(Error::not_found()),
+        }
+    }
+
+    /// Media that is not here: to be fetched if it is another server's and the viewer may see what is fetched.
+    fn elsewhere(&self, mxc: &Mxc, options: AccessOptions) -> Result<Found> {
+        let AccessOptions { viewer, remote, .. } = options;
+        let may_fetch = remote == RemoteFetch::Allowed && (viewer == Viewer::Known || self.is_open());
+        if may_fetch && !self.is_ours(mxc) { Ok(Found::Elsewhere) } else { Err(Error::not_found()) }
+    }
+
+    /// Whether an ID that was created at `created`, to end at `expires`, may still be uploaded to.
+    pub(super) fn is_pending(&self, created: Timestamp, expires: Expiry) -> bool {
+        expires.lies_ahead((self.clock)(), created.until(expires.time()))
+    }
+}

@@ -1,0 +1,357 @@
+//! Previews of linked pages: remembered, stored, or made now, once for all who ask for the same link.
+//!
+//! Who may ask: users, where previews are enabled. What may be fetched is decided by the fetcher, on every redirect.
+//!
+//! A preview is made of several answers of strangers' servers, each read in a thread of its own under one deadline. Only the failure of
+//! the page itself is one; what else fails or is late is left out.
+//!
+//! [Spec, `preview_url`](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url).
+
+mod draft;
+mod kept;
+mod read;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::draft::PreviewDraft;
+pub(super) use self::kept::PreviewState;
+use self::read::{LinkTarget, UnverifiedImage, VerifiedImage};
+use super::Media;
+use crate::error::{Error, Kind, Result};
+use crate::preview::{Accept, FetchedBody, Followed, HttpUrl, Image, OembedResponse, timed_out};
+use crate::sync::pools::Pool;
+
+/// Previews being made; requests for further ones get 429.
+const MAX_PREVIEWS_IN_FLIGHT: usize = 64;
+
+/// Requests to one host at the same time: a guest does not crowd.
+const REQUESTS_PER_HOST: usize = 2;
+
+/// Pages followed that do nothing but lead to another one.
+const MAX_REFRESHES: usize = 3;
+
+/// When a step of a preview must end.
+#[derive(Clone, Copy, Debug)]
+struct Deadline {
+    /// What has arrived by then counts.
+    ends: Instant,
+    /// Its result is not waited for any longer: a thread may end its step a little later than it should.
+    given_up: Instant,
+}
+
+/// When the steps of a preview must end.
+#[derive(Clone, Copy, Debug)]
+struct Deadlines {
+    /// What only adds to the page.
+    extra: Deadline,
+    /// Everything that comes over the network, and decoding images; the rest of the time is for storing them.
+    all: Deadline,
+    /// Looking for a stored preview.
+    looked_up: Instant,
+    /// The answer.
+    due: Instant,
+}
+
+impl Deadlines {
+    /// Of a preview that begins now and may take `timeout`.
+    fn within(timeout: Duration) -> Self {
+        let (now, part) = (Instant::now(), timeout.checked_div(20).unwrap_or(timeout));
+        let after = |parts: u32| now.checked_add(part.saturating_mul(parts)).unwrap_or(now);
+        Self {
+            extra: Deadline { ends: after(10), given_up: after(11) },
+            all: Deadline { ends: after(18), given_up: after(19) },
+            looked_up: after(2),
+            due: after(20),
+        }
+    }
+}
+
+/// What comes of asking for an oEmbed description.
+#[derive(Debug)]
+enum OembedOutcome {
+    Described(Box<OembedResponse>),
+    /// There may be one later.
+    Late,
+    None,
+}
+
+impl OembedOutcome {
+    fn description(self) -> Option<OembedResponse> {
+        if let Self::Described(description) = self { Some(*description) } else { None }
+    }
+}
+
+impl Media {
+    /// The preview of a link, as the JSON of the answer, within `timeout` ([`Self::preview_timeout`]).
+    ///
+    /// # Errors
+    /// `Forbidden` for what configuration excludes; `PageFailed` and `PageUnavailable` when the page cannot be had; `LimitExceeded`.
+    pub(crate) async fn preview(self: &Arc<Self>, link: HttpUrl, timeout: Duration) -> Result<Arc<str>> {
+        if let Some(remembered) = self.remembered_preview(&link) {
+            return remembered;
+        }
+        let (media, of) = (Arc::clone(self), link.clone());
+        self.previews.in_flight.run(link, || async move { media.make_preview(of, timeout).await }).await
+    }
+
+    /// How long a preview may take.
+    ///
+    /// # Errors
+    /// `Unrecognized` when previews are disabled.
+    pub(crate) fn preview_timeout(&self) -> Result<Duration> {
+        let config = &self.previews.rules().config;
+        let disabled = || Error::new(Kind::Unrecognized, "this server does not preview links");
+        config.enabled.then_some(config.timeout.0).ok_or_else(disabled)
+    }
+
+    /// The stored preview, or a new one.
+    async fn make_preview(self: &Arc<Self>, link: HttpUrl, timeout: Duration) -> Result<Arc<str>> {
+        let deadlines = Deadlines::within(timeout);
+        let of = link.clone();
+        let stored = self.blocking(Pool::Disk, move |media| media.stored_preview(&of));
+        // A disk that is too slow to say has nothing.
+        let stored = tokio::time::timeout_at(deadlines.looked_up.into(), stored).await;
+        if let Some(stored) = stored.unwrap_or(Ok(None))? {
+            return Ok(stored);
+        }
+        match self.draft_preview(&link, deadlines).await {
+            Ok(draft) => Ok(self.keep_and_answer(link, draft, deadlines.due).await),
+            Err(error) => {
+                tracing::debug!(link = link.as_str(), ?error, "no preview");
+                self.remember_failure(&link, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Fetches the page, its oEmbed description, and an image.
+    async fn draft_preview(self: &Arc<Self>, link: &HttpUrl, deadlines: Deadlines) -> Result<PreviewDraft> {
+        let target = self.read_target(link, deadlines.all);
+        let oembed = async {
+            let endpoint = self.known_oembed(link)?;
+            Some(self.fetch_oembed(endpoint, deadlines.extra).await)
+        };
+        let (target, oembed) = tokio::join!(target, oembed);
+        let is_late = matches!(oembed, Some(OembedOutcome::Late));
+        let mut draft = PreviewDraft::new(target, oembed.and_then(OembedOutcome::description))?;
+        if is_late {
+            draft.mark_incomplete();
+        }
+        if let Some(endpoint) = draft.discovered_oembed() {
+            match self.fetch_oembed(endpoint, deadlines.extra).await {
+                OembedOutcome::Described(description) => draft.add(*description),
+                OembedOutcome::Late => draft.mark_incomplete(),
+                OembedOutcome::None => {}
+            }
+        }
+        self.choose_image(&mut draft, deadlines.all).await;
+        Ok(draft)
+    }
+
+    /// Reads what a link leads to, following pages that only lead elsewhere. What looks like an image and cannot be decoded is described
+    /// like any other file.
+    async fn read_target(self: &Arc<Self>, link: &HttpUrl, deadline: Deadline) -> Result<LinkTarget> {
+        let mut target = self.fetch_link(link.clone(), Accept::Page, deadline, Self::read_link).await?;
+        for _ in 0..MAX_REFRESHES {
+            let Some(next) = target.refresh() else { break };
+            target = self.fetch_link(next, Accept::Page, deadline, Self::read_link).await?;
+        }
+        if let Some(image) = target.take_unverified() {
+            match self.verify_image(image, deadline).await {
+                Ok(image) => target.set_image(image),
+                Err(error) => {
+                    tracing::debug!(link = link.as_str(), ?error, "an image is described as a file");
+                    if is_temporary(&error, deadline) {
+                        target.mark_cut_off();
+                    }
+                }
+            }
+        }
+        Ok(target)
+    }
+
+    async fn fetch_oembed(self: &Arc<Self>, endpoint: HttpUrl, deadline: Deadline) -> OembedOutcome {
+        match self.fetch_link(endpoint, Accept::Oembed, deadline, Self::read_oembed).await {
+            Ok(description) => OembedOutcome::Described(Box::new(description)),
+            Err(error) => {
+                tracing::debug!(?error, "no oEmbed");
+                if is_temporary(&error, deadline) { OembedOutcome::Late } else { OembedOutcome::None }
+            }
+        }
+    }
+
+    /// Adds the first image that is large enough, or the largest of those that can be shown at all.
+    async fn choose_image(self: &Arc<Self>, draft: &mut PreviewDraft, deadline: Deadline) {
+        let mut best: Option<(Image, VerifiedImage)> = None;
+        for image in draft.candidates() {
+            if best.as_ref().is_some_and(|(best, _)| best.source < image.source) {
+                break;
+            }
+            match self.fetch_image(&image, deadline).await {
+                Ok(fetched) if fetched.is_large() => return draft.set_image(image, fetched),
+                Ok(fetched) => {
+                    if best.as_ref().is_none_or(|(_, best)| best.pixels() < fetched.pixels()) {
+                        best = Some((image, fetched));
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(image = image.url.as_str(), ?error, "an image is left out");
+                    if is_temporary(&error, deadline) {
+                        draft.mark_incomplete();
+                    }
+                }
+            }
+            if deadline.ends <= Instant::now() {
+                draft.mark_incomplete();
+                break;
+            }
+        }
+        if let Some((image, fetched)) = best {
+            draft.set_image(image, fetched);
+        }
+    }
+
+    /// Fetches an image of a page, and decodes it.
+    async fn fetch_image(self: &Arc<Self>, image: &Image, deadline: Deadline) -> Result<VerifiedImage> {
+        let unverified = if image.url.scheme() == "data" {
+            let url = image.url.clone();
+            let reading = self.blocking(Pool::Previews, move |media| media.read_data_image(&url));
+            let given_up = deadline.given_up.into();
+            tokio::time::timeout_at(given_up, reading).await.unwrap_or_else(|_elapsed| Err(timed_out()))?
+        } else {
+            let link = HttpUrl::parse(image.url.as_str())?;
+            self.fetch_link(link, Accept::Image, deadline, Self::read_image).await?
+        };
+        self.verify_image(unverified, deadline).await
+    }
+
+    /// Decodes an image, when there are a worker and memory as for a thumbnail: its header alone does not say that it can be shown. One
+    /// for which there are none until the deadline counts as late.
+    async fn verify_image(
+        self: &Arc<Self>,
+        image: UnverifiedImage,
+        deadline: Deadline,
+    ) -> Result<VerifiedImage> {
+        let verifying = async {
+            let worker = self.pools.enter(Pool::Thumbnails).await?;
+            let memory = self.thumbnails.memory.acquire(image.memory()).await?;
+            let media = Arc::clone(self);
+            let step = move || {
+                // Kept until the work ends, which may be after the deadline.
+                let _memory = memory;
+                media.decode_image(image, deadline.ends)
+            };
+            worker.run(step).await
+        };
+        let given_up = deadline.given_up.into();
+        tokio::time::timeout_at(given_up, verifying).await.unwrap_or_else(|_elapsed| Err(timed_out()))
+    }
+
+    /// Fetches what a link leads to, over redirects, and makes something of it by `read`, in the same thread. Each redirect waits for a
+    /// permit of its host first, and only then for a thread.
+    async fn fetch_link<T: Send + 'static>(
+        self: &Arc<Self>,
+        link: HttpUrl,
+        accept: Accept,
+        deadline: Deadline,
+        read: fn(&Self, FetchedBody) -> Result<T>,
+    ) -> Result<T> {
+        let mut chain = self.previews.rules().fetcher.start(link, accept)?;
+        let fetching = async {
+            loop {
+                let permit = self.previews.requests_per_host.acquire(&chain.host().to_owned()).await?;
+                let step = move |media: &Arc<Self>| {
+                    // For as long as the thread runs, even if nobody waits for it any more.
+                    let _permit = permit;
+                    let rules = media.previews.rules();
+                    rules.fetcher.follow_once(&chain, deadline.ends, |body| read(media, body))
+                };
+                match self.blocking(Pool::Previews, step).await? {
+                    Followed::Redirected(next) => chain = next,
+                    Followed::Fetched(made) => return Ok(made),
+                }
+            }
+        };
+        let given_up = deadline.given_up.into();
+        tokio::time::timeout_at(given_up, fetching).await.unwrap_or_else(|_elapsed| Err(timed_out()))
+    }
+
+    /// Stores a preview and answers with it when the answer is due. An image is only named once it is durable: when the disk is slower
+    /// than that, or fails, the answer goes without one, and the next one has what was stored meanwhile.
+    async fn keep_and_answer(self: &Arc<Self>, link: HttpUrl, draft: PreviewDraft, due: Instant) -> Arc<str> {
+        let without_image = draft.answer_without_image();
+        if let Some(permit) = self.previews.storing_permit() {
+            let (media, of) = (Arc::clone(self), link.clone());
+            let storing = tokio::spawn(async move {
+                let step = move |media: &Arc<Self>| {
+                    let _permit = permit;
+                    media.store_preview(&of, draft)
+                };
+                media.blocking(Pool::Disk, step).await
+            });
+            match tokio::time::timeout_at(due.into(), storing).await {
+                Ok(Ok(Ok(answer))) => return answer,
+                Ok(Ok(Err(error))) => tracing::error!(?error, "storing a preview failed"),
+                Ok(Err(error)) => tracing::error!(%error, "storing a preview failed"),
+                Err(_elapsed) => {
+                    tracing::warn!("a preview is answered before it is stored: the disk is slow");
+                }
+            }
+        } else {
+            tracing::warn!("a preview is answered and not stored: the disk is slow");
+        }
+        self.answer_unstored(&link, without_image)
+    }
+}
+
+/// Whether something is left out for a reason that may pass, so that the preview is to be made again soon.
+fn is_temporary(error: &Error, deadline: Deadline) -> bool {
+    matches!(error.kind(), Kind::Internal | Kind::PageUnavailable) || deadline.ends <= Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::{App, Environment};
+    use crate::config::Config;
+    use crate::federation::SigningKey;
+    use crate::matrix::ServerName;
+
+    /// A time long past.
+    fn over() -> Deadline {
+        Deadline { ends: Instant::now(), given_up: Instant::now() }
+    }
+
+    #[tokio::test]
+    async fn while_there_is_no_worker_or_memory_a_picture_is_late() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::defaults(ServerName::parse("example.org").unwrap());
+        config.data_dir = folder.path().to_owned();
+        let key = SigningKey::parse(b"ed25519 1 YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1").unwrap();
+        let media = Arc::clone(&App::open(&config, key, Environment::system()).unwrap().media);
+        let image = || {
+            let mut bytes = Vec::new();
+            let mut encoder = png::Encoder::new(&mut bytes, 20, 20);
+            encoder.set_color(png::ColorType::Grayscale);
+            encoder.write_header().unwrap().write_image_data(&[7; 400]).unwrap();
+            media.receive_image(&mut bytes.as_slice()).unwrap()
+        };
+        let is_late = |verified: Result<VerifiedImage>| {
+            let error = verified.unwrap_err();
+            assert_eq!(error.kind(), Kind::PageUnavailable);
+            is_temporary(&error, over())
+        };
+
+        let worker = media.pools.enter(Pool::Thumbnails).await.unwrap();
+        assert!(is_late(media.verify_image(image(), over()).await));
+        drop(worker);
+        let memory = media.thumbnails.memory.acquire(u64::MAX).await.unwrap();
+        assert!(is_late(media.verify_image(image(), over()).await));
+        drop(memory);
+        // Both were given back by those who gave up.
+        let soon = Deadlines::within(Duration::from_mins(1)).all;
+        media.verify_image(image(), soon).await.unwrap();
+        assert!(!is_temporary(&Error::new(Kind::PageFailed, "it is broken"), soon));
+    }
+}

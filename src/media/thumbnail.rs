@@ -1,0 +1,418 @@
+//! Thumbnails: remembered, stored, or made now, once for all who ask for the same picture.
+//!
+//! Who may see a thumbnail: whoever may download its original.
+//!
+//! [Spec, thumbnails](https://spec.matrix.org/v1.19/client-server-api/#thumbnails).
+
+mod ahead;
+mod blurhash;
+mod outcomes;
+mod render;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::outcomes::{Answer, Outcomes};
+use self::render::{Batch, MadePicture, RenderTask, thumbnail_key};
+use super::Media;
+use super::download::{AccessOptions, Download, WaitFor};
+use super::response_cache::CacheKey;
+use crate::config;
+use crate::error::{Error, Result};
+use crate::http::response::PreparedMedia;
+use crate::matrix::Mxc;
+use crate::store::blobs::BlobReader;
+use crate::store::catalog::Filled;
+use crate::store::sha256::Sha256;
+use crate::store::stored_media::StoredMedia;
+use crate::sync::pools::{Permit, Pool};
+use crate::sync::{Activity, Backlog, Batcher, Handle, SingleFlight, WeightedSemaphore};
+use crate::thumbnail::{self, Header, Motion, Plan, Rect, RenderSpec, Source, ThumbnailRequest};
+
+/// Longest work on an animation; the rest of the time of a batch is for a still in its place.
+pub(crate) const ANIMATION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Pictures being made or waiting for a worker; requests for further ones wait.
+const MAX_RENDERING: usize = 64;
+
+/// Requests that may wait for that; further ones get 429. A room full of pictures is opened at once.
+const MAX_WAITING: usize = 256;
+
+/// Uploads whose thumbnails are made when the machine is idle; those of further ones are made when they are asked for.
+const MAX_BACKLOG: usize = 256;
+
+/// Types that a thumbnail may have (spec, thumbnails): an original of another type is made into one of them.
+const WEB_TYPES: [&str; 4] = ["image/jpeg", "image/png", "image/gif", "image/webp"];
+
+/// Says how long an animation may take to be made.
+pub(crate) type AnimationTime = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// What requests for thumbnails share.
+pub(super) struct ThumbnailState {
+    outcomes: Outcomes,
+    /// Pictures being made. `None` for one that was made ahead of requests and not kept.
+    rendering: SingleFlight<(Sha256, RenderSpec), Option<MadePicture>>,
+    /// Those of them that wait for a worker: one decode of a source may give several.
+    batcher: Batcher<RenderTask, Option<MadePicture>>,
+    /// What decoding may take in all (`thumbnails.memory`).
+    pub(super) memory: WeightedSemaphore,
+    /// Uploads whose thumbnails are to be made ahead of requests.
+    backlog: Backlog<Mxc>,
+    activity: Arc<Activity>,
+    animation_time: AnimationTime,
+}
+
+/// How a request for a thumbnail can be answered.
+#[derive(Debug)]
+enum Planned {
+    Ready(PreparedMedia),
+    Render(RenderTask),
+}
+
+impl Media {
+    /// The thumbnail that `requested` asks for, of media that is found or fetched as in a download.
+    ///
+    /// # Errors
+    /// Those of [`Self::download`]; `BadRequest` for media that is no picture or a broken one; `UploadTooLarge` for one over
+    /// `thumbnails.max_pixels` or `thumbnails.memory`; `LimitExceeded` when too many pictures are being made.
+    pub(crate) async fn thumbnail(
+        self: &Arc<Self>,
+        mxc: &Mxc,
+        requested: ThumbnailRequest,
+        options: AccessOptions,
+    ) -> Result<Arc<PreparedMedia>> {
+        let key = CacheKey { mxc: mxc.clone(), requested: Some(requested) };
+        if let Some(prepared) = self.recently_served(&key, options.viewer)? {
+            return Ok(prepared);
+        }
+        let as_of = self.response_cache.begin_lookup();
+        let Download::Stored(original) = self.download(mxc, options, WaitFor::Stored).await? else {
+            return Err(Error::not_found());
+        };
+        let source = Arc::clone(&original);
+        let plan = move |media: &Arc<Self>| media.plan_thumbnail(source.stored(), requested);
+        let prepared = match self.blocking(Pool::Lookup, plan).await? {
+            Planned::Ready(prepared) => prepared,
+            Planned::Render(task) => {
+                let picture = self.render_for_request(task).await?;
+                self.answer_with(original.stored(), requested, picture)
+            }
+        };
+        let prepared = Arc::new(prepared);
+        self.response_cache.insert(&key, &prepared, as_of);
+        Ok(prepared)
+    }
+
+    /// Makes a picture that a request waits for. Twice at most: one that was being made ahead of requests is not kept when its source
+    /// turns out to break off, and is made again for the request.
+    async fn render_for_request(self: &Arc<Self>, task: RenderTask) -> Result<MadePicture> {
+        for _ in 0..2 {
+            if let Some(picture) = self.render(vec![task.clone()]).await?.pop().flatten() {
+                return Ok(picture);
+            }
+        }
+        Err(Error::not_found())
+    }
+
+    /// Makes pictures, each once for all who want it.
+    async fn render(self: &Arc<Self>, tasks: Vec<RenderTask>) -> Result<Vec<Option<MadePicture>>> {
+        // All of them are queued before the first is made, so that those that share a decode are made together.
+        let queue = |task: RenderTask| ((task.source, task.spec), self.thumbnails.batcher.join(task));
+        let queued: Vec<_> = tasks.into_iter().map(queue).collect();
+        let mut pictures = Vec::new();
+        for (key, handle) in queued {
+            let start = || Arc::clone(self).render_when_free(handle);
+            pictures.push(self.thumbnails.rendering.run(key, start).await?);
+        }
+        Ok(pictures)
+    }
+
+    /// Makes a queued picture, and those that share its decode, when there is a worker; unless it is made along with another one
+    /// before.
+    async fn render_when_free(
+        self: Arc<Self>,
+        mut handle: Handle<RenderTask, Option<MadePicture>>,
+    ) -> Result<Option<MadePicture>> {
+        let worker = tokio::select! {
+            biased;
+            outcome = handle.outcome() => return outcome,
+            worker = self.pools.enter(Pool::Thumbnails) => worker?,
+        };
+        match handle.take(|batch, further| self.renders_together(batch, further)) {
+            Some((batch, waiters)) => waiters.tell(self.render_with(worker, batch).await),
+            None => drop(worker),
+        }
+        handle.outcome().await
+    }
+
+    /// Makes a batch when there is memory.
+    async fn render_with(
+        self: &Arc<Self>,
+        worker: Permit,
+        batch: Vec<RenderTask>,
+    ) -> Result<Vec<Option<MadePicture>>> {
+        let source = batch.first().map(|task| task.source);
+        let _memory = self.thumbnails.memory.acquire(render::memory(&batch)).await?;
+        let media = Arc::clone(self);
+        let Batch { pictures, decoded } = worker.run(move || media.render_batch(&batch)).await?;
+        tracing::debug!(source = source.map(tracing::field::display), sizes = decoded, "decoded a picture");
+        Ok(pictures)
+    }
+}
+
+/// The blocking steps.
+impl Media {
+    /// How a request can be answered. Reads the picture's header unless the answer is remembered.
+    fn plan_thumbnail(&self, original: &StoredMedia, requested: ThumbnailRequest) -> Result<Planned> {
+        let (source, outcomes) = (original.content.sha256, &self.thumbnails.outcomes);
+        match outcomes.answer(source, requested) {
+            Some(Answer::Original(content_type)) => return Ok(original_as_thumbnail(original, content_type)),
+            Some(Answer::Made(content)) => {
+                if let Some(blob) = self.store.open_blob(None, &content)? {
+                    return Ok(Planned::Ready(PreparedMedia::new(as_thumbnail(original, content, blob))));
+                }
+            }
+            None => {}
+        }
+        let header = self.read_header(original)?;
+        let planned = match Plan::new(header.source(), requested, &self.config.get().thumbnails.sizes) {
+            Plan::Original if !WEB_TYPES.contains(&header.content_type()) => {
+                let Source { width, height, .. } = header.source();
+                RenderSpec { crop: Rect { x: 0, y: 0, width, height }, width, height, animated: false }
+            }
+            Plan::Render(spec) if !self.is_better_as_it_is(&header, spec, requested) => spec,
+            Plan::Original | Plan::Render(_) => {
+                let content_type = header.content_type();
+                outcomes.note_answer(source, requested, Answer::Original(content_type));
+                return Ok(original_as_thumbnail(original, content_type));
+            }
+        };
+        let planned = thumbnail::fit_to_memory(&header, planned, &self.thumbnail_limits());
+        let is_stopgap = planned.animated && outcomes.had_no_time(source, planned, &self.monotonic);
+        let spec = RenderSpec { animated: planned.animated && !is_stopgap, ..planned };
+        if let Some(content) = self.store.thumbnail(&thumbnail_key(source, spec))?
+            && let Some(blob) = self.store.open_blob(None, &content)?
+        {
+            let picture = MadePicture { content, blob, is_stopgap };
+            return Ok(Planned::Ready(self.answer_with(original, requested, picture)));
+        }
+        self.render_task(original, header, spec).map(Planned::Render)
+    }
+
+    /// Whether a size beyond all configured ones takes more memory than there is, of a picture that clients can show. The
+    /// specification lets a thumbnail be larger than asked.
+    fn is_better_as_it_is(&self, header: &Header, spec: RenderSpec, requested: ThumbnailRequest) -> bool {
+        let config = self.config.get();
+        let is_still = header.source().motion == Motion::Still;
+        is_still
+            && WEB_TYPES.contains(&header.content_type())
+            && requested.exceeds_all(&config.thumbnails.sizes)
+            && thumbnail::estimate(header, &[spec]) > config.thumbnails.memory.0
+    }
+
+    /// Answers a request with a picture, and remembers that, unless it is a stopgap.
+    fn answer_with(
+        &self,
+        original: &StoredMedia,
+        requested: ThumbnailRequest,
+        picture: MadePicture,
+    ) -> PreparedMedia {
+        let MadePicture { content, blob, is_stopgap } = picture;
+        if is_stopgap {
+            return PreparedMedia::stopgap(as_thumbnail(original, content, blob));
+        }
+        let answer = Answer::Made(content.clone());
+        self.thumbnails.outcomes.note_answer(original.content.sha256, requested, answer);
+        PreparedMedia::new(as_thumbnail(original, content, blob))
+    }
+}
+
+impl ThumbnailState {
+    pub(super) fn new(
+        config: &config::Thumbnails,
+        activity: Arc<Activity>,
+        animation_time: AnimationTime,
+    ) -> Self {
+        Self {
+            outcomes: Outcomes::new(),
+            rendering: SingleFlight::at_most(MAX_RENDERING).with_queue(MAX_WAITING),
+            batcher: Batcher::default(),
+            memory: WeightedSemaphore::new(config.memory.0),
+            backlog: Backlog::at_most(if config.pregenerate { MAX_BACKLOG } else { 0 }),
+            activity,
+            animation_time,
+        }
+    }
+
+    /// Has the thumbnails of an upload made when the machine is idle, if that is configured.
+    pub(super) fn make_later(&self, mxc: &Mxc) {
+        self.backlog.add(mxc.clone());
+    }
+
+    /// Forgets thumbnails whose blobs are gone, and what failed of sources whose damaged bytes were replaced.
+    pub(super) fn forget_blobs(&self, blobs: &[Sha256]) {
+        self.outcomes.forget_blobs(blobs);
+    }
+}
+
+/// The original as its own thumbnail.
+fn original_as_thumbnail(original: &StoredMedia, content_type: &'static str) -> Planned {
+    let content = Filled { content_type: content_type.to_owned(), ..original.content.clone() };
+    Planned::Ready(PreparedMedia::new(as_thumbnail(original, content, original.blob.clone())))
+}
+
+/// A picture as it is served: under the type that its bytes have, for the uploader's may lie, and a name made up of it.
+fn as_thumbnail(original: &StoredMedia, content: Filled, blob: BlobReader) -> StoredMedia {
+    let extension = content.content_type.trim_start_matches("image/").replace("jpeg", "jpg");
+    let content = Filled { upload_name: Some(format!("thumbnail.{extension}")), ..content };
+    StoredMedia { content, blob, ..original.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+    use crate::app::{App, Environment};
+    use crate::config::{Config, ThumbnailMethod};
+    use crate::error::Kind;
+    use crate::federation::SigningKey;
+    use crate::matrix::{ServerName, UserId};
+    use crate::media::Upload;
+
+    /// The log of this thread.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Log {
+        /// Logs what happens on this thread, until the guard is dropped.
+        fn begin() -> (Self, tracing::subscriber::DefaultGuard) {
+            let log = Self::default();
+            let writer = log.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::DEBUG)
+                .with_ansi(false)
+                .with_writer(move || writer.clone())
+                .finish();
+            (log, tracing::subscriber::set_default(subscriber))
+        }
+
+        /// How many sizes came out of each decode.
+        fn decodes(&self) -> Vec<usize> {
+            let log = self.0.lock().unwrap();
+            let lines = std::str::from_utf8(&log).unwrap().lines();
+            let sizes = lines.filter(|line| line.contains("decoded a picture"));
+            sizes.map(|line| line.rsplit("sizes=").next().unwrap().trim().parse().unwrap()).collect()
+        }
+    }
+
+    /// A sidecar, what it logs, and an upload of its own: a JPEG if `is_jpeg`, else a PNG.
+    async fn with_upload(folder: &std::path::Path, is_jpeg: bool) -> (Arc<Media>, Mxc) {
+        let mut config = Config::defaults(ServerName::parse("example.org").unwrap());
+        config.data_dir = folder.to_owned();
+        let key = SigningKey::parse(b"ed25519 1 YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1").unwrap();
+        let app = App::open(&config, key, Environment::system()).unwrap();
+        let pixels: Vec<u8> = (0..1800_u32 * 1200 * 3)
+            .map(|at| u8::try_from(at.wrapping_mul(2_654_435_761) >> 24).unwrap())
+            .collect();
+        let mut bytes = Vec::new();
+        if is_jpeg {
+            let encoder = jpeg_encoder::Encoder::new(&mut bytes, 90);
+            encoder.encode(&pixels, 1800, 1200, jpeg_encoder::ColorType::Rgb).unwrap();
+        } else {
+            let mut encoder = png::Encoder::new(&mut bytes, 1800, 1200);
+            encoder.set_color(png::ColorType::Rgb);
+            encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+        }
+        let media = Arc::clone(&app.media);
+        let upload = Upload {
+            user_id: UserId::new("@alice:example.org"),
+            content_type: "image/png".to_owned(),
+            file_name: None,
+            announced: None,
+        };
+        let store = move || {
+            let mut ingest = media.begin_upload(None)?;
+            ingest.write(&bytes).unwrap();
+            media.store_upload(ingest, upload)
+        };
+        let mxc = app.pools.run(Pool::Disk, store).await.unwrap();
+        (Arc::clone(&app.media), mxc)
+    }
+
+    /// What is to be made of an upload.
+    async fn missing(media: &Arc<Media>, mxc: &Mxc) -> Vec<RenderTask> {
+        let original = media.own_media(mxc).await.unwrap();
+        media.missing_thumbnails(&original).unwrap()
+    }
+
+    #[tokio::test]
+    async fn sizes_asked_for_while_the_worker_is_busy_come_out_of_as_few_decodes_as_can_be() {
+        let (log, _logging) = Log::begin();
+        // A JPEG of this size is decoded at 1/8, 1/4 and 1/2 for the small sizes, whole for the two large ones.
+        for (is_jpeg, decodes) in [(false, vec![5]), (true, vec![1, 1, 1, 2])] {
+            let folder = tempfile::tempdir().unwrap();
+            let (media, mxc) = with_upload(folder.path(), is_jpeg).await;
+            let worker = media.pools.enter(Pool::Thumbnails).await.unwrap();
+            let tasks = missing(&media, &mxc).await;
+            assert_eq!(tasks.len(), 5);
+            // Each is wanted twice.
+            let asking = tasks.iter().chain(&tasks).cloned().map(|task| {
+                let media = Arc::clone(&media);
+                tokio::spawn(async move { media.render(vec![task]).await })
+            });
+            let asking: Vec<_> = asking.collect();
+            while media.thumbnails.batcher.waiting() < 5 {
+                tokio::task::yield_now().await;
+            }
+            drop(worker);
+            for asked in asking {
+                asked.await.unwrap().unwrap();
+            }
+            assert!(missing(&media, &mxc).await.is_empty());
+            assert_eq!(media.thumbnails.batcher.waiting(), 0);
+            let mut made = log.decodes();
+            made.sort_unstable();
+            assert_eq!(made, decodes, "JPEG: {is_jpeg}");
+            log.0.lock().unwrap().clear();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_made_ahead_takes_the_same_way() {
+        let (log, _logging) = Log::begin();
+        let folder = tempfile::tempdir().unwrap();
+        let (media, mxc) = with_upload(folder.path(), true).await;
+        for lacked in [5, 3, 2, 1, 0] {
+            assert_eq!(media.render_missing(&mxc).await.unwrap(), lacked);
+        }
+        assert_eq!(log.decodes(), [2, 1, 1, 1], "from the large ones down");
+    }
+
+    /// The header of a broken picture was read again at each request.
+    #[tokio::test]
+    async fn that_a_header_is_broken_is_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let (media, mxc) = with_upload(folder.path(), false).await;
+        let good = media.own_media(&mxc).await.unwrap();
+        let broken = BlobReader::of(b"\x89PNG\r\n\x1a\nIHDR");
+        let requested =
+            ThumbnailRequest { width: 32, height: 32, method: ThumbnailMethod::Crop, motion: Motion::Still };
+        let of = |original: &StoredMedia| media.plan_thumbnail(original, requested);
+        let refused = of(&StoredMedia { blob: broken, ..good.clone() }).unwrap_err();
+        assert_eq!(refused.kind(), Kind::BadRequest);
+        // Whole bytes under the same name would show another look.
+        assert_eq!(of(&good).unwrap_err().kind(), Kind::BadRequest);
+    }
+}

@@ -1,0 +1,141 @@
+//! What is remembered of thumbnails besides the catalog's rows: what requests came to, what was made lately, what failed.
+
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+
+use crate::error::{Error, Result};
+use crate::matrix::{Moment, Monotonic};
+use crate::store::catalog::Filled;
+use crate::store::sha256::Sha256;
+use crate::thumbnail::{RenderSpec, ThumbnailRequest};
+
+/// Requests whose answer is remembered; about 200 bytes each.
+const ANSWERS: usize = 4096;
+
+/// Pictures remembered as made; about 250 bytes each.
+const MADE: usize = 1024;
+
+/// Failures remembered; about 200 bytes each.
+const REFUSALS: usize = 1024;
+
+/// Animations remembered for which there was no time; about 150 bytes each.
+const UNANIMATED: usize = 1024;
+
+/// Sources remembered as broken off; about 50 bytes each.
+const PARTIAL: usize = 1024;
+
+/// How long a source is left alone that turned out broken, or took too long. The same bytes fail again, and clients ask again.
+const REFUSAL: Duration = Duration::from_mins(10);
+
+/// How long a still stands in for an animation that there was no time for. Then it is tried again: the machine may have been busy. On
+/// one that is too slow for it, requests meanwhile do not cost another [`ANIMATION_TIMEOUT`](super::ANIMATION_TIMEOUT).
+const ANIMATION_RETRY: Duration = Duration::from_mins(10);
+
+/// What is remembered, all of it bounded. Nothing here must be true of the disk: what it names may be gone.
+#[derive(Debug)]
+pub(super) struct Outcomes {
+    answers: Cache<(Sha256, ThumbnailRequest), Answer>,
+    made: Cache<(Sha256, RenderSpec), Filled>,
+    refusals: Cache<(Sha256, Step), (Error, Moment)>,
+    /// Until when a still stands in for the animation.
+    unanimated: Cache<(Sha256, RenderSpec), Moment>,
+    partial: Cache<Sha256, ()>,
+}
+
+/// What a request for a thumbnail came to.
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    /// The source itself, whose bytes are of this type.
+    Original(&'static str),
+    /// A picture that was made.
+    Made(Filled),
+}
+
+/// The part of the work on a source that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Step {
+    Header,
+    Still,
+    Animation,
+}
+
+impl Step {
+    /// The step that makes the picture of a spec.
+    pub(super) fn of(spec: &RenderSpec) -> Self {
+        if spec.animated { Self::Animation } else { Self::Still }
+    }
+}
+
+impl Outcomes {
+    pub(super) fn new() -> Self {
+        Self {
+            answers: Cache::new(ANSWERS),
+            made: Cache::new(MADE),
+            refusals: Cache::new(REFUSALS),
+            unanimated: Cache::new(UNANIMATED),
+            partial: Cache::new(PARTIAL),
+        }
+    }
+
+    pub(super) fn answer(&self, source: Sha256, requested: ThumbnailRequest) -> Option<Answer> {
+        self.answers.get(&(source, requested))
+    }
+
+    pub(super) fn note_answer(&self, source: Sha256, requested: ThumbnailRequest, answer: Answer) {
+        self.answers.insert((source, requested), answer);
+    }
+
+    /// The picture of a spec, if it was made lately.
+    pub(super) fn made(&self, source: Sha256, spec: RenderSpec) -> Option<Filled> {
+        self.made.get(&(source, spec))
+    }
+
+    pub(super) fn note_made(&self, source: Sha256, spec: RenderSpec, picture: Filled) {
+        self.made.insert((source, spec), picture);
+    }
+
+    /// Fails as a step of this source did lately.
+    pub(super) fn check_refused(&self, source: Sha256, step: Step, monotonic: &Monotonic) -> Result<()> {
+        match self.refusals.get(&(source, step)) {
+            Some((error, until)) if monotonic() < until => Err(error),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    pub(super) fn note_refusal(&self, source: Sha256, step: Step, error: &Error, monotonic: &Monotonic) {
+        self.refusals.insert((source, step), (error.clone(), monotonic().after(REFUSAL)));
+    }
+
+    /// Whether there was no time for an animation lately.
+    pub(super) fn had_no_time(&self, source: Sha256, spec: RenderSpec, monotonic: &Monotonic) -> bool {
+        self.unanimated.get(&(source, spec)).is_some_and(|until| monotonic() < until)
+    }
+
+    pub(super) fn note_no_time(&self, source: Sha256, spec: RenderSpec, monotonic: &Monotonic) {
+        self.unanimated.insert((source, spec), monotonic().after(ANIMATION_RETRY));
+    }
+
+    /// Whether the source is known to break off.
+    pub(super) fn is_partial(&self, source: Sha256) -> bool {
+        self.partial.get(&source).is_some()
+    }
+
+    pub(super) fn note_partial(&self, source: Sha256) {
+        self.partial.insert(source, ());
+    }
+
+    /// Forgets pictures whose blobs are gone, and what failed of sources: damaged bytes may have been replaced by whole ones.
+    pub(super) fn forget_blobs(&self, blobs: &[Sha256]) {
+        if blobs.is_empty() {
+            return;
+        }
+        self.made.retain(|_, picture| !blobs.contains(&picture.sha256));
+        self.answers.retain(|_, answer| match answer {
+            Answer::Made(picture) => !blobs.contains(&picture.sha256),
+            Answer::Original(_) => true,
+        });
+        self.refusals.retain(|(source, _), _| !blobs.contains(source));
+        self.partial.retain(|source, ()| !blobs.contains(source));
+    }
+}

@@ -1,0 +1,270 @@
+//! Making thumbnails: several out of one decode, each kept before it is answered.
+
+use std::collections::HashMap;
+use std::io::BufReader;
+use std::time::{Duration, Instant};
+
+use super::outcomes::Step;
+use crate::error::{Error, Kind, Result};
+use crate::matrix::len_u64;
+use crate::media::Media;
+use crate::store::blobs::{BlobCursor, BlobReader, IngestError};
+use crate::store::catalog::{Filled, ThumbnailKey};
+use crate::store::sha256::Sha256;
+use crate::store::stored_media::StoredMedia;
+use crate::store::{KeptThumbnail, MadeThumbnail};
+use crate::thumbnail::{self, Header, Limits, RenderSpec, Rendered, ThumbnailError};
+
+/// Longest work on one batch.
+const RENDER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Thumbnails kept of one source besides the newest: anybody may ask for any size, and none may fill the disk. The oldest go.
+const MAX_KEPT: u32 = 64;
+
+/// How much of a picture is read at once, bytes.
+const READ_SIZE: usize = 32 * 1024;
+
+/// A picture to be made.
+#[derive(Clone, Debug)]
+pub(super) struct RenderTask {
+    pub(super) source: Sha256,
+    /// The source's bytes.
+    blob: BlobReader,
+    header: Header,
+    /// Equal specs of one source are the same picture.
+    pub(super) spec: RenderSpec,
+    purpose: Purpose,
+}
+
+/// Why a picture is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// A request waits for it.
+    Requested,
+    /// It may be asked for later. Of a file that breaks off nothing is made ahead.
+    Ahead,
+}
+
+/// A picture that was made and is stored, for all who asked for it.
+#[derive(Clone, Debug)]
+pub(super) struct MadePicture {
+    pub(super) content: Filled,
+    pub(super) blob: BlobReader,
+    /// Whether it is a still in place of an animation that there was no time for.
+    pub(super) is_stopgap: bool,
+}
+
+/// What came of a batch.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// In the order of the tasks. `None` for what is not kept: the source breaks off, and no request waits for the picture.
+    pub(super) pictures: Vec<Option<MadePicture>>,
+    /// How many pictures the decode gave; 0 when all of them were there.
+    pub(super) decoded: usize,
+}
+
+impl RenderTask {
+    /// The same picture, made ahead of requests.
+    pub(super) fn ahead(self) -> Self {
+        Self { purpose: Purpose::Ahead, ..self }
+    }
+}
+
+/// Bytes of memory that making a batch takes.
+pub(super) fn memory(batch: &[RenderTask]) -> u64 {
+    let specs: Vec<RenderSpec> = batch.iter().map(|task| task.spec).collect();
+    batch.first().map_or(0, |task| thumbnail::estimate(&task.header, &specs))
+}
+
+/// The blocking steps.
+impl Media {
+    /// A picture to make for a request, unless it takes too much memory or failed lately.
+    pub(super) fn render_task(
+        &self,
+        original: &StoredMedia,
+        header: Header,
+        spec: RenderSpec,
+    ) -> Result<RenderTask> {
+        let (source, blob) = (original.content.sha256, original.blob.clone());
+        self.thumbnails.outcomes.check_refused(source, Step::of(&spec), &self.monotonic)?;
+        let task = RenderTask { source, blob, header, spec, purpose: Purpose::Requested };
+        if memory(std::slice::from_ref(&task)) > self.config.get().thumbnails.memory.0 {
+            return Err(Error::new(Kind::UploadTooLarge, "the image takes too much memory to decode"));
+        }
+        Ok(task)
+    }
+
+    /// The header of a picture. That it cannot be read is remembered.
+    pub(super) fn read_header(&self, original: &StoredMedia) -> Result<Header> {
+        let source = original.content.sha256;
+        self.thumbnails.outcomes.check_refused(source, Step::Header, &self.monotonic)?;
+        let header = thumbnail::probe(&mut reader(&original.blob));
+        let checked =
+            header.and_then(|header| header.check_pixels(&self.thumbnail_limits()).map(|()| header));
+        checked.map_err(|error| self.note_refusal(source, &[Step::Header], error))
+    }
+
+    /// Whether `further` can be made out of one decode with all of `batch`, in the memory there is. Equal pictures can.
+    pub(super) fn renders_together(&self, batch: &[RenderTask], further: &RenderTask) -> bool {
+        let shares = |task: &RenderTask| {
+            task.source == further.source
+                && (task.spec == further.spec
+                    || thumbnail::can_share_decode(&task.header, &task.spec, &further.spec))
+        };
+        let specs: Vec<RenderSpec> = batch.iter().chain([further]).map(|task| task.spec).collect();
+        batch.iter().all(shares)
+            && thumbnail::estimate(&further.header, &specs) <= self.config.get().thumbnails.memory.0
+    }
+
+    /// Makes the pictures of a batch and keeps them. Where there is no time for an animation, the batch gets stills in its place.
+    pub(super) fn render_batch(&self, batch: &[RenderTask]) -> Result<Batch> {
+        let now = Instant::now();
+        let limits = Limits {
+            deadline: now.checked_add(RENDER_TIMEOUT),
+            animation_deadline: now.checked_add((self.thumbnails.animation_time)()),
+            ..self.thumbnail_limits()
+        };
+        self.render_within(batch, &limits)
+    }
+
+    fn render_within(&self, batch: &[RenderTask], limits: &Limits) -> Result<Batch> {
+        let Some(RenderTask { source, blob, header, .. }) = batch.first() else {
+            return Ok(Batch::default());
+        };
+        let mut pictures: HashMap<RenderSpec, MadePicture> = HashMap::new();
+        let mut specs: Vec<RenderSpec> = Vec::new();
+        for RenderTask { spec, .. } in batch {
+            if specs.contains(spec) || pictures.contains_key(spec) {
+                continue;
+            }
+            // Another batch may have made it since it was looked for.
+            match self.made_lately(*source, *spec)? {
+                Some(picture) => drop(pictures.insert(*spec, picture)),
+                None => specs.push(*spec),
+            }
+        }
+        if !specs.is_empty() {
+            let rendered = match thumbnail::render(&mut reader(blob), header, &specs, limits) {
+                Err(ThumbnailError::AnimationTimeout) => return self.render_stopgaps(batch, limits),
+                rendered => {
+                    let steps: Vec<Step> = specs.iter().map(Step::of).collect();
+                    rendered.map_err(|error| self.note_refusal(*source, &steps, error))?
+                }
+            };
+            for (spec, rendered) in specs.iter().zip(rendered) {
+                if rendered.is_partial {
+                    self.thumbnails.outcomes.note_partial(*source);
+                    let is_requested =
+                        |task: &RenderTask| task.spec == *spec && task.purpose == Purpose::Requested;
+                    if !batch.iter().any(is_requested) {
+                        continue;
+                    }
+                }
+                pictures.insert(*spec, self.keep_thumbnail(*source, *spec, rendered)?);
+            }
+        }
+        let pictures = batch.iter().map(|task| pictures.get(&task.spec).cloned()).collect();
+        Ok(Batch { pictures, decoded: specs.len() })
+    }
+
+    /// Makes stills in place of animations, which are not tried again for a while. Each still is the one that is kept for requests
+    /// for a still.
+    fn render_stopgaps(&self, batch: &[RenderTask], limits: &Limits) -> Result<Batch> {
+        let mut stills = Vec::new();
+        for task @ RenderTask { source, spec, .. } in batch {
+            tracing::debug!(%source, "no time to animate a picture");
+            self.thumbnails.outcomes.note_no_time(*source, *spec, &self.monotonic);
+            let still = RenderSpec { animated: false, ..*spec };
+            if let Some(content) = self.store.thumbnail(&thumbnail_key(*source, still))? {
+                self.thumbnails.outcomes.note_made(*source, still, content);
+            }
+            stills.push(RenderTask { spec: still, ..task.clone() });
+        }
+        let Batch { pictures, decoded } = self.render_within(&stills, limits)?;
+        let as_stopgap = |picture| MadePicture { is_stopgap: true, ..picture };
+        Ok(Batch { pictures: pictures.into_iter().map(|made| made.map(as_stopgap)).collect(), decoded })
+    }
+
+    /// A picture that this process made lately, opened.
+    fn made_lately(&self, source: Sha256, spec: RenderSpec) -> Result<Option<MadePicture>> {
+        let Some(content) = self.thumbnails.outcomes.made(source, spec) else { return Ok(None) };
+        let blob = self.store.open_blob(None, &content)?;
+        Ok(blob.map(|blob| MadePicture { content, blob, is_stopgap: false }))
+    }
+
+    /// Stores a picture.
+    ///
+    /// # Errors
+    /// `NotFound` when no media has its source any more.
+    fn keep_thumbnail(&self, source: Sha256, spec: RenderSpec, rendered: Rendered) -> Result<MadePicture> {
+        let Rendered { content_type, bytes, .. } = rendered;
+        let failed = |error| Error::storing("storing a thumbnail", error);
+        let size = len_u64(bytes.len());
+        let mut ingest = self.store.begin(size, Some(size)).map_err(failed)?;
+        ingest.write(&bytes).map_err(|error| match error {
+            IngestError::Io(error) => failed(error),
+            error @ IngestError::TooLarge(_) => Error::internal("storing a thumbnail", error),
+        })?;
+        let (key, created) = (thumbnail_key(source, spec), (self.clock)());
+        let made = MadeThumbnail { key, content_type, created, limit: MAX_KEPT };
+        let KeptThumbnail { content, blob } =
+            self.store.keep_thumbnail(ingest, made)?.ok_or_else(Error::not_found)?;
+        self.thumbnails.outcomes.note_made(source, spec, content.clone());
+        Ok(MadePicture { content, blob, is_stopgap: false })
+    }
+
+    /// Remembers that steps of a source failed, unless that is the disk's fault. Gives what a client reads of it.
+    fn note_refusal(&self, source: Sha256, steps: &[Step], error: ThumbnailError) -> Error {
+        let is_disk = matches!(error, ThumbnailError::Io(_));
+        let error = refused(error);
+        if !is_disk {
+            for step in steps {
+                self.thumbnails.outcomes.note_refusal(source, *step, &error, &self.monotonic);
+            }
+        }
+        error
+    }
+
+    /// The configured limits, without deadlines.
+    pub(in crate::media) fn thumbnail_limits(&self) -> Limits {
+        let config = self.config.get();
+        Limits {
+            max_pixels: config.thumbnails.max_pixels.0,
+            memory: config.thumbnails.memory.0,
+            deadline: None,
+            animation_deadline: None,
+        }
+    }
+
+    /// Makes a blurhash, which is not kept.
+    pub(super) fn render_blurhash(&self, task: &RenderTask, timeout: Duration) -> Result<String> {
+        let limits = Limits { deadline: Instant::now().checked_add(timeout), ..self.thumbnail_limits() };
+        thumbnail::blurhash(&mut reader(&task.blob), &task.header, &limits).map_err(refused)
+    }
+}
+
+/// Where the catalog keeps the picture of a spec.
+pub(super) fn thumbnail_key(source: Sha256, spec: RenderSpec) -> ThumbnailKey {
+    let crop = [spec.crop.x, spec.crop.y, spec.crop.width, spec.crop.height];
+    ThumbnailKey { source, crop, size: [spec.width, spec.height], animated: spec.animated }
+}
+
+/// A picture's bytes, buffered.
+fn reader(blob: &BlobReader) -> BufReader<BlobCursor> {
+    BufReader::with_capacity(READ_SIZE, blob.cursor())
+}
+
+/// What a client reads of a picture that gives no thumbnail.
+fn refused(error: ThumbnailError) -> Error {
+    match error {
+        ThumbnailError::TooLarge(why) => Error::new(Kind::UploadTooLarge, why),
+        ThumbnailError::Timeout | ThumbnailError::AnimationTimeout => {
+            Error::new(Kind::UploadTooLarge, error.to_string())
+        }
+        ThumbnailError::NotAnImage | ThumbnailError::Unsupported(_) => {
+            Error::new(Kind::BadRequest, error.to_string())
+        }
+        ThumbnailError::Broken(_) => Error::new(Kind::BadRequest, "the image is broken").caused_by(error),
+        ThumbnailError::Io(error) => Error::internal("reading a picture", error),
+    }
+}

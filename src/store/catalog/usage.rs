@@ -1,0 +1,405 @@
+//! What the store holds: running totals by kind, by user and by server.
+//!
+//! The sums are kept by triggers, in the transaction that changes a row (`assets/migrations/0007_blob.sql`). Reading them
+//! looks at one row, or at four.
+
+use rusqlite::{Connection, OptionalExtension as _, Row};
+
+use super::Catalog;
+use crate::error::Result;
+use crate::matrix::{ServerName, UserId};
+
+/// What the store holds, by kind. A blob that is used in several ways counts whole in the first of these kinds that
+/// it has a row of, so that the bytes of all kinds together are those of all blobs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    /// Uploaded here.
+    pub(crate) local: KindTotal,
+    /// Fetched from other servers.
+    pub(crate) remote: KindTotal,
+    /// Images of linked pages.
+    pub(crate) preview: KindTotal,
+    /// Made of the others.
+    pub(crate) thumbnail: KindTotal,
+}
+
+/// What the store holds of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KindTotal {
+    /// Filled media IDs, or thumbnails. Several may share a blob.
+    pub(crate) files: u64,
+    /// Blobs that count as this kind.
+    pub(crate) blobs: u64,
+    /// Their sizes together.
+    pub(crate) bytes: u64,
+}
+
+/// What a user has uploaded here.
+#[cfg_attr(not(test), allow(dead_code, reason = "for quotas and for what an operator is shown"))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct UserTotal {
+    /// Filled media IDs.
+    pub(crate) files: u64,
+    /// Their sizes together. Those that share a blob count each.
+    pub(crate) bytes: u64,
+    /// Media IDs that are created and not filled, expired ones included until they are forgotten.
+    pub(crate) pending: u64,
+}
+
+/// What is kept of another server's media.
+#[cfg_attr(not(test), allow(dead_code, reason = "for quotas and for what an operator is shown"))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ServerTotal {
+    /// Media IDs.
+    pub(crate) files: u64,
+    /// Their sizes together. Those that share a blob count each.
+    pub(crate) bytes: u64,
+}
+
+#[cfg_attr(not(test), allow(dead_code, reason = "for quotas and for what an operator is shown"))]
+impl Catalog {
+    /// What the store holds, by kind.
+    pub(crate) fn totals(&self) -> Result<Totals> {
+        self.readers.ask(read_totals)
+    }
+
+    /// What `user_id` has uploaded here.
+    pub(crate) fn user_total(&self, user_id: &UserId) -> Result<UserTotal> {
+        self.readers.ask(|connection| {
+            let total = connection
+                .prepare_cached("SELECT files, bytes, pending FROM user_usage WHERE user_id = ?1")?
+                .query_row([user_id.as_str()], |row| {
+                    Ok(UserTotal { files: count(row, 0)?, bytes: count(row, 1)?, pending: count(row, 2)? })
+                })
+                .optional()?;
+            Ok(total.unwrap_or_default())
+        })
+    }
+
+    /// What is kept of `server_name`'s media.
+    pub(crate) fn server_total(&self, server_name: &ServerName) -> Result<ServerTotal> {
+        self.readers.ask(|connection| {
+            let total = connection
+                .prepare_cached("SELECT files, bytes FROM server_usage WHERE server_name = ?1")?
+                .query_row([server_name.as_str()], |row| {
+                    Ok(ServerTotal { files: count(row, 0)?, bytes: count(row, 1)? })
+                })
+                .optional()?;
+            Ok(total.unwrap_or_default())
+        })
+    }
+}
+
+/// The sums by kind.
+pub(super) fn read_totals(connection: &Connection) -> rusqlite::Result<Totals> {
+    let mut totals = Totals::default();
+    let mut statement = connection.prepare_cached("SELECT kind, files, blobs, bytes FROM kind_usage")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let total = KindTotal { files: count(row, 1)?, blobs: count(row, 2)?, bytes: count(row, 3)? };
+        match row.get_ref(0)?.as_str()? {
+            "local" => totals.local = total,
+            "remote" => totals.remote = total,
+            "preview" => totals.preview = total,
+            _ => totals.thumbnail = total,
+        }
+    }
+    Ok(totals)
+}
+
+/// A sum in a column. Negative ones do not occur.
+fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(column).map(|sum| u64::try_from(sum).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::matrix::{Expiry, MediaId, Mxc, Timestamp};
+    use crate::store::catalog::{
+        Filled, NewMedia, NewPreview, NewThumbnail, Place, Preview, Reservation, Room, ThumbnailKey,
+    };
+    use crate::store::sha256::Sha256;
+
+    /// Something that is done to a catalog. Numbers choose among a few IDs, blobs, users and servers, so that they meet again.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Add { id: u8, blob: u8, owner: u8 },
+        AddMany { id: u8, blob: u8, owner: u8 },
+        Reserve { id: u8, owner: u8 },
+        Fill { id: u8, blob: u8 },
+        Refill { id: u8, blob: u8 },
+        ForgetExpired,
+        Forget { id: u8 },
+        Thumbnail { source: u8, blob: u8, width: u8, limit: u8 },
+        ForgetThumbnailsOf { source: u8 },
+        ForgetSourceless,
+        KeepPreview { url: u8, id: Option<u8>, blob: u8, count: u8, bytes: u8 },
+        ForgetPreviews { now: u8, bytes: u8 },
+        Touch { id: u8, days: u8 },
+        Orphans { blob: u8 },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let (id, blob, owner) = (0..8_u8, 1..6_u8, 0..4_u8);
+        let of = || (id.clone(), blob.clone(), owner.clone());
+        let step = prop_oneof![
+            4 => of().prop_map(|(id, blob, owner)| Step::Add { id, blob, owner }),
+            1 => of().prop_map(|(id, blob, owner)| Step::AddMany { id, blob, owner }),
+            2 => of().prop_map(|(id, _, owner)| Step::Reserve { id, owner }),
+            2 => of().prop_map(|(id, blob, _)| Step::Fill { id, blob }),
+            2 => of().prop_map(|(id, blob, _)| Step::Refill { id, blob }),
+            1 => Just(Step::ForgetExpired),
+            2 => of().prop_map(|(id, _, _)| Step::Forget { id }),
+            4 => (blob.clone(), blob.clone(), 1..5_u8, 0..3_u8)
+                .prop_map(|(source, blob, width, limit)| Step::Thumbnail { source, blob, width, limit }),
+            1 => blob.clone().prop_map(|source| Step::ForgetThumbnailsOf { source }),
+            1 => Just(Step::ForgetSourceless),
+            3 => (0..4_u8, proptest::option::of(id.clone()), blob.clone(), 1..4_u8, 0..20_u8)
+                .prop_map(|(url, id, blob, count, bytes)| Step::KeepPreview { url, id, blob, count, bytes }),
+            1 => (0..4_u8, 0..20_u8).prop_map(|(now, bytes)| Step::ForgetPreviews { now, bytes }),
+            1 => (id.clone(), 0..9_u8).prop_map(|(id, days)| Step::Touch { id, days }),
+            1 => blob.clone().prop_map(|blob| Step::Orphans { blob }),
+        ];
+        proptest::collection::vec(step, 1..60)
+    }
+
+    fn sha256(blob: u8) -> Sha256 {
+        Sha256::from_bytes([blob; 32])
+    }
+
+    fn filled(blob: u8) -> Filled {
+        Filled { sha256: sha256(blob), size: blob.into(), content_type: String::new(), upload_name: None }
+    }
+
+    /// Even IDs are ours, odd ones another server's.
+    fn mxc(id: u8) -> Mxc {
+        let server_name =
+            if id.is_multiple_of(2) { "our.org".to_owned() } else { format!("far{}.org", id % 3) };
+        Mxc {
+            server_name: ServerName::parse(&server_name).unwrap(),
+            media_id: MediaId::parse(&format!("id{id}")).unwrap(),
+        }
+    }
+
+    fn user(owner: u8) -> UserId {
+        UserId::new(&format!("@{owner}:our.org"))
+    }
+
+    fn media(id: u8, blob: u8, owner: u8) -> NewMedia {
+        let user_id = id.is_multiple_of(2).then(|| user(owner));
+        NewMedia {
+            mxc: mxc(id),
+            filled: filled(blob),
+            user_id,
+            created: Timestamp(i64::from(blob)),
+            open: true,
+        }
+    }
+
+    /// Does one thing, whatever comes of it.
+    fn apply(catalog: &Catalog, step: &Step) -> Result<()> {
+        let ours = ServerName::parse("our.org").unwrap();
+        match *step {
+            Step::Add { id, blob, owner } => drop(catalog.add(media(id, blob, owner))?),
+            Step::AddMany { id, blob, owner } => {
+                let many = vec![media(id, blob, owner), media(id / 2, blob, owner), media(id, 1, owner)];
+                catalog.add_many(many)?;
+            }
+            Step::Reserve { id, owner } => {
+                let expires = Expiry::at(Timestamp(100));
+                let mxc = mxc(id & !1);
+                if catalog.media(&mxc)?.is_none() {
+                    let created = Timestamp(1);
+                    catalog.reserve(Reservation { mxc, user_id: user(owner), created, expires, limit: 3 })?;
+                }
+            }
+            Step::Fill { id, blob } => drop(catalog.fill(&mxc(id), filled(blob), Timestamp(9), true)?),
+            Step::Refill { id, blob } => drop(catalog.refill(media(id, blob, 0))?),
+            Step::ForgetExpired => drop(catalog.forget_expired(Timestamp(100))?),
+            Step::Forget { id } => drop(catalog.forget(&mxc(id))?),
+            Step::Thumbnail { source, blob, width, limit } => {
+                let size = [width.into(), 1];
+                let key = ThumbnailKey { source: sha256(source), crop: [0, 0, 9, 9], size, animated: false };
+                let (filled, created) = (filled(blob), Timestamp(width.into()));
+                catalog.add_thumbnail(NewThumbnail { key, filled, created, limit: limit.into() })?;
+            }
+            Step::ForgetThumbnailsOf { source } => drop(catalog.forget_thumbnails_of(&sha256(source))?),
+            Step::ForgetSourceless => drop(catalog.forget_sourceless_thumbnails()?),
+            Step::KeepPreview { url, id, blob, count, bytes } => {
+                let expires = Expiry::at(Timestamp(url.into()));
+                let preview = Preview { answer: String::new(), expires };
+                let image = id.map(|id| NewMedia { user_id: None, ..media(id & !1, blob, 0) });
+                let new = NewPreview { url: format!("u{url}"), preview, image };
+                catalog.keep_preview(new, &ours, Room { count: count.into(), bytes: bytes.into() })?;
+            }
+            Step::ForgetPreviews { now, bytes } => {
+                drop(catalog.forget_previews(Timestamp(now.into()), &ours, bytes.into())?);
+            }
+            Step::Touch { id, days } => {
+                let at = Timestamp(0).after(Duration::from_hours(24 * u64::from(days)));
+                catalog.touch(vec![(mxc(id), at)])?;
+            }
+            Step::Orphans { blob } => {
+                catalog.note_orphans(vec![sha256(blob)], false)?;
+                catalog.age_orphans(Duration::from_secs(1))?;
+                catalog.old_orphans(Place::Blobs, Duration::ZERO, None, 9)?;
+                catalog.set_orphans_aside(vec![sha256(blob)])?;
+                catalog.forget_orphans(vec![sha256(blob)])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that the triggers keep: references to each blob by kind with its size, sums by kind, user and server.
+    #[derive(Debug, Default, PartialEq, Eq)]
+    struct Accounts {
+        blobs: BTreeMap<[u8; 32], ([u64; 4], u64)>,
+        kinds: [KindTotal; 4],
+        users: BTreeMap<String, UserTotal>,
+        servers: BTreeMap<String, ServerTotal>,
+    }
+
+    /// The accounts as they are kept.
+    fn kept(connection: &Connection) -> rusqlite::Result<Accounts> {
+        let mut accounts = Accounts::default();
+        let mut statement =
+            connection.prepare("SELECT locals, remotes, previews, thumbnails, size, sha256 FROM blob")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let rows = [count(row, 0)?, count(row, 1)?, count(row, 2)?, count(row, 3)?];
+            accounts.blobs.insert(row.get(5)?, (rows, count(row, 4)?));
+        }
+        let Totals { local, remote, preview, thumbnail } = read_totals(connection)?;
+        accounts.kinds = [local, remote, preview, thumbnail];
+        let mut statement = connection.prepare("SELECT files, bytes, pending, user_id FROM user_usage")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let total = UserTotal { files: count(row, 0)?, bytes: count(row, 1)?, pending: count(row, 2)? };
+            accounts.users.insert(row.get(3)?, total);
+        }
+        let mut statement = connection.prepare("SELECT files, bytes, server_name FROM server_usage")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let total = ServerTotal { files: count(row, 0)?, bytes: count(row, 1)? };
+            accounts.servers.insert(row.get(2)?, total);
+        }
+        Ok(accounts)
+    }
+
+    #[allow(clippy::arithmetic_side_effects, clippy::needless_range_loop, reason = "tests")]
+    /// The accounts, counted anew from the rows of media and thumbnails.
+    fn recounted(connection: &Connection) -> rusqlite::Result<Accounts> {
+        let mut accounts = Accounts::default();
+        let mut statement =
+            connection.prepare("SELECT preview, user_id, server_name, sha256, size FROM media")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (is_preview, user_id): (bool, Option<String>) = (row.get(0)?, row.get(1)?);
+            let sha256: Option<[u8; 32]> = row.get(3)?;
+            let size = row.get::<_, Option<u32>>(4)?.unwrap_or(0).into();
+            let kind = match (is_preview, &user_id) {
+                (true, _) => 2,
+                (false, None) => 1,
+                (false, Some(_)) => 0,
+            };
+            if let Some(sha256) = sha256 {
+                let blob = accounts.blobs.entry(sha256).or_default();
+                (blob.0[kind], blob.1) = (blob.0[kind].saturating_add(1), size);
+            }
+            match user_id {
+                Some(user_id) => {
+                    let total = accounts.users.entry(user_id).or_default();
+                    total.files += u64::from(sha256.is_some());
+                    total.bytes += size;
+                    total.pending += u64::from(sha256.is_none());
+                }
+                None if !is_preview => {
+                    let total = accounts.servers.entry(row.get(2)?).or_default();
+                    (total.files, total.bytes) =
+                        (total.files.saturating_add(1), total.bytes.saturating_add(size));
+                }
+                None => {}
+            }
+        }
+        let mut statement = connection.prepare("SELECT sha256, size FROM thumbnail")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let blob = accounts.blobs.entry(row.get(0)?).or_default();
+            (blob.0[3], blob.1) = (blob.0[3] + 1, count(row, 1)?);
+        }
+        for (rows, size) in accounts.blobs.values() {
+            let first = rows.iter().position(|count| *count > 0).unwrap();
+            for kind in 0..4 {
+                accounts.kinds[kind].files += rows[kind];
+            }
+            accounts.kinds[first].blobs += 1;
+            accounts.kinds[first].bytes += size;
+        }
+        Ok(accounts)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_is_done_the_accounts_are_what_a_recount_gives(steps in steps()) {
+            let folder = tempfile::tempdir().unwrap();
+            let catalog = Catalog::open(folder.path()).unwrap();
+            for step in steps {
+                apply(&catalog, &step).unwrap();
+                let (kept, recounted) =
+                    catalog.readers.ask(|connection| Ok((kept(connection)?, recounted(connection)?))).unwrap();
+                prop_assert_eq!(kept, recounted, "after {:?}", step);
+            }
+        }
+    }
+
+    #[test]
+    fn a_quarantined_blob_outlives_its_rows_and_is_known_again_when_it_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(folder.path()).unwrap();
+        catalog.add(media(2, 5, 1)).unwrap();
+        catalog.writer.write(|connection| connection.execute("UPDATE blob SET state = 1", [])).unwrap();
+        catalog.forget(&mxc(2)).unwrap();
+        assert!(!catalog.refers_to(&sha256(5)).unwrap());
+        assert_eq!(catalog.totals().unwrap(), Totals::default());
+        catalog.add(media(3, 5, 1)).unwrap();
+        let (state, kind): (u32, String) = catalog
+            .readers
+            .ask(|connection| {
+                connection.query_row("SELECT state, kind FROM blob", [], |row| Ok((row.get(0)?, row.get(1)?)))
+            })
+            .unwrap();
+        assert_eq!((state, kind.as_str()), (1, "remote"));
+        assert_eq!(catalog.totals().unwrap().remote, KindTotal { files: 1, blobs: 1, bytes: 5 });
+    }
+
+    #[test]
+    fn access_to_media_is_access_to_its_blob_and_the_longest_unused_are_found_by_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(folder.path()).unwrap();
+        catalog.add_many(vec![media(1, 1, 0), media(3, 1, 0), media(5, 2, 0)]).unwrap();
+        let at = Timestamp(1).after(Duration::from_hours(48));
+        catalog.touch(vec![(mxc(3), at)]).unwrap();
+        let question = "SELECT sha256 FROM blob WHERE kind = 'remote' ORDER BY last_access_ms LIMIT 9";
+        let (oldest, plan) = catalog
+            .readers
+            .ask(|connection| {
+                let mut statement = connection.prepare(question)?;
+                let oldest: Vec<[u8; 32]> =
+                    statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+                let plan: String =
+                    connection.query_row(&format!("EXPLAIN QUERY PLAN {question}"), [], |row| row.get(3))?;
+                Ok((oldest, plan))
+            })
+            .unwrap();
+        assert_eq!(oldest, [[2; 32], [1; 32]]);
+        assert!(plan.contains("blob_remote_by_access"), "{plan}");
+    }
+}
