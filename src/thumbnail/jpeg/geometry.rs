@@ -3,7 +3,7 @@
 //! Owns the arithmetic of sampling factors (T.81, A.1 and A.2). A component that was stored with fewer samples is
 //! transformed to larger blocks, so that all components come out at one size and nothing has to be stretched.
 
-use super::headers::{Scan, Summary};
+use super::headers::{JpegInfo, Scan};
 
 /// A file's blocks at a fraction of its size.
 #[derive(Debug)]
@@ -69,8 +69,8 @@ impl Blocks {
 
 impl Geometry {
     /// At `1 / divisor` of the size; `divisor` is 1, 2, 4 or 8.
-    pub(super) fn new(summary: &Summary, divisor: u32) -> Self {
-        let frame = &summary.frame;
+    pub(super) fn new(info: &JpegInfo, divisor: u32) -> Self {
+        let frame = &info.frame;
         let block = 8_u32.checked_div(divisor).filter(|side| *side > 0).unwrap_or(1);
         let most = |factor: fn(&super::headers::Component) -> u32| {
             frame.components().iter().map(factor).max().unwrap_or(1)

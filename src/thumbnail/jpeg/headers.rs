@@ -56,7 +56,7 @@ pub(in crate::thumbnail) struct Component {
 
 /// What is known of a file before its first scan: enough to say what decoding takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::thumbnail) struct Summary {
+pub(in crate::thumbnail) struct JpegInfo {
     /// The frame header.
     pub(super) frame: Frame,
     /// Whether the first scan holds every component.
@@ -129,7 +129,7 @@ impl ColorSpace {
     }
 }
 
-impl Summary {
+impl JpegInfo {
     /// Columns and rows.
     pub(in crate::thumbnail) fn size(&self) -> (u32, u32) {
         (self.frame.width, self.frame.height)
@@ -210,13 +210,13 @@ impl Headers {
     }
 
     /// What is known before the first scan.
-    pub(super) fn summary(&self, first: &Scan) -> Result<Summary, ThumbnailError> {
+    pub(super) fn info(&self, first: &Scan) -> Result<JpegInfo, ThumbnailError> {
         let frame = self.frame()?;
         if self.profile.too_large {
             return Err(ThumbnailError::TooLarge("the image's colour profile is too large"));
         }
         let interleaved = first.parts.len() == usize::from(frame.count);
-        Ok(Summary { frame, interleaved, profile_bytes: self.profile.bytes })
+        Ok(JpegInfo { frame, interleaved, profile_bytes: self.profile.bytes })
     }
 
     /// Whether scans refine one another.

@@ -31,7 +31,7 @@ pub(super) use self::colors::to_rgb;
 use self::geometry::Geometry;
 use self::headers::ColorSpace;
 use self::headers::Headers;
-pub(super) use self::headers::Summary;
+pub(super) use self::headers::JpegInfo;
 use self::scans::Coverage;
 use super::ThumbnailError;
 
@@ -53,10 +53,10 @@ pub(super) struct Picture {
 }
 
 /// Reads the segments up to the first scan: what the file is, and its EXIF block.
-pub(super) fn probe(input: &mut dyn BufRead) -> Result<(Summary, Option<Vec<u8>>), ThumbnailError> {
+pub(super) fn probe(input: &mut dyn BufRead) -> Result<(JpegInfo, Option<Vec<u8>>), ThumbnailError> {
     let (headers, scan) = Headers::read(input, &[])?;
     headers.color_space()?;
-    Ok((headers.summary(&scan)?, headers.exif))
+    Ok((headers.info(&scan)?, headers.exif))
 }
 
 /// Decodes at `1 / divisor` of the size until `deadline`; `divisor` is 1, 2, 4 or 8.
@@ -78,11 +78,11 @@ pub(super) fn decode_part(
     most: u64,
 ) -> Result<Picture, ThumbnailError> {
     let (headers, scan) = Headers::read(input, tables)?;
-    let summary = headers.summary(&scan)?;
-    if estimate(&summary, 1) > most {
+    let info = headers.info(&scan)?;
+    if estimate(&info, 1) > most {
         return Err(ThumbnailError::broken("a JPEG that does not fit its place"));
     }
-    let space = ColorSpace::Raw(summary.frame.count);
+    let space = ColorSpace::Raw(info.frame.count);
     decode_scans(Bits::new(input, None), (headers, scan), space, 1)
 }
 
@@ -94,10 +94,10 @@ fn decode_scans(
     divisor: u32,
 ) -> Result<Picture, ThumbnailError> {
     let icc = headers.profile.close();
-    let summary = headers.summary(&scan)?;
-    let geometry = Geometry::new(&summary, divisor);
+    let info = headers.info(&scan)?;
+    let geometry = Geometry::new(&info, divisor);
     let mut colors = Colors::new(&geometry, space);
-    let is_partial = if summary.is_buffered() {
+    let is_partial = if info.is_buffered() {
         let mut kept = Coefficients::new(&geometry);
         let is_partial = gather(&mut bits, &mut headers, scan, &geometry, &mut kept)?;
         kept.render(&geometry, &mut colors);
@@ -156,11 +156,11 @@ fn check(coverage: Coverage) -> Result<(), ThumbnailError> {
 }
 
 /// Bytes held at the peak of [`decode`], but for the profile.
-pub(super) fn estimate(summary: &Summary, divisor: u32) -> u64 {
-    let geometry = Geometry::new(summary, divisor);
-    let kept = if summary.is_buffered() { Coefficients::bytes(&geometry) } else { 0 };
+pub(super) fn estimate(info: &JpegInfo, divisor: u32) -> u64 {
+    let geometry = Geometry::new(info, divisor);
+    let kept = if info.is_buffered() { Coefficients::bytes(&geometry) } else { 0 };
     let (width, height) = geometry.size;
-    let pixels = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(summary.channels());
+    let pixels = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(info.channels());
     [kept, pixels, geometry.strip_bytes()].into_iter().fold(0, u64::saturating_add)
 }
 

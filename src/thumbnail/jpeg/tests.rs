@@ -414,7 +414,7 @@ fn scans_of_nothing_end_at_the_deadline() {
 #[test]
 fn what_is_kept_shrinks_with_the_result() {
     let bytes = encode(ColorType::Rgb, 3, |encoder| encoder.set_progressive(true));
-    let (summary, _) = probe(&mut bytes.as_slice()).unwrap();
-    let [whole, half, quarter, eighth] = [1, 2, 4, 8].map(|divisor| estimate(&summary, divisor));
+    let (info, _) = probe(&mut bytes.as_slice()).unwrap();
+    let [whole, half, quarter, eighth] = [1, 2, 4, 8].map(|divisor| estimate(&info, divisor));
     assert!(whole > half && half > quarter && quarter > eighth, "{whole} {half} {quarter} {eighth}");
 }
