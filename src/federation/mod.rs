@@ -33,7 +33,7 @@ use crate::outbound::dns::{Dns, Lookups};
 use crate::outbound::{
     self, CaFile, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse, Timeouts, TlsSetupError,
 };
-use crate::store::catalog::{Catalog, StoredKey};
+use crate::store::catalog::{ServerRows, StoredKey};
 
 pub(crate) use self::answer::RemoteMedia;
 pub(crate) use self::discovery::{Discovery, Endpoint};
@@ -96,7 +96,7 @@ pub(crate) struct Federation {
     /// Media asked for in vain, and until when it is not asked for again.
     in_vain: Cache<Mxc, (Vain, Moment)>,
     /// Remembers keys and families.
-    catalog: Arc<Catalog>,
+    catalog: Arc<dyn ServerRows>,
     /// For validity.
     clock: Clock,
     /// For what is remembered a while.
@@ -180,7 +180,7 @@ pub(crate) struct Parts {
     /// The neighbour.
     pub(crate) homeserver: Arc<HomeserverClient>,
     /// Remembers keys and families.
-    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) catalog: Arc<dyn ServerRows>,
     /// DNS.
     pub(crate) names: Arc<dyn Dns>,
     /// The time of day.

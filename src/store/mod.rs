@@ -48,7 +48,7 @@ use crate::error::Result;
 
 /// Catalog and blobs, opened together.
 pub(crate) struct Store {
-    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) blobs: Arc<Blobs>,
     /// What catalog and blob directory have in common.
     id: StoreId,

@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use super::Store;
 use super::blobs::Blobs;
-use super::catalog::{self, Catalog, StoreId};
+use super::catalog::{self, Catalog, SqliteCatalog, StoreId};
 use super::fs::Fs;
 use super::lookup::LossReports;
 use super::removal::Removals;
@@ -68,7 +68,7 @@ impl Store {
             return Err(Error::internal("opening the store", error));
         }
         let directory = Directory::look(data_dir)?;
-        let catalog = Arc::new(Catalog::open(data_dir)?);
+        let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::open(data_dir)?);
         let (id, openings) = catalog.store_id()?;
         let blobs =
             Blobs::open(data_dir, disk).map_err(|error| Error::internal("opening the blob store", error))?;

@@ -11,7 +11,6 @@ pub(crate) enum ConduitError {
     /// may not write.
     #[error("it cannot be read without writing beside it")]
     NeedsWriting,
-    /// Anything else.
     #[error("{0}")]
     Unusable(#[from] rusqlite::Error),
 }
@@ -27,23 +26,21 @@ pub(crate) fn read_keypair(file: &Path) -> Result<Option<Vec<u8>>, ConduitError>
     }
 }
 
-/// Whether others may write the database while it is read.
+/// Whether other processes may write the database while it is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sharing {
-    /// They may.
     WithWriters,
-    /// Nobody does: nothing is locked and nothing looked for beside the file.
+    /// Nothing is locked, and nothing is looked for beside the file.
     Alone,
 }
 
-/// Reads the record.
 fn query(file: &Path, sharing: Sharing) -> rusqlite::Result<Option<Vec<u8>>> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = match sharing {
         Sharing::WithWriters => Connection::open_with_flags(file, flags),
         Sharing::Alone => Connection::open_with_flags(uri(file), flags | OpenFlags::SQLITE_OPEN_URI),
     }?;
-    connection.busy_timeout(super::connection::PATIENCE)?;
+    connection.busy_timeout(super::connection::LOCK_TIMEOUT)?;
     connection
         .query_row("SELECT value FROM global WHERE key = CAST('keypair' AS BLOB)", [], |row| row.get(0))
         .optional()
@@ -66,7 +63,7 @@ fn is_refusal(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// Whether changes lie beside the database that are not in it yet. One that cannot be looked at counts.
+/// Whether changes lie beside the database that are not in it yet. A log that cannot be looked at counts as one that holds some.
 fn has_wal(file: &Path) -> bool {
     let mut wal = file.as_os_str().to_owned();
     wal.push("-wal");

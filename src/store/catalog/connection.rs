@@ -25,14 +25,14 @@ const CACHE_SIZE: i32 = -512;
 /// Statements kept prepared on each connection.
 const STATEMENTS: usize = 32;
 
-/// Writes waiting for the writer; further callers wait to be let in.
+/// Writes that wait for the writer thread; further callers block until one is done.
 const QUEUE: usize = 256;
 
 /// Most writes in one transaction.
 const BATCH: usize = 64;
 
-/// How long to wait for a lock somebody else holds (a backup, `sqlite3` in a terminal) or for a free reader.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for a lock that another process holds (a backup, `sqlite3` in a terminal), or for a free reader.
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The pool of read-only connections.
 pub(super) struct Readers {
@@ -57,7 +57,7 @@ pub(super) struct Writer {
 #[derive(Debug)]
 struct LastCommit(Mutex<(Instant, bool)>);
 
-/// How long a commit is proof that the next will work, for the health check: each proof of its own writes to the card.
+/// How long the health check relies on the last commit. A trial commit of its own would write to the card each time.
 const COMMIT_PROOF: Duration = Duration::from_mins(5);
 
 /// A write: runs inside the transaction, if one could be begun, and returns why it failed, if it did, and what to do when the
@@ -72,14 +72,14 @@ impl Readers {
     pub(super) fn new(path: &Path) -> Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let manager = SqliteConnectionManager::file(path).with_flags(flags).with_init(|connection| {
-            connection.busy_timeout(PATIENCE)?;
+            connection.busy_timeout(LOCK_TIMEOUT)?;
             connection.set_prepared_statement_cache_capacity(STATEMENTS);
             connection.pragma_update(None, "cache_size", CACHE_SIZE)
         });
         Pool::builder()
             .max_size(READERS)
             .min_idle(Some(1))
-            .connection_timeout(PATIENCE)
+            .connection_timeout(LOCK_TIMEOUT)
             .test_on_check_out(false)
             .build(manager)
             .map(|pool| Self { pool, asked: AtomicU64::new(0) })
@@ -114,7 +114,7 @@ impl Writer {
         Ok(Self { queue: Some(queue), asked: AtomicU64::new(0), last_commit, thread: Some(thread) })
     }
 
-    /// Whether the last commit worked and was lately. If not, the health check tries one.
+    /// Whether the last commit succeeded within [`COMMIT_PROOF`]. If not, the health check tries one.
     pub(super) fn is_proven(&self) -> bool {
         let (at, worked) = *self.last_commit.lock();
         worked && at.elapsed() < COMMIT_PROOF
@@ -139,7 +139,7 @@ impl Writer {
             // Without a transaction the commit is an error, which says why.
             let result = result.unwrap_or_else(|| Err(Error::internal("writing to the catalog", WriterGone)));
             let error = result.as_ref().err().cloned();
-            // The caller waits for the answer below; that it is gone only means that its thread panicked.
+            // The receiver is gone only if the caller's thread has panicked.
             (error, Box::new(move |commit| drop(answer.send(commit.clone().and(result)))))
         });
         let gone = || Error::internal("writing to the catalog", WriterGone);
@@ -206,7 +206,7 @@ fn write_batches(connection: &Connection, jobs: &Receiver<Job>, last_commit: &La
 }
 
 impl LastCommit {
-    /// The value. A panic elsewhere cannot leave it half-changed.
+    /// Ignores poisoning: a panic elsewhere cannot leave the value half-changed.
     fn lock(&self) -> MutexGuard<'_, (Instant, bool)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -219,7 +219,7 @@ fn failed(what: &'static str, error: rusqlite::Error) -> Error {
     if is_full { inside.with_kind(Kind::NoRoom, "no room left on the server") } else { inside }
 }
 
-/// Runs `change`; on failure undoes it and nothing else of the transaction.
+/// Runs `change`. If it fails, undoes it and nothing else of the transaction.
 fn in_savepoint<T>(
     connection: &Connection,
     change: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -228,7 +228,7 @@ fn in_savepoint<T>(
     match change(connection) {
         Ok(value) => connection.execute_batch("RELEASE change").map(|()| value),
         Err(error) => {
-            // Some errors have undone the whole transaction already; what the caller is told is the first one.
+            // Some errors have undone the whole transaction already. The caller is told the first error.
             if !connection.is_autocommit() {
                 connection.execute_batch("ROLLBACK TO change; RELEASE change")?;
             }
@@ -243,7 +243,7 @@ pub(super) fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
     if let Err(error) = std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)) {
         tracing::warn!(%error, "cannot make the catalog private to its owner");
     }
-    connection.busy_timeout(PATIENCE)?;
+    connection.busy_timeout(LOCK_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "cache_size", CACHE_SIZE)?;
     // Readers do not wait for the writer, and the file stays sound whenever power fails.

@@ -162,8 +162,8 @@ mod tests {
 
     use super::*;
     use crate::matrix::{MediaId, Mxc, ServerName, Timestamp, UserId};
-    use crate::store::catalog::usage::{KindTotal, ServerTotal, Totals, UserTotal};
-    use crate::store::catalog::{Catalog, Removed};
+    use crate::store::catalog::blobs::{KindTotal, ServerTotal, Totals, UserTotal};
+    use crate::store::catalog::{BlobRows as _, MediaRows as _, Removed, SqliteCatalog};
     use crate::store::sha256::Sha256;
 
     /// The schema before blobs had a table of their own.
@@ -237,7 +237,7 @@ mod tests {
         let tables = ["media", "thumbnail", "preview", "server_key", "server", "orphan", "store"];
         let before = tables.map(|table| rows(&path, table));
 
-        let catalog = Catalog::open(folder.path()).unwrap();
+        let catalog = SqliteCatalog::open(folder.path()).unwrap();
         assert_eq!(tables.map(|table| rows(&path, table)), before);
         let expected = Totals {
             local: KindTotal { files: 2, blobs: 1, bytes: 100 },
@@ -284,7 +284,7 @@ mod tests {
         let copy = beside(&path, ".before-7");
         fs::write(&copy, "of an upgrade that failed").unwrap();
         fs::write(beside(&copy, ".tmp"), "of an upgrade that was interrupted").unwrap();
-        drop(Catalog::open(folder.path()).unwrap());
+        drop(SqliteCatalog::open(folder.path()).unwrap());
 
         assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
         let names: Vec<_> = fs::read_dir(folder.path())
@@ -306,14 +306,14 @@ mod tests {
             drop(fs::remove_file(beside(&path, end)));
         }
         fs::copy(&copy, &path).unwrap();
-        assert_eq!(Catalog::open(folder.path()).unwrap().totals().unwrap().local.files, 2);
+        assert_eq!(SqliteCatalog::open(folder.path()).unwrap().totals().unwrap().local.files, 2);
     }
 
     #[test]
     fn a_new_catalog_and_one_that_is_up_to_date_are_not_copied() {
         let folder = tempfile::tempdir().unwrap();
         for _ in 0..2 {
-            drop(Catalog::open(folder.path()).unwrap());
+            drop(SqliteCatalog::open(folder.path()).unwrap());
             assert!(!folder.path().join("catalog.db.before-7").exists());
         }
     }
@@ -323,7 +323,7 @@ mod tests {
         for version in 1..NEWEST {
             let folder = tempfile::tempdir().unwrap();
             drop(write_old(&folder.path().join("catalog.db"), version));
-            Catalog::open(folder.path()).unwrap().totals().unwrap();
+            SqliteCatalog::open(folder.path()).unwrap().totals().unwrap();
         }
     }
 
@@ -338,7 +338,7 @@ mod tests {
         drop(old);
         // A folder stands where the copy is to be written.
         fs::create_dir(beside(&path, ".before-7.tmp")).unwrap();
-        let error = Catalog::open(folder.path()).err().unwrap();
+        let error = SqliteCatalog::open(folder.path()).err().unwrap();
         assert!(error.causes().contains("a copy of it cannot be kept first"), "{error:?}");
         let version: u32 = Connection::open(&path)
             .unwrap()

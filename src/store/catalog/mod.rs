@@ -1,21 +1,20 @@
-//! The `SQLite` catalog: what is known about each media ID, and the keys of other servers.
+//! The catalog: what is known of each media ID, of blobs and thumbnails, of previews and of other servers.
 //!
-//! Owns the schema, the connections and one method for each question the system asks. Refuses to know where bytes lie or
-//! why a question is asked; time comes in as an argument. The columns are described in `assets/migrations`.
+//! Owns one method for each question that the system asks, in a trait for each group of tables, and their implementation by
+//! `SQLite`: schema, connections, all SQL. Refuses to know where bytes lie or why a question is asked; time comes in as an argument. The
+//! columns are described in `assets/migrations`.
 
+mod blobs;
 mod conduit;
 mod connection;
-mod keys;
 mod media;
 mod migrations;
 mod previews;
 mod servers;
 mod store;
 mod thumbnails;
-mod usage;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::Connection;
 
@@ -25,22 +24,29 @@ use crate::error::Result;
 use crate::matrix::Mxc;
 use crate::store::sha256::Sha256;
 
+pub(crate) use self::blobs::{BlobRows, Totals};
 pub(crate) use self::conduit::{ConduitError, read_keypair as read_conduit_keypair};
-pub(crate) use self::keys::StoredKey;
-pub(crate) use self::media::{Content, Filled, Media, NewMedia, Reservation, Reserved};
-pub(crate) use self::previews::{NewPreview, Preview, Room};
-pub(crate) use self::store::{Place, StoreId, peek};
-pub(crate) use self::thumbnails::{NewThumbnail, ThumbnailKey};
-pub(crate) use self::usage::Totals;
+pub(crate) use self::media::{Content, Filled, Media, MediaRows, NewMedia, Reservation, Reserved};
+pub(crate) use self::previews::{NewPreview, Preview, PreviewRows, Room};
+pub(crate) use self::servers::{ServerRows, StoredKey};
+pub(crate) use self::store::{Place, StoreId, StoreRows, peek};
+pub(crate) use self::thumbnails::{NewThumbnail, ThumbnailKey, ThumbnailRows};
 
-/// The catalog. Reads run on pooled connections, writes on one thread that commits several at once.
-pub(crate) struct Catalog {
+/// All questions that the system asks of its catalog. [`SqliteCatalog`] answers them. Methods block. None of their types is
+/// a database's.
+pub(crate) trait Catalog:
+    MediaRows + ThumbnailRows + PreviewRows + BlobRows + ServerRows + StoreRows + Send + Sync
+{
+}
+
+impl Catalog for SqliteCatalog {}
+
+/// The catalog in `catalog.db`. Reads run on pooled connections, writes on one thread that commits several at once.
+pub(crate) struct SqliteCatalog {
     /// Read-only connections.
     readers: Readers,
     /// The one connection that writes.
     writer: Writer,
-    /// How often media was removed.
-    generation: AtomicU64,
 }
 
 /// What callers have asked of the catalog since it was opened. The opening itself, with its migrations, is not counted.
@@ -64,50 +70,21 @@ pub(crate) struct Removed {
     pub(crate) previews: Vec<String>,
 }
 
-impl Catalog {
+impl SqliteCatalog {
     /// Opens `catalog.db` in `data_dir`, creates or migrates it.
     pub(crate) fn open(data_dir: &Path) -> Result<Self> {
         let path = data_dir.join("catalog.db");
         let mut connection = connection::open_writer(&path).map_err(MigrationError::Sqlite)?;
         migrate(&mut connection, &path)?;
         log_totals(&connection)?;
-        Ok(Self {
-            readers: Readers::new(&path)?,
-            writer: Writer::start(connection)?,
-            generation: AtomicU64::new(0),
-        })
-    }
-
-    /// How much callers have asked so far.
-    #[cfg_attr(not(test), allow(dead_code, reason = "tests count with it what a request costs"))]
-    pub(crate) fn counters(&self) -> Counters {
-        Counters { reads: self.readers.count(), writes: self.writer.count() }
-    }
-
-    /// Notes that stored media was removed. To be called once it is.
-    fn note_removal(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Whether the catalog answers and can be written to, for the health check. A commit of the last minutes is proof
-    /// enough, unless it failed: then one is tried.
-    pub(crate) fn check(&self) -> Result<()> {
-        self.readers.ask(|connection| {
-            connection.query_row("SELECT count(*) FROM pragma_user_version", [], |_| Ok(()))
-        })?;
-        if self.writer.is_proven() {
-            // Somebody else's lock shows without writing.
-            return self.writer.write(|_| Ok(()));
-        }
-        self.writer
-            .write(|connection| connection.execute("UPDATE store SET openings = openings", []).map(drop))
+        Ok(Self { readers: Readers::new(&path)?, writer: Writer::start(connection)? })
     }
 }
 
 /// Says in the log what the store holds.
 fn log_totals(connection: &Connection) -> Result<()> {
     let Totals { local, remote, preview, thumbnail } =
-        usage::read_totals(connection).map_err(MigrationError::Sqlite)?;
+        blobs::read_totals(connection).map_err(MigrationError::Sqlite)?;
     tracing::info!(
         local_files = local.files,
         local_bytes = local.bytes,
@@ -120,6 +97,14 @@ fn log_totals(connection: &Connection) -> Result<()> {
     Ok(())
 }
 
+/// Does something to the catalog below `data_dir` behind the service's back.
+#[cfg(test)]
+pub(crate) fn execute(data_dir: &Path, sql: &str) {
+    Connection::open(data_dir.join("catalog.db"))
+        .and_then(|connection| connection.execute_batch(sql))
+        .expect("the statement of a test");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,17 +112,17 @@ mod tests {
     #[test]
     fn a_catalog_of_the_future_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
-        drop(Catalog::open(folder.path()).unwrap());
+        drop(SqliteCatalog::open(folder.path()).unwrap());
         let connection = Connection::open(folder.path().join("catalog.db")).unwrap();
         connection.pragma_update(None, "user_version", 999).unwrap();
-        let error = Catalog::open(folder.path()).err().unwrap();
+        let error = SqliteCatalog::open(folder.path()).err().unwrap();
         assert!(error.causes().contains("newer version"), "{error:?}");
     }
 
     #[test]
     fn a_full_disk_is_told_from_other_failures_and_health_notices_both_ends_of_it() {
         let folder = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(folder.path()).unwrap();
+        let catalog = SqliteCatalog::open(folder.path()).unwrap();
         let write = |size: u32| {
             catalog.writer.write(move |connection| {
                 connection.execute("CREATE TABLE IF NOT EXISTS filler (x BLOB) STRICT", [])?;
@@ -161,7 +146,7 @@ mod tests {
     #[test]
     fn health_notices_that_no_commit_works() {
         let folder = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(folder.path()).unwrap();
+        let catalog = SqliteCatalog::open(folder.path()).unwrap();
         let other = Connection::open(folder.path().join("catalog.db")).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
         let error = catalog.check().unwrap_err();
@@ -173,7 +158,7 @@ mod tests {
     #[test]
     fn questions_and_writes_are_counted_whether_they_succeed_or_not() {
         let folder = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(folder.path()).unwrap();
+        let catalog = SqliteCatalog::open(folder.path()).unwrap();
         assert_eq!(catalog.counters(), Counters { reads: 0, writes: 0 });
         catalog.store_id().unwrap();
         catalog.kept_orphans().unwrap();
@@ -184,8 +169,8 @@ mod tests {
     #[test]
     fn opening_twice_migrates_once_and_writes_survive() {
         let folder = tempfile::tempdir().unwrap();
-        drop(Catalog::open(folder.path()).unwrap());
-        let catalog = Catalog::open(folder.path()).unwrap();
+        drop(SqliteCatalog::open(folder.path()).unwrap());
+        let catalog = SqliteCatalog::open(folder.path()).unwrap();
         catalog.check().unwrap();
     }
 }

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 
 use super::media::{NewMedia, Purpose, insert_media, read_mxc, sql_size};
-use super::{Catalog, Removed};
+use super::{Removed, SqliteCatalog};
 use crate::error::Result;
 use crate::matrix::{Expiry, MediaId, Mxc, ServerName, Timestamp};
 use crate::store::sha256::Sha256;
@@ -46,9 +46,23 @@ struct Dropped {
     bytes: u64,
 }
 
-impl Catalog {
+/// Questions about previews of linked pages.
+pub(crate) trait PreviewRows {
     /// The preview of `url`.
-    pub(crate) fn preview(&self, url: &str) -> Result<Option<Preview>> {
+    fn preview(&self, url: &str) -> Result<Option<Preview>>;
+
+    /// The image that the preview of `url` names: its ID and its bytes.
+    fn preview_image(&self, url: &str, server_name: &ServerName) -> Result<Option<(MediaId, Sha256)>>;
+
+    /// Keeps a preview in place of the one its URL had, and no more than there is room for in all: the next to expire go.
+    fn keep_preview(&self, new: NewPreview, server_name: &ServerName, room: Room) -> Result<Removed>;
+
+    /// Forgets previews that have expired by `now`, with their images, and further ones whose images take more than `bytes`.
+    fn forget_previews(&self, now: Timestamp, server_name: &ServerName, bytes: u64) -> Result<Removed>;
+}
+
+impl PreviewRows for SqliteCatalog {
+    fn preview(&self, url: &str) -> Result<Option<Preview>> {
         self.readers.ask(|connection| {
             connection
                 .prepare_cached("SELECT answer, expires_ms FROM preview WHERE url = ?1")?
@@ -59,12 +73,7 @@ impl Catalog {
         })
     }
 
-    /// The image that the preview of `url` names: its ID and its bytes.
-    pub(crate) fn preview_image(
-        &self,
-        url: &str,
-        server_name: &ServerName,
-    ) -> Result<Option<(MediaId, Sha256)>> {
+    fn preview_image(&self, url: &str, server_name: &ServerName) -> Result<Option<(MediaId, Sha256)>> {
         let found: Option<(String, [u8; 32])> = self.readers.ask(|connection| {
             connection
                 .prepare_cached(
@@ -78,15 +87,9 @@ impl Catalog {
         Ok(found.and_then(|(id, sha256)| Some((MediaId::parse(&id).ok()?, Sha256::from_bytes(sha256)))))
     }
 
-    /// Keeps a preview in place of the one its URL had, and no more than there is room for in all: the next to expire go.
-    pub(crate) fn keep_preview(
-        &self,
-        new: NewPreview,
-        server_name: &ServerName,
-        room: Room,
-    ) -> Result<Removed> {
+    fn keep_preview(&self, new: NewPreview, server_name: &ServerName, room: Room) -> Result<Removed> {
         let server_name = server_name.clone();
-        let written = self.writer.write(move |connection| {
+        self.writer.write(move |connection| {
             let NewPreview { url, preview, image } = &new;
             let media_id = image.as_ref().map(|image| image.mxc.media_id.as_str());
             let replaced: Option<String> = connection
@@ -125,19 +128,12 @@ impl Catalog {
             }
             free_bytes(connection, &server_name, (room.bytes, url), &mut dropped)?;
             Ok(dropped.removed)
-        });
-        written.inspect(|removed| self.note_dropped(removed))
+        })
     }
 
-    /// Forgets previews that have expired by `now`, with their images, and further ones whose images take more than `bytes`.
-    pub(crate) fn forget_previews(
-        &self,
-        now: Timestamp,
-        server_name: &ServerName,
-        bytes: u64,
-    ) -> Result<Removed> {
+    fn forget_previews(&self, now: Timestamp, server_name: &ServerName, bytes: u64) -> Result<Removed> {
         let server_name = server_name.clone();
-        let written = self.writer.write(move |connection| {
+        self.writer.write(move |connection| {
             let mut expired =
                 connection.prepare_cached("SELECT url, media_id FROM preview WHERE expires_ms <= ?1")?;
             let rows = expired
@@ -148,20 +144,12 @@ impl Catalog {
             // No preview's URL is empty: all may go.
             free_bytes(connection, &server_name, (bytes, ""), &mut dropped)?;
             Ok(dropped.removed)
-        });
-        written.inspect(|removed| self.note_dropped(removed))
-    }
-
-    /// Notes that images were removed, if any was.
-    fn note_dropped(&self, removed: &Removed) {
-        if !removed.blobs.is_empty() {
-            self.note_removal();
-        }
+        })
     }
 }
 
-/// Deletes previews with images, the next to expire first, until the images of the others take no more than so many bytes.
-/// The one of the given URL stays.
+/// Deletes previews with images, the next to expire first, until the images of the others take at most `bytes`. The preview of
+/// the URL `but` stays.
 fn free_bytes(
     connection: &Connection,
     server_name: &ServerName,
@@ -251,12 +239,14 @@ const AT_ONCE: u32 = 64;
 mod tests {
     use super::*;
     use crate::matrix::UserId;
-    use crate::store::catalog::{Content, Filled, NewThumbnail, ThumbnailKey};
+    use crate::store::catalog::{
+        BlobRows as _, Content, Filled, MediaRows as _, NewThumbnail, ThumbnailKey, ThumbnailRows as _,
+    };
 
     /// A catalog in a folder that goes with the first value, and our name.
-    fn catalog() -> (tempfile::TempDir, Catalog, ServerName) {
+    fn catalog() -> (tempfile::TempDir, SqliteCatalog, ServerName) {
         let folder = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(folder.path()).unwrap();
+        let catalog = SqliteCatalog::open(folder.path()).unwrap();
         (folder, catalog, ServerName::parse("example.org").unwrap())
     }
 

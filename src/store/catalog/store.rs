@@ -1,4 +1,5 @@
-//! Questions about the store as a whole: which blob directory belongs to this catalog, and what lies there without a row.
+//! Questions about the store as a whole: which blob directory belongs to this catalog, which blobs lie there without a row, and whether
+//! the catalog works.
 
 use std::fmt;
 use std::path::Path;
@@ -7,9 +8,9 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use rusqlite::{Connection, OpenFlags};
 
-use super::Catalog;
-use super::connection::PATIENCE;
+use super::connection::LOCK_TIMEOUT;
 use super::migrations::{MigrationError, NEWEST};
+use super::{Counters, SqliteCatalog};
 use crate::error::Result;
 use crate::store::sha256::Sha256;
 
@@ -52,10 +53,10 @@ pub(crate) enum Place {
 /// When it cannot be read, is damaged, or a newer version's.
 pub(crate) fn peek(path: &Path) -> Result<(Option<StoreId>, bool)> {
     let look = || {
-        // A log that a crash left is read only by one who may write.
+        // The log that a crash left can be read only through a connection that may write.
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
             .or_else(|_| Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY))?;
-        connection.busy_timeout(PATIENCE)?;
+        connection.busy_timeout(LOCK_TIMEOUT)?;
         let version: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if version == 0 {
             return Ok((None, false));
@@ -77,9 +78,70 @@ pub(crate) fn peek(path: &Path) -> Result<(Option<StoreId>, bool)> {
 /// The migration that brought the table `store`.
 const FIRST_WITH_ID: u32 = 6;
 
-impl Catalog {
+/// Questions about the store as a whole.
+pub(crate) trait StoreRows {
+    /// Whether the catalog answers and can be written to, for the health check. A commit of the last minutes is proof
+    /// enough, unless it failed: then one is tried.
+    fn check(&self) -> Result<()>;
+
+    /// How much callers have asked so far.
+    #[cfg_attr(not(test), allow(dead_code, reason = "tests count with it what a request costs"))]
+    fn counters(&self) -> Counters;
+
     /// Which store this catalog belongs to, and how far both have counted: at each opening, by the hour, at the end.
-    pub(crate) fn store_id(&self) -> Result<(StoreId, i64)> {
+    fn store_id(&self) -> Result<(StoreId, i64)>;
+
+    /// Writes how far the store has counted.
+    fn set_openings(&self, openings: i64) -> Result<()>;
+
+    /// Notes blobs that were found in `blobs/` without a row. Those that are noted already stay as they are; `is_kept` says that
+    /// they are never to be removed.
+    fn note_orphans(&self, found: Vec<Sha256>, is_kept: bool) -> Result<()>;
+
+    /// How many of the orphans in `blobs/` are never removed by themselves.
+    fn kept_orphans(&self) -> Result<u64>;
+
+    /// Has none of the orphans in `blobs/` removed by itself.
+    fn keep_orphans(&self) -> Result<()>;
+
+    /// Forgets orphans: they have a row, or are gone.
+    fn forget_orphans(&self, sha256: Vec<Sha256>) -> Result<()>;
+
+    /// Notes that orphans were moved to `orphans/`: their time there begins.
+    fn set_orphans_aside(&self, sha256: Vec<Sha256>) -> Result<()>;
+
+    /// Makes all orphans that are not kept older by the time the service has run since the last call. Says whether there are any.
+    fn age_orphans(&self, by: Duration) -> Result<bool>;
+
+    /// At most `limit` orphans in `place` that are `age` old and may be dealt with, those after `after` in the order of their
+    /// names.
+    fn old_orphans(
+        &self,
+        place: Place,
+        age: Duration,
+        after: Option<Sha256>,
+        limit: u32,
+    ) -> Result<Vec<Sha256>>;
+}
+
+impl StoreRows for SqliteCatalog {
+    fn check(&self) -> Result<()> {
+        self.readers.ask(|connection| {
+            connection.query_row("SELECT count(*) FROM pragma_user_version", [], |_| Ok(()))
+        })?;
+        if self.writer.is_proven() {
+            // Somebody else's lock shows without writing.
+            return self.writer.write(|_| Ok(()));
+        }
+        self.writer
+            .write(|connection| connection.execute("UPDATE store SET openings = openings", []).map(drop))
+    }
+
+    fn counters(&self) -> Counters {
+        Counters { reads: self.readers.count(), writes: self.writer.count() }
+    }
+
+    fn store_id(&self) -> Result<(StoreId, i64)> {
         self.readers.ask(|connection| {
             connection.query_row("SELECT id, openings FROM store", [], |row| {
                 Ok((StoreId(row.get(0)?), row.get(1)?))
@@ -87,16 +149,13 @@ impl Catalog {
         })
     }
 
-    /// Writes how far the store has counted.
-    pub(crate) fn set_openings(&self, openings: i64) -> Result<()> {
+    fn set_openings(&self, openings: i64) -> Result<()> {
         self.writer.write(move |connection| {
             connection.execute("UPDATE store SET openings = ?1", [openings]).map(drop)
         })
     }
 
-    /// Notes blobs that were found in `blobs/` without a row. Those that are noted already stay as they are; `is_kept` says that
-    /// they are never to be removed.
-    pub(crate) fn note_orphans(&self, found: Vec<Sha256>, is_kept: bool) -> Result<()> {
+    fn note_orphans(&self, found: Vec<Sha256>, is_kept: bool) -> Result<()> {
         self.writer.write(move |connection| {
             let mut statement = connection.prepare_cached(
                 "INSERT INTO orphan (sha256, is_aside, is_kept, age_ms) VALUES (?1, 0, ?2, 0)
@@ -109,35 +168,20 @@ impl Catalog {
         })
     }
 
-    /// How many of the orphans in `blobs/` are never removed by themselves.
-    pub(crate) fn kept_orphans(&self) -> Result<u64> {
+    fn kept_orphans(&self) -> Result<u64> {
         let question = "SELECT count(*) FROM orphan WHERE is_aside = 0 AND is_kept = 1";
         let kept: i64 =
             self.readers.ask(|connection| connection.query_row(question, [], |row| row.get(0)))?;
         Ok(kept.try_into().unwrap_or(0))
     }
 
-    /// Whether a blob in `blobs/` must stay: a row refers to it, or it is noted as one without a row, which another catalog may want.
-    pub(crate) fn is_wanted(&self, sha256: &Sha256) -> Result<bool> {
-        self.readers.ask(|connection| {
-            connection
-                .prepare_cached(
-                    "SELECT EXISTS (SELECT 1 FROM blob WHERE sha256 = ?1 AND kind IS NOT NULL)
-                         OR EXISTS (SELECT 1 FROM orphan WHERE sha256 = ?1 AND is_aside = 0)",
-                )?
-                .query_row([sha256.as_bytes()], |row| row.get(0))
-        })
-    }
-
-    /// Has none of the orphans in `blobs/` removed by itself.
-    pub(crate) fn keep_orphans(&self) -> Result<()> {
+    fn keep_orphans(&self) -> Result<()> {
         self.writer.write(|connection| {
             connection.execute("UPDATE orphan SET is_kept = 1 WHERE is_aside = 0", []).map(drop)
         })
     }
 
-    /// Forgets orphans: they have a row, or are gone.
-    pub(crate) fn forget_orphans(&self, sha256: Vec<Sha256>) -> Result<()> {
+    fn forget_orphans(&self, sha256: Vec<Sha256>) -> Result<()> {
         self.writer.write(move |connection| {
             let mut statement = connection.prepare_cached("DELETE FROM orphan WHERE sha256 = ?1")?;
             for sha256 in &sha256 {
@@ -147,8 +191,7 @@ impl Catalog {
         })
     }
 
-    /// Notes that orphans were moved to `orphans/`: their time there begins.
-    pub(crate) fn set_orphans_aside(&self, sha256: Vec<Sha256>) -> Result<()> {
+    fn set_orphans_aside(&self, sha256: Vec<Sha256>) -> Result<()> {
         self.writer.write(move |connection| {
             let mut statement =
                 connection.prepare_cached("UPDATE orphan SET is_aside = 1, age_ms = 0 WHERE sha256 = ?1")?;
@@ -159,8 +202,7 @@ impl Catalog {
         })
     }
 
-    /// Makes all orphans that are not kept older by the time the service has run since the last call. Says whether there are any.
-    pub(crate) fn age_orphans(&self, by: Duration) -> Result<bool> {
+    fn age_orphans(&self, by: Duration) -> Result<bool> {
         let has_orphans = self.readers.ask(|connection| {
             connection
                 .query_row("SELECT EXISTS (SELECT 1 FROM orphan WHERE is_kept = 0)", [], |row| row.get(0))
@@ -174,9 +216,7 @@ impl Catalog {
         Ok(has_orphans)
     }
 
-    /// At most `limit` orphans in `place` that are `age` old and may be dealt with, those after `after` in the order of their
-    /// names.
-    pub(crate) fn old_orphans(
+    fn old_orphans(
         &self,
         place: Place,
         age: Duration,

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 
 use super::media::{Filled, sql_size};
-use super::{Catalog, Removed};
+use super::{Removed, SqliteCatalog};
 use crate::error::Result;
 use crate::matrix::Timestamp;
 use crate::store::sha256::Sha256;
@@ -34,15 +34,28 @@ pub(crate) struct NewThumbnail {
     pub(crate) limit: u32,
 }
 
-impl Catalog {
+/// Questions about thumbnails.
+pub(crate) trait ThumbnailRows {
     /// The thumbnail, if it was made.
-    pub(crate) fn thumbnail(&self, key: &ThumbnailKey) -> Result<Option<Filled>> {
-        self.readers.ask(|connection| read_thumbnail(connection, key))
-    }
+    fn thumbnail(&self, key: &ThumbnailKey) -> Result<Option<Filled>>;
 
     /// Adds a thumbnail in place of one with the same key, and forgets the oldest thumbnails of the source beyond `new.limit`. One
     /// transaction. `None`: no media has the source, and nothing was changed.
-    pub(crate) fn add_thumbnail(&self, new: NewThumbnail) -> Result<Option<Removed>> {
+    fn add_thumbnail(&self, new: NewThumbnail) -> Result<Option<Removed>>;
+
+    /// Forgets all thumbnails of a source, whose bytes were damaged when they were made.
+    fn forget_thumbnails_of(&self, source: &Sha256) -> Result<Removed>;
+
+    /// Forgets thumbnails whose source no media has.
+    fn forget_sourceless_thumbnails(&self) -> Result<Removed>;
+}
+
+impl ThumbnailRows for SqliteCatalog {
+    fn thumbnail(&self, key: &ThumbnailKey) -> Result<Option<Filled>> {
+        self.readers.ask(|connection| read_thumbnail(connection, key))
+    }
+
+    fn add_thumbnail(&self, new: NewThumbnail) -> Result<Option<Removed>> {
         self.writer.write(move |connection| {
             let replaced = read_thumbnail(connection, &new.key)?.map(|old| old.sha256);
             if !insert_thumbnail(connection, &new)? {
@@ -54,21 +67,17 @@ impl Catalog {
         })
     }
 
-    /// Forgets all thumbnails of a source, whose bytes were damaged when they were made.
-    pub(crate) fn forget_thumbnails_of(&self, source: &Sha256) -> Result<Removed> {
+    fn forget_thumbnails_of(&self, source: &Sha256) -> Result<Removed> {
         let source = *source;
-        let forgotten = self.writer.write(move |connection| {
+        self.writer.write(move |connection| {
             let mut forget =
                 connection.prepare_cached("DELETE FROM thumbnail WHERE source = ?1 RETURNING sha256")?;
             let rows = forget.query_map([source.as_bytes()], |row| row.get(0).map(Sha256::from_bytes))?;
             Ok(Removed { blobs: rows.collect::<rusqlite::Result<_>>()?, ..Removed::default() })
-        });
-        self.note_removal();
-        forgotten
+        })
     }
 
-    /// Forgets thumbnails whose source no media has.
-    pub(crate) fn forget_sourceless_thumbnails(&self) -> Result<Removed> {
+    fn forget_sourceless_thumbnails(&self) -> Result<Removed> {
         self.writer.write(|connection| {
             let mut forget = connection.prepare_cached(
                 "DELETE FROM thumbnail WHERE NOT EXISTS (SELECT 1 FROM media WHERE media.sha256 = thumbnail.source)
@@ -150,7 +159,7 @@ fn read_thumbnail(connection: &Connection, key: &ThumbnailKey) -> rusqlite::Resu
 
 #[cfg(test)]
 mod tests {
-    use super::super::NewMedia;
+    use super::super::{BlobRows as _, MediaRows as _, NewMedia};
     use super::*;
     use crate::matrix::{MediaId, Mxc, ServerName};
 
@@ -166,7 +175,7 @@ mod tests {
     #[test]
     fn the_oldest_thumbnails_of_a_source_make_room() {
         let folder = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(folder.path()).unwrap();
+        let catalog = SqliteCatalog::open(folder.path()).unwrap();
         let mxc = Mxc {
             server_name: ServerName::parse("example.org").unwrap(),
             media_id: MediaId::parse("id").unwrap(),
@@ -193,7 +202,7 @@ mod tests {
     #[test]
     fn a_thumbnail_made_anew_says_which_blob_it_replaced() {
         let folder = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(folder.path()).unwrap();
+        let catalog = SqliteCatalog::open(folder.path()).unwrap();
         let mxc = Mxc {
             server_name: ServerName::parse("example.org").unwrap(),
             media_id: MediaId::parse("a").unwrap(),
@@ -212,7 +221,7 @@ mod tests {
     #[test]
     fn a_thumbnail_lives_as_long_as_its_source() {
         let folder = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(folder.path()).unwrap();
+        let catalog = SqliteCatalog::open(folder.path()).unwrap();
         let source = filled(1);
         let key = ThumbnailKey { source: source.sha256, crop: [0, 0, 9, 9], size: [3, 3], animated: false };
         let added = catalog.add_thumbnail(new(key, 2, 1, 9)).unwrap();

@@ -110,9 +110,7 @@ fn a_backup_of_the_same_run_is_known_by_its_file() {
     let backup = folder.path().join("backup.db");
     let store = open(folder.path()).unwrap();
     add(&store, "a");
-    let backed_up = rusqlite::Connection::open(folder.path().join("catalog.db")).unwrap();
-    backed_up.execute("VACUUM INTO ?1", [backup.to_str().unwrap()]).unwrap();
-    drop(backed_up);
+    catalog::execute(folder.path(), &format!("VACUUM INTO '{}'", backup.display()));
     let newer = add(&store, "newer");
     drop(store);
     remove_catalog(folder.path());
@@ -144,8 +142,7 @@ fn a_catalog_that_cannot_be_read_is_no_reason_to_move_anything() {
     add(&store, "a");
     let orphan = put(&store, "x");
     store.find_orphans().unwrap();
-    let connection = rusqlite::Connection::open(folder.path().join("catalog.db")).unwrap();
-    connection.execute_batch("DROP TABLE blob").unwrap();
+    catalog::execute(folder.path(), "DROP TABLE blob");
     assert!(store.tend_orphans(ORPHAN_IN_PLACE).is_err());
     assert!(store.find_orphans().is_err());
     assert!(store.blobs.size(&orphan).is_some());

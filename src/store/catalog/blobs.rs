@@ -1,13 +1,15 @@
-//! What the store holds: running totals by kind, by user and by server.
+//! Questions about blobs: which are wanted, and what the store holds, in running totals by kind, by user and by server.
 //!
 //! The sums are kept by triggers, in the transaction that changes a row (`assets/migrations/0007_blob.sql`). Reading them
 //! looks at one row, or at four.
 
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-use super::Catalog;
+use super::SqliteCatalog;
+use super::media::{ACCESS_GRAIN, in_batches};
 use crate::error::Result;
-use crate::matrix::{ServerName, UserId};
+use crate::matrix::{ServerName, Timestamp, UserId};
+use crate::store::sha256::Sha256;
 
 /// What the store holds, by kind. A blob that is used in several ways counts whole in the first of these kinds that
 /// it has a row of, so that the bytes of all kinds together are those of all blobs.
@@ -56,15 +58,71 @@ pub(crate) struct ServerTotal {
     pub(crate) bytes: u64,
 }
 
-#[cfg_attr(not(test), allow(dead_code, reason = "for quotas and for what an operator is shown"))]
-impl Catalog {
+/// Questions about blobs, and about what they take.
+pub(crate) trait BlobRows {
+    /// Whether any row of media or of thumbnails refers to a blob.
+    fn refers_to(&self, sha256: &Sha256) -> Result<bool>;
+
+    /// Whether a blob in `blobs/` must stay: a row refers to it, or it is noted as one without a row, which another catalog may want.
+    fn is_wanted(&self, sha256: &Sha256) -> Result<bool>;
+
+    /// Writes when blobs were last served that are not media of their own: thumbnails. As [`MediaRows::touch`] does for media.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for evicting thumbnails"))]
+    fn touch_blobs(&self, accesses: Vec<(Sha256, Timestamp)>) -> Result<()>;
+
     /// What the store holds, by kind.
-    pub(crate) fn totals(&self) -> Result<Totals> {
+    #[cfg_attr(not(test), allow(dead_code, reason = "for quotas and for what an operator is shown"))]
+    fn totals(&self) -> Result<Totals>;
+
+    /// What `user_id` has uploaded here.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for quotas and for what an operator is shown"))]
+    fn user_total(&self, user_id: &UserId) -> Result<UserTotal>;
+
+    /// What is kept of `server_name`'s media.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for quotas and for what an operator is shown"))]
+    fn server_total(&self, server_name: &ServerName) -> Result<ServerTotal>;
+}
+
+impl BlobRows for SqliteCatalog {
+    fn refers_to(&self, sha256: &Sha256) -> Result<bool> {
+        self.readers.ask(|connection| {
+            connection
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM blob WHERE sha256 = ?1 AND kind IS NOT NULL)")?
+                .query_row([sha256.as_bytes()], |row| row.get(0))
+        })
+    }
+
+    fn is_wanted(&self, sha256: &Sha256) -> Result<bool> {
+        self.readers.ask(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM blob WHERE sha256 = ?1 AND kind IS NOT NULL)
+                         OR EXISTS (SELECT 1 FROM orphan WHERE sha256 = ?1 AND is_aside = 0)",
+                )?
+                .query_row([sha256.as_bytes()], |row| row.get(0))
+        })
+    }
+
+    fn touch_blobs(&self, mut accesses: Vec<(Sha256, Timestamp)>) -> Result<()> {
+        accesses.sort_unstable();
+        in_batches(accesses, |batch| {
+            self.writer.write(move |connection| {
+                let mut statement = connection.prepare_cached(
+                    "UPDATE blob SET last_access_ms = ?2 WHERE sha256 = ?1 AND last_access_ms < ?3",
+                )?;
+                for (sha256, at) in &batch {
+                    statement.execute((sha256.as_bytes(), at.0, at.before(ACCESS_GRAIN).0))?;
+                }
+                Ok(())
+            })
+        })
+    }
+
+    fn totals(&self) -> Result<Totals> {
         self.readers.ask(read_totals)
     }
 
-    /// What `user_id` has uploaded here.
-    pub(crate) fn user_total(&self, user_id: &UserId) -> Result<UserTotal> {
+    fn user_total(&self, user_id: &UserId) -> Result<UserTotal> {
         self.readers.ask(|connection| {
             let total = connection
                 .prepare_cached("SELECT files, bytes, pending FROM user_usage WHERE user_id = ?1")?
@@ -76,8 +134,7 @@ impl Catalog {
         })
     }
 
-    /// What is kept of `server_name`'s media.
-    pub(crate) fn server_total(&self, server_name: &ServerName) -> Result<ServerTotal> {
+    fn server_total(&self, server_name: &ServerName) -> Result<ServerTotal> {
         self.readers.ask(|connection| {
             let total = connection
                 .prepare_cached("SELECT files, bytes FROM server_usage WHERE server_name = ?1")?
@@ -120,11 +177,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::matrix::{Expiry, MediaId, Mxc, Timestamp};
+    use crate::matrix::{Expiry, MediaId, Mxc};
     use crate::store::catalog::{
-        Filled, NewMedia, NewPreview, NewThumbnail, Place, Preview, Reservation, Room, ThumbnailKey,
+        Filled, MediaRows as _, NewMedia, NewPreview, NewThumbnail, Place, Preview, PreviewRows as _,
+        Reservation, Room, StoreRows as _, ThumbnailKey, ThumbnailRows as _,
     };
-    use crate::store::sha256::Sha256;
 
     /// Something that is done to a catalog. Numbers choose among a few IDs, blobs, users and servers, so that they meet again.
     #[derive(Clone, Debug)]
@@ -203,7 +260,7 @@ mod tests {
     }
 
     /// Does one thing, whatever comes of it.
-    fn apply(catalog: &Catalog, step: &Step) -> Result<()> {
+    fn apply(catalog: &SqliteCatalog, step: &Step) -> Result<()> {
         let ours = ServerName::parse("our.org").unwrap();
         match *step {
             Step::Add { id, blob, owner } => drop(catalog.add(media(id, blob, owner))?),
@@ -350,7 +407,7 @@ mod tests {
         #[test]
         fn whatever_is_done_the_accounts_are_what_a_recount_gives(steps in steps()) {
             let folder = tempfile::tempdir().unwrap();
-            let catalog = Catalog::open(folder.path()).unwrap();
+            let catalog = SqliteCatalog::open(folder.path()).unwrap();
             for step in steps {
                 apply(&catalog, &step).unwrap();
                 let (kept, recounted) =
@@ -363,7 +420,7 @@ mod tests {
     #[test]
     fn a_quarantined_blob_outlives_its_rows_and_is_known_again_when_it_comes_back() {
         let folder = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(folder.path()).unwrap();
+        let catalog = SqliteCatalog::open(folder.path()).unwrap();
         catalog.add(media(2, 5, 1)).unwrap();
         catalog.writer.write(|connection| connection.execute("UPDATE blob SET state = 1", [])).unwrap();
         catalog.forget(&mxc(2)).unwrap();
@@ -383,23 +440,29 @@ mod tests {
     #[test]
     fn access_to_media_is_access_to_its_blob_and_the_longest_unused_are_found_by_an_index() {
         let folder = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(folder.path()).unwrap();
+        let catalog = SqliteCatalog::open(folder.path()).unwrap();
         catalog.add_many(vec![media(1, 1, 0), media(3, 1, 0), media(5, 2, 0)]).unwrap();
         let at = Timestamp(1).after(Duration::from_hours(48));
         catalog.touch(vec![(mxc(3), at)]).unwrap();
         let question = "SELECT sha256 FROM blob WHERE kind = 'remote' ORDER BY last_access_ms LIMIT 9";
-        let (oldest, plan) = catalog
-            .readers
-            .ask(|connection| {
-                let mut statement = connection.prepare(question)?;
-                let oldest: Vec<[u8; 32]> =
-                    statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-                let plan: String =
-                    connection.query_row(&format!("EXPLAIN QUERY PLAN {question}"), [], |row| row.get(3))?;
-                Ok((oldest, plan))
-            })
-            .unwrap();
+        let look = || {
+            catalog
+                .readers
+                .ask(|connection| {
+                    let mut statement = connection.prepare(question)?;
+                    let oldest: Vec<[u8; 32]> =
+                        statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+                    let plan: String =
+                        connection
+                            .query_row(&format!("EXPLAIN QUERY PLAN {question}"), [], |row| row.get(3))?;
+                    Ok((oldest, plan))
+                })
+                .unwrap()
+        };
+        let (oldest, plan) = look();
         assert_eq!(oldest, [[2; 32], [1; 32]]);
+        catalog.touch_blobs(vec![(sha256(2), at.after(ACCESS_GRAIN)), (sha256(9), at)]).unwrap();
+        assert_eq!(look().0, [[1; 32], [2; 32]]);
         assert!(plan.contains("blob_remote_by_access"), "{plan}");
     }
 }
