@@ -32,7 +32,7 @@ const SYSTEM_ROOTS_VARIABLE: &str = "SSL_CERT_FILE";
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsSetupError {
-    /// [`CaFile`](super::CaFile) cannot be used.
+    /// [`CaFile`] cannot be used.
     #[error("{key} {}: {why}", path.display())]
     CaFile { key: &'static str, path: PathBuf, why: CaFileError },
     /// rustls refuses the protocol versions of its own provider.

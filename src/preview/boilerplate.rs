@@ -155,7 +155,7 @@ pub(super) fn is_byline(text: &str) -> bool {
     !text::is_sentence(text) && (is_date || is_in_capitals)
 }
 
-/// Whether an element is a footnote mark, as in `MediaWiki`.
+/// Whether an element is a footnote mark, as in MediaWiki.
 fn is_citation(tag: &Tag) -> bool {
     tag.get("class").is_some_and(|names| names.split_ascii_whitespace().any(|name| name == "reference"))
 }

@@ -1,6 +1,6 @@
 //! Links that lead to a file instead of a page: a description of the file.
 //!
-//! Owns the words for media types and sizes. Refuses to know the file's bytes: [`super::sniff`] tells what they are.
+//! Owns the words for media types and sizes. Refuses to know the file's bytes: [`mod@super::sniff`] tells what they are.
 
 use percent_encoding::percent_decode_str;
 use url::Url;

@@ -1,7 +1,8 @@
-//! Every colour as sRGB.
+//! Conversion of every colour space to sRGB.
 //!
-//! Owns profiles and inks. Colours are converted, on the few pixels of the result, and the profile is dropped: a
-//! profile can be larger than the thumbnail, says what made the original, and CMYK ones mean nothing to a browser.
+//! Owns ICC profiles, PNG's gamma, CMYK and Lab. Refuses to know files. The conversion runs on the few pixels of the
+//! result, and the profile is dropped: it can be larger than the thumbnail, it reveals what made the original, and
+//! browsers cannot show CMYK.
 
 use std::sync::Arc;
 
@@ -12,38 +13,36 @@ use moxcms::{
 
 use super::pixels::{Layout, Pixels, from_unit};
 
-/// The way from a profile's colours to sRGB for pixels of one layout, to be made once for many pictures. Without a profile, or
-/// with a broken or unfitting one, colours count as sRGB already.
+/// A conversion to sRGB for pixels of one layout, set up once for several pictures. Without a profile, or with one that is
+/// broken or for another colour space, colours count as sRGB.
 pub(super) struct Conversion(Option<Transform>);
 
-/// A profile that fits.
+/// A conversion by an ICC profile.
 struct Transform {
-    /// Of the pixels.
+    /// Of the source.
     layout: Layout,
-    /// Of what comes out.
+    /// Of the result.
     to: IccLayout,
-    /// What the profile comes to.
     executor: Arc<Transform8BitExecutor>,
 }
 
 impl Conversion {
-    /// By a profile, if there is one that makes sense and is for such pixels.
     pub(super) fn new(layout: Layout, icc: Option<&[u8]>) -> Self {
         Self(icc.and_then(|icc| Transform::new(layout, icc)))
     }
 
-    /// Converts pixels.
+    /// Converts pixels. The result is grey, RGB, or one of them with alpha, never CMYK.
     pub(super) fn apply(&self, pixels: Pixels) -> Pixels {
         match self.0.as_ref().and_then(|transform| transform.apply(&pixels)) {
             Some(converted) => converted,
-            None if pixels.layout == Layout::Cmyk => without_profile(&pixels),
+            None if pixels.layout == Layout::Cmyk => cmyk_to_rgb(&pixels),
             None => pixels,
         }
     }
 }
 
 impl Transform {
-    /// By a profile; nothing if it is for other pixels or makes no sense.
+    /// `None` if the profile is malformed or for another colour space.
     fn new(layout: Layout, icc: &[u8]) -> Option<Self> {
         let profile = ColorProfile::new_from_slice(icc).ok()?;
         let (space, from, to) = match layout {
@@ -61,7 +60,7 @@ impl Transform {
         Some(Self { layout, to, executor })
     }
 
-    /// The pixels through the profile; nothing for those of another layout.
+    /// `None` for pixels of another layout.
     fn apply(&self, pixels: &Pixels) -> Option<Pixels> {
         if pixels.layout != self.layout {
             return None;
@@ -72,9 +71,9 @@ impl Transform {
         if pixels.layout == Layout::Cmyk {
             let mut black = [0; 3];
             self.executor.transform(&[u8::MAX; 4], &mut black).ok()?;
-            deepen(&mut data, black);
+            compensate_black_point(&mut data, black);
         }
-        // Grey stays grey: its three channels are equal.
+        // sRGB's three channels are equal for grey, so one of them is enough.
         let (layout, data) = match pixels.layout {
             Layout::Grey => (Layout::Grey, data.as_chunks::<3>().0.iter().map(|[r, ..]| *r).collect()),
             Layout::GreyAlpha => {
@@ -88,41 +87,37 @@ impl Transform {
     }
 }
 
-/// Where a picture's white and its primaries are, in CIE xy.
+/// White point and primaries in CIE xy.
 pub(super) struct Chromaticities {
-    /// White.
     pub(super) white: (f32, f32),
-    /// Red.
     pub(super) red: (f32, f32),
-    /// Green.
     pub(super) green: (f32, f32),
-    /// Blue.
     pub(super) blue: (f32, f32),
 }
 
-/// A profile of a gamma and chromaticities, as browsers make it: chromaticities count with a gamma alone, and without them a
-/// gamma that is a screen's changes nothing. `gamma` is that of encoding: light to this power is what is stored.
-pub(super) fn calibrated(
+/// An ICC profile for a gamma and chromaticities. `gamma` is the encoding exponent: the stored value is the light to this
+/// power. As in browsers, chromaticities without a gamma are ignored, and so is the usual gamma without chromaticities.
+pub(super) fn gamma_profile(
     gamma: Option<f32>,
-    places: Option<&Chromaticities>,
+    chromaticities: Option<&Chromaticities>,
     is_grey: bool,
 ) -> Option<Vec<u8>> {
     let gamma = gamma.filter(|gamma| (0.05..=20.0).contains(gamma))?;
     let power = 1.0 / gamma;
-    if places.is_none() && (gamma * SCREEN_GAMMA - 1.0).abs() < INSIGNIFICANT {
+    if chromaticities.is_none() && (gamma * SCREEN_GAMMA - 1.0).abs() < GAMMA_TOLERANCE {
         return None;
     }
     if is_grey {
         return ColorProfile::new_gray_with_gamma(power).encode().ok();
     }
     let mut profile = ColorProfile::new_srgb();
-    if let Some(&Chromaticities { white, red, green, blue }) = places {
+    if let Some(&Chromaticities { white, red, green, blue }) = chromaticities {
         let at = |(x, y): (f32, f32)| (y > 0.0).then_some(Chromaticity { x, y });
         let primaries = ColorPrimaries { red: at(red)?, green: at(green)?, blue: at(blue)? };
         let white = at(white).map(|white| XyY { x: white.x.into(), y: white.y.into(), yb: 1.0 })?;
         profile.update_rgb_colorimetry(white, primaries);
     }
-    // What the profile of sRGB says of its curves elsewhere would win.
+    // The code points of sRGB would take precedence over the curves set here.
     profile.cicp = None;
     let curve = ToneReprCurve::Parametric(vec![power]);
     profile.red_trc = Some(curve.clone());
@@ -131,21 +126,22 @@ pub(super) fn calibrated(
     profile.encode().ok()
 }
 
-/// What browsers take for a screen's.
+/// The decoding gamma that browsers assume.
 const SCREEN_GAMMA: f32 = 2.2;
-/// As libpng: a gamma that near is the same.
-const INSIGNIFICANT: f32 = 0.05;
+/// Relative difference below which two gammas count as equal, as in libpng.
+const GAMMA_TOLERANCE: f32 = 0.05;
 
-/// Bytes of a colour profile; those of printing presses have 2 to 3 MB. A picture with a larger one is refused.
+/// Most bytes of a colour profile; profiles of printing presses have 2 to 3 MB. A picture with a larger one is refused.
 pub(super) const MAX_PROFILE: u32 = 4 << 20;
-/// The same in a PNG, where the length is known only after inflating, and inks do not occur. A larger one is passed over.
+/// Most bytes of a PNG's profile, whose length is known only after inflating, and which is never for CMYK. A larger one is
+/// ignored.
 pub(super) const MAX_DEFLATED_PROFILE: u32 = 1 << 20;
 
-/// Black point compensation: the darkest that a press prints becomes black, all light above it in proportion. Without it
-/// every print looks faded.
-fn deepen(data: &mut [u8], black: [u8; 3]) {
+/// Black point compensation: the darkest printable colour becomes black, and linear light above it is scaled in proportion.
+/// Without it, every print looks faded.
+fn compensate_black_point(data: &mut [u8], black: [u8; 3]) {
     let tables = black.map(|black| {
-        let floor = to_linear(black).min(MAX_FLOOR);
+        let floor = to_linear(black).min(MAX_BLACK);
         let mut table = [0; 256];
         for (value, deep) in (0..=u8::MAX).zip(&mut table) {
             *deep = from_linear((to_linear(value) - floor) / (1.0 - floor));
@@ -159,7 +155,7 @@ fn deepen(data: &mut [u8], black: [u8; 3]) {
     }
 }
 
-/// A colour of CIE's L\*a\*b\* under D50, as TIFF has it: lightness over the whole range of a byte.
+/// CIE L\*a\*b\* under D50 as sRGB, with the lightness scaled to 0–255 as in TIFF 6.0, section 23.
 pub(super) fn from_lab(lightness: u8, green_red: i16, blue_yellow: i16) -> [u8; 3] {
     let middle = (f32::from(lightness) * (100.0 / 255.0) + 16.0) / 116.0;
     let parts = [middle + f32::from(green_red) / 500.0, middle, middle - f32::from(blue_yellow) / 200.0];
@@ -168,7 +164,7 @@ pub(super) fn from_lab(lightness: u8, green_red: i16, blue_yellow: i16) -> [u8; 
     };
     let [x, y, z] = parts.map(cubed);
     let (x, z) = (x * 0.9642, z * 0.8249);
-    // From D50 by Bradford's way to sRGB's primaries.
+    // XYZ under D50 to linear sRGB, adapted by Bradford's method.
     let row = |[of_x, of_y, of_z]: [f32; 3]| from_linear(x.mul_add(of_x, y.mul_add(of_y, z * of_z)));
     [
         row([3.133_856, -1.616_867, -0.490_615]),
@@ -177,23 +173,23 @@ pub(super) fn from_lab(lightness: u8, green_red: i16, blue_yellow: i16) -> [u8; 
     ]
 }
 
-/// An sRGB value as light between 0 and 1 (IEC 61966-2-1).
+/// An sRGB value as linear light from 0 to 1 (IEC 61966-2-1).
 fn to_linear(value: u8) -> f32 {
     let value = f32::from(value) / 255.0;
     if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
 }
 
-/// Light as an sRGB value; less than none is none.
+/// Linear light as an sRGB value; what is out of range is clipped.
 fn from_linear(light: f32) -> u8 {
     let light = light.clamp(0.0, 1.0);
     from_unit(if light <= 0.003_130_8 { light * 12.92 } else { light.powf(1.0 / 2.4).mul_add(1.055, -0.055) })
 }
 
-/// A paler black than this is none, or a profile's mistake.
-const MAX_FLOOR: f32 = 0.1;
+/// Most linear light of a black point; a lighter one is taken for a mistake of the profile.
+const MAX_BLACK: f32 = 0.1;
 
-/// Inks as light that they let through.
-fn without_profile(pixels: &Pixels) -> Pixels {
+/// CMYK without a profile: each channel is the light that its ink and black let through.
+fn cmyk_to_rgb(pixels: &Pixels) -> Pixels {
     let light = |ink: u8, black: u8| {
         let product = u16::from(!ink).wrapping_mul(u16::from(!black));
         u8::try_from(product.wrapping_add(127).div_euclid(255)).unwrap_or(u8::MAX)
@@ -216,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn wide_gamut_colours_keep_their_strength() {
+    fn wide_gamut_colours_are_converted() {
         let icc = ColorProfile::new_display_p3().encode().unwrap();
         let got = to_srgb(one(Layout::Rgb, &[200, 100, 50]), Some(&icc));
         // Display P3 (200, 100, 50) is sRGB (214, 95, 32), within rounding.
@@ -229,9 +225,9 @@ mod tests {
     }
 
     #[test]
-    fn a_gamma_and_chromaticities_are_a_profile() {
+    fn a_gamma_and_chromaticities_make_a_profile() {
         let converted = |gamma: f32, places: Option<Chromaticities>, layout, data: &[u8]| {
-            let icc = calibrated(Some(gamma), places.as_ref(), matches!(layout, Layout::Grey));
+            let icc = gamma_profile(Some(gamma), places.as_ref(), matches!(layout, Layout::Grey));
             to_srgb(one(layout, data), icc.as_deref()).data
         };
         let near = |got: &[u8], expected: &[u8]| {
@@ -243,7 +239,7 @@ mod tests {
             green: (0.3, 0.6),
             blue: (0.15, 0.06),
         };
-        // Light itself: half of it is 188 in sRGB.
+        // Linear light: half of it is 188 in sRGB.
         near(&converted(1.0, None, Layout::Rgb, &[128, 10, 255]), &[188, 56, 255]);
         near(&converted(1.0, Some(srgb()), Layout::Rgb, &[128, 10, 255]), &[188, 56, 255]);
         near(&converted(1.0, None, Layout::Grey, &[128]), &[188]);
@@ -252,7 +248,7 @@ mod tests {
         let odd = Chromaticities { red: (0.3, 0.6), green: (0.64, 0.33), ..srgb() };
         near(&converted(0.45455, Some(odd), Layout::Rgb, &[200, 50, 100]), &[46, 201, 100]);
         for gamma in [None, Some(0.0), Some(0.45455), Some(0.46)] {
-            assert_eq!(calibrated(gamma, None, false), None, "{gamma:?}");
+            assert_eq!(gamma_profile(gamma, None, false), None, "{gamma:?}");
         }
     }
 
@@ -265,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn lab_is_seen_as_its_colour() {
+    fn lab_is_converted_to_srgb() {
         for (lab, rgb) in [
             ((255, 0, 0), [255, 255, 255]),
             ((0, 0, 0), [0, 0, 0]),
@@ -283,14 +279,14 @@ mod tests {
     }
 
     #[test]
-    fn the_darkest_ink_becomes_black_and_white_stays() {
+    fn the_black_point_becomes_black_and_white_stays() {
         let mut data = [40, 40, 40, 255, 255, 255, 128, 128, 128, 20, 50, 255];
-        deepen(&mut data, [40; 3]);
+        compensate_black_point(&mut data, [40; 3]);
         assert_eq!(data, [0, 0, 0, 255, 255, 255, 123, 123, 123, 0, 27, 255]);
     }
 
     #[test]
-    fn unfitting_and_broken_profiles_are_passed_over() {
+    fn broken_profiles_and_those_of_other_colour_spaces_are_ignored() {
         let icc = ColorProfile::new_display_p3().encode().unwrap();
         assert_eq!(to_srgb(one(Layout::Grey, &[9]), Some(&icc)).data, [9]);
         assert_eq!(to_srgb(one(Layout::Rgb, &[1, 2, 3]), Some(b"profile")).data, [1, 2, 3]);

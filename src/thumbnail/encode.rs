@@ -1,6 +1,7 @@
-//! A still result's file: JPEG for what is opaque, PNG for what is not or is drawn.
+//! The file of a still result: JPEG or PNG.
 //!
-//! Owns the choice. Nothing of the original but its pixels gets here.
+//! Owns the choice between the two and their settings. Refuses to know the original beyond its format: no metadata of it
+//! reaches a thumbnail.
 
 use jpeg_encoder::{Encoder as JpegEncoder, ImageBuffer, JpegColorType, SamplingFactor, rgb_to_ycbcr};
 use png::{BitDepth, ColorType as PngColor, Compression, Encoder as PngEncoder};
@@ -9,37 +10,36 @@ use super::ThumbnailError;
 use super::pixels::{Layout, Pixels};
 use super::probe::Format;
 
-/// A thumbnail.
+/// A thumbnail's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rendered {
-    /// What the bytes are.
+    /// `image/jpeg`, `image/png` or `image/webp`.
     pub(crate) content_type: &'static str,
-    /// For a file's name, without the dot.
+    /// For a file name, without the dot.
     pub(crate) extension: &'static str,
-    /// The file.
     pub(crate) bytes: Vec<u8>,
-    /// Pixels.
+    /// In pixels.
     pub(crate) width: u32,
-    /// Pixels.
+    /// In pixels.
     pub(crate) height: u32,
-    /// Whether the source broke off, so that only a part of it is seen.
+    /// Whether the source is truncated, so that a part of the picture is missing.
     pub(crate) is_partial: bool,
 }
 
-/// Encodes the result. Transparent: PNG. Opaque and out of a lossless format that drawings come in (PNG, GIF, BMP): PNG
-/// up to [`ALWAYS_PNG`] pixels, and beyond that where the PNG has at most [`PNG_WORTH`] times the bytes of the JPEG, which
-/// keeps screenshots and pictures of few colours sharp. Anything else, and what PNG serves badly: JPEG.
+/// Encodes a result. Transparent ones become PNG. Opaque ones from a lossless format that drawings use (PNG, GIF, BMP)
+/// become PNG up to [`ALWAYS_PNG`] pixels, and above that if the PNG has at most [`PNG_WORTH`] times the bytes of the JPEG:
+/// this keeps screenshots and pictures of few colours sharp. All others become JPEG.
 pub(super) fn encode(pixels: Pixels, source: Format) -> Result<Rendered, ThumbnailError> {
     let pixels = drop_full_alpha(pixels);
     if pixels.layout.has_alpha() || pixels.width.max(pixels.height) > u32::from(u16::MAX) {
         return Ok(rendered(&pixels, "image/png", "png", png(&pixels)?));
     }
-    let drawn = matches!(source, Format::Png | Format::Gif | Format::Bmp);
-    if drawn && pixels.width.saturating_mul(pixels.height) <= ALWAYS_PNG {
+    let is_drawing = matches!(source, Format::Png | Format::Gif | Format::Bmp);
+    if is_drawing && pixels.width.saturating_mul(pixels.height) <= ALWAYS_PNG {
         return Ok(rendered(&pixels, "image/png", "png", png(&pixels)?));
     }
     let photograph = jpeg(&pixels)?;
-    if drawn {
+    if is_drawing {
         let drawing = png(&pixels)?;
         if drawing.len() <= photograph.len().saturating_mul(PNG_WORTH) {
             return Ok(rendered(&pixels, "image/png", "png", drawing));
@@ -48,7 +48,6 @@ pub(super) fn encode(pixels: Pixels, source: Format) -> Result<Rendered, Thumbna
     Ok(rendered(&pixels, "image/jpeg", "jpg", photograph))
 }
 
-/// The file with what is to be said of it.
 fn rendered(
     pixels: &Pixels,
     content_type: &'static str,
@@ -59,7 +58,7 @@ fn rendered(
     Rendered { content_type, extension, bytes, width, height, is_partial: false }
 }
 
-/// Alpha that hides nothing is left out.
+/// Removes the alpha channel if every pixel is opaque.
 fn drop_full_alpha(pixels: Pixels) -> Pixels {
     let opaque = |channels: usize| {
         pixels.data.chunks_exact(channels).all(|pixel| pixel.last().is_some_and(|alpha| *alpha == u8::MAX))
@@ -134,7 +133,7 @@ impl ImageBuffer for JpegSource<'_> {
     }
 }
 
-/// All channels at 8 bits.
+/// A PNG of 8 bits a channel.
 fn png(pixels: &Pixels) -> Result<Vec<u8>, ThumbnailError> {
     let color = match pixels.layout {
         Layout::Grey => PngColor::Grayscale,
@@ -153,10 +152,10 @@ fn png(pixels: &Pixels) -> Result<Vec<u8>, ThumbnailError> {
     Ok(bytes)
 }
 
-/// As Synapse.
+/// Synapse's value.
 const QUALITY: u8 = 80;
-/// Pixels up to which PNG out of PNG stays PNG, as clients and other servers' tests expect: what covers 320 × 240, for pictures
-/// up to twice as wide as high.
+/// Pixels up to which a PNG's thumbnail is always PNG, as clients and the tests of other servers expect: enough to cover
+/// 320 × 240 with a picture up to twice as wide as high.
 const ALWAYS_PNG: u32 = 2 * 320 * 240;
-/// How many times the bytes of the JPEG sharp edges are worth.
+/// By how many times a PNG may exceed the JPEG for the sake of sharp edges.
 const PNG_WORTH: usize = 2;

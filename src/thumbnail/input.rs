@@ -1,6 +1,6 @@
-//! A picture's bytes as decoders get them: watched, so that what our disk did is told from what a decoder made up.
+//! The reader that every decoder gets, which enforces the deadline and tells failures of the disk from broken pictures.
 //!
-//! Owns the deadline while decoders read, and whose fault a failure is. Refuses to know what they read.
+//! Owns the deadline of reads, panics of decoders, and the classification of errors. Refuses to know formats.
 
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,55 +8,60 @@ use std::time::Instant;
 
 use super::ThumbnailError;
 
-/// A picture's file, as the callers of this module have it.
+/// The file of a picture as callers pass it in. A trait object, so that the decoders are compiled once and not once for
+/// each kind of file; a virtual call for each filled buffer costs nothing.
 pub(crate) trait ReadSeek: Read + Seek {}
 
 impl<T: Read + Seek> ReadSeek for T {}
 
-/// What decoders read: buffered, and watched below the buffer.
+/// What decoders read from.
 pub(super) type Input<'a> = BufReader<Watched<'a>>;
 
-/// Reads on until the deadline. A picture can make its decoder work for minutes over few bytes (a progressive JPEG
-/// of thousands of empty scans). Behind a buffer, so that the clock is looked at once for each buffer: rare enough to
-/// cost nothing. A decoder that can work long over one buffer looks at the clock itself.
+/// A file that fails reads after a deadline and remembers the first real failure.
+///
+/// It sits below a buffer, so the clock is read once for each 8 KiB. A decoder that can work for long on one buffer (a
+/// progressive JPEG of thousands of empty scans, say) checks the deadline itself.
 pub(super) struct Watched<'a> {
-    /// Where the bytes come from.
     inner: &'a mut dyn ReadSeek,
-    /// When reads begin to fail.
     deadline: Option<Instant>,
-    /// The first failure of ours.
-    fault: &'a mut Option<ThumbnailError>,
+    /// The first failure that is not the picture's fault.
+    failure: &'a mut Option<ThumbnailError>,
 }
 
-/// Does work on a picture's bytes, from their beginning. Decoders clothe many a broken picture as an I/O error, swallow real
-/// ones, and a few panic over what they did not think of; so what they say of a failure counts only if reading itself went
-/// well. Then it is the picture's.
+/// Runs `work` on a file from its beginning.
+///
+/// Decoders report many broken pictures as I/O errors, swallow real I/O errors, and sometimes panic on malformed data. So a
+/// failed or late read decides the result whatever `work` returns; an error or panic after successful reads means that the
+/// picture is broken.
+///
+/// # Errors
+/// `Io` for a failed read, `Timeout` past the deadline, `Broken` for a panic, else what `work` returns.
 pub(super) fn read<T>(
     inner: &mut dyn ReadSeek,
     deadline: Option<Instant>,
     work: impl FnOnce(Input<'_>) -> Result<T, ThumbnailError>,
 ) -> Result<T, ThumbnailError> {
     inner.rewind().map_err(ThumbnailError::Io)?;
-    let mut fault = None;
-    let watched = BufReader::new(Watched { inner, deadline, fault: &mut fault });
+    let mut failure = None;
+    let watched = BufReader::new(Watched { inner, deadline, failure: &mut failure });
     let done = catch_unwind(AssertUnwindSafe(|| work(watched)));
-    match (fault, done) {
-        (Some(fault), _) => Err(fault),
+    match (failure, done) {
+        (Some(failure), _) => Err(failure),
         (None, Ok(done)) => done,
         (None, Err(_panic)) => Err(ThumbnailError::broken("the decoder gave up")),
     }
 }
 
 impl Watched<'_> {
-    /// Notes a failure of ours: any but a place that is none, for a picture may name any. What the decoder gets of it does not
-    /// matter.
-    fn judged<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+    /// Remembers a failure of the file. `InvalidInput` is none: it is the answer to a seek before the beginning, and a broken
+    /// picture may name any offset.
+    fn record<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
         match result {
             Err(error)
                 if !matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Interrupted) =>
             {
                 let kind = error.kind();
-                self.fault.get_or_insert(ThumbnailError::Io(error));
+                self.failure.get_or_insert(ThumbnailError::Io(error));
                 Err(kind.into())
             }
             other => other,
@@ -67,30 +72,30 @@ impl Watched<'_> {
 impl Read for Watched<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            self.fault.get_or_insert(ThumbnailError::Timeout);
+            self.failure.get_or_insert(ThumbnailError::Timeout);
             return Err(io::ErrorKind::TimedOut.into());
         }
         let result = self.inner.read(buffer);
-        self.judged(result)
+        self.record(result)
     }
 }
 
 impl Seek for Watched<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let result = self.inner.seek(to);
-        self.judged(result)
+        self.record(result)
     }
 
-    // Passed on: by way of `seek`, each would throw away what the inner buffer has read ahead.
+    // Without these two, the default methods would call `seek`, which discards the buffer of the caller's file.
 
     fn stream_position(&mut self) -> io::Result<u64> {
         let result = self.inner.stream_position();
-        self.judged(result)
+        self.record(result)
     }
 
     fn seek_relative(&mut self, by: i64) -> io::Result<()> {
         let result = self.inner.seek_relative(by);
-        self.judged(result)
+        self.record(result)
     }
 }
 
@@ -98,7 +103,7 @@ impl Seek for Watched<'_> {
 mod tests {
     use super::*;
 
-    /// A disk that fails after some bytes, as one with bad sectors does.
+    /// A disk with a bad sector at the end.
     struct Failing {
         good: io::Cursor<Vec<u8>>,
         kind: io::ErrorKind,
@@ -120,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_ends_at_the_deadline() {
+    fn reads_fail_after_the_deadline() {
         let mut source = io::Cursor::new(vec![0; 20_000]);
         let copy = |mut input: Input<'_>| Ok(io::copy(&mut input, &mut io::sink())?);
         let got = read(&mut source, Some(Instant::now()), copy);
@@ -129,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_reading_did_is_ours_whatever_a_decoder_says() {
+    fn a_failed_read_is_an_io_error_and_any_other_error_a_broken_picture() {
         let kinds = [
             io::ErrorKind::Other,
             io::ErrorKind::UnexpectedEof,
@@ -138,11 +143,11 @@ mod tests {
             io::ErrorKind::PermissionDenied,
         ];
         for kind in kinds {
-            // Said by a decoder, of bytes that could be read.
+            // The decoder makes up an I/O error.
             let mut good = io::Cursor::new(vec![0; 100]);
             let got: Result<(), _> = read(&mut good, None, |_| Err(io::Error::from(kind).into()));
             assert!(matches!(got, Err(ThumbnailError::Broken(_))), "{kind:?}: {got:?}");
-            // Said by the disk, whatever the decoder makes of it.
+            // The disk fails and the decoder swallows it, or turns it into another error.
             let mut bad = Failing { good: io::Cursor::new(vec![0; 100]), kind };
             let swallowed = read(&mut bad, None, |mut input| {
                 let mut bytes = Vec::new();
@@ -160,14 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn a_place_before_the_beginning_is_the_pictures_fault() {
+    fn seeking_before_the_beginning_means_a_broken_picture() {
         let mut source = io::Cursor::new(vec![0; 10]);
         let got = read(&mut source, None, |mut input| Ok(input.seek(SeekFrom::Current(-5))?));
         assert!(matches!(got, Err(ThumbnailError::Broken(_))), "{got:?}");
     }
 
     #[test]
-    fn a_decoder_that_panics_has_met_a_broken_picture() {
+    fn a_panicking_decoder_means_a_broken_picture() {
         let mut source = io::Cursor::new(Vec::new());
         let got: Result<(), _> = read(&mut source, None, |_| panic!("index out of bounds"));
         assert!(matches!(got, Err(ThumbnailError::Broken(_))), "{got:?}");

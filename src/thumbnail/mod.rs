@@ -1,17 +1,19 @@
-//! Thumbnails: what a picture is, what to make of it, and the making, within a budget.
+//! Thumbnails: recognising pictures, planning sizes, and rendering within limits of memory and time.
 //!
-//! Owns decoding, orientation, colour, resizing and encoding, and every crate that does them. Refuses to know HTTP,
-//! the store and who asked. [Spec, Thumbnails](https://spec.matrix.org/v1.19/client-server-api/#thumbnails).
+//! Owns decoding, orientation, colour, resizing and encoding, and every crate that does them. Refuses to know HTTP, the
+//! store and who asked. [Spec, Thumbnails](https://spec.matrix.org/v1.19/client-server-api/#thumbnails).
 //!
-//! [`probe()`] reads the header and allocates nothing by what it claims; [`Plan::new`] is arithmetic; [`estimate`] is
-//! the permit to take before [`render`], which refuses what is over its [`Limits`].
+//! The steps, in order: [`probe()`] reads the header and allocates nothing by what it claims; [`Plan::new`] chooses the
+//! size by arithmetic alone; [`estimate`] says how much memory rendering needs; [`render`] refuses what exceeds its
+//! [`Limits`].
 //!
-//! Several sizes of one source can share a decode ([`can_share_decode`]). What is made of a source and
-//! a [`RenderSpec`] is always the same, whatever is made beside it, for other servers are given the bytes that clients get. So
-//! rows are reduced for each size apart while they pass, and a JPEG, which is decoded straight to a fraction of its size,
-//! serves together those sizes that take the same fraction: of a photograph, the small ones and the large ones.
+//! The same source and the same [`RenderSpec`] always give the same bytes, whatever else is rendered with it, because
+//! other servers must get the bytes that clients get. Several sizes of one source can still share one decode
+//! ([`can_share_decode`]): rows are reduced separately for each size while they are decoded. A JPEG is decoded directly
+//! at 1/1, 1/2, 1/4 or 1/8 of its size, so only sizes that need the same fraction can share its decode.
 
 mod animate;
+mod blurhash;
 mod color;
 mod decode;
 mod encode;
@@ -22,7 +24,6 @@ mod pixels;
 mod plan;
 mod probe;
 mod resize;
-mod sketch;
 
 use std::error::Error as StdError;
 use std::io;
@@ -35,63 +36,64 @@ pub(crate) use encode::Rendered;
 pub(crate) use plan::{Motion, Plan, Rect, RenderSpec, Source, ThumbnailRequest};
 pub(crate) use probe::{Header, probe};
 
-/// What rendering may cost.
+/// What rendering one picture may cost.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Pixels of a source, over all of one frame (`thumbnails.max_pixels`).
+    /// Pixels of one frame of the source (`thumbnails.max_pixels`).
     pub(crate) max_pixels: u64,
     /// Bytes held at any moment (`thumbnails.memory`).
     pub(crate) memory: u64,
-    /// When to give up.
+    /// When rendering ends with [`ThumbnailError::Timeout`]; `None` for never.
     pub(crate) deadline: Option<Instant>,
-    /// When to give up on an animation; the rest of the time is for a still in its place.
+    /// When an animation ends with [`ThumbnailError::AnimationTimeout`]. Earlier than `deadline`, so that time is left to
+    /// render a still instead.
     pub(crate) animation_deadline: Option<Instant>,
 }
 
 /// Why there is no thumbnail.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ThumbnailError {
-    /// Over a limit: 413.
+    /// The picture exceeds a limit: status 413.
     #[error("{0}")]
     TooLarge(&'static str),
-    /// Out of time: 413.
+    /// [`Limits::deadline`] has passed: status 413.
     #[error("the image takes too long to decode")]
     Timeout,
-    /// Out of time for every frame. A still can be made, which is another picture: [`render`] gives the same bytes for the
-    /// same spec, or none.
+    /// [`Limits::animation_deadline`] has passed. The caller may render a still, with another spec: [`render`] never answers
+    /// a spec for an animation with a still for lack of time, since that would give other bytes for the same spec.
     #[error("there was no time to animate the image")]
     AnimationTimeout,
-    /// No picture of a format that is read here, by its first bytes: 400.
+    /// The first bytes are not those of a supported format: status 400.
     #[error("the media is not an image that can be thumbnailed")]
     NotAnImage,
-    /// A picture that cannot be decoded: 400.
+    /// The picture cannot be decoded: status 400.
     #[error("the image is broken")]
     Broken(#[source] Box<dyn StdError + Send + Sync>),
-    /// A picture that may be whole, of a kind that is not read here: 400.
+    /// The picture uses a variant of its format that is not supported, named here; it need not be broken: status 400.
     #[error("the image is of a kind that is not read: {0}")]
     Unsupported(&'static str),
-    /// The source could not be read: ours.
+    /// Reading the source failed: status 500.
     #[error("reading the image failed")]
     Io(#[source] io::Error),
 }
 
 impl ThumbnailError {
-    /// A decoder's or encoder's complaint.
+    /// Wraps an error of a decoder or an encoder.
     fn broken(why: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Broken(why.into())
     }
 }
 
 impl From<io::Error> for ThumbnailError {
-    /// A decoder's word for a picture that it cannot read: what our own reading does wrong is noted where it happens
-    /// ([`input::read`]).
+    /// Decoders report broken pictures as I/O errors. Real failures of the disk do not come this way: [`input::read`] records
+    /// them where they happen.
     fn from(error: io::Error) -> Self {
         Self::broken(error)
     }
 }
 
-/// A spec as asked where memory allows. Else a still in place of all frames; else the largest picture of the same part that
-/// memory allows.
+/// Reduces a spec until [`estimate`] fits [`Limits::memory`]: first to a still instead of an animation, then to the
+/// largest picture of the same part that fits. If nothing fits, the result is one pixel wide or high and does not fit either.
 pub(crate) fn fit_to_memory(header: &Header, spec: RenderSpec, limits: &Limits) -> RenderSpec {
     let fits = |spec: RenderSpec| estimate(header, &[spec]) <= limits.memory;
     if fits(spec) {
@@ -102,6 +104,7 @@ pub(crate) fn fit_to_memory(header: &Header, spec: RenderSpec, limits: &Limits) 
         return still;
     }
     let longest = spec.width.max(spec.height);
+    // A binary search for the longer side.
     let (mut least, mut most) = (1, longest);
     while least < most {
         let middle = least.saturating_add(most.saturating_sub(least).div_ceil(2));
@@ -114,7 +117,7 @@ pub(crate) fn fit_to_memory(header: &Header, spec: RenderSpec, limits: &Limits) 
     still.shrunk(least, longest)
 }
 
-/// The bytes that [`render`] holds at its peak, rounded up: for a weighted permit.
+/// An upper bound of the bytes that [`render`] holds at its peak, to be taken from the shared memory budget before.
 pub(crate) fn estimate(header: &Header, specs: &[RenderSpec]) -> u64 {
     let channels = header.channels();
     let area = |spec: &RenderSpec| u64::from(spec.width).saturating_mul(u64::from(spec.height));
@@ -122,12 +125,12 @@ pub(crate) fn estimate(header: &Header, specs: &[RenderSpec]) -> u64 {
     let sum = |bytes: &dyn Fn(&RenderSpec) -> u64| specs.iter().map(bytes).fold(0, u64::saturating_add);
     let most = |bytes: &dyn Fn(&RenderSpec) -> u64| specs.iter().map(bytes).fold(0, u64::max);
     let decode::Cost { reading, kept } = decode::estimate(header, specs);
-    // The filter's half-way picture, the result before and after colour and orientation.
+    // The filter's intermediate picture, and the result before and after colour conversion and orientation.
     let filtering = |spec: &RenderSpec| {
         resize::between_passes(header, spec).saturating_add(result(spec).saturating_mul(2))
     };
     let finishing = kept.saturating_add(sum(&result)).saturating_add(most(&filtering));
-    // A PNG as it is compressed and as a file that grows, and a JPEG.
+    // The PNG encoder's buffers and its growing file, and a JPEG.
     let encoding =
         |spec: &RenderSpec| result(spec).saturating_mul(3).saturating_add(area(spec).saturating_mul(2));
     let encoding = sum(&result).saturating_add(most(&encoding));
@@ -139,14 +142,16 @@ pub(crate) fn estimate(header: &Header, specs: &[RenderSpec]) -> u64 {
     [reading, finishing, encoding, moving].into_iter().fold(0, u64::max).saturating_add(BASE_BYTES)
 }
 
-/// Whether one decode serves both specs.
+/// Whether [`render`] can make both specs in one call.
 pub(crate) fn can_share_decode(header: &Header, one: &RenderSpec, other: &RenderSpec) -> bool {
-    !one.animated && !other.animated && decode::shares(header, one, other)
+    !one.animated && !other.animated && decode::can_share(header, one, other)
 }
 
-/// Makes the pictures of plans that [`can_share_decode`], in their order. The same source and spec give the same bytes,
-/// whatever is made beside it: an animation that is over a bound is a still for good, one that there is no time for is
-/// refused.
+/// Renders specs that [`can_share_decode`], in their order. The same source and spec give the same bytes, whatever is
+/// rendered with it: an animation that exceeds a bound of [`animate`] always becomes a still.
+///
+/// # Errors
+/// See [`ThumbnailError`]; for an animation that exceeds its time, `AnimationTimeout` and no still.
 pub(crate) fn render(
     input: &mut dyn ReadSeek,
     header: &Header,
@@ -158,25 +163,26 @@ pub(crate) fn render(
     {
         return Ok(vec![animation]);
     }
-    let Drawn { pictures, is_partial } = draw(input, header, specs, limits)?;
+    let Pictures { pictures, is_partial } = render_pixels(input, header, specs, limits)?;
     let encode = |pixels| encode::encode(pixels, header.format);
-    let whole = pictures.into_iter().map(encode);
-    whole.map(|made| made.map(|rendered| Rendered { is_partial, ..rendered })).collect()
+    let encoded = pictures.into_iter().map(encode);
+    encoded.map(|rendered| rendered.map(|rendered| Rendered { is_partial, ..rendered })).collect()
 }
 
-/// The spec that [`blurhash`] and [`verify`] take: the cheapest that there is.
+/// The spec that [`blurhash()`] and [`verify`] render: the cheapest one for this picture.
 pub(crate) fn cheapest_spec(header: &Header) -> RenderSpec {
-    sketch::spec(header.source())
+    blurhash::cheapest_spec(header.source())
 }
 
-/// The blurhash of a picture (MSC2448).
+/// The blurhash of a picture ([MSC2448](https://github.com/matrix-org/matrix-spec-proposals/pull/2448)), of its first
+/// frame.
 pub(crate) fn blurhash(
     input: &mut dyn ReadSeek,
     header: &Header,
     limits: &Limits,
 ) -> Result<String, ThumbnailError> {
-    let Drawn { pictures, .. } = draw(input, header, &[cheapest_spec(header)], limits)?;
-    sketch::blurhash(pictures.first().ok_or_else(|| ThumbnailError::broken("nothing was made"))?)
+    let Pictures { pictures, .. } = render_pixels(input, header, &[cheapest_spec(header)], limits)?;
+    blurhash::blurhash(pictures.first().ok_or_else(|| ThumbnailError::broken("nothing was made"))?)
 }
 
 /// Compares what the header says with the limits, without reading pixels.
@@ -195,39 +201,39 @@ pub(crate) fn check_limits(
     Ok(())
 }
 
-/// Decodes a picture to its end and keeps nothing of it: whether there can be thumbnails of it.
+/// Decodes the picture (of an animation, the first frame) to check that thumbnails can be made of it.
 pub(crate) fn verify(
     input: &mut dyn ReadSeek,
     header: &Header,
     limits: &Limits,
 ) -> Result<(), ThumbnailError> {
-    draw(input, header, &[cheapest_spec(header)], limits).map(drop)
+    render_pixels(input, header, &[cheapest_spec(header)], limits).map(drop)
 }
 
-/// The results before they are encoded.
-struct Drawn {
+/// Results before they are encoded.
+struct Pictures {
     /// In the order of the specs.
     pictures: Vec<Pixels>,
-    /// Whether the file broke off.
+    /// Whether the file is truncated, so that a part of the picture is missing.
     is_partial: bool,
 }
 
-/// The pixels of the results.
-fn draw(
+/// Decodes once, then resizes, converts to sRGB and orients for each spec.
+fn render_pixels(
     input: &mut dyn ReadSeek,
     header: &Header,
     specs: &[RenderSpec],
     limits: &Limits,
-) -> Result<Drawn, ThumbnailError> {
+) -> Result<Pictures, ThumbnailError> {
     check_limits(header, specs, limits)?;
     let decoded = input::read(input, limits.deadline, |input| decode::decode(input, header, specs, limits))?;
     let is_partial = decoded.iter().any(|decoded| decoded.is_partial);
-    // Those of one reduction together, so that what each needs of it is done once.
+    // Specs of one reduction together, so that its colour conversion is set up once.
     let mut pictures: Vec<Option<Pixels>> = specs.iter().map(|_| None).collect();
     for decoded in decoded {
         let mut source = resize::Reduced::new(decoded.pixels, decoded.divisor);
         let conversion = color::Conversion::new(source.layout(), decoded.icc.as_deref());
-        // What needs no filter first: the filter changes the source.
+        // Exact results first, because the filter premultiplies its source.
         for filtered in [false, true] {
             for (spec, picture) in specs.iter().zip(&mut pictures) {
                 let part = header.orientation.stored_part(spec.crop, (header.width, header.height));
@@ -241,10 +247,13 @@ fn draw(
         }
     }
     let pictures: Option<Vec<Pixels>> = pictures.into_iter().collect();
-    Ok(Drawn { pictures: pictures.ok_or_else(|| ThumbnailError::broken("a size was left out"))?, is_partial })
+    Ok(Pictures {
+        pictures: pictures.ok_or_else(|| ThumbnailError::broken("a size was left out"))?,
+        is_partial,
+    })
 }
 
-/// Every frame; nothing where only a still can be shown, however much time there is.
+/// Renders every frame. `None` where a still is to be rendered instead, however much time there is.
 fn animation(
     input: &mut dyn ReadSeek,
     header: &Header,
@@ -265,7 +274,7 @@ fn animation(
     }
 }
 
-/// Tables, buffers and thread stacks of the codecs.
+/// Bytes for tables, buffers and stacks of the codecs.
 const BASE_BYTES: u64 = 2 << 20;
 
 #[cfg(test)]

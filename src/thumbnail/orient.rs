@@ -1,27 +1,24 @@
-//! The eight EXIF orientations: parts of a picture and pixels between how it is stored and how it is seen.
+//! The eight EXIF orientations: the geometry between a picture as stored and as displayed.
 //!
-//! Owns their geometry. Refuses to know where an orientation is read.
+//! Owns sizes, parts and pixels on both sides of it. Refuses to know where an orientation is read from.
 
 use super::pixels::Pixels;
 use super::plan::Rect;
 
-/// An EXIF orientation, taken apart: the seen picture's column and row are swapped where it transposes, then
-/// mirrored, and give the stored pixel.
+/// An EXIF orientation ([Exif 3.0](https://www.cipa.jp/std/documents/download_e.html?DC-008-Translation-2023-E), tag 274).
+/// To find the stored pixel of a displayed one, swap column and row if it transposes, then mirror each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Orientation {
-    /// Rows are columns.
     transposed: bool,
-    /// Stored right to left.
     mirrored_x: bool,
-    /// Stored bottom to top.
     mirrored_y: bool,
 }
 
 impl Orientation {
-    /// As stored.
+    /// Displayed as stored.
     pub(super) const UPRIGHT: Self = Self { transposed: false, mirrored_x: false, mirrored_y: false };
 
-    /// The orientation that EXIF numbers 1 to 8; any other value is the first.
+    /// The orientation with this EXIF number, 1 to 8; any other number counts as 1.
     pub(super) fn from_exif(value: u8) -> Self {
         Self {
             transposed: matches!(value, 5..=8),
@@ -30,12 +27,12 @@ impl Orientation {
         }
     }
 
-    /// A stored size as it is seen, and the other way round.
+    /// The displayed size of a stored one, or the reverse.
     pub(super) fn turn<T>(self, (width, height): (T, T)) -> (T, T) {
         if self.transposed { (height, width) } else { (width, height) }
     }
 
-    /// Where a part of the seen picture is stored. `stored` is the size of the whole.
+    /// Where a part of the displayed picture is stored. `stored` is the stored size of the whole picture.
     pub(super) fn stored_part(self, part: Rect, stored: (u32, u32)) -> Rect {
         let (x, y) = self.turn((part.x, part.y));
         let (width, height) = self.turn((part.width, part.height));
@@ -48,7 +45,7 @@ impl Orientation {
         }
     }
 
-    /// Stored pixels as they are seen.
+    /// Turns stored pixels into displayed ones.
     pub(super) fn apply(self, pixels: Pixels) -> Pixels {
         if self == Self::UPRIGHT {
             return pixels;
@@ -89,8 +86,8 @@ mod tests {
     use super::super::pixels::Layout;
     use super::*;
 
-    /// Stored `abc / def`, as EXIF says each number is seen.
-    const SEEN: [(u8, u32, &[u8]); 8] = [
+    /// The stored rows `abc` and `def` as displayed: EXIF number, width, pixels.
+    const DISPLAYED: [(u8, u32, &[u8]); 8] = [
         (1, 3, b"abcdef"),
         (2, 3, b"cbafed"),
         (3, 3, b"fedcba"),
@@ -102,8 +99,8 @@ mod tests {
     ];
 
     #[test]
-    fn every_orientation_is_seen_as_exif_says() {
-        for (value, width, seen) in SEEN {
+    fn every_orientation_is_displayed_as_exif_says() {
+        for (value, width, seen) in DISPLAYED {
             let stored = Pixels { width: 3, height: 2, layout: Layout::Grey, data: b"abcdef".to_vec() };
             let got = Orientation::from_exif(value).apply(stored);
             assert_eq!((got.width, got.data.as_slice()), (width, seen), "{value}");
@@ -111,8 +108,8 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_found_where_it_is_stored() {
-        for (value, width, seen) in SEEN {
+    fn a_displayed_part_is_found_where_it_is_stored() {
+        for (value, width, seen) in DISPLAYED {
             let orientation = Orientation::from_exif(value);
             for x in 0..width {
                 let part = Rect { x, y: 1, width: 1, height: 1 };

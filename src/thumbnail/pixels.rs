@@ -1,37 +1,30 @@
-//! Decoded pixels, and rows gathered into fewer of them while they arrive.
+//! Pixels in memory, and the reduction of rows by a whole divisor while they are decoded.
 //!
-//! Owns the five layouts that the module works in, all of 8 bits a channel. Refuses to know files.
+//! Owns the five pixel layouts of this module, all of 8 bits a channel. Refuses to know files and colour profiles.
 
-/// A picture in memory, rows from the top, without padding.
+/// A picture in memory: rows from the top, without padding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pixels {
-    /// Columns.
     pub(super) width: u32,
-    /// Rows.
     pub(super) height: u32,
-    /// What a pixel is.
     pub(super) layout: Layout,
     /// `width × height × channels` bytes.
     pub(super) data: Vec<u8>,
 }
 
-/// What a pixel is. Alpha is straight, never premultiplied.
+/// The channels of a pixel. Alpha is straight, not premultiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// One channel.
     Grey,
-    /// Grey, then alpha.
     GreyAlpha,
-    /// Three channels.
     Rgb,
-    /// Three channels, then alpha.
     Rgba,
-    /// Amounts of ink: 0 is bare paper.
+    /// Amounts of ink: 0 is no ink.
     Cmyk,
 }
 
 impl Layout {
-    /// Bytes of a pixel.
+    /// Channels, which is also the bytes of a pixel.
     pub(super) fn channels(self) -> usize {
         match self {
             Self::Grey => 1,
@@ -41,34 +34,33 @@ impl Layout {
         }
     }
 
-    /// Whether the last channel is alpha.
     pub(super) fn has_alpha(self) -> bool {
         matches!(self, Self::GreyAlpha | Self::Rgba)
     }
 }
 
-/// What a decoder hands on.
+/// The result of a decoder.
 #[derive(Debug)]
 pub(super) struct Decoded {
-    /// The pixels, as they are stored: not yet oriented.
+    /// As stored, before orientation.
     pub(super) pixels: Pixels,
-    /// By how much both sides were reduced on the way.
+    /// By how much both sides were reduced while decoding.
     pub(super) divisor: u32,
-    /// The colour profile.
+    /// The ICC profile.
     pub(super) icc: Option<Vec<u8>>,
-    /// Whether the file broke off: what lacks is grey in a JPEG, as browsers show it, and else transparent.
+    /// Whether the file is truncated. The missing part is grey in a JPEG, as in browsers, and transparent in other formats.
     pub(super) is_partial: bool,
 }
 
 impl Pixels {
-    /// Adds what lacks below, transparent, where it can be seen that it lacks.
-    pub(super) fn lengthen(mut self, height: u32) -> Self {
+    /// Adds transparent rows (in CMYK: without ink) below, up to a height.
+    pub(super) fn pad_to(mut self, height: u32) -> Self {
         if self.height >= height {
             return self;
         }
         self.layout = match self.layout {
-            Layout::Grey => self.spread::<1, 2>(Layout::GreyAlpha),
-            Layout::Rgb => self.spread::<3, 4>(Layout::Rgba),
+            Layout::Grey => self.add_alpha::<1, 2>(Layout::GreyAlpha),
+            Layout::Rgb => self.add_alpha::<3, 4>(Layout::Rgba),
             layout @ (Layout::GreyAlpha | Layout::Rgba | Layout::Cmyk) => layout,
         };
         let length = |side: u32| usize::try_from(side).unwrap_or(0);
@@ -78,8 +70,8 @@ impl Pixels {
         self
     }
 
-    /// Gives every pixel of `N` bytes an alpha that hides nothing, in place.
-    fn spread<const N: usize, const M: usize>(&mut self, to: Layout) -> Layout {
+    /// Appends opaque alpha to every pixel, in place. `N` and `M` are the channels before and after.
+    fn add_alpha<const N: usize, const M: usize>(&mut self, to: Layout) -> Layout {
         let count = self.data.len().checked_div(N).unwrap_or(0);
         self.data.resize(count.saturating_mul(M), u8::MAX);
         for at in (0..count).rev() {
@@ -98,40 +90,39 @@ impl Pixels {
     }
 }
 
-/// Averages squares of `divisor × divisor` pixels over rows that come one by one. Colours count by their alpha, so
-/// that what is invisible does not bleed.
+/// Averages squares of `divisor × divisor` pixels, row by row. Colours are weighted by their alpha, so that transparent
+/// pixels do not tint their neighbours.
 pub(super) struct Reducer {
-    /// Side of a square, 1 to [`MAX_DIVISOR`].
+    /// 1 to [`MAX_DIVISOR`].
     divisor: u32,
-    /// Columns of a row that comes.
+    /// Pixels of a source row.
     width: u32,
-    /// What a pixel is.
     layout: Layout,
-    /// Sums of columns over the rows since the last result row.
+    /// For each sample of a source row, the sum over the rows since the last result row.
     sums: Vec<u32>,
-    /// How many rows the sums hold.
+    /// How many rows are in `sums`.
     rows: u32,
-    /// What is done.
+    /// The finished result rows.
     data: Vec<u8>,
-    /// Rows done.
+    /// How many result rows are finished.
     height: u32,
 }
 
-/// 128 × 128 × 255 × 255 fits in 32 bits.
+/// The sums do not overflow: 128 × 128 × 255 × 255 fits in 32 bits.
 pub(super) const MAX_DIVISOR: u32 = 128;
 
 impl Reducer {
-    /// Ready for `height` rows of `width` pixels.
+    /// For `height` rows of `width` pixels.
     pub(super) fn new((width, height): (u32, u32), layout: Layout, divisor: u32) -> Self {
         let divisor = divisor.clamp(1, MAX_DIVISOR);
         let side = |length: u32| usize::try_from(length.div_ceil(divisor)).unwrap_or(0);
-        // Room at once: a vector that grows is held twice for a while.
+        // Allocated at once: a growing vector is held twice while it moves.
         let room = side(width).saturating_mul(side(height)).saturating_mul(layout.channels());
         let data = Vec::with_capacity(room);
         Self { divisor, width, layout, sums: Vec::new(), rows: 0, data, height: 0 }
     }
 
-    /// Takes the next row; what a short one lacks is missing from the picture too.
+    /// Adds the next row.
     pub(super) fn push(&mut self, row: &[u8]) {
         if self.divisor == 1 {
             self.data.extend_from_slice(row);
@@ -163,7 +154,7 @@ impl Reducer {
         Pixels { width, height: self.height, layout: self.layout, data: self.data }
     }
 
-    /// Turns the sums into a result row.
+    /// Averages the sums into a result row.
     fn flush(&mut self) {
         let side = usize::try_from(self.divisor).unwrap_or(1);
         let (sums, rows, data) = (&self.sums, self.rows, &mut self.data);
@@ -180,7 +171,7 @@ impl Reducer {
     }
 }
 
-/// Adds a row of pixels whose last channel is alpha: colours times alpha, and alpha.
+/// Adds a row of pixels whose last channel is alpha: colours times alpha, and alpha itself.
 fn add_weighted<const C: usize>(sums: &mut [u32], row: &[u8]) {
     for (sums, pixel) in sums.as_chunks_mut::<C>().0.iter_mut().zip(row.as_chunks::<C>().0) {
         let alpha = u32::from(pixel.last().copied().unwrap_or(0));
@@ -192,7 +183,7 @@ fn add_weighted<const C: usize>(sums: &mut [u32], row: &[u8]) {
     }
 }
 
-/// One result row out of sums of columns.
+/// Averages sums into one result row.
 fn average<const C: usize>(sums: &[u32], side: usize, rows: u32, out: &mut Vec<u8>) {
     for square in sums.as_chunks::<C>().0.chunks(side.max(1)) {
         let count = rows.saturating_mul(u32::try_from(square.len()).unwrap_or(1));
@@ -200,7 +191,7 @@ fn average<const C: usize>(sums: &[u32], side: usize, rows: u32, out: &mut Vec<u
     }
 }
 
-/// One result row out of weighted sums of columns.
+/// Averages sums that are weighted by alpha into one result row.
 fn average_weighted<const C: usize>(sums: &[u32], side: usize, rows: u32, out: &mut Vec<u8>) {
     for square in sums.as_chunks::<C>().0.chunks(side.max(1)) {
         let count = rows.saturating_mul(u32::try_from(square.len()).unwrap_or(1));
@@ -214,7 +205,7 @@ fn average_weighted<const C: usize>(sums: &[u32], side: usize, rows: u32, out: &
     }
 }
 
-/// The sum of pixels, channel by channel.
+/// The sums of each channel over some pixels.
 fn total<const C: usize>(pixels: &[[u32; C]]) -> [u32; C] {
     let mut total = [0_u32; C];
     for pixel in pixels {
@@ -225,7 +216,7 @@ fn total<const C: usize>(pixels: &[[u32; C]]) -> [u32; C] {
     total
 }
 
-/// Rounded; 0 for nothing.
+/// The quotient, rounded; 0 for a count of 0.
 fn quotient(sum: u32, count: u32) -> u8 {
     let rounded = sum.saturating_add(count.div_euclid(2)).checked_div(count).unwrap_or(0);
     u8::try_from(rounded).unwrap_or(u8::MAX)
@@ -236,7 +227,7 @@ pub(super) fn length(side: u32) -> usize {
     usize::try_from(side).unwrap_or(usize::MAX)
 }
 
-/// A sample between 0 and 1; what is beyond is clipped.
+/// A sample from 0 to 1 as a byte; what is out of range is clipped.
 pub(super) fn from_unit(sample: f32) -> u8 {
     #[expect(
         clippy::as_conversions,
@@ -253,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn squares_are_averaged_to_the_edge() {
+    fn squares_at_the_edges_are_averaged_over_what_they_have() {
         let mut reducer = Reducer::new((5, 3), Layout::Grey, 2);
         for row in [[0, 10, 20, 30, 40], [10, 20, 30, 40, 50], [7, 9, 0, 0, 100]] {
             reducer.push(&row);
@@ -264,21 +255,21 @@ mod tests {
     }
 
     #[test]
-    fn what_lacks_below_is_transparent() {
+    fn padding_below_is_transparent() {
         let pixels = |layout, data: &[u8]| Pixels { width: 1, height: 2, layout, data: data.to_vec() };
-        let lengthened = |layout, data: &[u8]| {
-            let got = pixels(layout, data).lengthen(3);
+        let padded = |layout, data: &[u8]| {
+            let got = pixels(layout, data).pad_to(3);
             assert_eq!(got.height, 3);
             got.data
         };
-        assert_eq!(lengthened(Layout::Grey, &[7, 9]), [7, 255, 9, 255, 0, 0]);
-        assert_eq!(lengthened(Layout::Rgb, &[1, 2, 3, 4, 5, 6]), [1, 2, 3, 255, 4, 5, 6, 255, 0, 0, 0, 0]);
-        assert_eq!(lengthened(Layout::Cmyk, &[1; 8]), [1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0], "paper");
-        assert_eq!(pixels(Layout::Rgb, &[1; 6]).lengthen(2).layout, Layout::Rgb);
+        assert_eq!(padded(Layout::Grey, &[7, 9]), [7, 255, 9, 255, 0, 0]);
+        assert_eq!(padded(Layout::Rgb, &[1, 2, 3, 4, 5, 6]), [1, 2, 3, 255, 4, 5, 6, 255, 0, 0, 0, 0]);
+        assert_eq!(padded(Layout::Cmyk, &[1; 8]), [1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0], "CMYK: no ink");
+        assert_eq!(pixels(Layout::Rgb, &[1; 6]).pad_to(2).layout, Layout::Rgb);
     }
 
     #[test]
-    fn invisible_colours_do_not_bleed() {
+    fn transparent_colours_do_not_tint_their_neighbours() {
         let mut reducer = Reducer::new((2, 2), Layout::Rgba, 2);
         reducer.push(&[255, 0, 0, 255, 0, 255, 0, 0]);
         reducer.push(&[255, 0, 0, 255, 0, 255, 0, 0]);
@@ -286,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_square_does_not_overflow() {
+    fn the_sums_of_the_largest_square_do_not_overflow() {
         let mut reducer = Reducer::new((300, 300), Layout::Rgba, 1000);
         for _ in 0..300 {
             reducer.push(&[255; 1200]);

@@ -1,87 +1,78 @@
-//! From the source's size and the request to a crop and a result size: pure integer arithmetic.
+//! The choice of crop and size for a request, by integer arithmetic alone
+//! ([spec, Thumbnails](https://spec.matrix.org/v1.19/client-server-api/#thumbnails)).
 //!
-//! Owns the choice of size ([spec, Thumbnails](https://spec.matrix.org/v1.19/client-server-api/#thumbnails)).
-//! Refuses to know formats and pixels. Every size here is the one seen after orientation.
+//! Owns that choice. Refuses to know formats and pixels. Every size here is in pixels after orientation.
 
 use crate::config::ThumbnailMethod;
 use crate::config::ThumbnailSize;
 
-/// What was asked for. Sides of 0 count as 1; the handler refuses them before.
+/// What a client asks for. A side of 0 counts as 1; the endpoint refuses it before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ThumbnailRequest {
-    /// Pixels, at least.
+    /// Least width, in pixels.
     pub(crate) width: u32,
-    /// Pixels, at least.
+    /// Least height, in pixels.
     pub(crate) height: u32,
-    /// How the source is fitted.
     pub(crate) method: ThumbnailMethod,
-    /// Whether it may move.
+    /// Whether an animation is accepted.
     pub(crate) motion: Motion,
 }
 
-/// Still or moving (`animated`, MSC2705).
+/// Still or animated: of a source what it is, of a request what is accepted (`animated`, MSC2705).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Motion {
-    /// The first frame.
+    /// One frame.
     Still,
-    /// Every frame, where there are several.
+    /// Several frames.
     Animated,
 }
 
 /// How a request is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// With the source itself: it is not larger than asked.
+    /// With the source itself, which is not larger than asked.
     Original,
-    /// With a picture made for it.
     Render(RenderSpec),
 }
 
-/// A picture to make: this part of the source at this size. Equal specs of one source give equal bytes.
+/// A picture to render: a part of the source at a size. Equal specs of one source give equal bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct RenderSpec {
-    /// The part of the source, as it is seen after orientation.
+    /// The part of the source.
     pub(crate) crop: Rect,
-    /// Pixels of the result, never more than the part has.
+    /// Of the result: 1 to the part's width.
     pub(crate) width: u32,
-    /// Pixels of the result, never more than the part has.
+    /// Of the result: 1 to the part's height.
     pub(crate) height: u32,
-    /// Whether all frames are wanted. Only ever true of a moving source.
+    /// Whether all frames are rendered. Only ever true of an animated source.
     pub(crate) animated: bool,
 }
 
-/// A part of a picture.
+/// A part of a picture, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Rect {
-    /// Columns left of it.
     pub(crate) x: u32,
-    /// Rows above it.
     pub(crate) y: u32,
-    /// Columns.
     pub(crate) width: u32,
-    /// Rows.
     pub(crate) height: u32,
 }
 
-/// The source as planning sees it.
+/// What planning needs to know of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Source {
-    /// Pixels after orientation.
     pub(crate) width: u32,
-    /// Pixels after orientation.
     pub(crate) height: u32,
-    /// Whether it has several frames.
     pub(crate) motion: Motion,
 }
 
 impl Plan {
     /// Decides how a request is answered.
     ///
-    /// The request is first rounded up: to the smallest configured size of its method that is at least as large in
-    /// both sides, or, larger than all of them, to itself. `crop` keeps the exact aspect of the request, as the
-    /// largest box of that aspect in the size rounded up to, and then in the source. `scale` covers the box, so
-    /// that both sides are at least as asked. A source that cannot cover the box without being enlarged is the
-    /// answer itself; only a moving source of which a still is wanted is rendered, at its own size.
+    /// The request is first rounded up to a box: the smallest configured size of its method that is at least as large in
+    /// both sides, or the request itself if it is larger than all of them. `crop` keeps the exact aspect ratio of the
+    /// request: it takes the largest box of that ratio in the configured size, and then in the source. `scale` covers the
+    /// box, so that both sides are at least as asked. A source that cannot cover the box without being enlarged is itself
+    /// the answer, except an animated source of which a still is wanted: that is rendered at its own size.
     pub(crate) fn new(source: Source, wanted: ThumbnailRequest, sizes: &[ThumbnailSize]) -> Self {
         let animated = source.motion == Motion::Animated && wanted.motion == Motion::Animated;
         let (width, height) = round_up(wanted, sizes);
@@ -108,19 +99,19 @@ impl Plan {
 }
 
 impl ThumbnailRequest {
-    /// Whether a box is to be covered that no configured size covers.
+    /// Whether this is a request to `scale` to a box that is larger than every configured size.
     pub(crate) fn exceeds_all(&self, sizes: &[ThumbnailSize]) -> bool {
         self.method == ThumbnailMethod::Scale && !sizes.iter().any(|size| self.fits(size))
     }
 
-    /// Whether a size is of the same method and at least as large.
+    /// Whether a configured size has the same method and is at least as large.
     fn fits(&self, size: &ThumbnailSize) -> bool {
         size.method == self.method && size.width >= self.width && size.height >= self.height
     }
 }
 
 impl RenderSpec {
-    /// The same part at `numerator / denominator` of the size.
+    /// The same part at `numerator / denominator` of the size, at least one pixel.
     pub(super) fn shrunk(self, numerator: u32, denominator: u32) -> Self {
         Self {
             width: scaled(self.width, numerator, denominator).max(1),
@@ -129,8 +120,8 @@ impl RenderSpec {
         }
     }
 
-    /// The largest whole factor by which the part may be reduced before the final filter such that a margin of
-    /// `numerator / denominator` is left for it.
+    /// The largest whole divisor that leaves both sides of the part at least `numerator / denominator` times as long as the
+    /// result's; at least 1.
     pub(super) fn factor(&self, numerator: u32, denominator: u32) -> u32 {
         let side = |from: u32, to: u32| {
             product(from, denominator).checked_div(product(to, numerator)).unwrap_or(1).max(1)
@@ -152,7 +143,7 @@ fn round_up(wanted: ThumbnailRequest, sizes: &[ThumbnailSize]) -> (u32, u32) {
     }
 }
 
-/// The size of a picture scaled down to cover a box; the picture's own when it cannot.
+/// The size of a picture scaled down until it just covers a box; its own size if it does not cover the box.
 fn cover((width, height): (u32, u32), (box_width, box_height): (u32, u32)) -> (u32, u32) {
     if width <= box_width || height <= box_height {
         return (width, height);
@@ -164,7 +155,7 @@ fn cover((width, height): (u32, u32), (box_width, box_height): (u32, u32)) -> (u
     }
 }
 
-/// The middle of the source in the aspect of the box, at the size of the box or, where the source is smaller, at its own.
+/// The middle of the source in the box's aspect ratio, at the size of the box or, where that is smaller, of the part.
 fn crop(source: Source, (box_width, box_height): (u32, u32), animated: bool) -> RenderSpec {
     let (width, height) = inside((source.width, source.height), (box_width, box_height));
     let x = source.width.saturating_sub(width).div_euclid(2);
@@ -177,7 +168,7 @@ fn crop(source: Source, (box_width, box_height): (u32, u32), animated: bool) -> 
     }
 }
 
-/// The largest box of an aspect inside a size.
+/// The largest box of an aspect ratio inside a size.
 fn inside((width, height): (u32, u32), (aspect_width, aspect_height): (u32, u32)) -> (u32, u32) {
     if product(width, aspect_height) >= product(height, aspect_width) {
         (scaled(height, aspect_width, aspect_height).clamp(1, width.max(1)), height)
@@ -186,14 +177,13 @@ fn inside((width, height): (u32, u32), (aspect_width, aspect_height): (u32, u32)
     }
 }
 
-/// `length × numerator ÷ denominator`, rounded to the nearest.
+/// `length × numerator ÷ denominator`, rounded to the nearest integer.
 fn scaled(length: u32, numerator: u32, denominator: u32) -> u32 {
     let half = u64::from(denominator).div_euclid(2);
     let rounded = product(length, numerator).saturating_add(half).checked_div(u64::from(denominator));
     u32::try_from(rounded.unwrap_or(0)).unwrap_or(u32::MAX)
 }
 
-/// An area.
 fn product(width: u32, height: u32) -> u64 {
     u64::from(width).saturating_mul(u64::from(height))
 }
@@ -225,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_answered_as_the_table_says() {
+    fn requests_are_planned_as_the_table_says() {
         use ThumbnailMethod::{Crop, Scale};
         for (source, wanted, method, expected) in [
             ((6000, 4000), (800, 600), Scale, Some((900, 600))),
@@ -257,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn only_boxes_to_cover_lie_beyond_the_sizes() {
+    fn only_requests_to_scale_exceed_all_configured_sizes() {
         use ThumbnailMethod::{Crop, Scale};
         for (width, height, method, expected) in [
             (800, 600, Scale, false),
@@ -272,11 +262,13 @@ mod tests {
     }
 
     #[test]
-    fn a_still_of_a_moving_source_is_never_the_source() {
+    fn a_still_of_an_animated_source_is_always_rendered() {
         let source = Source { width: 20, height: 10, motion: Motion::Animated };
         let mut wanted =
             ThumbnailRequest { width: 96, height: 96, method: ThumbnailMethod::Crop, motion: Motion::Still };
-        let Plan::Render(spec) = Plan::new(source, wanted, &sizes()) else { panic!("the source moves") };
+        let Plan::Render(spec) = Plan::new(source, wanted, &sizes()) else {
+            panic!("the source is animated")
+        };
         assert_eq!((spec.width, spec.height, spec.animated), (20, 10, false));
         wanted.motion = Motion::Animated;
         assert_eq!(Plan::new(source, wanted, &sizes()), Plan::Original);
@@ -309,8 +301,8 @@ mod tests {
         }
 
         #[test]
-        fn what_is_large_enough_is_covered_by_crop(wanted in (1_u32..97, 1_u32..97)) {
-            let Plan::Render(spec) = plan((5000, 5000), wanted, ThumbnailMethod::Crop) else { panic!("it is large") };
+        fn crops_of_large_sources_cover_the_request(wanted in (1_u32..97, 1_u32..97)) {
+            let Plan::Render(spec) = plan((5000, 5000), wanted, ThumbnailMethod::Crop) else { panic!("the source is large") };
             prop_assert!(spec.width >= wanted.0 && spec.height >= wanted.1 && spec.width.max(spec.height) <= 96);
         }
     }

@@ -198,7 +198,7 @@ impl TagEmitter<'_> {
         }
     }
 
-    /// The tokenizer state after a start tag. In foreign content (SVG, `MathML`) neither `title` nor `style` contains raw text.
+    /// The tokenizer state after a start tag. In foreign content (SVG, MathML) neither `title` nor `style` contains raw text.
     /// `noscript` contains elements, because no script is run.
     fn state_after_start(&mut self) -> Option<State> {
         let is_foreign_root = matches!(self.tag.name.as_slice(), b"svg" | b"math");

@@ -1,7 +1,7 @@
 //! oEmbed providers: where to request a description of a page.
 //!
 //! Owns the list of sites that are asked before their pages, because the pages say little to a program, or nothing without a
-//! login. Software that runs on many hosts (Mastodon, `PeerTube`) declares its endpoint in its pages; for a page of such software
+//! login. Software that runs on many hosts (Mastodon, PeerTube) declares its endpoint in its pages; for a page of such software
 //! that does not, [`endpoint_by_path`] guesses the endpoint. Refuses to know responses.
 
 use percent_encoding::{CONTROLS, utf8_percent_encode};
@@ -84,7 +84,7 @@ impl UrlGlob {
 }
 
 /// The URL at which software that runs on any host would describe the page at `url`, by the path: `/@name/112233445566778899`
-/// of Mastodon, `/w/` and `/videos/watch/` of `PeerTube`.
+/// of Mastodon, `/w/` and `/videos/watch/` of PeerTube.
 pub(in crate::preview) fn endpoint_by_path(url: &Url) -> Option<Url> {
     let parts: Vec<&str> = url.path_segments()?.collect();
     let is_post = |id: &str| id.len() >= 15 && id.bytes().all(|byte| byte.is_ascii_digit());

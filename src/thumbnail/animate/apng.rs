@@ -1,4 +1,6 @@
 //! The frames of an APNG ([PNG, third edition](https://www.w3.org/TR/png-3/#apng-frame-based-animation)).
+//!
+//! Owns the default image and the conversion to RGBA. Refuses to know sizes of thumbnails.
 
 use png::{BlendOp, ColorType, Decoder, DisposeOp, Limits as PngLimits, OutputInfo, Reader, Transformations};
 
@@ -7,18 +9,17 @@ use super::super::decode::{from_png, png_profile};
 use super::super::input::Input;
 use super::super::plan::Rect;
 use super::super::probe::Header;
-use super::canvas::{Blend, Canvas, Dispose, Frame};
-use super::{Film, Frames};
+use super::canvas::{AnimationFrame, Blend, Canvas, Dispose};
+use super::{AnimationInfo, FrameReader};
 
-/// An APNG while its frames are read.
+/// An APNG whose frames are being read.
 pub(super) struct Apng<'a> {
-    /// Before the pixels of a frame.
     reader: Reader<Input<'a>>,
-    /// Frames to come.
+    /// Frames still to be read.
     left: u32,
-    /// A frame as the decoder gives it.
+    /// A frame as decoded.
     raw: Vec<u8>,
-    /// It in RGBA, where that is something else.
+    /// The frame in RGBA, if it was decoded to something else.
     rgba: Vec<u8>,
 }
 
@@ -35,20 +36,20 @@ impl<'a> Apng<'a> {
             return Err(ThumbnailError::broken("the size is not what the header says"));
         }
         let left = info.animation_control().map_or(0, |control| control.num_frames);
-        let is_apart = info.frame_control.is_none();
+        let has_default_image = info.frame_control.is_none();
         let size =
             reader.output_buffer_size().ok_or(ThumbnailError::TooLarge("the image has too many pixels"))?;
         let mut apng = Self { reader, left, raw: vec![0; size], rgba: Vec::new() };
-        if is_apart {
-            // The default image, for those who know no animations.
+        if has_default_image {
+            // The default image, for viewers without APNG, is not a frame.
             apng.reader.next_frame(&mut apng.raw).map_err(from_png)?;
         }
         Ok(apng)
     }
 
-    /// The frame that was read, in RGBA, and its bytes from row to row.
+    /// The frame just read as RGBA, and the bytes from row to row.
     fn rgba(&mut self, output: &OutputInfo) -> Result<(&[u8], usize), ThumbnailError> {
-        // An interlaced frame is laid out as if it were as wide as the canvas.
+        // The decoder lays out an interlaced frame as if it were as wide as the canvas.
         let stride = if self.reader.info().interlaced {
             self.reader.output_line_size(self.reader.info().width)
         } else {
@@ -69,21 +70,25 @@ impl<'a> Apng<'a> {
     }
 }
 
-impl Frames for Apng<'_> {
-    fn film(&self) -> Film {
+impl FrameReader for Apng<'_> {
+    fn info(&self) -> AnimationInfo {
         let info = self.reader.info();
-        let plays = info.animation_control().map_or(0, |control| control.num_plays);
-        Film { plays: u16::try_from(plays).unwrap_or(u16::MAX), frames: self.left, icc: png_profile(info) }
+        let loop_count = info.animation_control().map_or(0, |control| control.num_plays);
+        AnimationInfo {
+            loop_count: u16::try_from(loop_count).unwrap_or(u16::MAX),
+            frames: self.left,
+            icc: png_profile(info),
+        }
     }
 
-    fn next(&mut self, canvas: &mut Canvas) -> Result<Option<u32>, ThumbnailError> {
+    fn draw_next(&mut self, canvas: &mut Canvas) -> Result<Option<u32>, ThumbnailError> {
         let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
         self.left = left;
         let output = self.reader.next_frame(&mut self.raw).map_err(from_png)?;
         let control = self.reader.info().frame_control;
         let control = control.ok_or_else(|| ThumbnailError::broken("a frame without its control chunk"))?;
         let (data, stride) = self.rgba(&output)?;
-        canvas.draw(&Frame {
+        canvas.draw(&AnimationFrame {
             part: Rect {
                 x: control.x_offset,
                 y: control.y_offset,

@@ -1,69 +1,65 @@
-//! Frames put upon one another as GIF, APNG and WebP have it: parts of the canvas that cover or blend, stay or go.
+//! The canvas of an animation: blending and disposal of frames as in GIF, APNG and WebP.
 //!
-//! Owns the picture that is seen. `image-webp` never clears a disposed frame and `image` knows no loop counts, so their
-//! crates' frames are composited here, in one way for the three. Refuses to know files.
+//! Owns the displayed picture. Refuses to know files. Written here because `image-webp` never clears a disposed frame and
+//! the animation decoders of `image` do not know loop counts; so the frames of all three formats are composited in one way.
 
 use super::super::ThumbnailError;
 use super::super::pixels::{Layout, Pixels, Reducer};
 use super::super::plan::Rect;
 
-/// How a frame meets what is already there.
+/// How a frame is drawn over the canvas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Blend {
-    /// In its place.
+    /// It replaces the pixels, with their alpha.
     Replace,
-    /// On top, by its alpha.
+    /// It is blended by its alpha.
     Over,
 }
 
-/// What becomes of a frame before the next is drawn.
+/// What is done with a frame before the next one is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dispose {
-    /// It stays.
     Keep,
-    /// Its part becomes transparent: browsers pass over background colours.
+    /// Its part becomes transparent; background colours are ignored, as in browsers.
     Clear,
-    /// What it covered comes back.
+    /// The pixels that it covered are restored.
     Restore,
 }
 
-/// A frame as a file has it.
+/// A decoded frame.
 #[derive(Debug)]
-pub(super) struct Frame<'a> {
-    /// Its part of the canvas; what lies outside is cut off.
+pub(super) struct AnimationFrame<'a> {
+    /// Its part of the canvas; what lies outside is clipped.
     pub(super) part: Rect,
-    /// RGBA, rows of `stride` bytes.
+    /// RGBA with straight alpha, in rows of `stride` bytes.
     pub(super) data: &'a [u8],
-    /// Bytes from row to row.
     pub(super) stride: usize,
-    /// How it is drawn.
     pub(super) blend: Blend,
-    /// What becomes of it.
     pub(super) dispose: Dispose,
 }
 
-/// What is seen, RGBA with straight alpha; transparent at first.
+/// The displayed picture: RGBA with straight alpha, transparent at first.
 #[derive(Debug)]
 pub(super) struct Canvas {
-    /// Columns.
     width: u32,
-    /// Rows.
     height: u32,
     /// `width × height × 4` bytes.
     data: Vec<u8>,
-    /// What to do before the next frame: put these pixels, or none, in the place of the last one.
+    /// Before the next frame, this part gets these pixels back or, if there are none, becomes transparent.
     disposal: Option<(Rect, Vec<u8>)>,
 }
 
 impl Canvas {
-    /// An empty canvas.
     pub(super) fn new(width: u32, height: u32) -> Self {
         let size = bytes(width).saturating_mul(usize::try_from(height).unwrap_or(0));
         Self { width, height, data: vec![0; size], disposal: None }
     }
 
-    /// Disposes of the last frame and draws the next.
-    pub(super) fn draw(&mut self, frame: &Frame<'_>) -> Result<(), ThumbnailError> {
+    /// Disposes of the last frame and draws the next one.
+    ///
+    /// # Errors
+    /// `Broken` if the frame has too few pixels.
+    pub(super) fn draw(&mut self, frame: &AnimationFrame<'_>) -> Result<(), ThumbnailError> {
         if let Some((part, before)) = self.disposal.take() {
             let row = bytes(part.width).max(1);
             let mut rows = before.chunks_exact(row);
@@ -74,7 +70,7 @@ impl Canvas {
                 }
             }
         }
-        let part = self.inside(frame.part);
+        let part = self.clip(frame.part);
         match frame.dispose {
             Dispose::Keep => {}
             Dispose::Clear => self.disposal = Some((part, Vec::new())),
@@ -95,7 +91,7 @@ impl Canvas {
         Ok(())
     }
 
-    /// What is seen, reduced.
+    /// The displayed picture, reduced by a divisor.
     pub(super) fn reduced(&self, divisor: u32) -> Pixels {
         let mut reducer = Reducer::new((self.width, self.height), Layout::Rgba, divisor);
         for row in self.data.chunks_exact(bytes(self.width).max(1)) {
@@ -104,15 +100,15 @@ impl Canvas {
         reducer.finish()
     }
 
-    /// Cuts a part off at the edges.
-    fn inside(&self, part: Rect) -> Rect {
+    /// Clips a part to the canvas.
+    fn clip(&self, part: Rect) -> Rect {
         let (x, y) = (part.x.min(self.width), part.y.min(self.height));
         let width = part.width.min(self.width.saturating_sub(x));
         let height = part.height.min(self.height.saturating_sub(y));
         Rect { x, y, width, height }
     }
 
-    /// The rows of a part that lies inside.
+    /// The rows of a part, which must lie within the canvas.
     fn rows_mut(&mut self, part: Rect) -> impl Iterator<Item = &mut [u8]> {
         let (from, to) = (bytes(part.x), bytes(part.x.saturating_add(part.width)));
         let rows = usize::try_from(part.height).unwrap_or(0);
@@ -125,12 +121,12 @@ impl Canvas {
     }
 }
 
-/// Bytes of a row.
+/// Bytes of a row of RGBA.
 fn bytes(pixels: u32) -> usize {
     usize::try_from(pixels).unwrap_or(usize::MAX).saturating_mul(4)
 }
 
-/// Puts one row on another, by its alpha.
+/// Blends a row over another.
 fn blend(below: &mut [u8], above: &[u8]) {
     for (below, above) in below.as_chunks_mut::<4>().0.iter_mut().zip(above.as_chunks::<4>().0) {
         match above {
@@ -141,21 +137,23 @@ fn blend(below: &mut [u8], above: &[u8]) {
     }
 }
 
-/// One pixel on another, neither premultiplied.
+/// Blends a pixel over another, both with straight alpha (source over).
 fn over(below: [u8; 4], above: [u8; 4]) -> [u8; 4] {
     let [.., below_alpha] = below.map(u32::from);
     let [.., above_alpha] = above.map(u32::from);
-    // Both in units of 1/255².
-    let near = above_alpha.saturating_mul(255);
-    let far = below_alpha.saturating_mul(255_u32.saturating_sub(above_alpha));
-    let total = near.saturating_add(far);
+    // Both weights are in units of 1/255².
+    let above_weight = above_alpha.saturating_mul(255);
+    let below_weight = below_alpha.saturating_mul(255_u32.saturating_sub(above_alpha));
+    let total = above_weight.saturating_add(below_weight);
     let rounded = |sum: u32, by: u32| {
         let value = sum.saturating_add(by.div_euclid(2)).checked_div(by).unwrap_or(0);
         u8::try_from(value).unwrap_or(u8::MAX)
     };
     let mut mixed = [0; 4];
     for ((mixed, below), above) in mixed.iter_mut().zip(below).zip(above) {
-        let sum = u32::from(above).saturating_mul(near).saturating_add(u32::from(below).saturating_mul(far));
+        let sum = u32::from(above)
+            .saturating_mul(above_weight)
+            .saturating_add(u32::from(below).saturating_mul(below_weight));
         *mixed = rounded(sum, total);
     }
     let [red, green, blue, _] = mixed;
@@ -174,12 +172,12 @@ mod tests {
         let width = u32::try_from(pixels.len()).unwrap();
         let data = pixels.as_flattened();
         let part = Rect { x, y: 0, width, height: 1 };
-        canvas.draw(&Frame { part, data, stride: data.len(), blend, dispose }).unwrap();
+        canvas.draw(&AnimationFrame { part, data, stride: data.len(), blend, dispose }).unwrap();
         canvas.reduced(1).data.as_chunks::<4>().0.to_vec()
     }
 
     #[test]
-    fn frames_stay_go_or_give_back_what_they_covered() {
+    fn frames_are_kept_cleared_or_restored() {
         let mut canvas = Canvas::new(3, 1);
         assert_eq!(draw(&mut canvas, 0, &[RED; 3], Blend::Replace, Dispose::Keep), [RED; 3]);
         assert_eq!(draw(&mut canvas, 1, &[BLUE], Blend::Over, Dispose::Restore), [RED, BLUE, RED]);
@@ -189,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn half_transparent_colours_mix() {
+    fn translucent_colours_are_blended() {
         let mut canvas = Canvas::new(2, 1);
         draw(&mut canvas, 0, &[RED], Blend::Replace, Dispose::Keep);
         let got = draw(&mut canvas, 0, &[[0, 0, 255, 128]; 2], Blend::Over, Dispose::Keep);
@@ -197,12 +195,12 @@ mod tests {
     }
 
     #[test]
-    fn what_hangs_over_the_edge_is_cut_off_and_missing_rows_are_broken() {
+    fn frames_are_clipped_at_the_edge_and_missing_rows_are_broken() {
         let mut canvas = Canvas::new(2, 1);
         assert_eq!(draw(&mut canvas, 1, &[RED, BLUE], Blend::Replace, Dispose::Restore), [NONE, RED]);
         assert_eq!(draw(&mut canvas, 9, &[BLUE], Blend::Replace, Dispose::Clear), [NONE, NONE]);
         let part = Rect { x: 0, y: 0, width: 2, height: 1 };
         let (blend, dispose) = (Blend::Over, Dispose::Keep);
-        assert!(canvas.draw(&Frame { part, data: &RED, stride: 8, blend, dispose }).is_err());
+        assert!(canvas.draw(&AnimationFrame { part, data: &RED, stride: 8, blend, dispose }).is_err());
     }
 }

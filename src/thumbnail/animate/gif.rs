@@ -1,4 +1,6 @@
-//! The frames of a GIF ([GIF 89a](https://www.w3.org/Graphics/GIF/spec-gif89a.txt)).
+//! The frames of an animated GIF ([GIF 89a](https://www.w3.org/Graphics/GIF/spec-gif89a.txt)).
+//!
+//! Owns the loop count and the translation of disposal. Refuses to know sizes of thumbnails.
 
 use std::io::Seek as _;
 use std::num::NonZeroU64;
@@ -10,16 +12,15 @@ use super::super::decode::from_gif;
 use super::super::input::Input;
 use super::super::plan::Rect;
 use super::super::probe::{Header, count_gif_frames, gif_canvas};
-use super::canvas::{Blend, Canvas, Dispose, Frame};
-use super::{Film, Frames, MAX_FRAMES};
+use super::canvas::{AnimationFrame, Blend, Canvas, Dispose};
+use super::{AnimationInfo, FrameReader, MAX_FRAMES};
 
-/// A GIF while its frames are read.
+/// A GIF whose frames are being read.
 pub(super) struct Gif<'a> {
-    /// Between two frames.
     decoder: Decoder<Input<'a>>,
-    /// How many there are.
+    /// How many frames it has.
     count: u32,
-    /// Whether none has been read.
+    /// Whether the first frame is still to be read.
     is_at_start: bool,
 }
 
@@ -37,24 +38,23 @@ impl<'a> Gif<'a> {
     }
 }
 
-impl Frames for Gif<'_> {
-    fn film(&self) -> Film {
-        // As browsers and gif2webp count: the extension names the repetitions after the first time, and without it there
-        // are none.
-        let plays = match self.decoder.repeat() {
+impl FrameReader for Gif<'_> {
+    fn info(&self) -> AnimationInfo {
+        // As in browsers and gif2webp, the extension counts the repetitions after the first time; without it there are none.
+        let loop_count = match self.decoder.repeat() {
             Repeat::Infinite => 0,
             Repeat::Finite(again) => again.saturating_add(1),
         };
-        Film { plays, icc: self.decoder.icc_profile().map(Vec::from), frames: self.count }
+        AnimationInfo { loop_count, icc: self.decoder.icc_profile().map(Vec::from), frames: self.count }
     }
 
-    fn next(&mut self, canvas: &mut Canvas) -> Result<Option<u32>, ThumbnailError> {
+    fn draw_next(&mut self, canvas: &mut Canvas) -> Result<Option<u32>, ThumbnailError> {
         let screen = (self.decoder.width().into(), self.decoder.height().into());
         let Some(frame) = self.decoder.read_next_frame().map_err(from_gif)? else { return Ok(None) };
         let (width, height) = (u32::from(frame.width), u32::from(frame.height));
         let part = Rect { x: frame.left.into(), y: frame.top.into(), width, height };
         let is_first = std::mem::replace(&mut self.is_at_start, false);
-        canvas.draw(&Frame {
+        canvas.draw(&AnimationFrame {
             part: if is_first { gif_canvas(screen, part).1 } else { part },
             data: &frame.buffer,
             stride: usize::from(frame.width).saturating_mul(4),
@@ -69,5 +69,5 @@ impl Frames for Gif<'_> {
     }
 }
 
-/// Bytes that profile and XMP may have besides.
+/// Bytes for the profile and XMP.
 const METADATA: u64 = 1 << 20;

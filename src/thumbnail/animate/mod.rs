@@ -1,7 +1,8 @@
-//! Thumbnails that move (MSC2705): every frame of a GIF, APNG or WebP made small, as animated WebP.
+//! Animated thumbnails ([MSC2705](https://github.com/matrix-org/matrix-spec-proposals/pull/2705)): every frame of a GIF, APNG or
+//! animated WebP, resized, as animated WebP.
 //!
-//! Owns what that may cost. One frame is held at a time, beside the canvas and the result. Refuses to be more than an
-//! offer: what does not fit its bounds is shown still.
+//! Owns the bounds on frames, pixels and bytes; an animation that exceeds one becomes a still. Holds one frame at a time
+//! beside the canvas and the result. Refuses to know stills.
 
 mod apng;
 mod canvas;
@@ -23,57 +24,54 @@ use super::plan::RenderSpec;
 use super::probe::{Format, Header};
 use super::resize;
 
-/// What a file says of its animation before the frames.
+/// What is known of an animation before its frames are decoded.
 #[derive(Clone, Debug)]
-struct Film {
-    /// How often it is shown; 0 for ever.
-    plays: u16,
-    /// The colour profile.
+struct AnimationInfo {
+    /// How often it is played; 0 for endless.
+    loop_count: u16,
     icc: Option<Vec<u8>>,
-    /// How many frames there are. Counted without decoding any, so that a refusal costs nothing; past [`MAX_FRAMES`] the
+    /// How many frames it has. They are counted without decoding, so that a refusal costs little; above [`MAX_FRAMES`] the
     /// count may stop.
     frames: u32,
 }
 
-/// A file whose frames come one by one.
-trait Frames {
-    /// What it says before the first.
-    fn film(&self) -> Film;
+/// Reads the frames of a file one by one.
+trait FrameReader {
+    fn info(&self) -> AnimationInfo;
 
-    /// Draws the next frame and says for how many milliseconds it is seen; nothing after the last.
-    fn next(&mut self, canvas: &mut Canvas) -> Result<Option<u32>, ThumbnailError>;
+    /// Draws the next frame and returns its duration in milliseconds; `None` after the last.
+    fn draw_next(&mut self, canvas: &mut Canvas) -> Result<Option<u32>, ThumbnailError>;
 }
 
-/// Makes an animation; nothing if there is but one picture to show. A broken frame ends it, as in browsers.
+/// Renders an animation; `None` if there is only one frame to show. As in browsers, a broken frame ends it.
 ///
 /// # Errors
-/// What is over a bound is [`ThumbnailError::TooLarge`]: a still is to be made instead. Past the deadline it is
-/// [`ThumbnailError::Timeout`], never an animation that ends early.
+/// `TooLarge` if it exceeds a bound. `Timeout` past the deadline: it never ends early for lack of time.
 pub(super) fn animate<'a>(
     input: Input<'a>,
     header: &Header,
     spec: &RenderSpec,
     deadline: Option<Instant>,
 ) -> Result<Option<Rendered>, ThumbnailError> {
-    let mut frames: Box<dyn Frames + 'a> = match header.format {
+    let mut frames: Box<dyn FrameReader + 'a> = match header.format {
         Format::Gif => Box::new(gif::Gif::open(input, header)?),
         Format::Png => Box::new(apng::Apng::open(input, header)?),
         Format::WebP => Box::new(webp::WebP::open(input, header)?),
         Format::Jpeg | Format::Bmp | Format::Tiff => return Ok(None),
     };
-    let Film { plays, icc, frames: count } = frames.film();
-    if count > MAX_FRAMES || header.pixels().saturating_mul(count.into()) > MAX_DRAWN {
-        return Err(UNFIT);
+    let AnimationInfo { loop_count, icc, frames: count } = frames.info();
+    if count > MAX_FRAMES || header.pixels().saturating_mul(count.into()) > MAX_DECODED_PIXELS {
+        return Err(TOO_LONG);
     }
     let part = header.orientation.stored_part(spec.crop, (header.width, header.height));
     let size = header.orientation.turn((spec.width, spec.height));
-    let divisor = decode::divisor(header, spec);
+    let divisor = decode::row_divisor(header, spec);
     let mut canvas = Canvas::new(header.width, header.height);
     let conversion = Conversion::new(Layout::Rgba, icc.as_deref());
     let mut writer = Writer::new((spec.width, spec.height))?;
     for _ in 0..count {
-        let next = frames.next(&mut canvas);
-        // Asked first: a frame can look broken because its bytes did not come in time.
+        let next = frames.draw_next(&mut canvas);
+        // Checked before the result, because a frame can look broken when its bytes are late.
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(ThumbnailError::Timeout);
         }
@@ -83,41 +81,41 @@ pub(super) fn animate<'a>(
             Err(error) => return Err(error),
         };
         let small = resize::Reduced::new(canvas.reduced(divisor), divisor).resize(part, size)?;
-        writer.add(header.orientation.apply(conversion.apply(small)), seen_for(duration))?;
+        writer.add(header.orientation.apply(conversion.apply(small)), displayed_duration(duration))?;
     }
-    writer.finish(plays)
+    writer.finish(loop_count)
 }
 
-/// Bytes held while animating, but for the result's pictures.
+/// An upper bound of the bytes held by [`animate`], except for pictures of the result's size.
 pub(super) fn estimate(header: &Header, spec: &RenderSpec) -> u64 {
-    // The canvas, a frame, what it covered; of WebP the frame's file, its planes, alpha and RGB besides.
+    // The canvas, a frame, the pixels it covered; for WebP also the frame's file, planes, alpha and RGB.
     let per_pixel: u64 = match header.format {
         Format::WebP => 28,
         Format::Gif | Format::Png => 14,
         Format::Jpeg | Format::Bmp | Format::Tiff => 0,
     };
-    let reduced = decode::reduced(header, decode::divisor(header, spec), 4).saturating_mul(3);
+    let reduced = decode::reduced_bytes(header, decode::row_divisor(header, spec), 4).saturating_mul(3);
     let file = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_mul(2);
-    let conversion = decode::conversion(header);
+    let conversion = decode::conversion_bytes(header);
     [header.pixels().saturating_mul(per_pixel), reduced, file, conversion]
         .into_iter()
         .fold(0, u64::saturating_add)
 }
 
-/// How long a frame is seen. Browsers take 10 ms and less for no duration at all, and show the frame for 100 ms.
-fn seen_for(duration: u32) -> u32 {
+/// The duration in milliseconds that browsers use: 100 for a frame of 10 or less.
+fn displayed_duration(duration: u32) -> u32 {
     if duration <= 10 { 100 } else { duration }
 }
 
-/// Over a bound.
-const UNFIT: ThumbnailError = ThumbnailError::TooLarge("the animation is too long");
-/// Frames of the source.
+/// The animation exceeds a bound.
+const TOO_LONG: ThumbnailError = ThumbnailError::TooLarge("the animation is too long");
+/// Most frames.
 const MAX_FRAMES: u32 = 1000;
-/// Pixels of the source's canvas, over all frames.
-const MAX_DRAWN: u64 = 256 << 20;
-/// Pixels that are encoded.
-const MAX_CHANGED: u64 = 64 << 20;
-/// Bytes of the result.
+/// Most pixels of the source's canvas times frames.
+const MAX_DECODED_PIXELS: u64 = 256 << 20;
+/// Most pixels that are encoded, over all frames.
+const MAX_ENCODED_PIXELS: u64 = 64 << 20;
+/// Most bytes of the result.
 const MAX_BYTES: usize = 8 << 20;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! The frames of an animated WebP ([container](https://developers.google.com/speed/webp/docs/riff_container)).
+//! The frames of an animated WebP ([RFC 9649](https://www.rfc-editor.org/rfc/rfc9649)).
 //!
-//! Each frame is handed to the decoder as a file of its own: what the decoder makes of a whole animation lacks disposal.
+//! Owns the container. Refuses to know sizes of thumbnails. Each frame is decoded as a file of its own, because `image-webp` does
+//! not clear disposed frames when it decodes an animation.
 
 use std::io::{BufRead as _, Cursor, Read, Seek as _, SeekFrom};
 
@@ -10,22 +11,21 @@ use super::super::ThumbnailError;
 use super::super::input::Input;
 use super::super::plan::Rect;
 use super::super::probe::{Header, from_webp, webp_profile};
-use super::canvas::{Blend, Canvas, Dispose, Frame};
-use super::{Film, Frames, MAX_FRAMES};
+use super::canvas::{AnimationFrame, Blend, Canvas, Dispose};
+use super::{AnimationInfo, FrameReader, MAX_FRAMES};
 
-/// A WebP while its frames are read.
+/// A WebP whose frames are being read.
 pub(super) struct WebP<'a> {
-    /// Before a chunk.
+    /// At the beginning of a chunk.
     input: Input<'a>,
-    /// What precedes the frames says.
-    film: Film,
-    /// The most bytes that a frame may have in the file: those of the canvas.
-    most: u64,
-    /// A frame's file.
+    info: AnimationInfo,
+    /// Most bytes of a frame, stored or decoded: those of the canvas in RGBA and some more.
+    max_frame_bytes: u64,
+    /// A frame as a file of its own.
     file: Vec<u8>,
-    /// What the decoder makes of it.
+    /// The frame as decoded.
     raw: Vec<u8>,
-    /// It in RGBA, where that is something else.
+    /// The frame in RGBA, if it was decoded to RGB.
     rgba: Vec<u8>,
 }
 
@@ -34,7 +34,7 @@ impl<'a> WebP<'a> {
     pub(super) fn open(mut input: Input<'a>, header: &Header) -> Result<Self, ThumbnailError> {
         let icc = Some(webp_profile(&mut input, header)?).filter(|icc| !icc.is_empty());
         input.seek(SeekFrom::Start(RIFF_HEADER))?;
-        let mut film = Film { plays: 1, icc, frames: 0 };
+        let mut info = AnimationInfo { loop_count: 1, icc, frames: 0 };
         loop {
             let (name, length) = chunk(&mut input)?;
             match &name {
@@ -42,7 +42,7 @@ impl<'a> WebP<'a> {
                     let mut control = [0; 6];
                     input.read_exact(&mut control)?;
                     let [_, _, _, _, low, high] = control;
-                    film.plays = u16::from_le_bytes([low, high]);
+                    info.loop_count = u16::from_le_bytes([low, high]);
                     skip(&mut input, length, 6)?;
                     break;
                 }
@@ -51,19 +51,20 @@ impl<'a> WebP<'a> {
             }
         }
         let first = input.stream_position()?;
-        let most = header.pixels().saturating_mul(4).saturating_add(SMALL);
-        let mut webp = Self { input, film, most, file: Vec::new(), raw: Vec::new(), rgba: Vec::new() };
-        while webp.film.frames <= MAX_FRAMES
+        let max_frame_bytes = header.pixels().saturating_mul(4).saturating_add(SMALL_FRAME);
+        let mut webp =
+            Self { input, info, max_frame_bytes, file: Vec::new(), raw: Vec::new(), rgba: Vec::new() };
+        while webp.info.frames <= MAX_FRAMES
             && let Some(length) = webp.next_chunk()?
         {
-            webp.film.frames = webp.film.frames.saturating_add(1);
+            webp.info.frames = webp.info.frames.saturating_add(1);
             skip(&mut webp.input, length, 0)?;
         }
         webp.input.seek(SeekFrom::Start(first))?;
         Ok(webp)
     }
 
-    /// Reads on to the next frame's chunk; the end of the file, be it inside a chunk's header, ends the animation.
+    /// Skips to the data of the next frame and returns its length; `None` at the end of the file, even inside a chunk's header.
     fn next_chunk(&mut self) -> Result<Option<u32>, ThumbnailError> {
         loop {
             if self.input.fill_buf()?.is_empty() {
@@ -78,10 +79,10 @@ impl<'a> WebP<'a> {
         }
     }
 
-    /// Decodes a frame of a size into RGBA.
+    /// Decodes the chunks of a frame to RGBA.
     fn decode(&mut self, payload: &[u8], width: u32, height: u32) -> Result<&[u8], ThumbnailError> {
         check_size(payload, (width, height))?;
-        // Only a lossy bitstream on its own has no alpha.
+        // Every frame may have alpha, except a lossy bitstream without an `ALPH` chunk.
         let alpha = if payload.starts_with(b"VP8 ") { 0 } else { ALPHA };
         self.file.clear();
         self.file.extend(b"RIFF");
@@ -107,14 +108,14 @@ impl<'a> WebP<'a> {
     }
 }
 
-impl Frames for WebP<'_> {
-    fn film(&self) -> Film {
-        self.film.clone()
+impl FrameReader for WebP<'_> {
+    fn info(&self) -> AnimationInfo {
+        self.info.clone()
     }
 
-    fn next(&mut self, canvas: &mut Canvas) -> Result<Option<u32>, ThumbnailError> {
+    fn draw_next(&mut self, canvas: &mut Canvas) -> Result<Option<u32>, ThumbnailError> {
         let Some(length) = self.next_chunk()? else { return Ok(None) };
-        if u64::from(length) > self.most {
+        if u64::from(length) > self.max_frame_bytes {
             return Err(ThumbnailError::broken("a frame larger than its pixels"));
         }
         let chunk = payload(&mut self.input, length)?;
@@ -125,10 +126,10 @@ impl Frames for WebP<'_> {
         let number = |low, middle, high| u32::from_le_bytes([low, middle, high, 0]);
         let (x, y) = (number(x0, x1, x2).saturating_mul(2), number(y0, y1, y2).saturating_mul(2));
         let (width, height) = (number(w0, w1, w2).saturating_add(1), number(h0, h1, h2).saturating_add(1));
-        if u64::from(width).saturating_mul(u64::from(height)).saturating_mul(4) > self.most {
+        if u64::from(width).saturating_mul(u64::from(height)).saturating_mul(4) > self.max_frame_bytes {
             return Err(ThumbnailError::broken("a frame larger than the canvas"));
         }
-        canvas.draw(&Frame {
+        canvas.draw(&AnimationFrame {
             part: Rect { x, y, width, height },
             data: self.decode(rest, width, height)?,
             stride: usize::try_from(width).unwrap_or(0).saturating_mul(4),
@@ -139,13 +140,13 @@ impl Frames for WebP<'_> {
     }
 }
 
-/// Refuses a lossy frame of another size than the container says: the decoder sets its planes up by it
+/// Refuses a lossy bitstream of another size than its frame, because the decoder allocates planes by the bitstream
 /// ([RFC 6386, 9.1](https://www.rfc-editor.org/rfc/rfc6386#section-9.1)).
 fn check_size(mut payload: &[u8], (width, height): (u32, u32)) -> Result<(), ThumbnailError> {
     while let Ok((name, length)) = chunk(&mut payload) {
         if &name == b"VP8 " {
             let Some([_, _, _, _, _, _, w0, w1, h0, h1]) = payload.first_chunk() else { break };
-            // Two bits of each are a scale for the screen.
+            // The upper two bits are a scale for display.
             let side = |low: &u8, high: &u8| u32::from(u16::from_le_bytes([*low, *high]) & 0x3fff);
             if (side(w0, w1), side(h0, h1)) != (width, height) {
                 return Err(ThumbnailError::broken("a frame of another size than it says"));
@@ -157,7 +158,7 @@ fn check_size(mut payload: &[u8], (width, height): (u32, u32)) -> Result<(), Thu
     Ok(())
 }
 
-/// A chunk's name and length.
+/// Reads the name and length of a chunk.
 fn chunk(input: &mut dyn Read) -> Result<([u8; 4], u32), ThumbnailError> {
     let (mut name, mut length) = ([0; 4], [0; 4]);
     input.read_exact(&mut name)?;
@@ -165,7 +166,7 @@ fn chunk(input: &mut dyn Read) -> Result<([u8; 4], u32), ThumbnailError> {
     Ok((name, u32::from_le_bytes(length)))
 }
 
-/// A chunk's bytes, with the padding behind them passed over. Memory grows with what arrives, not with what is claimed.
+/// Reads the data of a chunk and skips its padding. Memory grows with the bytes that are there, not with the length.
 fn payload(input: &mut Input<'_>, length: u32) -> Result<Vec<u8>, ThumbnailError> {
     let mut bytes = Vec::new();
     input.by_ref().take(length.into()).read_to_end(&mut bytes)?;
@@ -176,15 +177,15 @@ fn payload(input: &mut Input<'_>, length: u32) -> Result<Vec<u8>, ThumbnailError
     Ok(bytes)
 }
 
-/// Passes over the rest of a chunk of which some bytes were read, and its padding.
+/// Skips the rest of a chunk and its padding, after `read` bytes of it were read.
 fn skip(input: &mut Input<'_>, length: u32, read: u32) -> Result<(), ThumbnailError> {
     let rest = i64::from(length).saturating_add(i64::from(length & 1)).saturating_sub(read.into());
     Ok(input.seek_relative(rest)?)
 }
 
-/// `RIFF`, a length, `WEBP`.
+/// Bytes of `RIFF`, the length and `WEBP`.
 const RIFF_HEADER: u64 = 12;
-/// The flag of `VP8X` that says that pictures have alpha.
+/// The flag of `VP8X` for alpha.
 const ALPHA: u8 = 0x10;
-/// Bytes that a frame of few pixels may have beyond them: headers and code tables.
-const SMALL: u64 = 16 << 10;
+/// Bytes that a frame of few pixels may have beyond its pixels: headers and Huffman tables.
+const SMALL_FRAME: u64 = 16 << 10;

@@ -1,7 +1,8 @@
-//! Pictures into an animated WebP ([container](https://developers.google.com/speed/webp/docs/riff_container)).
+//! Writing of animated WebP ([RFC 9649](https://www.rfc-editor.org/rfc/rfc9649)).
 //!
-//! Owns the file. Each frame holds only the part that changed, in the place of what was there, so that a picture is never
-//! mixed with the one before; a picture that changes nothing prolongs the one before.
+//! Owns the container. Refuses to know sources. Each frame holds only the part that changed and replaces what was there, so
+//! that no alpha is blended; a picture that changes nothing prolongs the frame before. Written here because the encoder of
+//! the `webp` crate needs all pictures in memory at once, where this writer holds the last one.
 
 use webp::{Encoder, WebPConfig};
 
@@ -9,129 +10,133 @@ use super::super::ThumbnailError;
 use super::super::encode::Rendered;
 use super::super::pixels::Pixels;
 use super::super::plan::Rect;
-use super::{MAX_BYTES, MAX_CHANGED, UNFIT};
+use super::{MAX_BYTES, MAX_ENCODED_PIXELS, TOO_LONG};
 
-/// An animation while it is written.
+/// An animation that is being written.
 pub(super) struct Writer {
-    /// The file so far. Its headers are filled in at the end.
+    /// The file so far, with room for the headers, which are written at the end.
     file: Vec<u8>,
-    /// The frame not yet in it.
-    last: Option<Part>,
-    /// What is seen after that frame, RGBA.
-    seen: Vec<u8>,
-    /// Size of the pictures.
+    /// The last frame, not yet in the file because it may be prolonged.
+    pending: Option<PendingFrame>,
+    /// The last picture, RGBA.
+    last_picture: Vec<u8>,
+    /// Width and height of the pictures.
     size: (u32, u32),
     /// Frames so far.
     frames: u32,
-    /// Pixels encoded so far.
-    changed: u64,
+    encoded_pixels: u64,
     /// Whether any frame has alpha.
     has_alpha: bool,
 }
 
-/// A frame of the file.
-struct Part {
-    /// Where it is put; left and top are even.
-    place: Rect,
-    /// Its `ALPH`, `VP8 ` chunks.
+/// An encoded frame.
+struct PendingFrame {
+    /// The part of the canvas that it replaces; left and top are even.
+    part: Rect,
+    /// Its `ALPH` and `VP8 ` chunks.
     chunks: Vec<u8>,
     /// Milliseconds, up to [`MAX_DURATION`].
     duration: u32,
 }
 
 impl Writer {
-    /// For pictures of a size.
+    /// # Errors
+    /// `TooLarge` above [`MAX_SIDE`].
     pub(super) fn new((width, height): (u32, u32)) -> Result<Self, ThumbnailError> {
         if width.max(height) > MAX_SIDE {
-            return Err(UNFIT);
+            return Err(TOO_LONG);
         }
         let file = vec![0; HEADERS];
         Ok(Self {
             file,
-            last: None,
-            seen: Vec::new(),
+            pending: None,
+            last_picture: Vec::new(),
             size: (width, height),
             frames: 0,
-            changed: 0,
+            encoded_pixels: 0,
             has_alpha: false,
         })
     }
 
-    /// Adds a picture, RGBA, that is seen for some milliseconds.
+    /// Adds a picture, RGBA, that is shown for `duration` milliseconds.
+    ///
+    /// # Errors
+    /// `TooLarge` if the animation exceeds a bound.
     pub(super) fn add(&mut self, picture: Pixels, duration: u32) -> Result<(), ThumbnailError> {
-        let mut place = changed(&self.seen, &picture);
-        if let (None, Some(last)) = (place, &mut self.last) {
+        let mut part = changed_part(&self.last_picture, &picture);
+        if let (None, Some(last)) = (part, &mut self.pending) {
             let longer = last.duration.saturating_add(duration);
             if longer <= MAX_DURATION {
                 last.duration = longer;
                 return Ok(());
             }
-            // A frame cannot last so long: one pixel drawn again goes on for it.
-            place = Some(Rect { x: 0, y: 0, width: 1, height: 1 });
+            // No frame can last so long. A further frame redraws one pixel.
+            part = Some(Rect { x: 0, y: 0, width: 1, height: 1 });
         }
-        let Some(place) = place else { return Err(ThumbnailError::broken("no pixels")) };
-        self.changed =
-            self.changed.saturating_add(u64::from(place.width).saturating_mul(place.height.into()));
-        if self.changed > MAX_CHANGED {
-            return Err(UNFIT);
+        let Some(part) = part else { return Err(ThumbnailError::broken("no pixels")) };
+        self.encoded_pixels =
+            self.encoded_pixels.saturating_add(u64::from(part.width).saturating_mul(part.height.into()));
+        if self.encoded_pixels > MAX_ENCODED_PIXELS {
+            return Err(TOO_LONG);
         }
-        let chunks = encode(&cut(&picture, place), place)?;
+        let chunks = encode(&crop(&picture, part), part)?;
         self.has_alpha |= chunks.starts_with(b"ALPH");
         self.flush()?;
-        self.last = Some(Part { place, chunks, duration: duration.min(MAX_DURATION) });
-        self.seen = picture.data;
+        self.pending = Some(PendingFrame { part, chunks, duration: duration.min(MAX_DURATION) });
+        self.last_picture = picture.data;
         self.frames = self.frames.saturating_add(1);
         Ok(())
     }
 
-    /// The file; nothing if there is but one picture.
-    pub(super) fn finish(mut self, plays: u16) -> Result<Option<Rendered>, ThumbnailError> {
+    /// The file; `None` if there is only one frame.
+    pub(super) fn finish(mut self, loop_count: u16) -> Result<Option<Rendered>, ThumbnailError> {
         if self.frames < 2 {
             return Ok(None);
         }
         self.flush()?;
         let size = u32::try_from(self.file.len().saturating_sub(8)).map_err(ThumbnailError::broken)?;
-        let flags = ANIMATION | if self.has_alpha { ALPHA } else { 0 };
+        let flags = ANIMATION_FLAG | if self.has_alpha { ALPHA_FLAG } else { 0 };
         let (width, height) = self.size;
         let mut headers = Vec::with_capacity(HEADERS);
         headers.extend(b"RIFF");
         headers.extend(size.to_le_bytes());
         headers.extend(b"WEBPVP8X\x0a\0\0\0");
         headers.extend([flags, 0, 0, 0]);
-        headers.extend(number(width.saturating_sub(1)));
-        headers.extend(number(height.saturating_sub(1)));
+        headers.extend(u24(width.saturating_sub(1)));
+        headers.extend(u24(height.saturating_sub(1)));
         headers.extend(b"ANIM\x06\0\0\0\0\0\0\0");
-        headers.extend(plays.to_le_bytes());
-        for (place, byte) in self.file.iter_mut().zip(headers) {
-            *place = byte;
+        headers.extend(loop_count.to_le_bytes());
+        for (part, byte) in self.file.iter_mut().zip(headers) {
+            *part = byte;
         }
         self.file.shrink_to_fit();
         let (content_type, extension) = ("image/webp", "webp");
         Ok(Some(Rendered { content_type, extension, bytes: self.file, width, height, is_partial: false }))
     }
 
-    /// Writes the last frame.
+    /// Writes the pending frame to the file.
     fn flush(&mut self) -> Result<(), ThumbnailError> {
-        let Some(Part { place, chunks, duration }) = self.last.take() else { return Ok(()) };
+        let Some(PendingFrame { part, chunks, duration }) = self.pending.take() else { return Ok(()) };
         let length = chunks.len().saturating_add(FRAME_HEADER);
         if self.file.len().saturating_add(length) > MAX_BYTES {
-            return Err(UNFIT);
+            return Err(TOO_LONG);
         }
         self.file.extend(b"ANMF");
         self.file.extend(u32::try_from(length).map_err(ThumbnailError::broken)?.to_le_bytes());
-        self.file.extend(number(place.x.div_euclid(2)));
-        self.file.extend(number(place.y.div_euclid(2)));
-        self.file.extend(number(place.width.saturating_sub(1)));
-        self.file.extend(number(place.height.saturating_sub(1)));
-        self.file.extend(number(duration));
-        self.file.push(REPLACE);
+        self.file.extend(u24(part.x.div_euclid(2)));
+        self.file.extend(u24(part.y.div_euclid(2)));
+        self.file.extend(u24(part.width.saturating_sub(1)));
+        self.file.extend(u24(part.height.saturating_sub(1)));
+        self.file.extend(u24(duration));
+        self.file.push(NO_BLEND);
         self.file.extend(chunks);
         Ok(())
     }
 }
 
-/// The smallest part, beginning at an even pixel, outside of which two pictures are equal. Without one before, the whole.
-fn changed(before: &[u8], picture: &Pixels) -> Option<Rect> {
+/// The smallest part outside of which two pictures are equal, with even left and top; `None` if they are equal. If `before` is
+/// empty, the whole picture.
+fn changed_part(before: &[u8], picture: &Pixels) -> Option<Rect> {
     let Pixels { width, height, .. } = *picture;
     if before.is_empty() {
         return Some(Rect { x: 0, y: 0, width, height });
@@ -153,12 +158,12 @@ fn changed(before: &[u8], picture: &Pixels) -> Option<Rect> {
     }
     let (top, bottom) = rows?;
     let (x, y) = (left & !1, top & !1);
-    let length = |from: u32, last: u32| last.saturating_sub(from).saturating_add(1);
+    let length = |from: u32, pending: u32| pending.saturating_sub(from).saturating_add(1);
     Some(Rect { x, y, width: length(x, right), height: length(y, bottom) })
 }
 
-/// A part of a picture.
-fn cut(picture: &Pixels, part: Rect) -> Vec<u8> {
+/// The pixels of a part of a picture.
+fn crop(picture: &Pixels, part: Rect) -> Vec<u8> {
     let bytes = |pixels: u32| usize::try_from(pixels).unwrap_or(0).saturating_mul(4);
     let (from, to) = (bytes(part.x), bytes(part.x.saturating_add(part.width)));
     picture
@@ -172,7 +177,7 @@ fn cut(picture: &Pixels, part: Rect) -> Vec<u8> {
         .collect()
 }
 
-/// A frame's chunks out of the file that the encoder makes of it.
+/// Encodes a frame and returns its chunks without the file around them.
 fn encode(rgba: &[u8], Rect { width, height, .. }: Rect) -> Result<Vec<u8>, ThumbnailError> {
     let mut config = WebPConfig::new().map_err(|()| ThumbnailError::broken("no encoder"))?;
     config.quality = QUALITY;
@@ -180,37 +185,37 @@ fn encode(rgba: &[u8], Rect { width, height, .. }: Rect) -> Result<Vec<u8>, Thum
     let encoded = Encoder::from_rgba(rgba, width, height).encode_advanced(&config);
     let encoded = encoded.map_err(|error| ThumbnailError::broken(format!("encoding failed: {error:?}")))?;
     let mut chunks = encoded.get(12..).unwrap_or_default();
-    // The extended header is for files.
+    // Frames have no `VP8X` chunk.
     if chunks.starts_with(b"VP8X") {
         chunks = chunks.get(18..).unwrap_or_default();
     }
     Ok(chunks.to_vec())
 }
 
-/// 24 bits.
-fn number(value: u32) -> [u8; 3] {
+/// An integer in 24 bits, little-endian.
+fn u24(value: u32) -> [u8; 3] {
     let [low, middle, high, _] = value.to_le_bytes();
     [low, middle, high]
 }
 
-/// As of JPEG.
+/// 0 to 100; the same as for JPEG.
 const QUALITY: f32 = 80.0;
-/// Of 0 to 6. 4, the encoder's own choice, takes twice as long for 4 % fewer bytes.
+/// 0 to 6. The encoder's default, 4, takes twice as long for 4 % fewer bytes.
 const EFFORT: i32 = 2;
-/// Pixels; the format's.
+/// Pixels; the limit of the VP8 bitstream.
 const MAX_SIDE: u32 = 16_383;
-/// Milliseconds; the format's.
+/// Milliseconds; the limit of the `ANMF` chunk.
 const MAX_DURATION: u32 = 0xff_ffff;
-/// Bytes of `RIFF`, `VP8X` and `ANIM`.
+/// Bytes of the `RIFF` header and the `VP8X` and `ANIM` chunks.
 const HEADERS: usize = 44;
-/// Bytes of an `ANMF` before its chunks.
+/// Bytes of an `ANMF` chunk's data before the frame's chunks.
 const FRAME_HEADER: usize = 16;
-/// The flag in `VP8X` of files that move.
-const ANIMATION: u8 = 0x02;
-/// The flag in `VP8X` of files with alpha.
-const ALPHA: u8 = 0x10;
-/// Not blended, not disposed of.
-const REPLACE: u8 = 0x02;
+/// The flag of `VP8X` for animations.
+const ANIMATION_FLAG: u8 = 0x02;
+/// The flag of `VP8X` for alpha.
+const ALPHA_FLAG: u8 = 0x10;
+/// The flags of an `ANMF` chunk: not blended, not disposed of.
+const NO_BLEND: u8 = 0x02;
 
 #[cfg(test)]
 mod tests {
@@ -227,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_changed_part_begins_at_even_pixels_and_ends_at_the_last() {
+    fn the_changed_part_begins_at_even_pixels_and_ends_at_the_last_changed_one() {
         let black = picture(&[]).data;
         let rect = |x, y, width, height| Some(Rect { x, y, width, height });
         for (white, expected) in [
@@ -237,13 +242,13 @@ mod tests {
             (vec![10, 15], rect(2, 2, 2, 2)),
             (vec![3, 12], rect(0, 0, 4, 4)),
         ] {
-            assert_eq!(changed(&black, &picture(&white)), expected, "{white:?}");
+            assert_eq!(changed_part(&black, &picture(&white)), expected, "{white:?}");
         }
-        assert_eq!(changed(&[], &picture(&[])), rect(0, 0, 4, 4));
+        assert_eq!(changed_part(&[], &picture(&[])), rect(0, 0, 4, 4));
     }
 
     #[test]
-    fn what_does_not_change_lasts_longer() {
+    fn an_unchanged_picture_prolongs_the_frame_before() {
         let mut writer = Writer::new((4, 4)).unwrap();
         for (white, duration) in [(0, 20), (0, 30), (5, MAX_DURATION), (5, 40), (5, 60)] {
             writer.add(picture(&[white]), duration).unwrap();
@@ -258,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn one_picture_is_no_animation() {
+    fn one_frame_is_no_animation() {
         let mut writer = Writer::new((4, 4)).unwrap();
         for _ in 0..2 {
             writer.add(picture(&[1]), 20).unwrap();

@@ -1,4 +1,6 @@
-//! GIF, the first frame, row by row; an interlaced one whole, a byte for each pixel.
+//! Decoding of GIF: the first frame, row by row; an interlaced one whole, as one byte for each pixel.
+//!
+//! Owns the palette and the order of interlaced rows. Refuses to know further frames. The `gif` crate does the rest.
 
 use std::num::NonZeroU64;
 
@@ -9,7 +11,7 @@ use super::super::input::Input;
 use super::super::pixels::{Decoded, Layout, length};
 use super::super::plan::Rect;
 use super::super::probe::{Header, gif_canvas};
-use super::Sink;
+use super::sink::FrameSink;
 
 /// Decodes the first frame on its canvas, reduced once for each divisor.
 pub(super) fn decode(
@@ -19,7 +21,7 @@ pub(super) fn decode(
 ) -> Result<Vec<Decoded>, ThumbnailError> {
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
-    // For what it keeps of metadata; pixels go into our buffers.
+    // The limit is for metadata; pixels go into buffers of this module.
     let most = NonZeroU64::new(u64::from(header.profile_bytes).saturating_add(METADATA));
     options.set_memory_limit(most.map_or(MemoryLimit::Unlimited, MemoryLimit::Bytes));
     let mut decoder = options.read_info(input).map_err(from_gif)?;
@@ -37,79 +39,42 @@ pub(super) fn decode(
     let palette = own.as_deref().or(decoder.global_palette()).unwrap_or_default();
     let covers = (part.x, part.y) == (0, 0) && width >= canvas.0 && height >= canvas.1;
     let layout = if covers && transparent.is_none() { Layout::Rgb } else { Layout::Rgba };
-    let mut painter = Painter {
-        colors: colors(palette, transparent),
-        row: vec![0; length(canvas.0).saturating_mul(layout.channels())],
-        part,
-        layout,
-        sink: Sink::new(header, layout, divisors),
+    let colors = colors(palette, transparent);
+    let mut frame_sink = FrameSink::new(header, layout, part, divisors);
+    let push = &mut |indices: &[u8]| {
+        let color = |index: &u8| colors.get(usize::from(*index)).copied().unwrap_or_default();
+        frame_sink.push(indices.iter().map(color));
     };
-    painter.blank(part.y);
     let outcome = if interlaced {
-        interlaced_rows(&mut decoder, part, &mut painter)
+        read_interlaced_rows(&mut decoder, part, push)
     } else {
-        rows(&mut decoder, part, &mut painter)
+        read_rows(&mut decoder, part, push)
     };
-    if outcome.is_ok() {
-        painter.blank(canvas.1);
-    }
-    painter.sink.finish(outcome, None)
+    frame_sink.finish(outcome, None)
 }
 
-/// Turns rows of a frame into rows of the canvas.
-struct Painter {
-    /// RGBA by index.
-    colors: [[u8; 4]; 256],
-    /// A row of the canvas; what the frame does not cover stays nothing.
-    row: Vec<u8>,
-    /// Where the frame is.
+/// Passes on the indices of each row.
+fn read_rows(
+    decoder: &mut Decoder<Input<'_>>,
     part: Rect,
-    /// What a pixel of the canvas is.
-    layout: Layout,
-    /// Where rows go.
-    sink: Sink,
-}
-
-impl Painter {
-    /// Goes on down to a row with rows that the frame does not cover.
-    fn blank(&mut self, down_to: u32) {
-        let row = vec![0; self.row.len()];
-        while self.sink.rows < down_to.min(self.sink.height) {
-            self.sink.push(&row);
-        }
-    }
-
-    /// Takes the frame's next row.
-    fn push(&mut self, indices: &[u8]) {
-        let channels = self.layout.channels();
-        let first = length(self.part.x).saturating_mul(channels);
-        let places = self.row.get_mut(first..).unwrap_or_default();
-        for (place, index) in places.chunks_exact_mut(channels).zip(indices) {
-            let color = self.colors.get(usize::from(*index)).copied().unwrap_or_default();
-            place.iter_mut().zip(color).for_each(|(to, value)| *to = value);
-        }
-        self.sink.push(&self.row);
-    }
-}
-
-/// Rows as they come.
-fn rows(decoder: &mut Decoder<Input<'_>>, part: Rect, painter: &mut Painter) -> Result<(), ThumbnailError> {
+    push: &mut dyn FnMut(&[u8]),
+) -> Result<(), ThumbnailError> {
     let mut row = vec![0; length(part.width)];
     for _ in 0..part.height {
         if !decoder.fill_buffer(&mut row).map_err(from_gif)? {
             return Err(ThumbnailError::broken("a frame lacks rows"));
         }
-        painter.push(&row);
+        push(&row);
     }
     Ok(())
 }
 
-/// Rows of four passes (GIF 89a, appendix E). Each fills what later ones refine, as browsers show it, so what breaks off is
-/// coarse below.
-fn interlaced_rows(
+/// Passes on the rows of four passes in their order (GIF 89a, appendix E). As in browsers, each row also fills those below it
+/// that come in later passes, so the end of a truncated picture is coarse.
+fn read_interlaced_rows(
     decoder: &mut Decoder<Input<'_>>,
     part: Rect,
-    painter: &mut Painter,
+    push: &mut dyn FnMut(&[u8]),
 ) -> Result<(), ThumbnailError> {
     const PASSES: [(usize, usize, usize); 4] = [(0, 8, 8), (4, 8, 4), (2, 4, 2), (1, 2, 1)];
     let (width, height) = (length(part.width), length(part.height));
@@ -133,11 +98,11 @@ fn interlaced_rows(
             filled = filled.max(y.saturating_add(filling));
         }
     }
-    indices.chunks_exact(width.max(1)).take(filled).for_each(|row| painter.push(row));
+    indices.chunks_exact(width.max(1)).take(filled).for_each(push);
     outcome
 }
 
-/// A palette as RGBA. What it lacks is nothing.
+/// A palette as RGBA. Missing entries are transparent.
 fn colors(palette: &[u8], transparent: Option<u8>) -> [[u8; 4]; 256] {
     let mut colors = [[0; 4]; 256];
     for (color, [red, green, blue]) in colors.iter_mut().zip(palette.as_chunks::<3>().0) {
@@ -149,10 +114,10 @@ fn colors(palette: &[u8], transparent: Option<u8>) -> [[u8; 4]; 256] {
     colors
 }
 
-/// A failure inside the decoder as ours.
+/// Errors of the decoder, also those of reads, which [`super::super::input::read`] tells apart.
 pub(in crate::thumbnail) fn from_gif(error: DecodingError) -> ThumbnailError {
     ThumbnailError::broken(error)
 }
 
-/// Bytes that profile and XMP may have besides.
+/// Bytes for metadata beyond what the header counted.
 const METADATA: u64 = 1 << 20;

@@ -1,12 +1,16 @@
-//! What stands for the bytes that a file lacks, while it is told which rows do not depend on them.
+//! Bytes that stand in for the missing end of a truncated file. Decoding twice with different ones shows which rows do not
+//! depend on them.
+//!
+//! Owns the kinds of padding. Refuses to know formats.
 
-/// Bytes of some kind: all alike, or such as look like chance but are always the same.
+/// Padding of one kind: a repeated byte for the first few, pseudo-random but always the same for all others.
 pub(super) fn padding(kind: u8) -> [u8; PAD] {
     let plain = [0, 0xff, 0x55, 0xaa, 0x33, 0xcc];
     if let Some(byte) = plain.get(usize::from(kind)) {
         return [*byte; PAD];
     }
     let mut bytes = [0; PAD];
+    // Xorshift.
     let mut state = u32::from(kind).wrapping_mul(0x9e37_79b9);
     for byte in &mut bytes {
         state ^= state.wrapping_shl(13);
@@ -17,5 +21,5 @@ pub(super) fn padding(kind: u8) -> [u8; PAD] {
     bytes
 }
 
-/// Bytes made at once.
+/// Bytes of a block of padding.
 pub(super) const PAD: usize = 1024;

@@ -1,4 +1,7 @@
-//! PNG, row by row and reduced on the way; interlaced ones whole.
+//! Decoding of PNG, row by row; interlaced pictures whole.
+//!
+//! Owns transparency that the `png` crate gets wrong, gamma, and what is shown of a truncated picture. Refuses to know
+//! animations, of which it decodes the default image.
 
 use png::{
     BitDepth, ColorType, Decoder, DecodingError, Info, InterlaceInfo, Limits as PngLimits, Reader,
@@ -6,13 +9,13 @@ use png::{
 };
 
 use super::super::ThumbnailError;
-use super::super::color::{Chromaticities, calibrated};
+use super::super::color::{Chromaticities, gamma_profile};
 use super::super::input::Input;
 use super::super::pixels::{Decoded, Layout};
 use super::super::probe::Header;
-use super::Sink;
+use super::sink::Sink;
 
-/// Decodes the picture, of an animation its default image, reduced once for each divisor.
+/// Decodes the picture, reduced once for each divisor.
 pub(super) fn decode(
     input: Input<'_>,
     header: &Header,
@@ -27,7 +30,7 @@ pub(super) fn decode(
         return Err(ThumbnailError::broken("the size is not what the header says"));
     }
     let icc = profile(info);
-    let (interlaced, hidden) = (info.interlaced, hidden_grey(info));
+    let (interlaced, transparent_grey) = (info.interlaced, transparent_grey(info));
     let layout = match reader.output_color_type().0 {
         ColorType::Grayscale => Layout::Grey,
         ColorType::GrayscaleAlpha => Layout::GreyAlpha,
@@ -37,20 +40,20 @@ pub(super) fn decode(
     };
     let mut sink = Sink::new(header, layout, divisors);
     let outcome = if interlaced {
-        passes(&mut reader, layout, hidden, &mut sink)
+        read_interlaced_rows(&mut reader, layout, transparent_grey, &mut sink)
     } else {
-        rows(&mut reader, hidden, &mut sink)
+        read_rows(&mut reader, transparent_grey, &mut sink)
     };
     sink.finish(outcome, icc.as_deref())
 }
 
-/// What the decoder may hold besides pixels: the profile, inflated and as it comes, and small chunks.
+/// Bytes that the decoder may hold besides pixels: the profile, inflated and deflated, and small chunks.
 pub(in crate::thumbnail) fn chunk_bytes(header: &Header) -> usize {
     usize::try_from(header.profile_bytes).unwrap_or(0).saturating_mul(2).saturating_add(CHUNK_BYTES)
 }
 
-/// The colour profile, or one made of what stands in its place: the gamma and the chromaticities that browsers heed where
-/// there is neither a profile nor the mark of sRGB (PNG, 4.3).
+/// The colour profile. If there is neither one nor an `sRGB` chunk, one made of gamma and chromaticities, as in browsers (PNG,
+/// section 4.3).
 pub(in crate::thumbnail) fn profile(info: &Info<'_>) -> Option<Vec<u8>> {
     if let Some(icc) = &info.icc_profile {
         return Some(icc.to_vec());
@@ -59,32 +62,37 @@ pub(in crate::thumbnail) fn profile(info: &Info<'_>) -> Option<Vec<u8>> {
         return None;
     }
     let gamma = info.gama_chunk.map(ScaledFloat::into_value);
-    let places = info.chrm_chunk.map(|found| {
+    let chromaticities = info.chrm_chunk.map(|found| {
         [found.white, found.red, found.green, found.blue].map(|(x, y)| (x.into_value(), y.into_value()))
     });
-    let places = places.map(|[white, red, green, blue]| Chromaticities { white, red, green, blue });
+    let chromaticities =
+        chromaticities.map(|[white, red, green, blue]| Chromaticities { white, red, green, blue });
     let is_grey = matches!(info.color_type, ColorType::Grayscale | ColorType::GrayscaleAlpha);
-    calibrated(gamma, places.as_ref(), is_grey)
+    gamma_profile(gamma, chromaticities.as_ref(), is_grey)
 }
 
-/// Hands each row on as it comes. What stands behind the last does not matter.
-fn rows(reader: &mut Reader<Input<'_>>, hidden: Option<u8>, sink: &mut Sink) -> Result<(), ThumbnailError> {
+/// Passes on each row. What follows the last row is not read.
+fn read_rows(
+    reader: &mut Reader<Input<'_>>,
+    transparent_grey: Option<u8>,
+    sink: &mut Sink,
+) -> Result<(), ThumbnailError> {
     for _ in 0..reader.info().height {
         let Some(row) = reader.next_row().map_err(from_png)? else { break };
-        match hidden {
-            Some(grey) => sink.push(&hide(row.data().to_vec(), grey)),
+        match transparent_grey {
+            Some(grey) => sink.push(&apply_transparency(row.data().to_vec(), grey)),
             None => sink.push(row.data()),
         }
     }
     Ok(())
 }
 
-/// Hands on the rows of an interlaced picture. Each pass fills the squares that later ones refine, so what breaks off is coarse
-/// below, and of a first pass that breaks off there are the rows that came.
-fn passes(
+/// Passes on the rows of an interlaced picture. Each pass fills the squares that later ones refine, so the end of a truncated
+/// picture is coarse; if the first pass is truncated, the rows it had are shown.
+fn read_interlaced_rows(
     reader: &mut Reader<Input<'_>>,
     layout: Layout,
-    hidden: Option<u8>,
+    transparent_grey: Option<u8>,
     sink: &mut Sink,
 ) -> Result<(), ThumbnailError> {
     let size =
@@ -108,17 +116,17 @@ fn passes(
         }
     };
     for row in data.chunks_exact(stride.max(1)).take(length(filled)) {
-        match hidden {
-            Some(grey) => sink.push(&hide(row.to_vec(), grey)),
+        match transparent_grey {
+            Some(grey) => sink.push(&apply_transparency(row.to_vec(), grey)),
             None => sink.push(row),
         }
     }
     outcome
 }
 
-/// The grey that a picture of fewer than 8 bits hides. The specification masks a value of too many bits, which Pillow
-/// writes; the decoder compares it as it is.
-fn hidden_grey(info: &Info<'_>) -> Option<u8> {
+/// The transparent level (`tRNS`) of a grey picture of fewer than 8 bits, scaled to 8 bits. Pillow writes values of more bits
+/// than the picture has. The specification masks them (PNG, 11.3.1.1); the `png` crate compares them as they are.
+fn transparent_grey(info: &Info<'_>) -> Option<u8> {
     let most = match (info.color_type, info.bit_depth) {
         (ColorType::Grayscale, BitDepth::One) => 1,
         (ColorType::Grayscale, BitDepth::Two) => 3,
@@ -129,15 +137,15 @@ fn hidden_grey(info: &Info<'_>) -> Option<u8> {
     Some(u8::MAX.checked_div(most)?.saturating_mul(value))
 }
 
-/// Makes a grey invisible and all others visible.
-fn hide(mut data: Vec<u8>, hidden: u8) -> Vec<u8> {
+/// Makes one grey level transparent and all others opaque.
+fn apply_transparency(mut data: Vec<u8>, transparent_grey: u8) -> Vec<u8> {
     for [grey, alpha] in data.as_chunks_mut::<2>().0 {
-        *alpha = if *grey == hidden { 0 } else { u8::MAX };
+        *alpha = if *grey == transparent_grey { 0 } else { u8::MAX };
     }
     data
 }
 
-/// A failure inside the decoder as ours.
+/// Errors of the decoder, also those of reads, which [`super::super::input::read`] tells apart.
 pub(in crate::thumbnail) fn from_png(error: DecodingError) -> ThumbnailError {
     match error {
         DecodingError::LimitsExceeded => {
@@ -149,5 +157,5 @@ pub(in crate::thumbnail) fn from_png(error: DecodingError) -> ThumbnailError {
     }
 }
 
-/// Bytes of the chunks before the pixels, but for the profile.
+/// Bytes for the chunks before the pixels, except the profile.
 const CHUNK_BYTES: usize = 1 << 18;

@@ -1,134 +1,100 @@
-//! WebP, the picture or the first frame: decoded whole, in the fewest bytes that the decoder allows, then row by row.
+//! Decoding of WebP: the picture or, of an animation, the first frame.
 //!
-//! Owns what `image-webp` would do in more memory, or not at all: a lossy picture's planes become pixels a row at a time,
-//! alpha is read apart, and of a file that breaks off the rows are shown that do not depend on what is missing.
+//! Owns what `image-webp` does with more memory or not at all: it converts a whole picture to RGB at once, where here a
+//! lossy picture's planes are converted row by row; and it refuses a truncated file, of which here the rows are shown that
+//! do not depend on the missing end. Refuses to know further frames.
 
 use std::hash::{DefaultHasher, Hasher as _};
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
 use image_webp::WebPDecoder;
-use image_webp::vp8::{Frame, Vp8Decoder};
+use image_webp::vp8::{Frame as Vp8Frame, Vp8Decoder};
 
 use super::super::ThumbnailError;
 use super::super::input::Input;
 use super::super::pixels::{Decoded, Layout, length};
-use super::super::plan::Rect;
-use super::super::probe::{Coding, Header, Span, from_webp, webp_profile, webp_still};
-use super::Sink;
+use super::super::probe::{Coding, Header, Span, bytes, from_webp, webp_first_frame, webp_profile};
 use super::padding::{PAD, padding};
+use super::sink::FrameSink;
 
-/// Decodes the picture, of an animation its first frame, reduced once for each divisor.
+/// Decodes the picture, reduced once for each divisor.
 pub(super) fn decode(
     mut input: Input<'_>,
     header: &Header,
     divisors: &[u32],
 ) -> Result<Vec<Decoded>, ThumbnailError> {
     let icc = webp_profile(&mut input, header)?;
-    let still = webp_still(&mut input)?;
-    if still.canvas != (header.width, header.height) {
+    let image = webp_first_frame(&mut input)?;
+    if image.canvas != (header.width, header.height) {
         return Err(ThumbnailError::broken("the size is not what the header says"));
     }
-    let covers = (still.part.width, still.part.height) == still.canvas;
-    let has_alpha = match still.coding {
+    let covers = (image.part.width, image.part.height) == image.canvas;
+    let has_alpha = match image.coding {
         Coding::Lossy { alpha } => alpha.is_some(),
         Coding::Lossless { has_alpha } => has_alpha,
     };
     let layout = if covers && !has_alpha { Layout::Rgb } else { Layout::Rgba };
-    let row = vec![0; length(still.canvas.0).saturating_mul(layout.channels())];
-    let mut canvas = Canvas { sink: Sink::new(header, layout, divisors), layout, part: still.part, row };
-    canvas.blank(still.part.y);
-    let size = (still.part.width, still.part.height);
-    let outcome = match still.coding {
-        Coding::Lossy { alpha } => lossy(&mut input, still.data, alpha, size, &mut canvas),
-        Coding::Lossless { .. } => lossless(&mut input, still.data, size, &mut canvas),
+    let mut frame_sink = FrameSink::new(header, layout, image.part, divisors);
+    let size = (image.part.width, image.part.height);
+    let outcome = match image.coding {
+        Coding::Lossy { alpha } => lossy(&mut input, image.data, alpha, size, &mut frame_sink),
+        Coding::Lossless { .. } => lossless(&mut input, image.data, size, &mut frame_sink),
     };
-    if outcome.is_ok() {
-        canvas.blank(still.canvas.1);
-    }
-    canvas.sink.finish(outcome, Some(icc.as_slice()).filter(|icc| !icc.is_empty()))
+    frame_sink.finish(outcome, Some(icc.as_slice()).filter(|icc| !icc.is_empty()))
 }
 
-/// Where a frame's rows go.
-struct Canvas {
-    /// Rows of the whole.
-    sink: Sink,
-    /// What a pixel of the whole is.
-    layout: Layout,
-    /// The frame's place.
-    part: Rect,
-    /// A row of the whole; what the frame does not cover stays nothing.
-    row: Vec<u8>,
-}
-
-impl Canvas {
-    /// Goes on down to a row with rows that the frame does not cover.
-    fn blank(&mut self, down_to: u32) {
-        let row = vec![0; self.row.len()];
-        while self.sink.rows < down_to.min(self.sink.height) {
-            self.sink.push(&row);
-        }
-    }
-
-    /// Takes the frame's next row.
-    fn push(&mut self, pixels: impl Iterator<Item = [u8; 4]>) {
-        let channels = self.layout.channels();
-        let first = length(self.part.x).saturating_mul(channels);
-        let places = self.row.get_mut(first..).unwrap_or_default();
-        for (place, pixel) in places.chunks_exact_mut(channels).zip(pixels) {
-            place.iter_mut().zip(pixel).for_each(|(to, value)| *to = value);
-        }
-        self.sink.push(&self.row);
-    }
-}
-
-/// Decodes planes and hands on their rows. The alpha stands before the picture, so it is there whole if any of that is.
+/// Decodes a lossy picture. Its alpha is stored before it, and so is complete if any of the picture is present.
 fn lossy(
     input: &mut Input<'_>,
     data: Span,
     alpha: Option<Span>,
     (width, height): (u32, u32),
-    canvas: &mut Canvas,
+    frame_sink: &mut FrameSink,
 ) -> Result<(), ThumbnailError> {
     let size = (width, height);
-    // Rows that come out the same whatever stands for what is missing do not depend on it.
+    // Of a truncated picture, the rows that come out the same with two kinds of padding do not depend on it.
     let mut known: Option<Vec<u64>> = None;
-    if data.is_cut() {
-        let other = PADS.into_iter().find_map(|pad| planes(input, data, size, pad).ok());
-        let other = other.ok_or_else(broken_off)?;
-        known = Some((0..length(height)).map(|row| PlaneRows::new(&other, row).mark()).collect());
+    if data.is_truncated() {
+        let other = LOSSY_PADS.into_iter().find_map(|pad| planes(input, data, size, pad).ok());
+        let other = other.ok_or_else(truncated)?;
+        known = Some((0..length(height)).map(|row| PlaneRows::new(&other, row).hash()).collect());
     }
     let alpha = alpha.map(|span| read_alpha(input, span, size)).transpose()?;
     let frame = planes(input, data, size, 0)?;
-    let mut upsampled = Upsampled::default();
+    let mut chroma = ChromaRow::default();
     for row in 0..length(height) {
         let rows = PlaneRows::new(&frame, row);
-        if known.as_ref().is_some_and(|known| known.get(row) != Some(&rows.mark())) {
-            return Err(broken_off());
+        if known.as_ref().is_some_and(|known| known.get(row) != Some(&rows.hash())) {
+            return Err(truncated());
         }
-        upsampled.fill(&rows);
-        let colors = rows.luma.iter().zip(upsampled.u.iter().zip(&upsampled.v));
+        chroma.fill(&rows);
+        let colors = rows.luma.iter().zip(chroma.u.iter().zip(&chroma.v));
         let colors = colors.map(|(y, (u, v))| to_rgb(*y, *u, *v));
         match &alpha {
             Some(alpha) => {
                 let start = row.saturating_mul(length(width));
                 let values = alpha.get(start..).unwrap_or_default();
-                canvas.push(colors.zip(values).map(|([r, g, b], alpha)| [r, g, b, *alpha]));
+                frame_sink.push(colors.zip(values).map(|([r, g, b], alpha)| [r, g, b, *alpha]));
             }
-            None => canvas.push(colors.map(|[r, g, b]| [r, g, b, u8::MAX])),
+            None => frame_sink.push(colors.map(|[r, g, b]| [r, g, b, u8::MAX])),
         }
     }
     Ok(())
 }
 
-/// Decodes planes. In the place of what is missing comes padding, and more than is missing: what it decodes to may be longer.
-fn planes(input: &mut Input<'_>, data: Span, size: (u32, u32), pad: u8) -> Result<Frame, ThumbnailError> {
+/// Decodes the planes of a lossy picture. Bytes of `pad` stand in for the missing ones, and more than are missing, because the
+/// decoder may consume more of them.
+fn planes(input: &mut Input<'_>, data: Span, size: (u32, u32), pad: u8) -> Result<Vp8Frame, ThumbnailError> {
     input.seek(SeekFrom::Start(data.start))?;
-    let padding = if data.is_cut() {
-        data.claimed.saturating_sub(data.there).min(data.there.saturating_add(MORE)).saturating_add(MORE)
+    let padding = if data.is_truncated() {
+        data.claimed
+            .saturating_sub(data.present)
+            .min(data.present.saturating_add(EXTRA_PADDING))
+            .saturating_add(EXTRA_PADDING)
     } else {
         0
     };
-    let mut file = input.by_ref().take(data.there).chain(io::repeat(pad).take(padding));
+    let mut file = input.by_ref().take(data.present).chain(io::repeat(pad).take(padding));
     let frame = Vp8Decoder::decode_frame(&mut file).map_err(from_webp)?;
     if (u32::from(frame.width), u32::from(frame.height)) != size {
         return Err(ThumbnailError::broken("the size is not what the header says"));
@@ -136,24 +102,21 @@ fn planes(input: &mut Input<'_>, data: Span, size: (u32, u32), pad: u8) -> Resul
     Ok(frame)
 }
 
-/// The file ends too early.
-fn broken_off() -> ThumbnailError {
+fn truncated() -> ThumbnailError {
     ThumbnailError::broken("the file breaks off in the picture")
 }
 
-/// The rows of the planes that a row of pixels is made of.
+/// The rows of the planes that a row of pixels is computed from.
 struct PlaneRows<'a> {
-    /// Luma.
     luma: &'a [u8],
-    /// The chromas of the nearer row.
+    /// U and V of the nearer chroma row.
     near: [&'a [u8]; 2],
-    /// The chromas of the other one.
+    /// U and V of the chroma row on the other side.
     far: [&'a [u8]; 2],
 }
 
 impl<'a> PlaneRows<'a> {
-    /// Those of a row.
-    fn new(frame: &'a Frame, row: usize) -> Self {
+    fn new(frame: &'a Vp8Frame, row: usize) -> Self {
         let columns = usize::from(frame.width);
         let half = columns.div_ceil(2);
         let stride = columns.next_multiple_of(16);
@@ -169,8 +132,8 @@ impl<'a> PlaneRows<'a> {
         Self { luma: part(&frame.ybuf, stride, row, columns), near: pair(at), far: pair(other) }
     }
 
-    /// What tells this row from another.
-    fn mark(&self) -> u64 {
+    /// A hash of everything that the row of pixels depends on.
+    fn hash(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         hasher.write(self.luma);
         self.near.iter().chain(&self.far).for_each(|row| hasher.write(row));
@@ -178,20 +141,18 @@ impl<'a> PlaneRows<'a> {
     }
 }
 
-/// A row of chromas at the luma's resolution.
+/// A row of chroma at the resolution of luma.
 #[derive(Default)]
-struct Upsampled {
-    /// Blue against yellow.
+struct ChromaRow {
     u: Vec<u8>,
-    /// Red against cyan.
     v: Vec<u8>,
-    /// Both rows of one, added: three parts of the nearer and one of the other.
+    /// Scratch space: three parts of the nearer row and one of the other.
     sums: Vec<u16>,
 }
 
-impl Upsampled {
-    /// Makes the next row: of the four samples around, nine parts of the nearest, three of its neighbours, one of the farthest,
-    /// as libwebp does it.
+impl ChromaRow {
+    /// Computes a row as libwebp's fancy upsampling does: of the four samples around a pixel, nine parts of the nearest, three
+    /// of each of its neighbours, one of the farthest.
     fn fill(&mut self, rows: &PlaneRows<'_>) {
         let Self { u, v, sums } = self;
         let [near_u, near_v] = rows.near;
@@ -219,7 +180,7 @@ impl Upsampled {
     }
 }
 
-/// Luma and chromas as red, green and blue (RFC 9649 leaves it to BT.601; the numbers are libwebp's).
+/// YUV to RGB by BT.601 (RFC 9649, 2.5), with libwebp's constants.
 #[inline]
 fn to_rgb(y: u8, u: u8, v: u8) -> [u8; 3] {
     let times = |value: u8, factor: i32| i32::from(value).wrapping_mul(factor) >> 8;
@@ -230,17 +191,20 @@ fn to_rgb(y: u8, u: u8, v: u8) -> [u8; 3] {
     [red, green, blue].map(|sum| u8::try_from((sum >> 6).clamp(0, 255)).unwrap_or(0))
 }
 
-/// An alpha plane (RFC 9649, 2.7.1.2).
+/// Reads an alpha plane (RFC 9649, 2.7.1.2).
 fn read_alpha(
     input: &mut Input<'_>,
     span: Span,
     (width, height): (u32, u32),
 ) -> Result<Vec<u8>, ThumbnailError> {
     input.seek(SeekFrom::Start(span.start))?;
-    let [flags] = super::super::probe::bytes(input)?;
+    let [flags] = bytes(input)?;
     let rest = |bytes: u64| bytes.saturating_sub(1);
-    let span =
-        Span { start: span.start.saturating_add(1), claimed: rest(span.claimed), there: rest(span.there) };
+    let span = Span {
+        start: span.start.saturating_add(1),
+        claimed: rest(span.claimed),
+        present: rest(span.present),
+    };
     let pixels = length(width).saturating_mul(length(height));
     let mut alpha = match flags & 3 {
         0 => {
@@ -249,7 +213,7 @@ fn read_alpha(
             alpha
         }
         1 => {
-            // Without the header of a picture of its own.
+            // A lossless stream without its header, whose green channel is the alpha.
             let mut colors = argb(input, span, (width, height), 0, 0)?;
             for at in 0..pixels {
                 let green = colors.get(at.saturating_mul(4).saturating_add(1)).copied().unwrap_or(0);
@@ -261,13 +225,13 @@ fn read_alpha(
             colors.shrink_to_fit();
             colors
         }
-        _ => return Err(ThumbnailError::broken("a rare coding of alpha")),
+        _ => return Err(ThumbnailError::broken("unknown compression of alpha")),
     };
     unfilter(&mut alpha, length(width), flags.wrapping_shr(2) & 3);
     Ok(alpha)
 }
 
-/// Undoes the prediction of an alpha plane from its neighbours.
+/// Undoes the prediction of alpha from neighbouring pixels: 1 horizontal, 2 vertical, 3 gradient.
 fn unfilter(alpha: &mut [u8], width: usize, method: u8) {
     if method == 0 || width == 0 {
         return;
@@ -293,54 +257,54 @@ fn unfilter(alpha: &mut [u8], width: usize, method: u8) {
     }
 }
 
-/// Decodes a lossless picture and hands on its rows.
+/// Decodes a lossless picture.
 fn lossless(
     input: &mut Input<'_>,
     data: Span,
     (width, height): (u32, u32),
-    canvas: &mut Canvas,
+    frame_sink: &mut FrameSink,
 ) -> Result<(), ThumbnailError> {
     let stride = length(width).saturating_mul(4);
-    let mark = |row: &[u8]| {
+    let hash = |row: &[u8]| {
         let mut hasher = DefaultHasher::new();
         hasher.write(row);
         hasher.finish()
     };
-    if !data.is_cut() {
+    if !data.is_truncated() {
         let pixels = argb(input, data, (width, height), LOSSLESS_HEADER, 0)?;
         let rows = pixels.chunks_exact(stride.max(1));
-        rows.for_each(|row| canvas.push(row.as_chunks::<4>().0.iter().copied()));
+        rows.for_each(|row| frame_sink.push(row.as_chunks::<4>().0.iter().copied()));
         return Ok(());
     }
-    // The decoder does not take all padding: what it decodes to may reach back or on too far. Two kinds that it takes give
-    // pictures that differ from the first row on that is not there.
+    // The decoder rejects some padding, because it decodes to references out of range. Two kinds that it accepts give pictures
+    // that differ from the first missing row on.
     let area = u64::from(width).saturating_mul(height.into()).max(1);
     let (most, least) = LOSSLESS_PADS;
-    let tries = u8::try_from(MOST_TRIED.div_euclid(area)).unwrap_or(u8::MAX).clamp(least, most);
+    let tries = u8::try_from(MAX_TRIED_PIXELS.div_euclid(area)).unwrap_or(u8::MAX).clamp(least, most);
     let mut known: Option<Vec<u64>> = None;
-    let cut = data.there.saturating_sub(data.there.div_euclid(64).clamp(16, 256));
+    let cut = data.present.saturating_sub(data.present.div_euclid(64).clamp(16, 256));
     for pad in 0..tries {
         if known.is_none() {
-            // Cut a little earlier, the picture differs, too.
-            let shorter = argb(input, Span { there: cut, ..data }, (width, height), LOSSLESS_HEADER, pad);
-            known = shorter.ok().map(|pixels| pixels.chunks_exact(stride.max(1)).map(mark).collect());
+            // The same file cut a little earlier makes a second picture.
+            let shorter = argb(input, Span { present: cut, ..data }, (width, height), LOSSLESS_HEADER, pad);
+            known = shorter.ok().map(|pixels| pixels.chunks_exact(stride.max(1)).map(hash).collect());
         }
         let Ok(pixels) = argb(input, data, (width, height), LOSSLESS_HEADER, pad) else { continue };
         let rows = || pixels.chunks_exact(stride.max(1));
         let Some(known) = &known else {
-            known = Some(rows().map(mark).collect());
+            known = Some(rows().map(hash).collect());
             continue;
         };
-        // Without any difference it cannot be told which rows are there.
-        let there = rows().zip(known).position(|(row, known)| *known != mark(row));
-        let Some(there) = there else { continue };
-        rows().take(there).for_each(|row| canvas.push(row.as_chunks::<4>().0.iter().copied()));
+        // If there is no difference, the first missing row is not known.
+        let present = rows().zip(known).position(|(row, known)| *known != hash(row));
+        let Some(present) = present else { continue };
+        rows().take(present).for_each(|row| frame_sink.push(row.as_chunks::<4>().0.iter().copied()));
         break;
     }
-    Err(broken_off())
+    Err(truncated())
 }
 
-/// Decodes a lossless stream to four channels, after `skipped` bytes of its own header.
+/// Decodes a lossless stream to RGBA. `skipped` is the length of its own header, which is replaced.
 fn argb(
     input: &mut Input<'_>,
     span: Span,
@@ -349,22 +313,23 @@ fn argb(
     pad: u8,
 ) -> Result<Vec<u8>, ThumbnailError> {
     let rest = |bytes: u64| bytes.saturating_sub(skipped);
-    // Padding has no end: what it decodes to may be longer than what is missing.
-    let endless = u64::from(width).saturating_mul(height.into()).saturating_mul(8).min(MOST_PADDING);
-    let claimed = if span.is_cut() { rest(span.there).saturating_add(endless) } else { rest(span.claimed) };
+    // More padding than is missing, because the decoder may consume more of it.
+    let endless = u64::from(width).saturating_mul(height.into()).saturating_mul(8).min(MAX_PADDING);
+    let claimed =
+        if span.is_truncated() { rest(span.present).saturating_add(endless) } else { rest(span.claimed) };
     let size = |more: u64| u32::try_from(claimed.saturating_add(more)).unwrap_or(u32::MAX).to_le_bytes();
     let sides = width.saturating_sub(1) | height.saturating_sub(1).wrapping_shl(14);
     let mut head = b"RIFF".to_vec();
     head.extend(size(17));
     head.extend(b"WEBPVP8L");
     head.extend(size(LOSSLESS_HEADER));
-    // As if there were alpha: so it is decoded in place.
+    // Declared to have alpha, so that the decoder writes RGBA directly into the result.
     head.push(0x2f);
     head.extend((sides | 1 << 28).to_le_bytes());
-    let file = Pieces {
+    let file = LosslessFile {
         head,
         start: span.start.saturating_add(skipped),
-        there: rest(span.there),
+        present: rest(span.present),
         claimed,
         pad: padding(pad),
         at: 0,
@@ -377,25 +342,22 @@ fn argb(
     Ok(pixels)
 }
 
-/// A file put together: a head, a part of another file, and padding for what that lacks.
-struct Pieces<'a, 'b> {
-    /// What comes first.
+/// A lossless WebP file put together from a header, a part of another file, and padding for its missing end.
+struct LosslessFile<'a, 'b> {
     head: Vec<u8>,
-    /// The other file.
     input: &'a mut Input<'b>,
-    /// Where the part begins.
+    /// Where the part begins in `input`.
     start: u64,
-    /// Bytes of it that are there.
-    there: u64,
-    /// Bytes of it that should be.
+    /// Bytes of the part.
+    present: u64,
+    /// Bytes of the part with its padding.
     claimed: u64,
-    /// What stands for those that lack.
     pad: [u8; PAD],
-    /// Next byte.
+    /// The read position.
     at: u64,
 }
 
-impl Read for Pieces<'_, '_> {
+impl Read for LosslessFile<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let available = self.fill_buf()?;
         let count = available.len().min(buffer.len());
@@ -405,38 +367,40 @@ impl Read for Pieces<'_, '_> {
     }
 }
 
-impl BufRead for Pieces<'_, '_> {
+impl BufRead for LosslessFile<'_, '_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         let at = usize::try_from(self.at).unwrap_or(usize::MAX);
         if at < self.head.len() {
             return Ok(self.head.get(at..).unwrap_or_default());
         }
-        let passed = self.passed();
+        let body_position = self.body_position();
         let part = |bytes: &'_ [u8], left: u64| bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        if let Some(left) = self.there.checked_sub(passed).filter(|left| *left > 0) {
+        if let Some(left) = self.present.checked_sub(body_position).filter(|left| *left > 0) {
             let bytes = self.input.fill_buf()?;
             return Ok(bytes.get(..part(bytes, left)).unwrap_or_default());
         }
-        let left = self.claimed.saturating_sub(passed);
-        let from =
-            usize::try_from(passed.saturating_sub(self.there)).unwrap_or(0).checked_rem(PAD).unwrap_or(0);
+        let left = self.claimed.saturating_sub(body_position);
+        let from = usize::try_from(body_position.saturating_sub(self.present))
+            .unwrap_or(0)
+            .checked_rem(PAD)
+            .unwrap_or(0);
         let pad = self.pad.get(from..).unwrap_or_default();
         Ok(pad.get(..part(pad, left)).unwrap_or_default())
     }
 
     fn consume(&mut self, count: usize) {
-        let from_input = self.at >= head_length(&self.head) && self.passed() < self.there;
+        let from_input = self.at >= head_length(&self.head) && self.body_position() < self.present;
         self.at = self.at.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
         if from_input {
             self.input.consume(count);
-        } else if self.passed() == 0 && self.at == head_length(&self.head) {
-            // Where the head ends the part begins; a failure is noted below.
+        } else if self.body_position() == 0 && self.at == head_length(&self.head) {
+            // The part begins where the head ends. The input remembers a failed seek itself.
             drop(self.input.seek(SeekFrom::Start(self.start)));
         }
     }
 }
 
-impl Seek for Pieces<'_, '_> {
+impl Seek for LosslessFile<'_, '_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let end = head_length(&self.head).saturating_add(self.claimed);
         let at = match to {
@@ -445,36 +409,35 @@ impl Seek for Pieces<'_, '_> {
             SeekFrom::End(by) => end.checked_add_signed(by),
         };
         self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
-        let passed = self.passed();
-        if passed <= self.there {
-            self.input.seek(SeekFrom::Start(self.start.saturating_add(passed)))?;
+        let body_position = self.body_position();
+        if body_position <= self.present {
+            self.input.seek(SeekFrom::Start(self.start.saturating_add(body_position)))?;
         }
         Ok(self.at)
     }
 }
 
-impl Pieces<'_, '_> {
-    /// Bytes behind the head.
-    fn passed(&self) -> u64 {
+impl LosslessFile<'_, '_> {
+    /// The read position after the head.
+    fn body_position(&self) -> u64 {
         self.at.saturating_sub(head_length(&self.head))
     }
 }
 
-/// Bytes of a head.
 fn head_length(head: &[u8]) -> u64 {
     u64::try_from(head.len()).unwrap_or(u64::MAX)
 }
 
-/// What is put in the place of a lossy picture's missing bytes besides zeros, which decode to little: the first that the decoder
-/// takes. They differ from zeros soon, and decode to little, too.
-const PADS: [u8; 4] = [0x10, 0x20, 0x08, 0x40];
-/// Bytes of padding beyond what is missing.
-const MORE: u64 = 1 << 20;
-/// Kinds of [`padding`] that are tried in the place of a lossless picture's missing bytes, at most and for large pictures.
+/// Bytes that stand in for the missing ones of a lossy picture in the second decode; the first uses zeros. The first one that
+/// the decoder accepts is taken. All decode to little, and soon to something else than zeros.
+const LOSSY_PADS: [u8; 4] = [0x10, 0x20, 0x08, 0x40];
+/// Bytes of padding beyond those that are missing.
+const EXTRA_PADDING: u64 = 1 << 20;
+/// How many kinds of [`padding`] are tried for a truncated lossless picture: at most, and at least for the largest.
 const LOSSLESS_PADS: (u8, u8) = (100, 8);
-/// Pixels that are decoded for these trials before they are given up.
-const MOST_TRIED: u64 = 64_000_000;
-/// Bytes of padding that a chunk's length leaves room for.
-const MOST_PADDING: u64 = 1 << 31;
-/// Bytes of a lossless stream's own header.
+/// Pixels that may be decoded in these trials.
+const MAX_TRIED_PIXELS: u64 = 64_000_000;
+/// Bytes of padding at most, so that the chunk's length fits in 32 bits.
+const MAX_PADDING: u64 = 1 << 31;
+/// Bytes of a lossless stream's header: signature, sides, alpha flag, version (RFC 9649, 3.4).
 const LOSSLESS_HEADER: u64 = 5;

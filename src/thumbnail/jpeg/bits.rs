@@ -1,7 +1,7 @@
-//! Bits of entropy-coded data (T.81, F.2.2.5), a machine word at a time.
+//! The bits of entropy-coded data (T.81, F.2.2.5), read a machine word at a time.
 //!
-//! Owns byte stuffing and the markers between. Behind a marker, and behind the end of the file, bits are 0; what needed
-//! such bits is noticed by [`Bits::is_exhausted`].
+//! Owns byte stuffing, the markers between, and the deadline. Refuses to know codes. After a marker, and after the end of the
+//! file, bits are 0; [`Bits::is_exhausted`] tells whether such bits were used.
 
 use std::io::{self, BufRead};
 use std::time::Instant;
@@ -10,41 +10,37 @@ use super::ThumbnailError;
 
 /// Reads bits.
 pub(super) struct Bits<R> {
-    /// Bytes.
     input: R,
-    /// Bits read ahead, the next one on top.
+    /// Bits read ahead, from the highest on.
     word: u64,
-    /// How many of them count.
+    /// How many bits of `word` are valid.
     count: u32,
-    /// How many zeros were added behind a marker or the end of the file.
+    /// How many zeros were added after a marker or the end of the file.
     padding: u32,
-    /// Where entropy-coded data stopped.
+    /// What ended the entropy-coded data, once it has ended.
     stop: Option<Stop>,
-    /// When to give up.
     deadline: Option<Instant>,
 }
 
-/// What stands behind entropy-coded data.
+/// What ends entropy-coded data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// A marker of this code.
+    /// A marker, with its code.
     Marker(u8),
-    /// Nothing.
     EndOfFile,
 }
 
 impl<R: BufRead> Bits<R> {
-    /// Bits of what comes next, until `deadline`.
     pub(super) fn new(input: R, deadline: Option<Instant>) -> Self {
         Self { input, word: 0, count: 0, padding: 0, stop: None, deadline }
     }
 
-    /// Where bytes come from, for what stands between scans.
+    /// The input, for the segments between scans.
     pub(super) fn input(&mut self) -> &mut R {
         &mut self.input
     }
 
-    /// Makes sure of 32 bits: a code and what follows it.
+    /// Reads ahead to at least 32 bits: a code and the number after it.
     #[inline]
     pub(super) fn refill(&mut self) -> io::Result<()> {
         if self.count >= 32 {
@@ -55,7 +51,7 @@ impl<R: BufRead> Bits<R> {
         {
             let next = u64::from_be_bytes(*bytes);
             if !has_ff(next) {
-                // Bits of the last byte that do not fit are put there too; reading that byte again puts the same ones.
+                // The last byte may fit only in part. Its bits are written here all the same, and once more when it is read again.
                 self.word |= next.wrapping_shr(self.count);
                 let whole = 63_u32.wrapping_sub(self.count).wrapping_shr(3);
                 self.count = self.count.wrapping_add(whole.wrapping_mul(8));
@@ -66,22 +62,22 @@ impl<R: BufRead> Bits<R> {
         self.refill_bytes()
     }
 
-    /// The next `count` bits, at most 16, which stay. They must be there.
+    /// The next `count` bits, at most 16, without taking them. They must have been read ahead.
     #[inline]
     pub(super) fn peek(&self, count: u32) -> u32 {
-        // Two shifts: none of 64.
+        // Two shifts, since one by 64 would be no shift at all.
         let top = self.word.wrapping_shr(1).wrapping_shr(63_u32.wrapping_sub(count));
         u32::try_from(top).unwrap_or(0)
     }
 
-    /// Passes over bits that are there.
+    /// Drops bits that were read ahead.
     #[inline]
     pub(super) fn skip(&mut self, count: u32) {
         self.word = self.word.wrapping_shl(count);
         self.count = self.count.saturating_sub(count);
     }
 
-    /// Takes bits that are there, at most 16.
+    /// Takes at most 16 bits that were read ahead.
     #[inline]
     pub(super) fn take(&mut self, count: u32) -> u32 {
         let bits = self.peek(count);
@@ -98,7 +94,8 @@ impl<R: BufRead> Bits<R> {
         Ok(self.take(1) == 1)
     }
 
-    /// Takes a number of `size` bits, at most 15, that are there; a leading 0 stands for minus (T.81, F.2.2.1).
+    /// Takes a number of `size` bits, at most 15, that were read ahead. A leading 0 means a negative number (EXTEND; T.81,
+    /// F.2.2.1).
     #[inline]
     pub(super) fn signed(&mut self, size: u32) -> i32 {
         let bits = i32::try_from(self.take(size)).unwrap_or(0);
@@ -106,20 +103,20 @@ impl<R: BufRead> Bits<R> {
         if bits < half { bits.wrapping_sub(half.wrapping_mul(2)).wrapping_add(1) } else { bits }
     }
 
-    /// Whether bits were taken that are not there.
+    /// Whether bits were taken after a marker or the end of the file.
     #[inline]
     pub(super) fn is_exhausted(&self) -> bool {
         self.count < self.padding
     }
 
-    /// Whether there is time for more. To be asked after each row of units: behind a marker bits are 0 for ever, and a file of
-    /// few bytes can say that there are many scans.
+    /// Fails past the deadline. To be called after each row of MCUs: after a marker, bits are 0 without any read, and a file of
+    /// few bytes can have many scans.
     pub(super) fn check_time(&self) -> Result<(), ThumbnailError> {
         let is_late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
         if is_late { Err(ThumbnailError::Timeout) } else { Ok(()) }
     }
 
-    /// Passes over what is left of the data before the next marker, and says what that is. It stays.
+    /// Skips to the next marker and returns it, without skipping the marker itself.
     pub(super) fn find_marker(&mut self) -> io::Result<Stop> {
         (self.word, self.count, self.padding) = (0, 0, 0);
         loop {
@@ -135,13 +132,13 @@ impl<R: BufRead> Bits<R> {
         }
     }
 
-    /// Goes on behind the marker that stands here.
+    /// Skips the marker that [`Self::find_marker`] found.
     pub(super) fn pass_marker(&mut self) {
         (self.word, self.count, self.padding) = (0, 0, 0);
         self.stop = None;
     }
 
-    /// Ends a scan: the next marker that does not belong to it, if there is one.
+    /// Ends a scan: skips to the next marker that is no restart marker and returns its code; `None` at the end of the file.
     pub(super) fn end_scan(&mut self) -> io::Result<Option<u8>> {
         loop {
             let stop = self.find_marker()?;
@@ -156,7 +153,7 @@ impl<R: BufRead> Bits<R> {
         }
     }
 
-    /// One byte at a time: around stuffing, markers and the ends of buffers.
+    /// [`Self::refill`] a byte at a time, around stuffing, markers and the ends of buffers.
     #[cold]
     fn refill_bytes(&mut self) -> io::Result<()> {
         while self.count <= 56 {
@@ -180,7 +177,7 @@ impl<R: BufRead> Bits<R> {
         Ok(())
     }
 
-    /// The next byte of entropy-coded data, or why there is none.
+    /// The next byte of entropy-coded data, or what ended it.
     fn entropy_byte(&mut self) -> io::Result<Result<u8, Stop>> {
         match next_byte(&mut self.input)? {
             None => Ok(Err(Stop::EndOfFile)),
@@ -197,7 +194,7 @@ impl<R: BufRead> Bits<R> {
     }
 }
 
-/// The next byte; none at the end.
+/// Reads a byte; `None` at the end of the file.
 #[inline]
 pub(super) fn next_byte(input: &mut (impl BufRead + ?Sized)) -> io::Result<Option<u8>> {
     let byte = input.fill_buf()?.first().copied();
@@ -211,7 +208,7 @@ pub(super) fn next_byte(input: &mut (impl BufRead + ?Sized)) -> io::Result<Optio
 #[inline]
 fn has_ff(word: u64) -> bool {
     let inverted = !word;
-    // A byte that is 0 borrows into its own top bit.
+    // Subtracting 1 sets the top bit of a byte that was 0.
     inverted.wrapping_sub(0x0101_0101_0101_0101) & word & 0x8080_8080_8080_8080 != 0
 }
 
@@ -229,7 +226,7 @@ mod tests {
             got.push(bits.take(4) << 4 | bits.take(4));
         }
         assert_eq!(got, [0xa5, 0xff, 0x0f, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
-        // Behind the marker come zeros.
+        // After the marker, bits are 0.
         bits.refill().unwrap();
         assert!(!bits.is_exhausted());
         assert_eq!(bits.take(16), 0);
@@ -238,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_file_counts_once_it_is_passed() {
+    fn bits_after_the_end_of_the_file_are_noticed() {
         let bytes = [0x12, 0x34];
         let mut bits = Bits::new(bytes.as_slice(), None);
         bits.refill().unwrap();
@@ -255,12 +252,12 @@ mod tests {
     }
 
     #[test]
-    fn data_is_passed_over_up_to_the_next_marker() {
+    fn data_is_skipped_up_to_the_next_marker() {
         let mut bytes = vec![7; 100_000];
         bytes.extend([0xff, 0, 0xff, 0xff, 0xd3, 1, 2, 0xff, 0x02, 3, 0xff, 0xda]);
         let mut bits = Bits::new(bytes.as_slice(), None);
         assert_eq!(bits.find_marker().unwrap(), Stop::Marker(0xd3));
-        assert_eq!(bits.find_marker().unwrap(), Stop::Marker(0xd3), "it stays");
+        assert_eq!(bits.find_marker().unwrap(), Stop::Marker(0xd3), "the marker is not skipped");
         bits.pass_marker();
         bits.refill().unwrap();
         assert_eq!(bits.take(16), 0x0102);
@@ -268,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leading_zero_is_minus() {
+    fn a_leading_zero_means_a_negative_number() {
         for (byte, size, expected) in
             [(0b1000_0000, 1, 1), (0, 1, -1), (0b1010_0000, 3, 5), (0b0100_0000, 3, -5)]
         {

@@ -1,7 +1,7 @@
-//! Coefficients out of entropy-coded blocks (T.81, F.2 and G.2).
+//! Decoding of entropy-coded blocks to coefficients (T.81, F.2 and G.2).
 //!
-//! Every code is read, for nobody knows otherwise where the next one begins; of the numbers only those are kept that
-//! the result's size can show.
+//! Owns the sequence of codes in a block and the predictions. Refuses to know restart markers and damage. Every code must be
+//! read to find the next one, but only coefficients that can be seen at the result's size are kept.
 
 use std::io::BufRead;
 
@@ -9,11 +9,11 @@ use super::ThumbnailError;
 use super::bits::Bits;
 use super::coefficients::Block;
 use super::geometry::Geometry;
-use super::headers::{Headers, Part, Scan};
+use super::headers::{Headers, Scan, ScanComponent};
 use super::huffman::{Huffman, RunValue};
 use super::transform::Values;
 
-/// For each coefficient in zigzag order, its place in rows of eight (T.81, figure A.6).
+/// For each coefficient in zigzag order, its position in rows of eight (T.81, figure A.6).
 #[rustfmt::skip]
 pub(super) const ZIGZAG: Places = [
      0,  1,  8, 16,  9,  2,  3, 10, 17, 24, 32, 25, 18, 11,  4,  5,
@@ -22,13 +22,13 @@ pub(super) const ZIGZAG: Places = [
     58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
-/// For each coefficient in zigzag order, its place in a block; [`DROPPED`] for those that are not kept.
+/// For each coefficient in zigzag order, its position in a block; [`DROPPED`] for those that are not kept.
 pub(super) type Places = [u8; 64];
 
-/// A place that no block has.
+/// A position that no block has.
 const DROPPED: u8 = u8::MAX;
 
-/// Places in rows of `stride` for blocks that keep `columns × rows`.
+/// The positions in rows of `stride`, for blocks that keep `columns × rows` coefficients.
 pub(super) fn places((columns, rows): (u32, u32), stride: u32) -> Places {
     ZIGZAG.map(|natural| {
         let (row, column) = (u32::from(natural).wrapping_shr(3), u32::from(natural & 7));
@@ -37,42 +37,40 @@ pub(super) fn places((columns, rows): (u32, u32), stride: u32) -> Places {
     })
 }
 
-/// Reads the blocks of a sequential file's only scan.
+/// Reads the blocks of the only scan of a sequential file.
 pub(super) struct Streamed<'a> {
-    /// Components, in the scan's order.
+    /// In the scan's order.
     parts: Vec<StreamedPart<'a>>,
 }
 
-/// One component of it.
+/// A component of that scan.
 struct StreamedPart<'a> {
-    /// Which of the frame's.
+    /// Its index in the frame.
     component: usize,
-    /// Blocks across and down a unit.
+    /// Blocks across and down an MCU.
     unit: (u32, u32),
-    /// Of first coefficients.
     dc: &'a Huffman,
-    /// Of the others.
     ac: &'a Huffman,
-    /// Divisors, in zigzag order.
+    /// The quantisation table, in zigzag order.
     divisors: &'a [u16; 64],
-    /// Where coefficients go.
     places: Places,
-    /// The last block's first coefficient.
+    /// The DC coefficient of the last block.
     prediction: i32,
 }
 
-/// A block's place: component, column and row within the unit.
+/// The position of a block: component, and column and row of the block.
 pub(super) type At = (usize, u32, u32);
 
 impl<'a> Streamed<'a> {
-    /// Ready for the first unit.
+    /// # Errors
+    /// `Broken` if a table is missing.
     pub(super) fn new(
         headers: &'a Headers,
         scan: &Scan,
         geometry: &Geometry,
     ) -> Result<Self, ThumbnailError> {
         let tables = &headers.tables;
-        let part = |part: &Part| {
+        let part = |part: &ScanComponent| {
             let blocks = geometry.components().get(part.component)?;
             Some(StreamedPart {
                 component: part.component,
@@ -88,12 +86,12 @@ impl<'a> Streamed<'a> {
         Ok(Self { parts: parts.ok_or_else(no_table)? })
     }
 
-    /// Forgets what came before.
+    /// Resets the predictions, at a restart marker.
     pub(super) fn restart(&mut self) {
         self.parts.iter_mut().for_each(|part| part.prediction = 0);
     }
 
-    /// Reads a unit and hands its blocks on.
+    /// Reads an MCU and passes on its blocks, with column and row counted within the MCU.
     pub(super) fn unit(
         &mut self,
         bits: &mut Bits<impl BufRead>,
@@ -120,40 +118,41 @@ impl<'a> Streamed<'a> {
     }
 }
 
-/// Reads the blocks of one of several scans.
+/// Reads the blocks of one scan of a file with several.
 pub(super) struct Buffered<'a> {
-    /// What the scan brings.
+    pub(super) scan: &'a Scan,
     kind: ScanKind,
-    /// First and last coefficient.
+    /// The first and last coefficient.
     band: (usize, usize),
-    /// The bit that is brought.
+    /// The bit position of this scan.
     low: u32,
-    /// Tables of first coefficients and the others, by place in the scan.
+    /// DC and AC table of each component of the scan.
     tables: Vec<(Option<&'a Huffman>, Option<&'a Huffman>)>,
-    /// The last blocks' first coefficients, by place in the scan.
+    /// The DC coefficient of the last block of each component of the scan.
     predictions: Vec<i32>,
-    /// Blocks still to come that bring nothing new.
+    /// Blocks still to come without new coefficients (EOBRUN; T.81, G.1.2.2).
     ended: u32,
 }
 
-/// What a scan brings.
+/// What a scan contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ScanKind {
-    /// All of a sequential file's component.
+    /// All coefficients of a sequential file's component.
     Sequential,
-    /// First coefficients, their upper bits.
+    /// The upper bits of DC coefficients.
     FirstDc,
-    /// First coefficients, one bit more.
+    /// One more bit of DC coefficients.
     RefineDc,
-    /// Others, their upper bits.
+    /// The upper bits of AC coefficients.
     FirstAc,
-    /// Others, one bit more.
+    /// One more bit of AC coefficients.
     RefineAc,
 }
 
 impl<'a> Buffered<'a> {
-    /// Ready for the first unit.
-    pub(super) fn new(headers: &'a Headers, scan: &Scan) -> Result<Self, ThumbnailError> {
+    /// # Errors
+    /// `Broken` if a table is missing.
+    pub(super) fn new(headers: &'a Headers, scan: &'a Scan) -> Result<Self, ThumbnailError> {
         let (start, end) = scan.band;
         let (high, low) = scan.bits;
         let kind = match (headers.is_progressive(), start, high) {
@@ -176,16 +175,16 @@ impl<'a> Buffered<'a> {
         }
         let index = |at: u32| usize::try_from(at).unwrap_or(0);
         let predictions = vec![0; tables.len()];
-        Ok(Self { kind, band: (index(start), index(end)), low, tables, predictions, ended: 0 })
+        Ok(Self { scan, kind, band: (index(start), index(end)), low, tables, predictions, ended: 0 })
     }
 
-    /// Forgets what came before.
+    /// Resets the predictions, at a restart marker.
     pub(super) fn restart(&mut self) {
         self.predictions.fill(0);
         self.ended = 0;
     }
 
-    /// Reads a block of the scan's component number `part`.
+    /// Reads a block of the component with index `part` in the scan.
     pub(super) fn block(
         &mut self,
         bits: &mut Bits<impl BufRead>,
@@ -217,7 +216,7 @@ impl<'a> Buffered<'a> {
         }
     }
 
-    /// Upper bits of a band (T.81, G.1.2.2).
+    /// Reads the upper bits of a band (T.81, G.1.2.2).
     fn first_ac(
         &mut self,
         bits: &mut Bits<impl BufRead>,
@@ -244,8 +243,8 @@ impl<'a> Buffered<'a> {
         Ok(())
     }
 
-    /// One bit more of a band (T.81, G.1.2.3): of each coefficient that is there already, and between them those that
-    /// begin with this bit.
+    /// Reads one more bit of a band (T.81, G.1.2.3): a correction for each coefficient that is not 0, and new coefficients between
+    /// them.
     fn refine_ac(
         &mut self,
         bits: &mut Bits<impl BufRead>,
@@ -289,7 +288,8 @@ impl<'a> Buffered<'a> {
     }
 }
 
-/// Reads a whole block (T.81, F.2.2); `keep` gets every coefficient that is not 0, by its place in zigzag order.
+/// Reads a whole block (T.81, F.2.2). `keep` gets the DC coefficient and every AC coefficient that is not 0, with its index in
+/// zigzag order.
 #[inline]
 fn sequential(
     bits: &mut Bits<impl BufRead>,
@@ -315,12 +315,12 @@ fn sequential(
     Ok(())
 }
 
-/// How many blocks end here, this one included (T.81, G.1.2.2).
+/// The number of blocks that end here, including this one (T.81, G.1.2.2).
 fn end_run(bits: &mut Bits<impl BufRead>, size: u32) -> u32 {
     1_u32.wrapping_shl(size).wrapping_add(bits.take(size))
 }
 
-/// A scan without its tables.
+/// The error for a scan without its tables.
 fn no_table() -> ThumbnailError {
     ThumbnailError::broken("a table is missing")
 }

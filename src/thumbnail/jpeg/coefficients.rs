@@ -1,7 +1,7 @@
-//! What scans bring, kept until the last of them.
+//! The coefficients of a file with several scans, kept until the last one.
 //!
-//! Owns the memory of files that are not read in one go: of each block the coefficients that the result can show, and for
-//! the others a bit each that says whether they are 0, which later scans build on.
+//! Owns their memory: of each block the coefficients that can be seen in the result, and for each of the 64 a bit that says
+//! whether it is 0, which refining scans depend on. Refuses to know codes.
 
 use super::ThumbnailError;
 use super::blocks::{Places, ZIGZAG, places};
@@ -9,38 +9,34 @@ use super::colors::{Colors, Strips};
 use super::geometry::{Blocks, Geometry};
 use super::headers::{Headers, Scan};
 
-/// The coefficients of a picture.
+/// The coefficients of all components.
 pub(super) struct Coefficients {
-    /// Those of each component.
     components: Vec<Kept>,
 }
 
 /// The coefficients of a component.
 struct Kept {
-    /// Block after block, `columns × rows` of each.
+    /// Block after block, `each` values of every block.
     values: Vec<i16>,
-    /// Coefficients of a block.
+    /// Coefficients kept of a block.
     each: usize,
-    /// Which of a block's are not 0, in zigzag order from the lowest bit on.
+    /// For each block, which coefficients are not 0: in zigzag order from the lowest bit on.
     set: Vec<u64>,
-    /// Where coefficients stand in a block.
     places: Places,
-    /// Divisors, in zigzag order, from the component's first scan on.
+    /// The quantisation table in zigzag order, known from the component's first scan on.
     divisors: Option<[u16; 64]>,
 }
 
 /// One block.
 pub(super) struct Block<'a> {
-    /// What is kept.
     values: &'a mut [i16],
-    /// Which are not 0.
+    /// Which coefficients are not 0.
     set: &'a mut u64,
-    /// Where coefficients stand.
     places: &'a Places,
 }
 
 impl Coefficients {
-    /// All 0.
+    /// All coefficients are 0.
     pub(super) fn new(geometry: &Geometry) -> Self {
         let kept = |blocks: &Blocks| {
             let count = usize::try_from(blocks.count()).unwrap_or(0);
@@ -56,7 +52,7 @@ impl Coefficients {
         Self { components: geometry.components().iter().map(kept).collect() }
     }
 
-    /// Bytes that they take.
+    /// Bytes that [`Self::new`] allocates.
     pub(super) fn bytes(geometry: &Geometry) -> u64 {
         let bytes = |blocks: &Blocks| {
             blocks.count().saturating_mul(u64::from(each(blocks)).saturating_mul(2).saturating_add(8))
@@ -64,7 +60,10 @@ impl Coefficients {
         geometry.components().iter().map(bytes).fold(0, u64::saturating_add)
     }
 
-    /// Notes the divisors of components whose first scan this is: files may change them between scans.
+    /// Keeps the quantisation tables of components whose first scan this is, since files may redefine tables between scans.
+    ///
+    /// # Errors
+    /// `Broken` if a table is missing.
     pub(super) fn take_divisors(
         &mut self,
         geometry: &Geometry,
@@ -85,7 +84,6 @@ impl Coefficients {
         Ok(())
     }
 
-    /// A block of a component.
     pub(super) fn block(&mut self, component: usize, at: usize) -> Option<Block<'_>> {
         let kept = self.components.get_mut(component)?;
         let start = at.checked_mul(kept.each)?;
@@ -93,7 +91,7 @@ impl Coefficients {
         Some(Block { values, set: kept.set.get_mut(at)?, places: &kept.places })
     }
 
-    /// Turns them into pixels.
+    /// Transforms all coefficients and converts them to pixels.
     pub(super) fn render(&self, geometry: &Geometry, colors: &mut Colors) {
         let mut strips = Strips::new(geometry);
         for unit in 0..geometry.mcu_rows {
@@ -113,7 +111,7 @@ impl Coefficients {
 }
 
 impl Kept {
-    /// A block's coefficients with their divisors multiplied in, rows of eight.
+    /// The dequantised coefficients of a block, in rows of eight.
     fn values(&self, at: usize) -> [i32; 64] {
         let mut values = [0; 64];
         let stored = self.values.chunks_exact(self.each.max(1)).nth(at).unwrap_or_default();
@@ -146,7 +144,7 @@ impl Block<'_> {
         })
     }
 
-    /// Puts a coefficient in its place.
+    /// Sets a coefficient.
     #[inline]
     pub(super) fn set(&mut self, at: usize, value: i32) {
         if at > 63 {
@@ -158,7 +156,7 @@ impl Block<'_> {
         }
     }
 
-    /// Adds a lower bit, away from 0, unless it is there.
+    /// Adds a lower bit, away from 0, unless it is already set.
     #[inline]
     pub(super) fn refine(&mut self, at: usize, bit: i32) {
         if let Some(to) = self.place(at) {
@@ -171,7 +169,7 @@ impl Block<'_> {
         }
     }
 
-    /// Where a coefficient stands, if it is kept.
+    /// `None` for a coefficient that is not kept.
     #[inline]
     fn place(&mut self, at: usize) -> Option<&mut i16> {
         self.values.get_mut(usize::from(*self.places.get(at)?))
@@ -184,7 +182,6 @@ fn each(blocks: &Blocks) -> u32 {
     columns.saturating_mul(rows)
 }
 
-/// An index as a shift.
 #[inline]
 fn shift(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(0)

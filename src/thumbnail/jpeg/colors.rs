@@ -1,41 +1,39 @@
-//! From samples of components to pixels.
+//! From the samples of components to pixels.
 //!
-//! Owns the rows of blocks that are at work, JPEG's colour spaces (JFIF; Adobe technote 5116) and the result.
+//! Owns the samples of the current row of MCUs, the colour spaces of JPEG (JFIF; Adobe technote 5116) and the result.
+//! Refuses to know coefficients.
 
 use super::blocks::At;
 use super::geometry::Geometry;
 use super::headers::ColorSpace;
 use super::transform::{Transform, Values};
 
-/// One row of units: samples of every component, all at one size.
+/// The samples of a row of MCUs, all components at the resolution of the result.
 pub(super) struct Strips(Vec<Strip>);
 
-/// One component's.
+/// The samples of a component.
 struct Strip {
-    /// Rows of `stride`.
+    /// In rows of `stride`.
     samples: Vec<u8>,
-    /// Samples of a row.
     stride: usize,
-    /// Blocks.
+    /// Width and height of a block, in samples.
     block: (usize, usize),
-    /// How they are made.
     transform: Transform,
-    /// The same at the result's size, where blocks are not made that large.
+    /// The samples at the result's resolution, if the transform cannot give it.
     stretched: Option<Stretched>,
 }
 
-/// Samples brought to the result's size, each the nearest one.
+/// Samples scaled to the result's resolution by nearest neighbour.
 struct Stretched {
-    /// Over how many samples of the result how many of its own go, across and down.
+    /// Across and down: how many samples of the result correspond to how many of the component.
     ratios: [(usize, usize); 2],
-    /// Rows of `stride`.
+    /// In rows of `stride`.
     samples: Vec<u8>,
-    /// Samples of a row.
     stride: usize,
 }
 
 impl Strips {
-    /// Room for a row of units.
+    /// Allocates a row of MCUs.
     pub(super) fn new(geometry: &Geometry) -> Self {
         let length = |length: u32| usize::try_from(length).unwrap_or(0);
         let strip = |blocks: &super::geometry::Blocks| {
@@ -62,7 +60,7 @@ impl Strips {
         Self(geometry.components().iter().map(strip).collect())
     }
 
-    /// Puts a block in its place, counted in blocks.
+    /// Transforms a block and writes its samples. Column and row count blocks of the row of MCUs.
     #[inline]
     pub(super) fn put(&mut self, (component, column, row): At, values: &Values) {
         let Some(strip) = self.0.get_mut(component) else { return };
@@ -73,7 +71,7 @@ impl Strips {
         strip.transform.put(values, out, strip.stride);
     }
 
-    /// Makes a unit as if there were nothing in it: grey, as browsers show what lacks.
+    /// Makes an MCU grey, as browsers show missing ones.
     pub(super) fn blank(&mut self, geometry: &Geometry, unit: u32) {
         for (component, blocks) in geometry.components().iter().enumerate() {
             for row in 0..blocks.down {
@@ -85,7 +83,7 @@ impl Strips {
         }
     }
 
-    /// Ends a row of units: what has to be stretched is.
+    /// Scales the components that need it, once the row of MCUs is complete.
     fn stretch(&mut self) {
         for Strip { samples, stride, stretched, .. } in &mut self.0 {
             let Some(Stretched { ratios: [across, down], samples: out, stride: wide }) = stretched else {
@@ -103,7 +101,7 @@ impl Strips {
         }
     }
 
-    /// One row of samples of a component.
+    /// A row of samples of a component, at the result's resolution.
     fn row(&self, component: usize, row: usize) -> &[u8] {
         let Some(strip) = self.0.get(component) else { return &[] };
         let (samples, stride) = match &strip.stretched {
@@ -114,22 +112,21 @@ impl Strips {
     }
 }
 
-/// The result, growing from the top.
+/// Converts rows of samples to pixels and collects them from the top.
 pub(super) struct Colors {
-    /// What components stand for.
     space: ColorSpace,
     /// Pixels of a row.
     width: usize,
-    /// Rows of a strip.
+    /// Rows of the result in a row of MCUs.
     strip_rows: usize,
-    /// Pixels, those not yet there 0.
+    /// The pixels; 0 where there are none yet.
     data: Vec<u8>,
-    /// Bytes that are there.
+    /// How many bytes are done.
     done: usize,
 }
 
 impl Colors {
-    /// Room for the result.
+    /// Allocates the result.
     pub(super) fn new(geometry: &Geometry, space: ColorSpace) -> Self {
         let length = |length: u32| usize::try_from(length).unwrap_or(0);
         let (width, height) = (length(geometry.size.0), length(geometry.size.1));
@@ -137,22 +134,20 @@ impl Colors {
         Self { space, width, strip_rows: length(geometry.strip_rows), data: vec![0; bytes], done: 0 }
     }
 
-    /// Bytes of a pixel.
     pub(super) fn channels(&self) -> usize {
         self.space.channels()
     }
 
-    /// The pixels.
     pub(super) fn into_pixels(self) -> Vec<u8> {
         self.data
     }
 
-    /// Whether all rows are there.
+    /// Whether all rows are done.
     pub(super) fn is_full(&self) -> bool {
         self.done >= self.data.len()
     }
 
-    /// Takes the next rows; what is below the picture is cut off.
+    /// Adds the pixels of a row of MCUs; those below the picture are dropped.
     pub(super) fn push(&mut self, strips: &mut Strips) {
         strips.stretch();
         let strips = &*strips;
@@ -173,7 +168,7 @@ impl Colors {
                 ColorSpace::InvertedCmyk => {
                     interleave(out, [part(0), part(1), part(2), part(3)], |inks| inks.map(|ink| !ink));
                 }
-                // Luma and chromas are those of the light that is left, which is the ink inverted twice.
+                // YCbCr stores inverted inverted CMY, so the RGB that comes out is CMY.
                 ColorSpace::Ycck => {
                     let convert = |[y, cb, cr, k]: [u8; 4]| {
                         let [cyan, magenta, yellow] = to_rgb([y, cb, cr]);
@@ -187,7 +182,7 @@ impl Colors {
     }
 }
 
-/// One row of pixels out of one of each component.
+/// Converts a row of each component to a row of pixels.
 #[inline]
 fn interleave<const C: usize>(out: &mut [u8], parts: [&[u8]; C], convert: impl Fn([u8; C]) -> [u8; C]) {
     for (at, pixel) in out.as_chunks_mut::<C>().0.iter_mut().enumerate() {
@@ -195,7 +190,7 @@ fn interleave<const C: usize>(out: &mut [u8], parts: [&[u8]; C], convert: impl F
     }
 }
 
-/// Luma and chromas as red, green and blue (JFIF, section "Conversion to and from RGB"), in 65536ths.
+/// YCbCr to RGB (JFIF 1.02, "Conversion to and from RGB"), with constants in units of 1/65536.
 #[inline]
 pub(in crate::thumbnail) fn to_rgb([y, cb, cr]: [u8; 3]) -> [u8; 3] {
     let y = i32::from(y).wrapping_mul(1 << 16).wrapping_add(1 << 15);

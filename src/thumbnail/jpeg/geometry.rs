@@ -1,62 +1,59 @@
-//! Where blocks lie and how large they come out.
+//! The positions and sizes of blocks.
 //!
-//! Owns the arithmetic of sampling factors (T.81, A.1 and A.2). A component that was stored with fewer samples is
-//! transformed to larger blocks, so that all components come out at one size and nothing has to be stretched.
+//! Owns the arithmetic of sampling factors (T.81, A.1 and A.2). Refuses to know samples. A subsampled component is
+//! transformed to larger blocks, so that all components have the resolution of the result without another step.
 
-use super::headers::{Scan, Summary};
+use super::headers::{JpegInfo, Scan};
 
-/// A file's blocks at a fraction of its size.
+/// The blocks of a file at a fraction of its size.
 #[derive(Debug)]
 pub(super) struct Geometry {
-    /// Columns and rows of the result.
+    /// Width and height of the result, in pixels.
     pub(super) size: (u32, u32),
-    /// Units across the picture.
+    /// MCUs across the picture.
     pub(super) mcu_columns: u32,
-    /// Units down the picture.
+    /// MCUs down the picture.
     pub(super) mcu_rows: u32,
-    /// Rows of the result in a row of units.
+    /// Rows of the result in a row of MCUs.
     pub(super) strip_rows: u32,
-    /// What there is of each component.
     components: Vec<Blocks>,
 }
 
-/// The blocks of one component.
+/// The blocks of a component.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Blocks {
-    /// Blocks across a unit.
+    /// Blocks across an MCU.
     pub(super) across: u32,
-    /// Blocks down a unit.
+    /// Blocks down an MCU.
     pub(super) down: u32,
-    /// Samples across a block of the result: 1, 2, 4, 8, 16 or 32.
+    /// Samples across a transformed block: 1, 2, 4, 8, 16 or 32.
     pub(super) width: u32,
-    /// Samples down a block of the result, likewise.
+    /// Samples down a transformed block: 1, 2, 4, 8, 16 or 32.
     pub(super) height: u32,
-    /// Blocks across the picture, to whole units.
+    /// Blocks across the picture, rounded up to whole MCUs.
     pub(super) columns: u32,
-    /// Blocks down the picture, to whole units.
+    /// Blocks down the picture, rounded up to whole MCUs.
     pub(super) rows: u32,
-    /// Blocks across the picture that are its own, for scans of this component alone.
+    /// Blocks across the picture in scans of this component alone, which have no MCUs of several blocks.
     own_columns: u32,
-    /// Blocks down the picture that are its own.
+    /// Blocks down the picture in such scans.
     own_rows: u32,
-    /// Which quantisation table is its own.
+    /// The index of its quantisation table.
     pub(super) quantization: usize,
-    /// Where blocks cannot be made larger, for the ratio is no power of two: over how many samples of the result how many of
-    /// its own are stretched, across and down.
+    /// Set if the subsampling ratio is no power of two, so that samples are scaled after the transform. Across and down: how
+    /// many samples of the result correspond to how many of the component.
     pub(super) stretch: Option<[(u32, u32); 2]>,
 }
 
-/// The units of a scan.
+/// The number of MCUs of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Grid {
-    /// Across.
     pub(super) columns: u32,
-    /// Down.
     pub(super) rows: u32,
 }
 
 impl Blocks {
-    /// How many coefficients of a row and of a column can be seen in the result.
+    /// How many horizontal and vertical frequencies can be seen in the result.
     pub(super) fn kept(&self) -> (u32, u32) {
         (self.width.min(8), self.height.min(8))
     }
@@ -69,8 +66,8 @@ impl Blocks {
 
 impl Geometry {
     /// At `1 / divisor` of the size; `divisor` is 1, 2, 4 or 8.
-    pub(super) fn new(summary: &Summary, divisor: u32) -> Self {
-        let frame = &summary.frame;
+    pub(super) fn new(info: &JpegInfo, divisor: u32) -> Self {
+        let frame = &info.frame;
         let block = 8_u32.checked_div(divisor).filter(|side| *side > 0).unwrap_or(1);
         let most = |factor: fn(&super::headers::Component) -> u32| {
             frame.components().iter().map(factor).max().unwrap_or(1)
@@ -86,7 +83,7 @@ impl Geometry {
                 (ratio.saturating_mul(own) == most).then_some(ratio)
             };
             let ratios = (ratio(most_across, component.across), ratio(most_down, component.down));
-            // Thirds are rare, and stretched by the nearest sample.
+            // Ratios such as 3 are rare, so nearest neighbour is good enough for them.
             let (across, down, stretch) = match ratios {
                 (Some(across), Some(down)) => (across, down, None),
                 _ => (1, 1, Some([(most_across, component.across), (most_down, component.down)])),
@@ -112,12 +109,11 @@ impl Geometry {
         Self { size, mcu_columns, mcu_rows, strip_rows: most_down.saturating_mul(block), components }
     }
 
-    /// The components.
     pub(super) fn components(&self) -> &[Blocks] {
         &self.components
     }
 
-    /// Bytes of one row of units, all components.
+    /// Bytes of a row of MCUs, all components.
     pub(super) fn strip_bytes(&self) -> u64 {
         let bytes = |blocks: &Blocks| {
             let row = u64::from(blocks.columns).saturating_mul(blocks.width.into());
@@ -129,7 +125,7 @@ impl Geometry {
         self.components.iter().map(bytes).fold(0, u64::saturating_add)
     }
 
-    /// The units of a scan: of several components the frame's, of one its own blocks (T.81, A.2.2).
+    /// The MCUs of a scan. In a scan of one component, each of its own blocks is an MCU (T.81, A.2.2).
     pub(super) fn scan_grid(&self, scan: &Scan) -> Grid {
         match scan.parts.as_slice() {
             [part] => match self.components.get(part.component) {
@@ -140,7 +136,7 @@ impl Geometry {
         }
     }
 
-    /// The places of a component's blocks in one unit of a scan, in order.
+    /// The indices of a component's blocks in an MCU of a scan, in their order.
     pub(super) fn blocks_of(
         &self,
         scan: &Scan,

@@ -1,6 +1,6 @@
-//! The segments of a file (T.81, annex B): frame header, tables, scan headers, and what applications put there.
+//! The segments of a JPEG (T.81, annex B): frame header, tables, scan headers, application data.
 //!
-//! Owns what is kept of them between scans. Allocates no more than a segment says it has, 64 KiB, and
+//! Owns what is kept of them between scans. Refuses to know entropy-coded data. Allocates at most a segment, 64 KiB, and
 //! [`MAX_PROFILE`] bytes of colour profile.
 
 use std::io::{BufRead, Read as _};
@@ -11,109 +11,96 @@ use super::bits::next_byte;
 use super::huffman::Huffman;
 use super::standard;
 
-/// What was read of a file so far.
+/// What the segments so far have said.
 #[derive(Debug, Default)]
 pub(super) struct Headers {
-    /// The frame header.
     frame: Option<Frame>,
-    /// Tables in force.
     pub(super) tables: Tables,
-    /// What Adobe's marker says of the colours.
+    /// The colour transform of Adobe's segment (technote 5116): 0 none, 1 YCbCr, 2 YCCK.
     adobe: Option<u8>,
     /// The EXIF block, from its byte order on.
     pub(super) exif: Option<Vec<u8>>,
-    /// The colour profile.
     pub(super) profile: Profile,
 }
 
-/// What a frame header says.
+/// A frame header (SOF; T.81, B.2.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::thumbnail) struct Frame {
-    /// Columns.
     pub(super) width: u32,
-    /// Rows.
     pub(super) height: u32,
-    /// Whether scans refine one another.
     pub(super) progressive: bool,
     /// How many components there are: 1 to 4.
     pub(super) count: u8,
-    /// The components; those beyond `count` mean nothing.
+    /// Only the first `count` are used.
     pub(super) components: [Component; MAX_COMPONENTS],
 }
 
 /// A component of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::thumbnail) struct Component {
-    /// Its name in scan headers.
+    /// The identifier that scan headers use.
     id: u8,
-    /// Blocks of it across a unit, 1 to 4.
+    /// Horizontal sampling factor: blocks across an MCU, 1 to 4.
     pub(super) across: u32,
-    /// Blocks of it down a unit, 1 to 4.
+    /// Vertical sampling factor: blocks down an MCU, 1 to 4.
     pub(super) down: u32,
-    /// Which quantisation table is its own.
+    /// The index of its quantisation table.
     pub(super) quantization: u8,
 }
 
-/// What is known of a file before its first scan: enough to say what decoding takes.
+/// What is known of a file before its first scan, which is enough to estimate the memory for decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::thumbnail) struct Summary {
-    /// The frame header.
+pub(in crate::thumbnail) struct JpegInfo {
     pub(super) frame: Frame,
-    /// Whether the first scan holds every component.
+    /// Whether the first scan has every component.
     interleaved: bool,
-    /// Bytes of colour profile.
+    /// Bytes of the colour profile.
     pub(in crate::thumbnail) profile_bytes: u32,
 }
 
-/// What a scan header says.
+/// A scan header (SOS; T.81, B.2.3).
 #[derive(Clone, Debug)]
 pub(super) struct Scan {
-    /// Its components.
-    pub(super) parts: Vec<Part>,
-    /// First and last coefficient, in zigzag order.
+    pub(super) parts: Vec<ScanComponent>,
+    /// Spectral selection: the first and last coefficient, in zigzag order.
     pub(super) band: (u32, u32),
-    /// Bit that was refined last, and that is refined now.
+    /// Successive approximation: the bit position of the previous scan (0 for none) and of this one.
     pub(super) bits: (u32, u32),
 }
 
 /// A component of a scan.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Part {
-    /// Which of the frame's.
+pub(super) struct ScanComponent {
+    /// Its index in the frame.
     pub(super) component: usize,
-    /// Its DC table.
+    /// The index of its DC table.
     pub(super) dc: usize,
-    /// Its AC table.
+    /// The index of its AC table.
     pub(super) ac: usize,
 }
 
-/// Tables in force.
+/// The tables in force.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
-    /// Divisors of coefficients, in zigzag order.
+    /// Quantisation tables, in zigzag order.
     pub(super) quantization: [Option<[u16; 64]>; 4],
-    /// Of first coefficients.
     pub(super) dc: [Option<Huffman>; 4],
-    /// Of the others.
     pub(super) ac: [Option<Huffman>; 4],
-    /// Units between restart markers; 0 for none.
+    /// MCUs between restart markers; 0 if there are no markers.
     pub(super) restart_interval: u32,
 }
 
-/// What components stand for.
+/// The meaning of the components.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::thumbnail) enum ColorSpace {
-    /// One component.
     Grey,
-    /// Three, luma and two chromas.
     YCbCr,
-    /// Three, as they are.
     Rgb,
-    /// Four, the light that inks let through.
+    /// CMYK where 255 is no ink, as Adobe writes it.
     InvertedCmyk,
-    /// Four, the same with the first three as luma and chromas.
+    /// Inverted CMYK whose first three channels are stored as YCbCr.
     Ycck,
-    /// So many, as they are: what they stand for is said elsewhere.
+    /// This number of components, not converted.
     Raw(u8),
 }
 
@@ -129,8 +116,8 @@ impl ColorSpace {
     }
 }
 
-impl Summary {
-    /// Columns and rows.
+impl JpegInfo {
+    /// Width and height in pixels.
     pub(in crate::thumbnail) fn size(&self) -> (u32, u32) {
         (self.frame.width, self.frame.height)
     }
@@ -147,7 +134,7 @@ impl Summary {
 }
 
 impl Tables {
-    /// Puts the tables of T.81, annex K.3, where there are none.
+    /// Fills in the tables of T.81, annex K.3, where none was defined.
     fn add_standard(&mut self) {
         for ((dc, ac), (for_dc, for_ac)) in
             self.dc.iter_mut().zip(&mut self.ac).zip(standard::DC.into_iter().zip(standard::AC))
@@ -164,12 +151,11 @@ impl Tables {
 }
 
 impl Frame {
-    /// The components.
     pub(super) fn components(&self) -> &[Component] {
         self.components.get(..usize::from(self.count)).unwrap_or_default()
     }
 
-    /// Reads a SOF segment.
+    /// Reads a SOF segment; `None` if it is malformed.
     fn parse(segment: &[u8], progressive: bool) -> Option<Self> {
         let ([8, h1, h0, w1, w0, count @ 1..=4], rest) = segment.split_first_chunk::<6>()? else {
             return None;
@@ -196,7 +182,7 @@ impl Frame {
 }
 
 impl Headers {
-    /// Reads up to the first scan. Tables may come from another place, before.
+    /// Reads segments up to the first scan header. `tables` may hold tables as a JPEG without a picture.
     pub(super) fn read(input: &mut dyn BufRead, mut tables: &[u8]) -> Result<(Self, Scan), ThumbnailError> {
         let mut headers = Self::default();
         if tables.len() > 2 {
@@ -210,21 +196,20 @@ impl Headers {
     }
 
     /// What is known before the first scan.
-    pub(super) fn summary(&self, first: &Scan) -> Result<Summary, ThumbnailError> {
+    pub(super) fn info(&self, first: &Scan) -> Result<JpegInfo, ThumbnailError> {
         let frame = self.frame()?;
         if self.profile.too_large {
             return Err(ThumbnailError::TooLarge("the image's colour profile is too large"));
         }
         let interleaved = first.parts.len() == usize::from(frame.count);
-        Ok(Summary { frame, interleaved, profile_bytes: self.profile.bytes })
+        Ok(JpegInfo { frame, interleaved, profile_bytes: self.profile.bytes })
     }
 
-    /// Whether scans refine one another.
     pub(super) fn is_progressive(&self) -> bool {
         self.frame.is_some_and(|frame| frame.progressive)
     }
 
-    /// What the components stand for: Adobe's marker decides, else their names and number.
+    /// The meaning of the components: by Adobe's segment, or else by their identifiers and number.
     pub(super) fn color_space(&self) -> Result<ColorSpace, ThumbnailError> {
         let components = self.frame.as_ref().map(Frame::components).unwrap_or_default();
         let is_rgb = components.iter().map(|component| component.id).eq(*b"RGB");
@@ -234,14 +219,14 @@ impl Headers {
             (3, None) if is_rgb => ColorSpace::Rgb,
             (3, _) => ColorSpace::YCbCr,
             (4, Some(2)) => ColorSpace::Ycck,
-            // Without Adobe's marker too: browsers take every one for such.
+            // Without Adobe's segment too, as in browsers.
             (4, _) => ColorSpace::InvertedCmyk,
             _ => ColorSpace::Grey,
         })
     }
 
-    /// Reads segments up to the next scan; `None` at the end of the picture. `marker` was met already. Once there was a scan,
-    /// the end of the file is an end like any other.
+    /// Reads segments up to the next scan header; `None` at the end of the picture or of the file. `marker` is a marker that was
+    /// already read.
     pub(super) fn next_scan(
         &mut self,
         input: &mut dyn BufRead,
@@ -264,7 +249,7 @@ impl Headers {
                 Some(code) => {
                     let segment = read_segment(input)?;
                     if code == 0xda {
-                        // Frames of webcams and cameras leave them out.
+                        // Motion JPEG frames of webcams leave them out.
                         self.tables.add_standard();
                         return self.parse_scan(&segment).map(Some).ok_or_else(senseless);
                     }
@@ -281,10 +266,10 @@ impl Headers {
         self.frame.ok_or_else(|| ThumbnailError::broken("a scan before its frame"))
     }
 
-    /// Keeps what is needed of a segment.
+    /// Keeps what is needed of a segment; `None` if it is malformed.
     fn take_segment(&mut self, code: u8, segment: &[u8]) -> Option<()> {
         match code {
-            // A second frame header is for hierarchical files.
+            // Only hierarchical files have several frame headers.
             0xc0..=0xc2 if self.frame.is_some() => return None,
             0xc0..=0xc2 => self.frame = Some(Frame::parse(segment, code == 0xc2)?),
             0xc4 => return self.take_codes(segment),
@@ -351,11 +336,11 @@ impl Headers {
         let mut parts = Vec::new();
         for [id, tables] in named.as_chunks::<2>().0 {
             let component = frame.components().iter().position(|component| component.id == *id)?;
-            if parts.iter().any(|part: &Part| part.component == component) {
+            if parts.iter().any(|part: &ScanComponent| part.component == component) {
                 return None;
             }
             let (dc, ac) = (usize::from(tables.wrapping_shr(4)), usize::from(tables & 15));
-            parts.push(Part { component, dc, ac });
+            parts.push(ScanComponent { component, dc, ac });
         }
         let (start, end) = if frame.progressive { (u32::from(*start), u32::from(*end)) } else { (0, 63) };
         let (high, low) = (u32::from(bits.wrapping_shr(4)), u32::from(bits & 15));
@@ -371,21 +356,20 @@ impl Headers {
     }
 }
 
-/// A colour profile in pieces (ICC.1, B.4), gathered up to a bound.
+/// A colour profile in pieces (ICC.1, B.4), up to [`MAX_PROFILE`] bytes.
 #[derive(Debug, Default)]
 pub(super) struct Profile {
-    /// Pieces with their numbers.
+    /// The pieces with their sequence numbers.
     pieces: Vec<(u8, Vec<u8>)>,
     /// Bytes of all pieces.
     bytes: u32,
-    /// Whether there was too much of it.
     too_large: bool,
-    /// Whether further pieces are none of it.
+    /// Whether further pieces are ignored.
     is_closed: bool,
 }
 
 impl Profile {
-    /// Adds the piece in an APP2 segment, if it is one.
+    /// Adds the piece in an APP2 segment, if it has one.
     fn add(&mut self, segment: &[u8]) {
         let Some(([number, _count], piece)) =
             segment.strip_prefix(b"ICC_PROFILE\0").and_then(<[u8]>::split_first_chunk::<2>)
@@ -404,7 +388,7 @@ impl Profile {
         self.pieces.push((*number, piece.to_vec()));
     }
 
-    /// The profile, put together; pieces that come later are none of it.
+    /// The profile, put together. Later pieces are ignored.
     pub(super) fn close(&mut self) -> Option<Vec<u8>> {
         self.is_closed = true;
         let mut pieces = std::mem::take(&mut self.pieces);
@@ -413,7 +397,7 @@ impl Profile {
     }
 }
 
-/// The code of the next marker, `None` at the end of the file; what stands before it is passed over, as decoders do.
+/// Skips to the next marker and returns its code; `None` at the end of the file.
 fn next_marker(input: &mut dyn BufRead) -> Result<Option<u8>, ThumbnailError> {
     let mut after_ff = false;
     for _ in 0..MAX_STRAY {
@@ -427,18 +411,18 @@ fn next_marker(input: &mut dyn BufRead) -> Result<Option<u8>, ThumbnailError> {
     Err(ThumbnailError::broken("no marker where one belongs"))
 }
 
-/// What stands in a segment.
+/// Reads the data of a segment.
 fn read_segment(input: &mut dyn BufRead) -> Result<Vec<u8>, ThumbnailError> {
     let mut length = [0; 2];
     input.read_exact(&mut length)?;
-    // Less than the length itself is taken for nothing, as other decoders do.
+    // A length below 2, the size of the length itself, counts as no data, as in other decoders.
     let length = u16::from_be_bytes(length).saturating_sub(2);
     let mut segment = Vec::new();
     let read = input.take(length.into()).read_to_end(&mut segment)?;
     if read < usize::from(length) { Err(ThumbnailError::broken("a segment breaks off")) } else { Ok(segment) }
 }
 
-/// Refuses a frame of a kind that is not read.
+/// Refuses frames that are not supported.
 fn refuse_frame(code: u8, segment: &[u8]) -> Result<(), ThumbnailError> {
     match (code, segment) {
         (0xc0..=0xc2, [12 | 16, ..]) => Err(ThumbnailError::Unsupported("JPEG of more than 8 bits")),
@@ -449,14 +433,14 @@ fn refuse_frame(code: u8, segment: &[u8]) -> Result<(), ThumbnailError> {
     }
 }
 
-/// A segment of no meaning.
+/// The error for a malformed segment.
 fn senseless() -> ThumbnailError {
     ThumbnailError::broken("a segment makes no sense")
 }
 
-/// Components of a frame.
+/// Most components of a frame.
 pub(super) const MAX_COMPONENTS: usize = 4;
-/// Real files have a few dozen; a large profile takes one for each 64 KiB.
+/// Most segments. Real files have a few dozen; a large profile takes one for each 64 KiB.
 const MAX_SEGMENTS: usize = 2000;
-/// Bytes between segments that some cameras leave there.
+/// Most stray bytes between segments, which some cameras leave there.
 const MAX_STRAY: usize = 1 << 16;

@@ -1,11 +1,11 @@
-//! Huffman codes (T.81, annex C and F.2.2.3), looked up ten bits at a time.
+//! Huffman codes (T.81, annex C and F.2.2.3), looked up ten bits at a time. Owns the tables; refuses to know blocks.
 
 use std::io::BufRead;
 
 use super::ThumbnailError;
 use super::bits::Bits;
 
-/// Bits looked up at once: most codes together with the number behind them.
+/// Bits looked up at once, enough for most codes together with the number after them.
 const LOOKUP_BITS: u32 = 10;
 /// Entries of a lookup table.
 const ENTRIES: usize = 1 << LOOKUP_BITS;
@@ -13,38 +13,37 @@ const ENTRIES: usize = 1 << LOOKUP_BITS;
 /// A table of codes.
 #[derive(Clone, Debug)]
 pub(super) struct Huffman {
-    /// By the next ten bits: a short code and, where all of it is there, the number behind it.
+    /// By the next ten bits: a short code and, where they cover it, the number after it.
     lookup: Box<[Entry; ENTRIES]>,
-    /// By code length: one more than the last code, with the bits below it cut off, in 16 bits; 0 for none.
+    /// By code length: the first 16-bit value above all codes of this length; 0 if there are none.
     limits: [u32; 17],
-    /// By code length: what to add to a code for the place of its symbol.
+    /// By code length: what to add to a code to get the index of its symbol.
     offsets: [i32; 17],
-    /// Symbols by rising code.
+    /// The symbols by ascending code.
     symbols: Vec<u8>,
 }
 
-/// What ten bits say.
+/// The meaning of ten bits.
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
-    /// The number behind the code, if `bits` covers it.
+    /// The number after the code, if the ten bits cover it.
     value: i16,
-    /// The symbol.
     symbol: u8,
-    /// Bits of the code in the low half, of code and number in the high half; 0 where ten bits are too few.
+    /// The length of the code in the low half, of code and number in the high half; 0 if longer than ten bits.
     lengths: u8,
 }
 
-/// A symbol of an AC table with its number: a run of zeros, then a value.
+/// A symbol of an AC table with its number: a run of zeros and a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RunValue {
     /// Zeros before the value.
     pub(super) run: u32,
-    /// 0 for none: the end of a block, sixteen zeros, or an end of several blocks.
+    /// 0 means no value: the end of a block (EOB), sixteen zeros (ZRL), or the end of several blocks (`EOBn`).
     pub(super) value: i32,
 }
 
 impl Huffman {
-    /// The table of a DHT segment: how many codes there are of each length, and their symbols.
+    /// A table from a DHT segment: the number of codes of each length, and the symbols. `None` if they do not make a code.
     pub(super) fn new(counts: [u8; 16], symbols: Vec<u8>) -> Option<Self> {
         let mut table = Self {
             lookup: Box::new([Entry::default(); ENTRIES]),
@@ -75,7 +74,7 @@ impl Huffman {
         Some(table)
     }
 
-    /// Enters a code wherever the ten bits begin with it.
+    /// Fills all entries whose ten bits begin with a code.
     fn fill(&mut self, code: u32, length: u32, symbol: u8) -> Option<()> {
         let Some(free) = LOOKUP_BITS.checked_sub(length) else { return Some(()) };
         let first = usize::try_from(code.checked_shl(free)?).ok()?;
@@ -97,7 +96,7 @@ impl Huffman {
         Some(())
     }
 
-    /// Reads a symbol. What stands behind it, up to 15 bits, is there too.
+    /// Reads a symbol. At least 15 bits after it are read ahead.
     #[inline]
     pub(super) fn symbol(&self, bits: &mut Bits<impl BufRead>) -> Result<u8, ThumbnailError> {
         bits.refill()?;
@@ -110,15 +109,15 @@ impl Huffman {
         self.long_symbol(bits)
     }
 
-    /// Reads a symbol of a DC table and the number behind it (T.81, F.2.2.1).
+    /// Reads a symbol of a DC table and the number after it (T.81, F.2.2.1).
     #[inline]
     pub(super) fn difference(&self, bits: &mut Bits<impl BufRead>) -> Result<i32, ThumbnailError> {
         let symbol = self.symbol(bits)?;
-        // Sizes go to 11; up to 15 can be read.
+        // Valid sizes go up to 11.
         Ok(bits.signed(u32::from(symbol & 15)))
     }
 
-    /// Reads a symbol of an AC table and the number behind it (T.81, F.2.2.2).
+    /// Reads a symbol of an AC table and the number after it (T.81, F.2.2.2).
     #[inline]
     pub(super) fn run_value(&self, bits: &mut Bits<impl BufRead>) -> Result<RunValue, ThumbnailError> {
         bits.refill()?;
@@ -136,14 +135,13 @@ impl Huffman {
         Ok(RunValue { run: u32::from(symbol.wrapping_shr(4)), value })
     }
 
-    /// What the next bits say.
     #[inline]
     fn entry(&self, bits: &Bits<impl BufRead>) -> Entry {
         let index = usize::try_from(bits.peek(LOOKUP_BITS)).unwrap_or(0);
         self.lookup.get(index).copied().unwrap_or_default()
     }
 
-    /// A code of more than ten bits.
+    /// Reads a symbol whose code is longer than ten bits.
     #[cold]
     fn long_symbol(&self, bits: &mut Bits<impl BufRead>) -> Result<u8, ThumbnailError> {
         let next = bits.peek(16);
@@ -159,7 +157,7 @@ impl Huffman {
                 return Ok(*symbol);
             }
         }
-        // Passed over, so that whoever goes on gets on.
+        // Skipped, so that a caller that continues makes progress.
         bits.skip(16);
         Err(ThumbnailError::broken("no such code"))
     }
@@ -193,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_within_the_lookup_and_beyond_are_the_same() {
+    fn numbers_are_read_within_the_lookup_and_beyond_it() {
         // Symbol 0x25 (two zeros, five bits) as a code of 2 bits, 0x3a (ten bits) as one of 3.
         let mut counts = [0; 16];
         (counts[1], counts[2]) = (1, 1);
@@ -205,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_that_make_no_sense_are_refused() {
+    fn malformed_tables_are_refused() {
         let mut counts = [0; 16];
         counts[0] = 3;
         assert!(Huffman::new(counts, vec![1, 2, 3]).is_none());

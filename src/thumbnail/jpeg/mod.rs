@@ -1,14 +1,14 @@
-//! JPEG (ITU-T T.81), decoded straight to 1/1, 1/2, 1/4 or 1/8 of its size.
+//! A JPEG decoder (ITU-T T.81) that decodes directly at 1/1, 1/2, 1/4 or 1/8 of the size.
 //!
-//! Owns the format: segments, entropy codes, coefficients, the scaled transform, JPEG's colours. Refuses to know what
-//! the picture is for. Of the crates, those that scale while decoding take several times the time or memory: every
-//! coefficient of a progressive file is kept, and every one is read a byte at a time. Here a block keeps only the
-//! coefficients that its fraction of the size can show, and a sequential file never stands in memory but for a row
-//! of blocks and the result.
+//! Owns the format: segments, Huffman codes, coefficients, the scaled inverse transform, colour spaces. Refuses to know
+//! what the picture is for. Written here because `jpeg-decoder`, the library that scales while decoding, keeps all 64
+//! coefficients of every block of a progressive file and reads its input a byte at a time, which takes several times the
+//! memory and time. Here a block keeps only the coefficients that can be seen at the fraction, and of a sequential file only
+//! one row of MCUs and the result are in memory.
 //!
-//! Read are baseline, extended sequential and progressive files of 8 bits a sample with Huffman codes, with 1, 3 or 4
-//! components, interleaved or not. Arithmetic codes, 12 bits, lossless and hierarchical files are refused: browsers
-//! do not show them either. Of what is damaged or breaks off all is shown that can be read.
+//! Supported are baseline, extended sequential and progressive files with Huffman coding, 8 bits a sample and 1, 3 or 4
+//! components, interleaved or not. Arithmetic coding, 12 bits, lossless and hierarchical files are refused, as in browsers.
+//! Of a damaged or truncated file, everything that can be read is shown.
 
 mod bits;
 mod blocks;
@@ -31,35 +31,42 @@ pub(super) use self::colors::to_rgb;
 use self::geometry::Geometry;
 use self::headers::ColorSpace;
 use self::headers::Headers;
-pub(super) use self::headers::Summary;
+pub(super) use self::headers::JpegInfo;
 use self::scans::Coverage;
 use super::ThumbnailError;
 
-/// A decoded picture, as it is stored: not yet oriented.
+/// A decoded picture, as stored, before orientation.
 #[derive(Debug)]
 pub(super) struct Picture {
-    /// Columns: the file's, divided and rounded up.
+    /// The file's width, divided and rounded up.
     pub(super) width: u32,
-    /// Rows: the file's, divided and rounded up.
+    /// The file's height, divided and rounded up.
     pub(super) height: u32,
-    /// 1: grey; 3: red, green, blue; 4: inks, 0 bare paper. Of a part of a TIFF, whatever that says.
+    /// 1: grey; 3: RGB; 4: CMYK, where 0 is no ink. From [`decode_part`], whatever the TIFF says.
     pub(super) channels: usize,
-    /// Pixels, rows from the top.
+    /// Interleaved pixels, rows from the top.
     pub(super) data: Vec<u8>,
-    /// The colour profile.
+    /// The ICC profile.
     pub(super) icc: Option<Vec<u8>>,
-    /// Whether some of it could not be read.
+    /// Whether a part of it could not be read.
     pub(super) is_partial: bool,
 }
 
-/// Reads the segments up to the first scan: what the file is, and its EXIF block.
-pub(super) fn probe(input: &mut dyn BufRead) -> Result<(Summary, Option<Vec<u8>>), ThumbnailError> {
+/// Reads the segments up to the first scan. Returns what is known of the file, and its EXIF block.
+///
+/// # Errors
+/// `Broken`, `Unsupported`, or `TooLarge` for the colour profile.
+pub(super) fn probe(input: &mut dyn BufRead) -> Result<(JpegInfo, Option<Vec<u8>>), ThumbnailError> {
     let (headers, scan) = Headers::read(input, &[])?;
     headers.color_space()?;
-    Ok((headers.summary(&scan)?, headers.exif))
+    Ok((headers.info(&scan)?, headers.exif))
 }
 
-/// Decodes at `1 / divisor` of the size until `deadline`; `divisor` is 1, 2, 4 or 8.
+/// Decodes at `1 / divisor` of the size; `divisor` is 1, 2, 4 or 8.
+///
+/// # Errors
+/// Those of [`probe`], `Broken` if too little of the picture can be read, `TooLarge` for too many scans, `Timeout` past the
+/// deadline.
 pub(super) fn decode(
     mut input: impl BufRead,
     divisor: u32,
@@ -67,37 +74,41 @@ pub(super) fn decode(
 ) -> Result<Picture, ThumbnailError> {
     let (headers, scan) = Headers::read(&mut input, &[])?;
     let space = headers.color_space()?;
-    decode_scans(Bits::new(input, deadline), (headers, scan), space, divisor)
+    decode_scans(Bits::new(input, deadline), headers, scan, space, divisor)
 }
 
-/// Decodes a part of a TIFF, whose tables may stand apart, within so many bytes. Samples stay as they are: what they stand
-/// for the TIFF alone says.
+/// Decodes a chunk of a TIFF at full size, in at most `most` bytes. `tables` may hold its tables as a JPEG without a picture.
+/// Samples are not converted, since the TIFF says what they mean.
+///
+/// # Errors
+/// `Broken`, also above `most` bytes, or `Unsupported`.
 pub(super) fn decode_part(
     input: &mut dyn BufRead,
     tables: &[u8],
     most: u64,
 ) -> Result<Picture, ThumbnailError> {
     let (headers, scan) = Headers::read(input, tables)?;
-    let summary = headers.summary(&scan)?;
-    if estimate(&summary, 1) > most {
+    let info = headers.info(&scan)?;
+    if estimate(&info, 1) > most {
         return Err(ThumbnailError::broken("a JPEG that does not fit its place"));
     }
-    let space = ColorSpace::Raw(summary.frame.count);
-    decode_scans(Bits::new(input, None), (headers, scan), space, 1)
+    let space = ColorSpace::Raw(info.frame.count);
+    decode_scans(Bits::new(input, None), headers, scan, space, 1)
 }
 
-/// Decodes from the first scan on.
+/// Decodes all scans, from the first one on.
 fn decode_scans(
     mut bits: Bits<impl BufRead>,
-    (mut headers, scan): (Headers, headers::Scan),
+    mut headers: Headers,
+    scan: headers::Scan,
     space: ColorSpace,
     divisor: u32,
 ) -> Result<Picture, ThumbnailError> {
     let icc = headers.profile.close();
-    let summary = headers.summary(&scan)?;
-    let geometry = Geometry::new(&summary, divisor);
+    let info = headers.info(&scan)?;
+    let geometry = Geometry::new(&info, divisor);
     let mut colors = Colors::new(&geometry, space);
-    let is_partial = if summary.is_buffered() {
+    let is_partial = if info.is_buffered() {
         let mut kept = Coefficients::new(&geometry);
         let is_partial = gather(&mut bits, &mut headers, scan, &geometry, &mut kept)?;
         kept.render(&geometry, &mut colors);
@@ -111,7 +122,7 @@ fn decode_scans(
     Ok(Picture { width, height, channels: colors.channels(), data: colors.into_pixels(), icc, is_partial })
 }
 
-/// Reads scans up to the last, or to where they break off. Says whether something lacks.
+/// Reads scans up to the last one, or to where the file ends. Returns whether something is missing.
 fn gather(
     bits: &mut Bits<impl BufRead>,
     headers: &mut Headers,
@@ -140,7 +151,7 @@ fn gather(
             Err(ThumbnailError::Broken(_) | ThumbnailError::Unsupported(_)) if scans > 1 => return Ok(true),
             Err(error) => return Err(error),
         }
-        // Without a word of its end it may have had more scans.
+        // Without an end marker there may have been more scans.
         let Some(marker) = bits.end_scan()? else { return Ok(true) };
         next = match headers.next_scan(bits.input(), Some(marker)) {
             Err(ThumbnailError::Broken(_) | ThumbnailError::Unsupported(_)) => return Ok(true),
@@ -150,21 +161,21 @@ fn gather(
     Ok(is_partial)
 }
 
-/// Refuses what shows too little.
+/// Refuses a picture of which too little could be read.
 fn check(coverage: Coverage) -> Result<(), ThumbnailError> {
     if coverage.is_enough() { Ok(()) } else { Err(ThumbnailError::broken("nothing of it can be read")) }
 }
 
-/// Bytes held at the peak of [`decode`], but for the profile.
-pub(super) fn estimate(summary: &Summary, divisor: u32) -> u64 {
-    let geometry = Geometry::new(summary, divisor);
-    let kept = if summary.is_buffered() { Coefficients::bytes(&geometry) } else { 0 };
+/// Bytes held at the peak of [`decode`], except for the profile.
+pub(super) fn estimate(info: &JpegInfo, divisor: u32) -> u64 {
+    let geometry = Geometry::new(info, divisor);
+    let kept = if info.is_buffered() { Coefficients::bytes(&geometry) } else { 0 };
     let (width, height) = geometry.size;
-    let pixels = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(summary.channels());
+    let pixels = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(info.channels());
     [kept, pixels, geometry.strip_bytes()].into_iter().fold(0, u64::saturating_add)
 }
 
-/// Encoders write about ten.
+/// Most scans; encoders write about ten.
 const MAX_SCANS: u32 = 100;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Scans from their first unit to their last, whatever is broken between.
+//! Reading of scans, MCU by MCU, past damage.
 //!
-//! Owns what is done about damage: what cannot be read stays grey up to the next restart marker whose number fits, as browsers
-//! show it, and a scan that breaks off is as good as it got.
+//! Owns what is done about damage: as in browsers, MCUs that cannot be read stay grey up to the next restart marker with the
+//! right number, and a truncated scan counts as far as it goes. Refuses to know codes and coefficients.
 
 use std::io::{self, BufRead};
 
@@ -16,16 +16,16 @@ use super::headers::{Headers, Scan};
 /// How much of a scan could be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Coverage {
-    /// Units that were read.
+    /// MCUs that were read.
     good: u64,
-    /// Units of a row.
+    /// MCUs of a row.
     across: u64,
-    /// Units of the scan.
+    /// MCUs of the scan.
     total: u64,
 }
 
 impl Coverage {
-    /// Nothing of a scan.
+    /// For a scan of which nothing has been read.
     fn none(across: u32, down: u32) -> Self {
         Self { good: 0, across: across.into(), total: u64::from(across).saturating_mul(down.into()) }
     }
@@ -35,13 +35,13 @@ impl Coverage {
         self.good >= self.total
     }
 
-    /// Whether it is worth showing: a row, or half of what has but one or two.
+    /// Whether the picture is worth showing: at least a row was read, or half of a scan of one or two rows.
     pub(super) fn is_enough(&self) -> bool {
         self.good > 0 && self.good >= self.across.min(self.total.div_ceil(2))
     }
 }
 
-/// The one scan of a sequential file, transformed while it is read.
+/// Reads the only scan of a sequential file and transforms it row by row.
 pub(super) fn stream(
     bits: &mut Bits<impl BufRead>,
     headers: &Headers,
@@ -82,7 +82,7 @@ pub(super) fn stream(
     Ok(pace.coverage)
 }
 
-/// One of several scans, into the coefficients.
+/// Reads one of several scans into the coefficients.
 pub(super) fn read(
     bits: &mut Bits<impl BufRead>,
     headers: &Headers,
@@ -99,7 +99,7 @@ pub(super) fn read(
                 reader.restart();
             }
             if !pace.is_lost {
-                let outcome = unit(bits, (scan, geometry), (column, row), &mut reader, kept);
+                let outcome = unit(bits, geometry, (column, row), &mut reader, kept);
                 pace.note(outcome, bits)?;
             }
         }
@@ -111,14 +111,15 @@ pub(super) fn read(
     Ok(pace.coverage)
 }
 
-/// One unit of one of several scans.
+/// Reads one MCU of one of several scans.
 fn unit(
     bits: &mut Bits<impl BufRead>,
-    (scan, geometry): (&Scan, &Geometry),
+    geometry: &Geometry,
     at: (u32, u32),
     reader: &mut Buffered<'_>,
     kept: &mut Coefficients,
 ) -> Result<(), ThumbnailError> {
+    let scan = reader.scan;
     for (index, part) in scan.parts.iter().enumerate() {
         for at in geometry.blocks_of(scan, part.component, at) {
             let block = kept.block(part.component, at);
@@ -128,22 +129,21 @@ fn unit(
     Ok(())
 }
 
-/// Where reading is between restart markers, and whether what it finds can be believed.
+/// The position between restart markers, and whether MCUs can be read there.
 struct Pace {
-    /// Units between two markers; 0 for none.
+    /// MCUs between two markers; 0 if there are no markers.
     interval: u32,
-    /// Units since the last.
+    /// MCUs since the last marker.
     since: u32,
-    /// The number of the next.
+    /// The number of the next marker, 0 to 7.
     expected: u8,
-    /// Whether nothing can be read up to the next.
+    /// Whether nothing can be read up to the next marker.
     is_lost: bool,
     /// Whether nothing more can be read.
     is_ended: bool,
-    /// Whether reading goes on behind a bad code: without markers there is no better place, and browsers show what comes,
-    /// though it may be out of place.
+    /// Whether reading continues after a bad code. Without markers there is no better place to continue, and browsers show what
+    /// follows too, though it may be shifted.
     goes_on: bool,
-    /// What was read.
     coverage: Coverage,
 }
 
@@ -154,7 +154,7 @@ impl Pace {
         Self { interval, since: 0, expected: 0, is_lost: false, is_ended: false, goes_on: false, coverage }
     }
 
-    /// Goes on to the next unit, behind the marker that belongs before it if one does. Says whether that is so.
+    /// Advances to the next MCU, past the restart marker before it if there must be one. Returns whether there must.
     #[inline]
     fn advance(&mut self, bits: &mut Bits<impl BufRead>) -> io::Result<bool> {
         let is_due = self.interval > 0 && self.since == self.interval;
@@ -167,7 +167,8 @@ impl Pace {
         Ok(is_due)
     }
 
-    /// Finds the marker that belongs here. Where a later one stands, those between were lost with what they begin.
+    /// Searches for the expected marker and returns whether it was found. If a later one is found, the ones between are lost
+    /// together with the MCUs after them.
     fn resume(&mut self, bits: &mut Bits<impl BufRead>) -> io::Result<bool> {
         let wanted = self.expected;
         self.expected = wanted.wrapping_add(1) & 7;
@@ -179,10 +180,10 @@ impl Pace {
                         return Ok(true);
                     }
                     1..=3 => return Ok(false),
-                    // One that should have been before.
+                    // An earlier number: a repeated marker, which is skipped.
                     _ => bits.pass_marker(),
                 },
-                // None that stands here: bytes that were damaged.
+                // No marker occurs here with these codes: damaged bytes.
                 Stop::Marker(0..=0xbf) => bits.pass_marker(),
                 Stop::Marker(_) | Stop::EndOfFile => {
                     self.is_ended = true;
@@ -192,7 +193,7 @@ impl Pace {
         }
     }
 
-    /// Notes how reading a unit went. Says whether it can be shown.
+    /// Records the result of reading an MCU and returns whether it can be shown.
     #[inline]
     fn note(
         &mut self,

@@ -1,15 +1,15 @@
-//! The code tables of T.81, annex K.3, which Motion JPEG leaves out of its frames.
+//! The Huffman tables of T.81, annex K.3, which frames of Motion JPEG leave out. Owns nothing but these constants.
 
-/// Codes of each length, and their symbols.
+/// The number of codes of each length, and the symbols by ascending code.
 pub(super) type Table = ([u8; 16], &'static [u8]);
 
-/// Of first coefficients: luma's, chromas'.
+/// Tables for DC coefficients: luma, chroma.
 pub(super) const DC: [Table; 2] = [
     ([0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
     ([0, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
 ];
 
-/// Of the others: luma's, chromas'.
+/// Tables for AC coefficients: luma, chroma.
 #[rustfmt::skip]
 pub(super) const AC: [Table; 2] = [
     ([0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 0x7d], &[

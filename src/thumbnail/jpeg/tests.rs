@@ -1,4 +1,4 @@
-//! Against another decoder, for every kind of file that an encoder writes.
+//! Comparison with another decoder for every kind of file that an encoder writes, and damaged files.
 
 #![allow(
     clippy::arithmetic_side_effects,
@@ -115,7 +115,7 @@ fn difference(one: &[u8], other: &[u8]) -> (f64, u8) {
 }
 
 #[test]
-fn every_kind_of_file_is_what_another_decoder_sees() {
+fn every_kind_of_file_decodes_as_in_another_decoder() {
     for (kind, bytes) in files() {
         let expected = reference(&bytes);
         let got = decode(bytes.as_slice(), 1, None).unwrap();
@@ -130,7 +130,7 @@ fn every_kind_of_file_is_what_another_decoder_sees() {
 }
 
 #[test]
-fn bits_that_later_scans_add_are_what_another_decoder_sees() {
+fn refining_scans_decode_as_in_another_decoder() {
     // Written by libjpeg: ten scans, of which five refine others.
     let bytes = include_bytes!("../../../tests/fixtures/progressive.jpg");
     let got = decode(bytes.as_slice(), 1, None).unwrap();
@@ -165,7 +165,7 @@ fn first_scan(bytes: &[u8]) -> usize {
 }
 
 #[test]
-fn a_file_that_breaks_off_shows_what_is_there() {
+fn a_truncated_file_shows_what_is_there() {
     for (kind, bytes) in files() {
         let whole = decode(bytes.as_slice(), 1, None).unwrap();
         assert!(!whole.is_partial, "{kind}");
@@ -235,7 +235,7 @@ fn damage_between_two_markers_stays_there() {
 }
 
 #[test]
-fn without_markers_reading_goes_on_behind_a_bad_code() {
+fn without_restart_markers_decoding_continues_after_a_bad_code() {
     let bytes = encode(ColorType::Luma, 1, |_| {});
     let whole = decode(bytes.as_slice(), 1, None).unwrap();
     let middle = first_scan(&bytes) + (bytes.len() - first_scan(&bytes)) / 2;
@@ -251,7 +251,7 @@ fn without_markers_reading_goes_on_behind_a_bad_code() {
 }
 
 #[test]
-fn a_lost_marker_costs_the_interval_behind_it() {
+fn a_lost_restart_marker_costs_the_interval_after_it() {
     let (bytes, whole) = with_markers();
     for lost in 0..markers(&bytes).len() - 1 {
         let at = markers(&bytes)[lost];
@@ -272,7 +272,7 @@ fn a_lost_marker_costs_the_interval_behind_it() {
 }
 
 #[test]
-fn a_marker_from_before_is_passed_over() {
+fn a_repeated_earlier_restart_marker_is_skipped() {
     let (mut bytes, whole) = with_markers();
     let at = markers(&bytes)[5];
     bytes.splice(at..at, [0xff, 0xd1]);
@@ -291,7 +291,7 @@ fn without(bytes: &[u8], marker: u8) -> Vec<u8> {
 }
 
 #[test]
-fn frames_of_webcams_have_the_standard_tables() {
+fn files_without_huffman_tables_use_the_standard_ones() {
     for color in [ColorType::Rgb, ColorType::Luma] {
         let bytes = encode(color, if color == ColorType::Luma { 1 } else { 3 }, |_| {});
         let got = decode(without(&bytes, 0xc4).as_slice(), 1, None).unwrap();
@@ -301,14 +301,14 @@ fn frames_of_webcams_have_the_standard_tables() {
 }
 
 #[test]
-fn inks_are_inverted_with_adobes_marker_and_without() {
+fn cmyk_is_inverted_with_and_without_adobes_segment() {
     let bytes = encode(ColorType::Cmyk, 4, |_| {});
     let marked = decode(bytes.as_slice(), 1, None).unwrap();
     assert_eq!(decode(without(&bytes, 0xee).as_slice(), 1, None).unwrap().data, marked.data);
 }
 
 #[test]
-fn a_comment_shorter_than_its_length_is_nothing() {
+fn a_segment_length_below_two_counts_as_empty() {
     let bytes = encode(ColorType::Rgb, 3, |_| {});
     let whole = decode(bytes.as_slice(), 1, None).unwrap();
     for length in [0, 1, 2] {
@@ -352,7 +352,7 @@ fn sampled(across: u8, down: u8, (width, height): (u16, u16)) -> Vec<u8> {
 }
 
 #[test]
-fn chromas_of_a_third_of_the_luma_are_stretched() {
+fn chroma_at_a_third_of_the_luma_resolution_is_scaled() {
     for (across, down) in [(1, 3), (3, 1), (3, 3), (1, 2)] {
         let bytes = sampled(across, down, (50, 60));
         for divisor in [1, 2, 4, 8] {
@@ -412,9 +412,9 @@ fn scans_of_nothing_end_at_the_deadline() {
 }
 
 #[test]
-fn what_is_kept_shrinks_with_the_result() {
+fn memory_shrinks_with_the_result() {
     let bytes = encode(ColorType::Rgb, 3, |encoder| encoder.set_progressive(true));
-    let (summary, _) = probe(&mut bytes.as_slice()).unwrap();
-    let [whole, half, quarter, eighth] = [1, 2, 4, 8].map(|divisor| estimate(&summary, divisor));
+    let (info, _) = probe(&mut bytes.as_slice()).unwrap();
+    let [whole, half, quarter, eighth] = [1, 2, 4, 8].map(|divisor| estimate(&info, divisor));
     assert!(whole > half && half > quarter && quarter > eighth, "{whole} {half} {quarter} {eighth}");
 }

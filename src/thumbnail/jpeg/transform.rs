@@ -1,29 +1,30 @@
-//! From coefficients to samples: the inverse cosine transform (T.81, A.3.3) to blocks of any size that is a power of two.
+//! The inverse discrete cosine transform (T.81, A.3.3), to blocks of 1, 2, 4, 8, 16 or 32 samples a side.
 //!
-//! The lowest N of eight coefficients are those of the same picture at N samples for eight, and a block of more than eight
-//! samples has nothing in its higher ones; so one formula gives every size.
+//! Owns the arithmetic from coefficients to samples. Refuses to know where blocks belong. The lowest N of eight coefficients
+//! are those of the same picture at N samples instead of eight, and a block of more than eight samples has zeros for its higher
+//! coefficients; so one formula serves every size.
 
 #![allow(
     clippy::arithmetic_side_effects,
     reason = "the tables' own indices; what files say is multiplied and added wrapping"
 )]
 
-/// A block's coefficients, divisors multiplied in, rows of eight.
+/// The dequantised coefficients of a block, in rows of eight.
 pub(super) type Values = [i32; 64];
 
-/// The sides a block can come out at.
+/// The possible sides of a block, in samples.
 const SIDES: [u32; 6] = [1, 2, 4, 8, 16, 32];
 
-/// The transform to one size of block.
+/// The transform to blocks of one size.
 #[derive(Debug)]
 pub(super) struct Transform {
-    /// Columns of a block.
+    /// Samples across a block.
     width: usize,
-    /// Rows of a block.
+    /// Samples down a block.
     height: usize,
-    /// For each coefficient of a row, its wave over the columns, in 8192ths.
+    /// For each horizontal frequency, the basis function over the columns, in units of 1/8192.
     across: Vec<[i32; LARGEST]>,
-    /// For each row, its part of each coefficient of a column, in 8192ths.
+    /// For each row, the weight of each vertical frequency, in units of 1/8192.
     down: Vec<[i32; 8]>,
 }
 
@@ -31,7 +32,7 @@ pub(super) struct Transform {
 const LARGEST: usize = 32;
 
 impl Transform {
-    /// To blocks of `width × height`, each of [`SIDES`].
+    /// To blocks of `width × height` samples; each side must be one of [`SIDES`].
     pub(super) fn new(width: u32, height: u32) -> Self {
         let usable = |side: u32| if SIDES.contains(&side) { side } else { 1 };
         let (width, height) = (usable(width), usable(height));
@@ -56,7 +57,7 @@ impl Transform {
         Self { width: length(width), height: length(height), across, down }
     }
 
-    /// Puts a block's samples into rows of `stride`, the first at the start of `out`.
+    /// Writes the samples of a block into rows of `stride` samples; the first is at the start of `out`.
     pub(super) fn put(&self, values: &Values, out: &mut [u8], stride: usize) {
         if values.iter().skip(1).all(|value| *value == 0) {
             let level = sample(values.first().copied().unwrap_or(0).wrapping_mul(ONE / 8), ONE);
@@ -75,7 +76,7 @@ impl Transform {
         }
     }
 
-    /// The same with `KEPT` coefficients a row, for blocks of up to `WIDE` columns.
+    /// [`Self::put`] with `KEPT` coefficients a row, for blocks of up to `WIDE` columns.
     #[inline]
     fn put_block<const KEPT: usize, const WIDE: usize>(
         &self,
@@ -85,7 +86,7 @@ impl Transform {
     ) {
         let rows = values.as_chunks::<8>().0;
         for (line, weights) in out.chunks_mut(stride.max(1)).zip(&self.down) {
-            // One row of samples, still as waves along it.
+            // The first pass: one row, still as frequencies along it.
             let mut waves = [0_i32; KEPT];
             for (row, weight) in rows.iter().zip(weights).take(self.height) {
                 for (wave, value) in waves.iter_mut().zip(row) {
@@ -106,20 +107,20 @@ impl Transform {
     }
 }
 
-/// A sample out of a sum in parts of `one`, which is a power of two: rounded, shifted to its range, cut to it.
+/// A sample from a sum in units of 1/`one`, which is a power of two: rounded, level-shifted by 128 (T.81, A.3.1), clipped.
 #[inline]
 fn sample(sum: i32, one: i32) -> u8 {
     let level = sum.wrapping_add(one / 2) >> one.trailing_zeros();
     u8::try_from(level.wrapping_add(128).clamp(0, 255)).unwrap_or(0)
 }
 
-/// The `wave`-th wave of `side` samples at one of them, in 8192ths: `cos((2·at + 1)·wave·π / 2·side) / 2`, the flat one
-/// divided by √2 more.
+/// The basis function number `wave` of `side` samples at sample `at`, in units of 1/8192:
+/// `cos((2·at + 1)·wave·π / 2·side) / 2`, for number 0 divided by √2.
 fn basis(side: u32, wave: u32, at: u32) -> i32 {
     if wave == 0 {
         return FLAT;
     }
-    // In 64ths of half a turn.
+    // In units of π/64.
     let angle = (2 * at + 1) * wave * (32 / side) % 128;
     let quarter = |angle: u32| COSINES.get(usize::try_from(angle).unwrap_or(0)).copied().unwrap_or(0);
     match angle {
@@ -134,13 +135,13 @@ fn basis(side: u32, wave: u32, at: u32) -> i32 {
 const ONE: i32 = 8192;
 /// √(1/8).
 const FLAT: i32 = 2896;
-/// Bits dropped between the two passes, so that the second does not overflow.
+/// Bits dropped between the two passes, so that the second one does not overflow.
 const DROPPED: u32 = 10;
-/// Bits of a fraction that are left between the passes.
+/// Fractional bits that remain between the passes.
 const LEFT: u32 = 13 - DROPPED;
-/// Half of what is dropped.
+/// Rounds the bits that are dropped.
 const ROUND: i32 = 1 << (DROPPED - 1);
-/// Cosines of a quarter turn in 64ths of half a turn, in 4096ths: halves in 8192ths.
+/// Half the cosine of 0 to π/2 in steps of π/64, in units of 1/8192.
 const COSINES: [i32; 33] = [
     4096, 4091, 4076, 4052, 4017, 3973, 3920, 3857, 3784, 3703, 3612, 3513, 3406, 3290, 3166, 3035, 2896,
     2751, 2598, 2440, 2276, 2106, 1931, 1751, 1567, 1380, 1189, 995, 799, 601, 401, 201, 0,

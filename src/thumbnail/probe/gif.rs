@@ -1,4 +1,7 @@
-//! The blocks of a GIF until it is known whether it moves ([GIF 89a](https://www.w3.org/Graphics/GIF/spec-gif89a.txt)).
+//! The header of a GIF ([GIF 89a](https://www.w3.org/Graphics/GIF/spec-gif89a.txt)).
+//!
+//! Owns the blocks up to the second frame, which tells an animation from a still, and the count of frames. Refuses to
+//! decode pixels.
 
 use std::io::Read as _;
 
@@ -8,7 +11,7 @@ use super::super::input::Input;
 use super::super::plan::{Motion, Rect};
 use super::{Format, Header, Storage, bytes, skip};
 
-/// Reads blocks until a second frame or the end.
+/// Reads blocks up to a second frame or the end of the file.
 pub(super) fn probe(input: &mut Input<'_>) -> Result<Header, ThumbnailError> {
     skip(input, 6)?;
     let [w0, w1, h0, h1, flags, _background, _aspect] = bytes(input)?;
@@ -17,7 +20,7 @@ pub(super) fn probe(input: &mut Input<'_>) -> Result<Header, ThumbnailError> {
     let mut found: Option<Header> = None;
     let mut metadata = 0_u32;
     loop {
-        // A file that breaks off in its first frame or behind it still has that one.
+        // A file that is truncated in or after its first frame is a still.
         match (bytes::<1>(input), found) {
             (Ok([0x21]), _) => {
                 skip(input, 1)?;
@@ -25,7 +28,7 @@ pub(super) fn probe(input: &mut Input<'_>) -> Result<Header, ThumbnailError> {
                 if found.is_some() {
                     continue;
                 }
-                // The decoder keeps a profile and XMP until its end.
+                // The decoder keeps the profile and XMP in memory.
                 metadata = metadata.saturating_add(length);
                 if metadata > MAX_PROFILE {
                     return Err(ThumbnailError::TooLarge("the image's metadata is too large"));
@@ -44,7 +47,7 @@ pub(super) fn probe(input: &mut Input<'_>) -> Result<Header, ThumbnailError> {
     }
 }
 
-/// What the first frame's descriptor makes of the picture, read up to the frame's data.
+/// Reads the first image descriptor, up to the frame's data.
 fn first_frame(input: &mut Input<'_>, screen: (u32, u32)) -> Result<Header, ThumbnailError> {
     let [x0, x1, y0, y1, w0, w1, h0, h1, flags] = bytes(input)?;
     let number = |low, high| u32::from(u16::from_le_bytes([low, high]));
@@ -52,15 +55,15 @@ fn first_frame(input: &mut Input<'_>, screen: (u32, u32)) -> Result<Header, Thum
     let (size, part) = canvas(screen, part);
     skip_palette(input, flags)?;
     skip(input, 1)?;
-    // Rows of the canvas and of the frame, and the tables of the codes. Interlaced, all of the frame's indices.
+    // A row of the canvas and of the frame, and the LZW tables. Of an interlaced frame also all its indices.
     let rows = u64::from(size.0).saturating_mul(8).saturating_add(part.width.into()).saturating_add(1 << 18);
     let whole = u64::from(part.width).saturating_mul(part.height.into());
     let held = if flags & INTERLACED == 0 { rows } else { rows.saturating_add(whole) };
     Header::new(Format::Gif, size, Storage::Rows { held })
 }
 
-/// The size of the picture and the place of its first frame. A frame that is larger than the screen is the picture, as in
-/// browsers.
+/// The size of the canvas and the part of it that the first frame covers. A first frame that is larger than the logical screen
+/// becomes the canvas, as in browsers.
 pub(in crate::thumbnail) fn canvas(screen: (u32, u32), frame: Rect) -> ((u32, u32), Rect) {
     let (width, height) = screen;
     if frame.width > width || frame.height > height {
@@ -69,7 +72,7 @@ pub(in crate::thumbnail) fn canvas(screen: (u32, u32), frame: Rect) -> ((u32, u3
     (screen, frame)
 }
 
-/// Counts frames, up to so many; the last one may be cut short.
+/// Counts frames up to `most`; the last one may be truncated.
 pub(in crate::thumbnail) fn count_frames(input: &mut Input<'_>, most: u32) -> Result<u32, ThumbnailError> {
     skip(input, 10)?;
     let [flags, _background, _aspect] = bytes(input)?;
@@ -93,20 +96,21 @@ pub(in crate::thumbnail) fn count_frames(input: &mut Input<'_>, most: u32) -> Re
     Ok(frames)
 }
 
-/// Passes over a colour table if the flags say that there is one.
+/// Skips a colour table if the flags say that there is one.
 fn skip_palette(input: &mut Input<'_>, flags: u8) -> Result<(), ThumbnailError> {
     let entries = 2_u32.wrapping_shl(u32::from(flags & 7));
     if flags & 0x80 == 0 { Ok(()) } else { skip(input, entries.saturating_mul(3)) }
 }
 
-/// Passes over sub-blocks up to and with the empty one and counts their bytes; what follows the first frame may be missing.
+/// Skips sub-blocks including the terminator, and returns their bytes. If `frames` is above 0, the end of the file ends them
+/// too.
 fn skip_blocks(input: &mut Input<'_>, frames: u32) -> Result<u32, ThumbnailError> {
     let mut total = 0_u32;
     loop {
         match bytes::<1>(input) {
             Ok([0]) => return Ok(total),
             Ok([length]) => {
-                // Consumed, not sought: a seek would throw the buffer away for each of these small blocks.
+                // Read, not seeked: a seek would discard the buffer for each of these small blocks.
                 let mut block = [0; 255];
                 let block = block.get_mut(..usize::from(length)).unwrap_or_default();
                 match input.read_exact(block) {
@@ -121,5 +125,5 @@ fn skip_blocks(input: &mut Input<'_>, frames: u32) -> Result<u32, ThumbnailError
     }
 }
 
-/// The flag of a frame whose rows come in four passes.
+/// The flag of a frame whose rows are stored in four passes (GIF 89a, section 20).
 const INTERLACED: u8 = 0x40;

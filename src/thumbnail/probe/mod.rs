@@ -1,7 +1,7 @@
-//! What a picture says of itself: format, size, orientation, motion, and what decoding will take.
+//! Headers of pictures: format, size, orientation, motion, and what decoding will cost.
 //!
-//! Owns the recognition by magic bytes; the claimed type plays no part. Refuses to decode pixels, and allocates
-//! nothing by what a header claims.
+//! Owns the detection of the format by its first bytes, whatever type was declared. Refuses to decode pixels, and to
+//! allocate memory by what a header claims.
 
 mod bmp;
 mod gif;
@@ -18,70 +18,65 @@ use image::metadata::Orientation as ImageOrientation;
 pub(super) use self::bmp::Bitmap;
 pub(super) use self::gif::{canvas as gif_canvas, count_frames as count_gif_frames};
 pub(super) use self::tiff::{Directory, FLOATING, OLD_JPEG};
-pub(super) use self::webp::{Coding, Span, from_webp, profile as webp_profile, still as webp_still};
+pub(super) use self::webp::{
+    Coding, Span, first_frame_of as webp_first_frame, from_webp, profile as webp_profile,
+};
 use super::Limits;
 use super::ThumbnailError;
 use super::input::{self, Input, ReadSeek};
-use super::jpeg::Summary;
+use super::jpeg::JpegInfo;
 use super::orient::Orientation;
 use super::plan::{Motion, Source};
 
-/// A picture's header.
+/// What rendering needs to know of a picture before it decodes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
-    /// By its first bytes.
     pub(super) format: Format,
-    /// Columns as stored.
+    /// In pixels, before orientation.
     pub(super) width: u32,
-    /// Rows as stored.
+    /// In pixels, before orientation.
     pub(super) height: u32,
-    /// How it is to be seen.
     pub(super) orientation: Orientation,
-    /// Whether it has several frames.
     pub(super) motion: Motion,
-    /// What decoding takes.
     pub(super) storage: Storage,
-    /// Bytes of its colour profile, at most.
+    /// Upper bound of the bytes of the colour profile.
     pub(super) profile_bytes: u32,
 }
 
-/// What can be thumbnailed.
+/// The formats that thumbnails can be made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// JFIF, EXIF.
     Jpeg,
-    /// With APNG.
+    /// PNG and APNG.
     Png,
-    /// 87a, 89a.
     Gif,
-    /// Lossy, lossless, animated.
     WebP,
-    /// Windows bitmaps.
+    /// Bitmaps of Windows and OS/2.
     Bmp,
-    /// Both byte orders.
+    /// TIFF and `BigTIFF`.
     Tiff,
 }
 
-/// How pixels are got at.
+/// How a picture is decoded, which decides what that costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Storage {
-    /// At a fraction of the size.
-    Jpeg(Summary),
-    /// Row by row.
+    /// Directly at a fraction of its size.
+    Jpeg(JpegInfo),
+    /// At full size, reduced row by row.
     Rows {
-        /// Bytes that the decoder holds while rows come.
+        /// Bytes that the decoder holds besides the reduced rows.
         held: u64,
     },
 }
 
 impl Header {
-    /// The picture as planning sees it.
+    /// Size after orientation, and motion.
     pub(crate) fn source(&self) -> Source {
         let (width, height) = self.orientation.turn((self.width, self.height));
         Source { width, height, motion: self.motion }
     }
 
-    /// The media type that the first bytes say.
+    /// The media type of the detected format.
     pub(crate) fn content_type(&self) -> &'static str {
         match self.format {
             Format::Jpeg => "image/jpeg",
@@ -93,8 +88,11 @@ impl Header {
         }
     }
 
-    /// Refuses a picture of too many pixels. A JPEG has none too many: its pixels cost time by its bytes, and memory is bounded
-    /// apart. Of other formats a few bytes can claim pixels for minutes.
+    /// Refuses a picture with more than [`Limits::max_pixels`] pixels. JPEGs are never refused: the time to decode one depends
+    /// on its bytes. In other formats, a few bytes can claim pixels that take minutes.
+    ///
+    /// # Errors
+    /// `TooLarge`.
     pub(crate) fn check_pixels(&self, limits: &Limits) -> Result<(), ThumbnailError> {
         if self.format != Format::Jpeg && self.pixels() > limits.max_pixels {
             return Err(ThumbnailError::TooLarge("the image has too many pixels"));
@@ -102,20 +100,23 @@ impl Header {
         Ok(())
     }
 
-    /// Of one frame.
+    /// Pixels of one frame.
     pub(super) fn pixels(&self) -> u64 {
         u64::from(self.width).saturating_mul(u64::from(self.height))
     }
 
-    /// Bytes of a decoded pixel, at most. What breaks off gets alpha, but for JPEG.
+    /// Upper bound of the bytes of a decoded pixel. A truncated picture gets an alpha channel, except JPEG.
     pub(super) fn channels(&self) -> u64 {
         match self.storage {
-            Storage::Jpeg(summary) => summary.channels(),
+            Storage::Jpeg(info) => info.channels(),
             Storage::Rows { .. } => 4,
         }
     }
 
-    /// A header, unless a side is 0.
+    /// An upright still.
+    ///
+    /// # Errors
+    /// `Broken` if a side is 0.
     fn new(format: Format, (width, height): (u32, u32), storage: Storage) -> Result<Self, ThumbnailError> {
         if width == 0 || height == 0 {
             return Err(ThumbnailError::broken("a side is 0"));
@@ -125,18 +126,20 @@ impl Header {
     }
 }
 
-/// Reads a picture's header, in bounded time: a file can hold millions of small blocks where the header is looked for.
+/// Reads a picture's header, in at most [`PROBE_TIMEOUT`]: a file can hold millions of small blocks before its header ends.
+///
+/// # Errors
+/// `NotAnImage` for other formats, `Broken`, `Unsupported`, `TooLarge` for too much metadata, `Timeout`, `Io`.
 pub(crate) fn probe(input: &mut dyn ReadSeek) -> Result<Header, ThumbnailError> {
     probe_until(input, Instant::now().checked_add(PROBE_TIMEOUT))
 }
 
-/// Reads a picture's header, until the deadline at most.
 fn probe_until(input: &mut dyn ReadSeek, deadline: Option<Instant>) -> Result<Header, ThumbnailError> {
     input::read(input, deadline, |mut input| {
         let mut magic = Vec::with_capacity(MAGIC_BYTES);
         let most = u64::try_from(MAGIC_BYTES).unwrap_or(0);
         input.by_ref().take(most).read_to_end(&mut magic)?;
-        let format = recognise(&magic).ok_or(ThumbnailError::NotAnImage)?;
+        let format = detect_format(&magic).ok_or(ThumbnailError::NotAnImage)?;
         input.rewind()?;
         match format {
             Format::Jpeg => jpeg::probe(&mut input),
@@ -149,8 +152,9 @@ fn probe_until(input: &mut dyn ReadSeek, deadline: Option<Instant>) -> Result<He
     })
 }
 
-/// The format that a file begins with.
-fn recognise(magic: &[u8]) -> Option<Format> {
+/// The format by the first bytes. It accepts every file that a decoder here can read; `preview` has a stricter table of its
+/// own, which names the types of all kinds of files.
+fn detect_format(magic: &[u8]) -> Option<Format> {
     let starts = |with: &[u8]| magic.starts_with(with);
     let webp = starts(b"RIFF") && magic.get(8..12) == Some(b"WEBP");
     match () {
@@ -166,7 +170,7 @@ fn recognise(magic: &[u8]) -> Option<Format> {
     }
 }
 
-/// The orientation in an EXIF block; upright where there is none.
+/// The orientation in an EXIF block; upright if it has none.
 fn exif_orientation(exif: &[u8]) -> Orientation {
     let found = ImageOrientation::from_exif_chunk(exif).unwrap_or(ImageOrientation::NoTransforms);
     Orientation::from_exif(found.to_exif())
@@ -179,17 +183,17 @@ pub(super) fn bytes<const N: usize>(input: &mut impl Read) -> Result<[u8; N], Th
     Ok(bytes)
 }
 
-/// Passes over bytes. What has been read ahead stays good: a file can have millions of small blocks to pass over.
+/// Skips bytes and keeps the read-ahead buffer, since a file can have millions of small blocks to skip.
 fn skip(input: &mut Input<'_>, count: u32) -> Result<(), ThumbnailError> {
     Ok(input.seek_relative(i64::from(count))?)
 }
 
-/// Longest reading of a header: it takes milliseconds, whatever the picture's size.
+/// Reading a header normally takes milliseconds, whatever the size of the picture.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Enough for every format.
+/// First bytes read to detect the format; the longest signature has 12.
 const MAGIC_BYTES: usize = 16;
-/// Bytes of an EXIF block; what JPEG allows.
+/// Most bytes of an EXIF block, the limit of a JPEG segment.
 const MAX_EXIF: u32 = 1 << 16;
 
 #[cfg(test)]
@@ -201,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_picture_is_refused_by_its_first_bytes() {
+    fn other_formats_are_refused_by_their_first_bytes() {
         let pages: [&[u8]; 8] = [
             b"",
             b"<svg xmlns=\"http://www.w3.org/2000/svg\"/>",
@@ -218,7 +222,7 @@ mod tests {
         }
     }
 
-    /// Counts the bytes that are read.
+    /// Counts the bytes that are read from it.
     struct Counted {
         inner: Cursor<Vec<u8>>,
         read: usize,
@@ -238,33 +242,33 @@ mod tests {
         }
     }
 
-    /// A GIF of 100 000 empty extensions before its frame.
-    fn wordy_gif() -> Vec<u8> {
+    /// A GIF with 100 000 empty extensions before its frame.
+    fn gif_of_small_blocks() -> Vec<u8> {
         let mut gif = b"GIF89a\x01\0\x01\0\0\0\0".to_vec();
         gif.extend(b"\x21\xfe\0".repeat(100_000));
         gif.extend(b"\x2c\0\0\0\0\x01\0\x01\0\0\x02\x01\0\0\x3b");
         gif
     }
 
-    /// A seek for each block threw away what had been read ahead, so that 50 MiB of them were read thousands of times.
+    /// A seek for each block discarded the buffer, so that 50 MiB of them were read thousands of times.
     #[test]
     fn a_file_of_small_blocks_is_read_once() {
-        let gif = wordy_gif();
+        let gif = gif_of_small_blocks();
         let size = gif.len();
         let mut input = BufReader::new(Counted { inner: Cursor::new(gif), read: 0 });
         probe(&mut input).unwrap();
-        // The first bytes are read twice, to tell the format.
+        // The first buffer is read twice, to detect the format.
         assert!(input.get_ref().read <= size + 20_000, "{} of {size}", input.get_ref().read);
     }
 
     #[test]
     fn reading_a_header_ends_at_its_deadline() {
-        let got = probe_until(&mut Cursor::new(wordy_gif()), Some(Instant::now()));
+        let got = probe_until(&mut Cursor::new(gif_of_small_blocks()), Some(Instant::now()));
         assert!(matches!(got, Err(ThumbnailError::Timeout)), "{got:?}");
     }
 
     #[test]
-    fn a_header_that_breaks_off_is_broken() {
+    fn a_truncated_header_is_broken() {
         let starts: [&[u8]; 6] = [
             b"\xff\xd8\xff\xe0",
             b"\x89PNG\r\n\x1a\n\0\0",

@@ -1,4 +1,6 @@
-//! The chunks of a PNG before its pixels ([PNG, third edition](https://www.w3.org/TR/png-3/)).
+//! The header of a PNG or APNG ([PNG, third edition](https://www.w3.org/TR/png-3/)).
+//!
+//! Owns the chunks before the pixels. Refuses to decode pixels, and to inflate profiles.
 
 use std::io::Read as _;
 
@@ -8,7 +10,7 @@ use super::super::input::Input;
 use super::super::plan::Motion;
 use super::{Format, Header, MAX_EXIF, Storage, bytes, exif_orientation, skip};
 
-/// Reads chunks until the pixels begin.
+/// Reads chunks up to the first `IDAT`.
 pub(super) fn probe(input: &mut Input<'_>) -> Result<Header, ThumbnailError> {
     skip(input, 8)?;
     let _length: [u8; 4] = bytes(input)?;
@@ -25,7 +27,8 @@ pub(super) fn probe(input: &mut Input<'_>) -> Result<Header, ThumbnailError> {
         0 | 4 => 2,
         _ => 4,
     };
-    // The row at hand in the decoder's hands, and its window. Interlaced, besides, all pixels of 8 bits a channel.
+    // Rows of up to 8 bytes a pixel in the decoder, and the window of the inflater. Of an interlaced picture also all its
+    // pixels, at 8 bits a channel.
     let whole = if interlace == 0 { 0 } else { pixels.saturating_mul(channels) };
     let storage = Storage::Rows { held: width_bytes.saturating_add(whole) };
     let mut header = Header::new(Format::Png, (width, height), storage)?;
@@ -54,5 +57,5 @@ pub(super) fn probe(input: &mut Input<'_>) -> Result<Header, ThumbnailError> {
     Err(ThumbnailError::broken("no pixels after the headers"))
 }
 
-/// Chunks before the pixels.
+/// Most chunks before the pixels.
 const MAX_CHUNKS: usize = 2000;

@@ -1,7 +1,7 @@
-//! The chunks of a WebP ([RFC 9649](https://www.rfc-editor.org/rfc/rfc9649)).
+//! The header of a WebP ([RFC 9649](https://www.rfc-editor.org/rfc/rfc9649)).
 //!
-//! Owns where the picture lies: the container's flags name chunks that metadata strippers took out, and lengths that the file
-//! does not have when it breaks off, so only what is there counts.
+//! Owns the positions of the chunks. Refuses to decode pixels, and to trust the container: its flags may name chunks that a
+//! metadata stripper removed, and its lengths may exceed a truncated file, so only what is in the file counts.
 
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 
@@ -13,123 +13,123 @@ use super::super::input::Input;
 use super::super::plan::{Motion, Rect};
 use super::{Format, Header, MAX_EXIF, Storage, bytes, exif_orientation};
 
-/// The picture, or an animation's first frame.
+/// The picture or, of an animation, its first frame.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::thumbnail) struct Still {
-    /// Columns and rows of the whole.
+pub(in crate::thumbnail) struct FirstFrame {
+    /// Width and height.
     pub(in crate::thumbnail) canvas: (u32, u32),
-    /// The frame's place on it.
+    /// The part of the canvas that the frame covers.
     pub(in crate::thumbnail) part: Rect,
-    /// The frame's data.
+    /// The bitstream.
     pub(in crate::thumbnail) data: Span,
-    /// How it is coded.
     pub(in crate::thumbnail) coding: Coding,
-    /// Whether it is one of several frames.
     pub(in crate::thumbnail) motion: Motion,
 }
 
-/// How a frame is coded.
+/// The kind of bitstream.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::thumbnail) enum Coding {
-    /// VP8, with its alpha apart.
+    /// VP8.
     Lossy {
-        /// Where the alpha is.
+        /// The separate alpha channel (`ALPH`).
         alpha: Option<Span>,
     },
     /// VP8L.
     Lossless {
-        /// Whether its alpha counts.
+        /// Whether the alpha channel is used.
         has_alpha: bool,
     },
 }
 
-/// A chunk's data in the file.
+/// The data of a chunk in the file.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::thumbnail) struct Span {
-    /// First byte.
+    /// Offset of the first byte.
     pub(in crate::thumbnail) start: u64,
-    /// Bytes that it is said to have.
+    /// Its length according to the chunk.
     pub(in crate::thumbnail) claimed: u64,
-    /// Bytes of them that the file has.
-    pub(in crate::thumbnail) there: u64,
+    /// How many of these bytes the file has.
+    pub(in crate::thumbnail) present: u64,
 }
 
 impl Span {
-    /// Whether the file breaks off in it.
-    pub(in crate::thumbnail) fn is_cut(&self) -> bool {
-        self.there < self.claimed
+    /// Whether the file ends inside it.
+    pub(in crate::thumbnail) fn is_truncated(&self) -> bool {
+        self.present < self.claimed
     }
 }
 
-/// Finds the picture and what surrounds it.
 pub(super) fn probe(input: &mut Input<'_>) -> Result<Header, ThumbnailError> {
-    let still = still(input)?;
+    let image = first_frame_of(input)?;
     let area = |width: u32, height: u32| u64::from(width).saturating_mul(height.into());
-    // Planes are made of squares of 16.
-    let pixels = area(still.part.width.next_multiple_of(16), still.part.height.next_multiple_of(16))
+    // Planes consist of macroblocks of 16 × 16 pixels.
+    let pixels = area(image.part.width.next_multiple_of(16), image.part.height.next_multiple_of(16))
         .saturating_add(1 << 12);
-    let row = u64::from(still.canvas.0).saturating_mul(8);
-    let data = still.data.there;
-    let held = match still.coding {
-        // The planes have 3/2 bytes a pixel, what is noted of each square 1/2; the data are gathered and copied.
+    let row = u64::from(image.canvas.0).saturating_mul(8);
+    let data = image.data.present;
+    let held = match image.coding {
+        // The planes have 3/2 bytes a pixel, the notes on each macroblock 1/2; the bitstream is read whole and copied.
         Coding::Lossy { alpha: None } => pixels.saturating_mul(2).saturating_add(data.saturating_mul(3)),
-        // Before, the alpha in four channels.
+        // Before that, the alpha channel is decoded into four channels.
         Coding::Lossy { alpha: Some(_) } => pixels.saturating_mul(4).saturating_add(data.saturating_mul(3)),
-        // Four channels, and its codes.
-        Coding::Lossless { .. } => pixels.saturating_mul(6).saturating_add(data.min(MOST_CODES)),
+        // Four channels, and the Huffman tables.
+        Coding::Lossless { .. } => pixels.saturating_mul(6).saturating_add(data.min(MAX_CODES)),
     };
-    // What breaks off is padded and read once more, to tell which rows are there.
-    let again = match still.coding {
-        _ if !still.data.is_cut() => 0,
+    // A truncated bitstream is padded and decoded twice, to find out which rows are present.
+    let again = match image.coding {
+        _ if !image.data.is_truncated() => 0,
         Coding::Lossy { .. } => data.saturating_add(1 << 21).saturating_mul(3),
         Coding::Lossless { .. } => 0,
     };
-    let marks = u64::from(still.part.height).saturating_mul(8);
+    let marks = u64::from(image.part.height).saturating_mul(8);
     let held = held.saturating_add(again).saturating_add(marks).saturating_add(row).saturating_add(1 << 18);
-    let mut header = Header::new(Format::WebP, still.canvas, Storage::Rows { held })?;
-    header.motion = still.motion;
+    let mut header = Header::new(Format::WebP, image.canvas, Storage::Rows { held })?;
+    header.motion = image.motion;
     header.profile_bytes = find(input, *b"ICCP")?.unwrap_or(0);
     if header.profile_bytes > MAX_PROFILE {
         return Err(ThumbnailError::TooLarge("the image's colour profile is too large"));
     }
     if let Some(length) = find(input, *b"EXIF")?.filter(|length| *length <= MAX_EXIF) {
         let exif = payload(input, length)?;
-        // The mark of JPEG's block does not belong here but occurs.
+        // The prefix of JPEG's EXIF segment does not belong here, but some writers leave it.
         header.orientation = exif_orientation(exif.strip_prefix(b"Exif\0\0").unwrap_or(&exif));
     }
     Ok(header)
 }
 
-/// Finds the picture.
-pub(in crate::thumbnail) fn still(input: &mut Input<'_>) -> Result<Still, ThumbnailError> {
+/// Finds the picture in the container.
+///
+/// # Errors
+/// `Broken` if there is none, or its size differs from the canvas.
+pub(in crate::thumbnail) fn first_frame_of(input: &mut Input<'_>) -> Result<FirstFrame, ThumbnailError> {
     let end = input.seek(SeekFrom::End(0))?;
     let mut at = RIFF_HEADER;
     let mut canvas = None;
-    let mut moves = false;
+    let mut is_animation = false;
     let mut alpha = None;
     for _ in 0..MAX_CHUNKS {
         input.seek(SeekFrom::Start(at))?;
         let Some((name, length)) = chunk(input)? else { break };
         let start = at.saturating_add(8);
         let span =
-            Span { start, claimed: length.into(), there: end.saturating_sub(start).min(length.into()) };
+            Span { start, claimed: length.into(), present: end.saturating_sub(start).min(length.into()) };
         match &name {
             b"VP8X" => {
                 let [flags, _, _, _, w0, w1, w2, h0, h1, h2] = bytes(input)?;
-                moves = flags & MOVES != 0;
+                is_animation = flags & ANIMATION_FLAG != 0;
                 canvas = Some((side(w0, w1, w2), side(h0, h1, h2)));
             }
             b"ALPH" => alpha = Some(span),
             b"VP8 " | b"VP8L" => {
-                let found = frame(input, name, span, alpha)?;
+                let found = image(input, name, span, alpha)?;
                 let (width, height) = (found.part.width, found.part.height);
                 if canvas.is_some_and(|canvas| canvas != (width, height)) {
                     return Err(ThumbnailError::broken("a picture of another size than its canvas"));
                 }
                 return Ok(found);
             }
-            b"ANMF" if moves && canvas.is_some() => {
-                return first_frame(input, canvas.unwrap_or_default(), start, end);
+            b"ANMF" if is_animation && canvas.is_some() => {
+                return animation_frame(input, canvas.unwrap_or_default(), start, end);
             }
             _ => {}
         }
@@ -139,37 +139,37 @@ pub(in crate::thumbnail) fn still(input: &mut Input<'_>) -> Result<Still, Thumbn
     Err(ThumbnailError::broken("no picture in the container"))
 }
 
-/// An animation's first frame, of whose chunk `start` is the first byte.
-fn first_frame(
+/// Reads the first frame of an animation. `start` is the offset of the data of its `ANMF` chunk.
+fn animation_frame(
     input: &mut Input<'_>,
     canvas: (u32, u32),
     start: u64,
     end: u64,
-) -> Result<Still, ThumbnailError> {
+) -> Result<FirstFrame, ThumbnailError> {
     let [x0, x1, x2, y0, y1, y2, w0, w1, w2, h0, h1, h2, _, _, _, _flags] = bytes(input)?;
-    // Places are counted in pairs, and both as if they were sides.
+    // Offsets count in units of two pixels; `side` adds 1, which they do not have.
     let place = |low, middle, high| side(low, middle, high).saturating_sub(1).saturating_mul(2);
     let (x, y) = (place(x0, x1, x2), place(y0, y1, y2));
     let size = (side(w0, w1, w2), side(h0, h1, h2));
     let mut at = start.saturating_add(16);
     let mut alpha = None;
-    for _ in 0..MAX_PARTS {
+    for _ in 0..MAX_FRAME_CHUNKS {
         input.seek(SeekFrom::Start(at))?;
         let Some((name, length)) = chunk(input)? else { break };
         let start = at.saturating_add(8);
         let span =
-            Span { start, claimed: length.into(), there: end.saturating_sub(start).min(length.into()) };
+            Span { start, claimed: length.into(), present: end.saturating_sub(start).min(length.into()) };
         match &name {
             b"ALPH" => alpha = Some(span),
             b"VP8 " | b"VP8L" => {
-                let found = frame(input, name, span, alpha)?;
+                let found = image(input, name, span, alpha)?;
                 let (width, height) = (found.part.width, found.part.height);
                 let is_inside = x.saturating_add(width) <= canvas.0 && y.saturating_add(height) <= canvas.1;
                 if (width, height) != size || !is_inside {
                     return Err(ThumbnailError::broken("a frame that does not fit its canvas"));
                 }
                 let part = Rect { x, y, ..found.part };
-                return Ok(Still { canvas, part, motion: Motion::Animated, ..found });
+                return Ok(FirstFrame { canvas, part, motion: Motion::Animated, ..found });
             }
             _ => {}
         }
@@ -178,16 +178,16 @@ fn first_frame(
     Err(ThumbnailError::broken("a frame without a picture"))
 }
 
-/// The picture whose data begin here ([RFC 6386, 9.1](https://www.rfc-editor.org/rfc/rfc6386#section-9.1); RFC 9649, 3.4).
-fn frame(
+/// Reads the header of a bitstream ([RFC 6386, 9.1](https://www.rfc-editor.org/rfc/rfc6386#section-9.1); RFC 9649, 3.4).
+fn image(
     input: &mut Input<'_>,
     name: [u8; 4],
     data: Span,
     alpha: Option<Span>,
-) -> Result<Still, ThumbnailError> {
+) -> Result<FirstFrame, ThumbnailError> {
     let (width, height, coding) = if &name == b"VP8 " {
         let [_, _, _, _, _, _, w0, w1, h0, h1] = bytes(input)?;
-        // Two bits of each are a scale for the screen.
+        // The upper two bits are a scale for display, which decoders ignore.
         let side = |low: u8, high: u8| u32::from(u16::from_le_bytes([low, high]) & 0x3fff);
         (side(w0, w1), side(h0, h1), Coding::Lossy { alpha })
     } else {
@@ -201,15 +201,15 @@ fn frame(
         (side(head), side(head.wrapping_shr(14)), Coding::Lossless { has_alpha })
     };
     let part = Rect { x: 0, y: 0, width, height };
-    Ok(Still { canvas: (width, height), part, data, coding, motion: Motion::Still })
+    Ok(FirstFrame { canvas: (width, height), part, data, coding, motion: Motion::Still })
 }
 
-/// A side of three bytes that count from 1.
+/// A side in three bytes, stored as one less.
 fn side(low: u8, middle: u8, high: u8) -> u32 {
     u32::from_le_bytes([low, middle, high, 0]).saturating_add(1)
 }
 
-/// The name and length of the chunk at hand; nothing at the end of the file.
+/// Reads the name and length of a chunk; `None` at the end of the file.
 fn chunk(input: &mut Input<'_>) -> Result<Option<([u8; 4], u32)>, ThumbnailError> {
     let mut head = [0; 8];
     match input.read_exact(&mut head) {
@@ -220,7 +220,7 @@ fn chunk(input: &mut Input<'_>) -> Result<Option<([u8; 4], u32)>, ThumbnailError
     Ok(Some(([a, b, c, d], u32::from_le_bytes(length))))
 }
 
-/// The colour profile, whose length the header knows; none if the file breaks off in it.
+/// The colour profile, which must not be longer than the header said; shorter if the file ends inside it.
 pub(in crate::thumbnail) fn profile(
     input: &mut Input<'_>,
     header: &Header,
@@ -231,19 +231,19 @@ pub(in crate::thumbnail) fn profile(
     }
 }
 
-/// A failure inside the decoder as ours.
+/// Errors of the decoder, also those of reads, which [`super::super::input::read`] tells apart.
 pub(in crate::thumbnail) fn from_webp(error: DecodingError) -> ThumbnailError {
     ThumbnailError::broken(error)
 }
 
-/// A chunk's bytes, from where [`find`] left off; fewer if the file breaks off.
+/// Reads the data of a chunk after [`find`]; fewer bytes if the file ends inside it.
 fn payload(input: &mut Input<'_>, length: u32) -> Result<Vec<u8>, ThumbnailError> {
     let mut payload = Vec::new();
     input.by_ref().take(length.into()).read_to_end(&mut payload)?;
     Ok(payload)
 }
 
-/// The length of the first chunk of a name, and the input at its first byte.
+/// Seeks to the data of the first chunk of a name and returns its length.
 fn find(input: &mut Input<'_>, name: [u8; 4]) -> Result<Option<u32>, ThumbnailError> {
     input.seek(SeekFrom::Start(RIFF_HEADER))?;
     for _ in 0..MAX_CHUNKS {
@@ -257,13 +257,13 @@ fn find(input: &mut Input<'_>, name: [u8; 4]) -> Result<Option<u32>, ThumbnailEr
     Ok(None)
 }
 
-/// `RIFF`, a length, `WEBP`.
+/// Bytes of `RIFF`, the length and `WEBP`.
 const RIFF_HEADER: u64 = 12;
-/// The flag of `VP8X` that says that there are several frames.
-const MOVES: u8 = 2;
-/// Chunks looked at, so frames of an animation.
+/// The flag of `VP8X` for animations.
+const ANIMATION_FLAG: u8 = 2;
+/// Most chunks that are looked at; an animation has one for each frame.
 const MAX_CHUNKS: usize = 10_000;
-/// Chunks of a frame looked at for its picture.
-const MAX_PARTS: usize = 16;
-/// Bytes that the codes of a lossless picture take, for what real ones have.
-const MOST_CODES: u64 = 4 << 20;
+/// Most chunks of a frame that are looked at.
+const MAX_FRAME_CHUNKS: usize = 16;
+/// Bytes of the Huffman tables of a lossless picture; real ones have fewer.
+const MAX_CODES: u64 = 4 << 20;

@@ -1,4 +1,4 @@
-//! Files that break off, lie or are odd, and what is seen of them.
+//! Truncated, damaged and unusual files.
 
 use std::io::{self, Read, Seek, SeekFrom};
 
@@ -21,10 +21,10 @@ fn is_near(got: [u8; 4], expected: [u8; 4], tolerance: u8) -> bool {
     got.iter().zip(expected).all(|(got, expected)| got.abs_diff(expected) <= tolerance)
 }
 
-/// What breaks off at three fifths shows its upper half, and where something lacks nothing or, of a JPEG, grey.
+/// A file truncated at three fifths shows its upper half. The missing part is transparent or, in a JPEG, grey.
 #[test]
-fn what_breaks_off_shows_the_rows_that_are_there() {
-    // Of so plain a WebP nearly all is code tables and modes.
+fn truncated_files_show_the_rows_that_are_there() {
+    // In so plain a WebP, nearly all bytes are code tables and modes.
     for sample in sources::all().iter().filter(|sample| sample.format != probe::Format::WebP) {
         let what = &sample.name;
         let is_tiff = sample.format == probe::Format::Tiff;
@@ -69,7 +69,7 @@ pub(super) const GRAIN: [&[u8]; 2] = [
 ];
 
 #[test]
-fn a_webp_that_breaks_off_shows_its_rows() {
+fn a_truncated_webp_shows_its_rows() {
     for bytes in GRAIN {
         let of = |bytes: &[u8]| {
             let got = thumbnail(bytes, Scale, (36, 24), &LIMITS).unwrap();
@@ -89,9 +89,9 @@ fn a_webp_that_breaks_off_shows_its_rows() {
     }
 }
 
-/// Of few colours that repeat most is told by reaching back, so little padding can be decoded.
+/// Pictures of few colours consist mostly of back references, so the decoder rejects most padding.
 #[test]
-fn a_lossless_webp_of_few_colours_that_breaks_off_shows_its_rows() {
+fn a_truncated_lossless_webp_of_few_colours_shows_its_rows() {
     let bytes = include_bytes!("../../../tests/fixtures/palette-lossless.webp");
     let whole = seen(&thumbnail(bytes, Scale, (60, 40), &LIMITS).unwrap());
     for (part, rows) in [(30, 5), (60, 15), (90, 30)] {
@@ -109,9 +109,9 @@ fn a_lossless_webp_of_few_colours_that_breaks_off_shows_its_rows() {
     }
 }
 
-/// In an animation the first frame may be the one that breaks off.
+/// An animation may be truncated in its first frame.
 #[test]
-fn a_frame_of_a_webp_that_breaks_off_shows_its_rows() {
+fn a_truncated_frame_of_a_webp_shows_its_rows() {
     let side = |length: u32| (length - 1).to_le_bytes()[..3].to_vec();
     let frame = [vec![0; 6], side(96), side(64), vec![100, 0, 0, 0], GRAIN[0][12..].to_vec()].concat();
     let mut bytes = b"RIFF\0\0\0\x01WEBPVP8X\x0a\0\0\0\x02\0\0\0".to_vec();
@@ -125,7 +125,7 @@ fn a_frame_of_a_webp_that_breaks_off_shows_its_rows() {
 }
 
 #[test]
-fn what_has_no_rows_is_broken() {
+fn files_without_rows_are_broken() {
     for sample in sources::all() {
         let what = &sample.name;
         for cut in [0, 1, 20, 36] {
@@ -157,9 +157,9 @@ impl Seek for Bad<'_> {
     }
 }
 
-/// What the disk does is ours in every format, be it that the decoder could have shown a part.
+/// A failed read is an I/O error in every format, even if the decoder could show a part.
 #[test]
-fn what_the_disk_does_is_not_the_pictures_fault() {
+fn a_failing_disk_is_not_a_broken_picture() {
     for sample in sources::all() {
         let what = &sample.name;
         let header = probe(&mut Cursor::new(sample.bytes.as_slice())).unwrap();
@@ -189,7 +189,7 @@ fn a_png_without_its_end_is_whole() {
     }
 }
 
-/// As browsers: light itself where the gamma is 1, and chromaticities with a gamma.
+/// As in browsers: gamma 1 is linear light, and chromaticities need a gamma.
 #[test]
 fn a_gamma_without_a_profile_is_converted() {
     let grey = RgbaImage::from_pixel(SIZE.0, SIZE.1, image::Rgba([128, 128, 128, 255]));
@@ -307,7 +307,7 @@ fn bitmap(header: u32, alpha_mask: u32, alpha: u8, is_top_down: bool) -> Vec<u8>
 }
 
 #[test]
-fn a_bitmap_whose_alpha_is_nothing_everywhere_is_opaque() {
+fn a_bitmap_whose_alpha_is_0_everywhere_is_opaque() {
     for is_top_down in [false, true] {
         for (header, mask, alpha) in [(124, 0xff00_0000, 0), (108, 0xff00_0000, 0), (124, 0, 77), (108, 0, 0)]
         {
@@ -321,7 +321,7 @@ fn a_bitmap_whose_alpha_is_nothing_everywhere_is_opaque() {
 }
 
 #[test]
-fn bitmaps_of_runs_are_read() {
+fn run_length_encoded_bitmaps_are_read() {
     for (bits, packing) in [(8_u16, 1_u32), (4, 2)] {
         let mut file = b"BM\0\0\0\0\0\0\0\0".to_vec();
         file.extend((14 + 40 + 16_u32).to_le_bytes());
@@ -373,9 +373,9 @@ fn flags_of_a_webp_may_name_chunks_that_are_not_there() {
     }
 }
 
-/// Of PNG's pixels, whose data come after, a checksum that is wrong is no reason to show nothing.
+/// A wrong checksum of a PNG's pixel data does not prevent a thumbnail.
 #[test]
-fn a_wrong_checksum_of_pixels_is_passed_over() {
+fn a_wrong_checksum_of_pixels_is_ignored() {
     let mut bytes = png(SIZE, (8, 2, 0), &[], &rows(&picture(COLOR), 3));
     let at = bytes.len() - 12 - 2;
     bytes[at] ^= 0xff;
@@ -397,9 +397,8 @@ fn tiffs_of_other_programs_are_read() {
     }
 }
 
-/// They are whole: it is not they that are at fault.
 #[test]
-fn tiffs_of_kinds_that_are_not_read_are_not_called_broken() {
+fn unsupported_tiffs_are_not_called_broken() {
     for (what, bytes) in tiffs::not_read() {
         let got = probe(&mut Cursor::new(&bytes)).and_then(|_| thumbnail(&bytes, Scale, (80, 48), &LIMITS));
         assert!(
@@ -410,7 +409,7 @@ fn tiffs_of_kinds_that_are_not_read_are_not_called_broken() {
 }
 
 #[test]
-fn jpegs_and_bitmaps_of_kinds_that_are_not_read_are_not_called_broken() {
+fn unsupported_jpegs_and_bitmaps_are_not_called_broken() {
     let whole = raw_jpeg(&vec![40; 24_000], tiff_parts::SIZE, 3);
     let frame = memchr::memmem::find(&whole, b"\xff\xc0").unwrap();
     let mut files: Vec<Vec<u8>> = [0xc3, 0xc5, 0xc9, 0xca, 0xcb, 0xcd, 0xf7]
@@ -453,9 +452,9 @@ fn damaged_tiffs_show_what_is_there_or_are_broken() {
         assert!((0..80).all(|x| is_near(picture.get_pixel(x, 4).0, whole.get_pixel(x, 4).0, 3)), "{what}");
     }
 }
-/// Behind damage in a fax nothing is made up: rows that can be found again are shown, others are left out.
+/// After damage in a fax, rows that can be found again are shown and others are left out.
 #[test]
-fn damaged_faxes_are_not_black_behind_the_damage() {
+fn damaged_faxes_are_not_black_after_the_damage() {
     for photometric in [0, 1] {
         for (number, chunks) in [(4, tiff_parts::fax(4, false)), (2, tiff_parts::fax(2, false))] {
             let (file, spans) = tiff_parts::Tiff {

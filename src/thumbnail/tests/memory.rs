@@ -1,4 +1,4 @@
-//! What is refused for its memory, and what is made instead: by headers, so that nothing large is decoded.
+//! Limits of memory, tested by headers alone so that nothing large is decoded.
 
 use super::super::probe::Header;
 use super::files::{chunk, png};
@@ -62,7 +62,7 @@ fn spec(header: &Header, method: ThumbnailMethod, (width, height): Size) -> Rend
 }
 
 #[test]
-fn what_phones_and_screens_make_fits_the_default_at_every_size() {
+fn photographs_and_screenshots_fit_the_default_memory_at_every_size() {
     for (what, bytes) in [
         ("WebP 4000 × 3000", lossy_webp(4000, 3000)),
         ("WebP 1080 × 8000", lossy_webp(1080, 8000)),
@@ -99,7 +99,7 @@ fn pixels_are_bounded_where_few_bytes_can_claim_them() {
 }
 
 #[test]
-fn where_a_size_does_not_fit_the_largest_that_does_is_made() {
+fn if_a_size_does_not_fit_the_largest_that_fits_is_rendered() {
     for bytes in [png_of(3000, 3000), jpeg_of(3000, 3000, false), gif_of(3000, 3000)] {
         let header = header(&bytes);
         let whole = Rect { x: 0, y: 0, width: 3000, height: 3000 };
@@ -131,7 +131,7 @@ fn where_a_size_does_not_fit_the_largest_that_does_is_made() {
 }
 
 #[test]
-fn a_smaller_picture_made_for_want_of_memory_is_whole() {
+fn a_picture_made_smaller_to_fit_memory_is_complete() {
     let noise = image::RgbImage::from_fn(600, 400, |x, y| image::Rgb([(x / 3) as u8, (y / 2) as u8, 90]));
     let mut bytes = Cursor::new(Vec::new());
     noise.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
@@ -153,7 +153,6 @@ fn a_smaller_picture_made_for_want_of_memory_is_whole() {
     assert!(last[0].abs_diff(199) < 12 && last[1].abs_diff(199) < 12, "{last:?}");
 }
 
-/// The chunk that says what stands in the way, before pixels.
 #[test]
 fn a_profile_counts() {
     let plain = header(&png_of(100, 100));

@@ -1,4 +1,4 @@
-//! Sizes made together and alone.
+//! Several sizes from one decode.
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 
@@ -24,7 +24,7 @@ impl Seek for Counting<'_> {
 }
 
 #[test]
-fn sizes_made_together_take_one_decode_and_have_the_bytes_of_those_made_alone() {
+fn sizes_rendered_together_take_one_decode_and_give_the_same_bytes_as_alone() {
     use image::ImageFormat::{Bmp, Gif, Png, WebP};
     // Noise, so that every pixel counts.
     let noise = image::RgbImage::from_fn(640, 480, |x, y| {

@@ -1,6 +1,7 @@
-//! TIFF: strips row by row, tiles and planes gathered a row of chunks at a time.
+//! Decoding of TIFF: strips row by row, tiles and planes a band of chunks at a time.
 //!
-//! Owns the way from chunks to rows. A chunk that cannot be read leaves its place white.
+//! Owns the order of chunks, and bad ones, whose pixels become white. Refuses to know further pages. Written here because
+//! the `tiff` crate decodes a strip whole, and in many files the whole picture is one strip.
 
 mod fax;
 mod samples;
@@ -9,13 +10,13 @@ mod unpack;
 use std::io::{Read, Seek as _, SeekFrom};
 use std::ops::Range;
 
-use self::samples::Meaning;
+use self::samples::Photometric;
 use super::super::ThumbnailError;
 use super::super::input::Input;
 use super::super::jpeg;
 use super::super::pixels::{Decoded, Layout, length};
 use super::super::probe::{Directory, Header, OLD_JPEG};
-use super::Sink;
+use super::sink::Sink;
 
 /// Decodes the first page, reduced once for each divisor.
 pub(super) fn decode(
@@ -29,50 +30,50 @@ pub(super) fn decode(
         return Err(ThumbnailError::broken("the size is not what the header says"));
     }
     directory.check_supported()?;
-    let meaning = Meaning::of(&directory)?;
+    let photometric = Photometric::of(&directory)?;
     let icc = profile(&mut input, &directory, header)?;
-    let layout = meaning.layout(&directory);
-    let mut reading = Reading {
+    let layout = photometric.layout(&directory);
+    let mut page = PageReader {
         input,
-        meaning,
+        photometric,
         layout,
         sink: Sink::new(header, layout, divisors),
         lost: 0,
         pixels: Vec::new(),
         directory,
     };
-    let bands = reading.directory.height.div_ceil(reading.directory.chunk.1.max(1));
+    let bands = page.directory.height.div_ceil(page.directory.chunk_size.1.max(1));
     let mut why = None;
-    let across = match (reading.directory.is_tiled, reading.directory.chunk.0) {
-        (true, wide) => reading.directory.width.div_ceil(wide.max(1)),
+    let across = match (page.directory.is_tiled, page.directory.chunk_size.0) {
+        (true, wide) => page.directory.width.div_ceil(wide.max(1)),
         (false, _) => 1,
     };
     for band in 0..bands {
-        // The rest is not in the file: that can be as many chunks as there are pixels.
-        if length(band.saturating_mul(across)) >= reading.directory.offsets.len() {
+        // All further chunks are missing. There may be as many of them as pixels, so they are not tried one by one.
+        if length(band.saturating_mul(across)) >= page.directory.offsets.len() {
             why.get_or_insert_with(|| ThumbnailError::broken("no such chunk"));
-            let came = reading.sink.rows.saturating_add(reading.lost);
-            reading.lost = reading.lost.saturating_add(reading.directory.height.saturating_sub(came));
+            let came = page.sink.rows.saturating_add(page.lost);
+            page.lost = page.lost.saturating_add(page.directory.height.saturating_sub(came));
             break;
         }
-        let done = band.saturating_mul(reading.directory.chunk.1);
-        let rows = reading.directory.chunk.1.min(reading.directory.height.saturating_sub(done));
-        let is_gathered = reading.directory.is_tiled || reading.directory.is_planar;
-        let outcome = if is_gathered { reading.gather(band, rows) } else { reading.strip(band, rows) };
+        let done = band.saturating_mul(page.directory.chunk_size.1);
+        let rows = page.directory.chunk_size.1.min(page.directory.height.saturating_sub(done));
+        let is_gathered = page.directory.is_tiled || page.directory.is_planar;
+        let outcome = if is_gathered { page.read_band(band, rows) } else { page.read_strip(band, rows) };
         match outcome {
             Ok(()) => {}
             Err(error @ (ThumbnailError::Broken(_) | ThumbnailError::Unsupported(_))) => why = Some(error),
             Err(error) => return Err(error),
         }
-        // What a chunk did not give.
-        let came = reading.sink.rows.saturating_add(reading.lost);
-        reading.lost = reading.lost.saturating_add(done.saturating_add(rows).saturating_sub(came));
+        // The rows that the chunk should have had and did not.
+        let came = page.sink.rows.saturating_add(page.lost);
+        page.lost = page.lost.saturating_add(done.saturating_add(rows).saturating_sub(came));
     }
-    let icc = icc.filter(|icc| !icc.is_empty() && !matches!(meaning, Meaning::Lab { .. }));
-    reading.sink.finish(why.map_or(Ok(()), Err), icc.as_deref())
+    let icc = icc.filter(|icc| !icc.is_empty() && !matches!(photometric, Photometric::Lab { .. }));
+    page.sink.finish(why.map_or(Ok(()), Err), icc.as_deref())
 }
 
-/// The colour profile; none if the file breaks off in it.
+/// The colour profile; shorter if the file ends inside it.
 fn profile(
     input: &mut Input<'_>,
     directory: &Directory,
@@ -85,46 +86,41 @@ fn profile(
     Ok(Some(icc))
 }
 
-/// A page while its rows are read.
-struct Reading<'a> {
-    /// The file.
+/// Reads the rows of a page.
+struct PageReader<'a> {
     input: Input<'a>,
-    /// What it says.
     directory: Directory,
-    /// What samples stand for.
-    meaning: Meaning,
-    /// What pixels become of them.
+    photometric: Photometric,
     layout: Layout,
-    /// Where rows go.
     sink: Sink,
-    /// Rows that lack since the last that came.
+    /// Rows that are missing since the last one read.
     lost: u32,
     /// A row of pixels.
     pixels: Vec<u8>,
 }
 
-impl Reading<'_> {
-    /// Hands on the rows of a strip as they come.
-    fn strip(&mut self, band: u32, rows: u32) -> Result<(), ThumbnailError> {
-        let Self { input, directory, meaning, layout, sink, lost, pixels } = self;
-        let (meaning, layout) = (*meaning, *layout);
+impl PageReader<'_> {
+    /// Reads a strip and passes on its rows.
+    fn read_strip(&mut self, band: u32, rows: u32) -> Result<(), ThumbnailError> {
+        let Self { input, directory, photometric, layout, sink, lost, pixels } = self;
+        let (photometric, layout) = (*photometric, *layout);
         let chunk = usize::try_from(band).unwrap_or(usize::MAX);
-        each_row(input, directory, meaning, (chunk, rows), &mut |samples| {
-            bridge(sink, lost, layout, directory.width);
-            samples::to_pixels(samples, directory, meaning, layout, pixels);
+        each_row(input, directory, photometric, ChunkRows { chunk, rows }, &mut |samples| {
+            fill_lost_rows(sink, lost, layout, directory.width);
+            samples::to_pixels(samples, directory, photometric, layout, pixels);
             sink.push(pixels);
         })
     }
 
-    /// Hands on the rows of a row of tiles, or of the same strip of every plane, once all of them are there.
-    fn gather(&mut self, band: u32, rows: u32) -> Result<(), ThumbnailError> {
-        let Self { input, directory, meaning, layout, sink, lost, pixels } = self;
+    /// Reads a row of tiles, or the same strip of every plane, and passes on its rows once all of them are complete.
+    fn read_band(&mut self, band: u32, rows: u32) -> Result<(), ThumbnailError> {
+        let Self { input, directory, photometric, layout, sink, lost, pixels } = self;
         let (width, samples) = (length(directory.width), length(directory.samples));
-        let across = directory.width.div_ceil(directory.chunk.0.max(1));
-        let down = directory.height.div_ceil(directory.chunk.1.max(1));
+        let across = directory.width.div_ceil(directory.chunk_size.0.max(1));
+        let down = directory.height.div_ceil(directory.chunk_size.1.max(1));
         let planes = if directory.is_planar { directory.samples } else { 1 };
         let area = width.saturating_mul(length(rows));
-        let mut gathered = meaning.blank(directory).repeat(area);
+        let mut collected = photometric.blank(directory).repeat(area);
         let (mut any, mut why) = (false, None);
         for plane in 0..planes {
             for column in 0..across {
@@ -137,16 +133,22 @@ impl Reading<'_> {
                     why = Some(ThumbnailError::broken("no such chunk"));
                     break;
                 }
-                let left = length(column.saturating_mul(directory.chunk.0));
-                let columns = left..left.saturating_add(length(directory.chunk.0)).min(width);
+                let left = length(column.saturating_mul(directory.chunk_size.0));
+                let columns = left..left.saturating_add(length(directory.chunk_size.0)).min(width);
                 let plane = directory.is_planar.then_some(length(plane));
-                let mut lines = gathered.chunks_exact_mut(width.saturating_mul(samples).max(1));
-                let outcome = each_row(input, directory, *meaning, (length(chunk), rows), &mut |row| {
-                    any = true;
-                    if let Some(line) = lines.next() {
-                        place(line, row, &columns, samples, plane);
-                    }
-                });
+                let mut lines = collected.chunks_exact_mut(width.saturating_mul(samples).max(1));
+                let outcome = each_row(
+                    input,
+                    directory,
+                    *photometric,
+                    ChunkRows { chunk: length(chunk), rows },
+                    &mut |row| {
+                        any = true;
+                        if let Some(line) = lines.next() {
+                            copy_columns(line, row, &columns, samples, plane);
+                        }
+                    },
+                );
                 match outcome {
                     Ok(()) => {}
                     Err(error @ (ThumbnailError::Broken(_) | ThumbnailError::Unsupported(_))) => {
@@ -157,9 +159,9 @@ impl Reading<'_> {
             }
         }
         if any {
-            bridge(sink, lost, *layout, directory.width);
-            for row in gathered.chunks_exact(width.saturating_mul(samples).max(1)) {
-                samples::to_pixels(row, directory, *meaning, *layout, pixels);
+            fill_lost_rows(sink, lost, *layout, directory.width);
+            for row in collected.chunks_exact(width.saturating_mul(samples).max(1)) {
+                samples::to_pixels(row, directory, *photometric, *layout, pixels);
                 sink.push(pixels);
             }
             sink.is_partial |= why.is_some();
@@ -168,8 +170,8 @@ impl Reading<'_> {
     }
 }
 
-/// Puts white in the place of rows that lack between others.
-fn bridge(sink: &mut Sink, lost: &mut u32, layout: Layout, width: u32) {
+/// Adds white rows in place of missing ones.
+fn fill_lost_rows(sink: &mut Sink, lost: &mut u32, layout: Layout, width: u32) {
     let value = if layout == Layout::Cmyk { 0 } else { u8::MAX };
     let row =
         if *lost > 0 { vec![value; length(width).saturating_mul(layout.channels())] } else { Vec::new() };
@@ -179,8 +181,8 @@ fn bridge(sink: &mut Sink, lost: &mut u32, layout: Layout, width: u32) {
     }
 }
 
-/// Puts a chunk's row into its columns of a gathered row.
-fn place(line: &mut [u8], row: &[u8], columns: &Range<usize>, samples: usize, plane: Option<usize>) {
+/// Copies the row of a chunk into its columns of a band's row; of a plane, into every pixel's sample of that plane.
+fn copy_columns(line: &mut [u8], row: &[u8], columns: &Range<usize>, samples: usize, plane: Option<usize>) {
     let from = columns.start.saturating_mul(samples);
     let to = columns.end.saturating_mul(samples);
     let line = line.get_mut(from..to).unwrap_or_default();
@@ -193,26 +195,33 @@ fn place(line: &mut [u8], row: &[u8], columns: &Range<usize>, samples: usize, pl
     }
 }
 
+/// A chunk and how many of its rows belong to the picture.
+#[derive(Clone, Copy)]
+struct ChunkRows {
+    chunk: usize,
+    rows: u32,
+}
+
 /// Reads the rows of a chunk as samples of 8 bits.
 fn each_row(
     input: &mut Input<'_>,
     directory: &Directory,
-    meaning: Meaning,
-    (chunk, rows): (usize, u32),
+    photometric: Photometric,
+    ChunkRows { chunk, rows }: ChunkRows,
     take: &mut dyn FnMut(&[u8]),
 ) -> Result<(), ThumbnailError> {
     if directory.is_jpeg() {
-        let picture = from_jpeg(input, directory, chunk)?;
+        let picture = decode_jpeg_chunk(input, directory, chunk)?;
         let row = length(picture.width).saturating_mul(picture.channels);
         picture.data.chunks_exact(row.max(1)).take(length(rows)).for_each(take);
         let is_whole = picture.height >= rows && !picture.is_partial;
         return if is_whole { Ok(()) } else { Err(ThumbnailError::broken("a chunk lacks rows")) };
     }
     let mut reader = unpack::open(input, directory, chunk)?;
-    let count = length(directory.chunk.0).saturating_mul(length(directory.together()));
+    let count = length(directory.chunk_size.0).saturating_mul(length(directory.samples_in_chunk()));
     let mut samples = Vec::new();
-    if meaning == Meaning::YCbCr && directory.subsampling != (1, 1) && !directory.is_planar {
-        return shared_chromas(&mut reader, directory, rows, take);
+    if photometric == Photometric::YCbCr && directory.subsampling != (1, 1) && !directory.is_planar {
+        return read_subsampled_rows(&mut reader, directory, rows, take);
     }
     let mut row = vec![0; usize::try_from(directory.row_bytes()).map_err(ThumbnailError::broken)?];
     for _ in 0..rows {
@@ -223,15 +232,15 @@ fn each_row(
     Ok(())
 }
 
-/// Rows of squares of lumas, each with its pair of chromas behind (TIFF 6.0, section 21).
-fn shared_chromas(
+/// Reads rows of subsampled YCbCr: units of several luma samples and one pair of chroma samples (TIFF 6.0, section 21).
+fn read_subsampled_rows(
     reader: &mut dyn Read,
     directory: &Directory,
     rows: u32,
     take: &mut dyn FnMut(&[u8]),
 ) -> Result<(), ThumbnailError> {
     let (across, down) = (length(directory.subsampling.0), length(directory.subsampling.1));
-    let width = length(directory.chunk.0);
+    let width = length(directory.chunk_size.0);
     let unit = across.saturating_mul(down).saturating_add(2);
     if directory.bits != 8 || directory.samples != 3 {
         return Err(ThumbnailError::Unsupported("TIFF with shared chromas of other than 8 bits"));
@@ -255,16 +264,16 @@ fn shared_chromas(
     Ok(())
 }
 
-/// A chunk that is a JPEG, its tables perhaps apart.
-fn from_jpeg(
+/// Decodes a chunk that is a JPEG, whose tables may be stored in the directory.
+fn decode_jpeg_chunk(
     input: &mut Input<'_>,
     directory: &Directory,
     chunk: usize,
 ) -> Result<jpeg::Picture, ThumbnailError> {
     let mut tables = Vec::new();
-    let most = directory.jpeg_bytes();
+    let most = directory.max_jpeg_bytes();
     let picture = if directory.compression == OLD_JPEG {
-        // The whole picture in one.
+        // The whole picture is one JPEG.
         let (start, _) =
             directory.jpeg.filter(|_| chunk == 0).ok_or_else(|| ThumbnailError::broken("no JPEG"))?;
         input.seek(SeekFrom::Start(start))?;
@@ -272,15 +281,15 @@ fn from_jpeg(
     } else {
         if let Some((start, length)) = directory.jpeg {
             input.seek(SeekFrom::Start(start))?;
-            input.by_ref().take(length.min(MOST_TABLES)).read_to_end(&mut tables)?;
+            input.by_ref().take(length.min(MAX_JPEG_TABLES)).read_to_end(&mut tables)?;
         }
         jpeg::decode_part(&mut unpack::stored(input, directory, chunk)?, &tables, most)?
     };
-    if picture.channels != length(directory.together()) || picture.width != directory.chunk.0 {
+    if picture.channels != length(directory.samples_in_chunk()) || picture.width != directory.chunk_size.0 {
         return Err(ThumbnailError::broken("a JPEG that does not fit its place"));
     }
     Ok(picture)
 }
 
-/// Bytes of a JPEG's tables.
-const MOST_TABLES: u64 = 1 << 14;
+/// Most bytes of the tables of JPEG chunks.
+const MAX_JPEG_TABLES: u64 = 1 << 14;

@@ -1,4 +1,6 @@
-//! A chunk's bytes, unpacked while they are read.
+//! The bytes of a chunk, decompressed while they are read, so that a strip of any height takes the memory of a row.
+//!
+//! Owns the choice of decompressor, LZW, `PackBits` and the bit order. Refuses to know samples and pixels.
 
 use std::io::{self, BufRead, BufReader, Read, Seek as _, SeekFrom};
 
@@ -10,39 +12,41 @@ use weezl::decode::Decoder as LzwDecoder;
 use super::super::super::ThumbnailError;
 use super::super::super::input::Input;
 use super::super::super::probe::Directory;
-use super::fax;
+use super::fax::{FaxRows, FaxScheme};
 
-/// Opens a chunk. `rows_width` is the width of its rows.
+/// Opens a chunk for reading decompressed bytes.
+///
+/// # Errors
+/// `Unsupported` for other compressions, `Broken` if there is no such chunk.
 pub(super) fn open<'a>(
     input: &'a mut Input<'_>,
     directory: &Directory,
     chunk: usize,
 ) -> Result<Box<dyn Read + 'a>, ThumbnailError> {
     let stored = stored(input, directory, chunk)?;
-    let width = directory.chunk.0;
-    let fax =
-        |kind: fax::Kind, stored| -> Box<dyn Read + 'a> { Box::new(fax::Rows::new(stored, kind, width)) };
+    let width = directory.chunk_size.0;
+    let fax = |kind: FaxScheme, stored| -> Box<dyn Read + 'a> { Box::new(FaxRows::new(stored, kind, width)) };
     Ok(match directory.compression {
         1 => Box::new(stored),
-        2 => fax(fax::Kind::Plain, stored),
-        3 => fax(fax::Kind::Group3 { is_mixed: directory.fax_options & 1 == 1 }, stored),
-        4 => fax(fax::Kind::Group4, stored),
+        2 => fax(FaxScheme::Plain, stored),
+        3 => fax(FaxScheme::Group3 { is_2d: directory.fax_options & 1 == 1 }, stored),
+        4 => fax(FaxScheme::Group4, stored),
         5 => Box::new(Lzw::new(stored)?),
         8 | 32_946 => Box::new(ZlibDecoder::new(stored)),
-        32_773 => Box::new(PackBits { inner: stored, run: Run::None }),
+        32_773 => Box::new(PackBits { inner: stored, run: PackBitsRun::None }),
         _ => return Err(ThumbnailError::Unsupported("TIFF in this packing")),
     })
 }
 
-/// A chunk as it is stored, in the usual order of bits.
+/// A chunk as stored, with the highest bit of each byte first.
 pub(super) fn stored<'a>(
     input: &'a mut Input<'_>,
     directory: &Directory,
     chunk: usize,
 ) -> Result<Box<dyn BufRead + 'a>, ThumbnailError> {
     let start = *directory.offsets.get(chunk).ok_or_else(|| ThumbnailError::broken("no such chunk"))?;
-    // Old writers leave lengths out.
-    let length = directory.lengths.get(chunk).copied().filter(|length| *length > 0).unwrap_or(u64::MAX);
+    // Some old writers leave out the byte counts.
+    let length = directory.byte_counts.get(chunk).copied().filter(|length| *length > 0).unwrap_or(u64::MAX);
     input.seek(SeekFrom::Start(start))?;
     let part = input.take(length);
     if directory.is_reversed && !directory.is_jpeg() {
@@ -51,7 +55,7 @@ pub(super) fn stored<'a>(
     Ok(Box::new(part))
 }
 
-/// Bytes whose first bit is the lowest.
+/// Reverses the bits of each byte.
 struct Reversed<R>(R);
 
 impl<R: Read> Read for Reversed<R> {
@@ -62,16 +66,14 @@ impl<R: Read> Read for Reversed<R> {
     }
 }
 
-/// LZW, of the common kind or as the first writers understood it, bits the other way round.
+/// LZW (TIFF 6.0, section 13), or the variant of writers before TIFF 5.0, whose codes begin with their lowest bit.
 struct Lzw<R> {
-    /// What is packed.
     inner: R,
-    /// Its codes.
     decoder: LzwDecoder,
 }
 
 impl<R: BufRead> Lzw<R> {
-    /// By its first code, which clears the table.
+    /// Tells the variant by the first code, which is always the one that clears the table.
     fn new(mut inner: R) -> io::Result<Self> {
         let is_old = matches!(inner.fill_buf()?, [0, second, ..] if second & 1 == 1);
         let decoder = if is_old {
@@ -103,24 +105,21 @@ impl<R: BufRead> Read for Lzw<R> {
 
 /// `PackBits` (TIFF 6.0, section 9).
 struct PackBits<R> {
-    /// What is packed.
     inner: R,
-    /// What is at hand.
-    run: Run,
+    /// The rest of the current run.
+    run: PackBitsRun,
 }
 
-/// A run of `PackBits`.
-enum Run {
-    /// None.
+enum PackBitsRun {
     None,
-    /// So many bytes as they are.
+    /// The next bytes, this many, are literal.
     Literal(usize),
-    /// A byte so many times.
+    /// This byte, this many times.
     Repeat(u8, usize),
 }
 
 impl<R: BufRead> PackBits<R> {
-    /// The next byte of what is packed.
+    /// The next compressed byte.
     fn byte(&mut self) -> io::Result<Option<u8>> {
         let byte = self.inner.fill_buf()?.first().copied();
         self.inner.consume(usize::from(byte.is_some()));
@@ -132,32 +131,32 @@ impl<R: BufRead> Read for PackBits<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.run {
-                Run::Literal(left) if left > 0 => {
+                PackBitsRun::Literal(left) if left > 0 => {
                     let most = left.min(buffer.len());
                     let count = self.inner.read(buffer.get_mut(..most).unwrap_or_default())?;
-                    self.run = Run::Literal(left.saturating_sub(count));
+                    self.run = PackBitsRun::Literal(left.saturating_sub(count));
                     return Ok(count);
                 }
-                Run::Repeat(byte, left) if left > 0 => {
+                PackBitsRun::Repeat(byte, left) if left > 0 => {
                     let count = left.min(buffer.len());
                     buffer.iter_mut().take(count).for_each(|to| *to = byte);
-                    self.run = Run::Repeat(byte, left.saturating_sub(count));
+                    self.run = PackBitsRun::Repeat(byte, left.saturating_sub(count));
                     return Ok(count);
                 }
-                Run::None | Run::Literal(_) | Run::Repeat(..) => {}
+                PackBitsRun::None | PackBitsRun::Literal(_) | PackBitsRun::Repeat(..) => {}
             }
             let Some(head) = self.byte()? else { return Ok(0) };
             self.run = match head.cast_signed() {
-                i8::MIN => Run::None,
-                count @ 0.. => Run::Literal(usize::from(count.unsigned_abs()).saturating_add(1)),
+                i8::MIN => PackBitsRun::None,
+                count @ 0.. => PackBitsRun::Literal(usize::from(count.unsigned_abs()).saturating_add(1)),
                 count => {
                     let Some(byte) = self.byte()? else { return Ok(0) };
-                    Run::Repeat(byte, usize::from(count.unsigned_abs()).saturating_add(1))
+                    PackBitsRun::Repeat(byte, usize::from(count.unsigned_abs()).saturating_add(1))
                 }
             };
         }
     }
 }
 
-/// Bytes turned at once.
+/// Bytes reversed at once.
 const BUFFER: usize = 4096;

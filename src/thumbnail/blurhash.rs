@@ -1,7 +1,8 @@
-//! A picture as a string of 28 characters, to be shown while the picture is on its way.
+//! Blurhashes: 28 characters from which clients draw a placeholder while the picture loads
+//! ([algorithm](https://github.com/woltapp/blurhash/blob/master/Algorithm.md),
+//! [MSC2448](https://github.com/matrix-org/matrix-spec-proposals/pull/2448)).
 //!
-//! Owns what of the picture goes into it. [blurhash](https://github.com/woltapp/blurhash/blob/master/Algorithm.md),
-//! [MSC2448](https://github.com/matrix-org/matrix-spec-proposals/pull/2448).
+//! Owns the size and the number of components that go into the hash. Refuses to know formats and decoding.
 
 use fast_blurhash::compute_dct;
 
@@ -9,18 +10,22 @@ use super::ThumbnailError;
 use super::pixels::Pixels;
 use super::plan::{Rect, RenderSpec, Source};
 
-/// The spec whose result a blurhash is made of. Twelve waves of colour have no use for more pixels.
-pub(super) fn spec(Source { width, height, .. }: Source) -> RenderSpec {
+/// The spec whose result a blurhash is computed from: the whole picture in at most [`MAX_SIDE`] pixels a side. A hash of
+/// twelve components cannot show more.
+pub(super) fn cheapest_spec(Source { width, height, .. }: Source) -> RenderSpec {
     let crop = Rect { x: 0, y: 0, width, height };
-    let longest = u64::from(width.max(height)).max(SIDE);
+    let longest = u64::from(width.max(height)).max(MAX_SIDE);
     let side = |length: u32| {
-        let reduced = u64::from(length).saturating_mul(SIDE).checked_div(longest).unwrap_or(1);
+        let reduced = u64::from(length).saturating_mul(MAX_SIDE).checked_div(longest).unwrap_or(1);
         u32::try_from(reduced).unwrap_or(u32::MAX).max(1)
     };
     RenderSpec { crop, width: side(width), height: side(height), animated: false }
 }
 
-/// The blurhash of a result. What shines through is seen on white.
+/// The blurhash of a result, with transparency over white.
+///
+/// # Errors
+/// `Broken` if the data does not have the length that the size says.
 pub(super) fn blurhash(pixels: &Pixels) -> Result<String, ThumbnailError> {
     let over_white = |value: u8, alpha: u8| {
         let product = u16::from(value).wrapping_mul(u16::from(alpha));
@@ -44,10 +49,10 @@ pub(super) fn blurhash(pixels: &Pixels) -> Result<String, ThumbnailError> {
     Ok(compute_dct(&colours, width, height, across, down).into_blurhash())
 }
 
-/// Most pixels a side.
-const SIDE: u64 = 32;
+/// Pixels.
+const MAX_SIDE: u64 = 32;
 
-/// Waves across and down: as conduwuit and the examples of the algorithm have it.
+/// Components across and down, as in conduwuit and the examples of the algorithm.
 const COMPONENTS: (usize, usize) = (4, 3);
 
 #[cfg(test)]
@@ -57,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sketch_keeps_the_shape_and_never_enlarges() {
+    fn the_cheapest_spec_keeps_the_aspect_ratio_and_never_enlarges() {
         for (source, expected) in [
             ((6000, 4000), (32, 21)),
             ((4000, 6000), (21, 32)),
@@ -65,14 +70,14 @@ mod tests {
             ((20, 10), (20, 10)),
             ((1, 1), (1, 1)),
         ] {
-            let spec = spec(Source { width: source.0, height: source.1, motion: Motion::Still });
+            let spec = cheapest_spec(Source { width: source.0, height: source.1, motion: Motion::Still });
             assert_eq!((spec.width, spec.height), expected, "{source:?}");
             assert_eq!((spec.crop.width, spec.crop.height), source);
         }
     }
 
     #[test]
-    fn every_layout_gives_the_hash_of_what_is_seen() {
+    fn every_layout_is_hashed_over_white() {
         let one = |layout, data: &[u8]| Pixels { width: 1, height: 1, layout, data: data.to_vec() };
         let white = blurhash(&one(Layout::Rgb, &[255, 255, 255])).unwrap();
         assert_eq!(blurhash(&one(Layout::Rgba, &[1, 2, 3, 0])).unwrap(), white);
