@@ -9,12 +9,15 @@ mod file;
 mod homeserver_url;
 pub(crate) mod host_list;
 mod hosts;
+mod keys;
 mod languages;
 mod live;
 mod load;
 mod ports;
 mod print;
+mod problem;
 mod units;
+mod validate;
 mod yaml;
 
 use std::net::IpAddr;
@@ -29,16 +32,17 @@ pub(crate) use self::homeserver_url::{HomeserverUrl, HomeserverUrlError};
 pub(crate) use self::hosts::{host_glob, host_name};
 pub(crate) use self::languages::accept_language;
 pub(crate) use self::live::Live;
-pub(crate) use self::load::is_log_directives;
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::load::load_text;
-pub use self::load::{Loaded, Problem, Problems, load};
+pub use self::load::{Loaded, load};
 pub use self::ports::Ports;
 pub(crate) use self::print::redacted;
+pub use self::problem::{Problem, Problems};
 pub(crate) use self::units::reachable;
 pub use self::units::{
     ListenAddr, OpsListen, Size, Span, ThumbnailMethod, ThumbnailSize, TrustedProxy, UnitError,
 };
+pub(crate) use self::validate::is_log_directives;
 
 use crate::matrix::ServerName;
 

@@ -66,7 +66,7 @@ impl Media {
         if taken.is_empty() {
             return Ok(());
         }
-        let written = self.store.catalog.touch(taken.iter().map(|(mxc, at)| (mxc.clone(), *at)).collect());
+        let written = self.store.touch(taken.iter().map(|(mxc, at)| (mxc.clone(), *at)).collect());
         if written.is_err() {
             self.access_times.put_back(taken);
         }

@@ -45,8 +45,7 @@ impl Media {
         }
         // An expired ID is refused by its time; its row may wait for a clock that is right.
         self.store.remove_expired(now.before(PENDING_KEPT))?;
-        self.store.catalog.forget_expired_keys(now)?;
-        self.store.catalog.forget_families(now.before(FAMILY_KEPT))?;
+        self.store.forget_servers(now, now.before(FAMILY_KEPT))?;
         self.remove_expired_previews()
     }
 }

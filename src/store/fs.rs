@@ -1,7 +1,7 @@
-//! The few operations of the file system that durability rests on.
+//! The operations of the file system that durability rests on.
 //!
-//! Owns nothing and decides nothing: the order of the steps is `blobs.rs`'s. It stands apart so that tests can put a disk
-//! in its place that fails at a chosen step, or forgets what was not synced. Reading goes past it.
+//! Decides nothing: `blobs/directory` owns the order of the steps. It is a trait so that tests can stand in a disk that fails at a
+//! chosen step, or loses what was not synced. Reading does not go through it.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -10,39 +10,37 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-/// Where the blob store writes.
+/// A file system that blobs are written to.
 pub trait Fs: Send + Sync + fmt::Debug {
-    /// Makes a file that is not there yet, for the owner alone and read-only from birth: nothing but the handle returned
-    /// ever writes to it.
+    /// Creates a file that does not exist, readable by the owner alone. Only the handle returned can write to it.
     fn create(&self, path: &Path) -> io::Result<File>;
 
     /// Appends all of `bytes`.
     fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()>;
 
-    /// Has a part of a file's bytes begin their way to the medium, so that less is left to wait for in
-    /// [`sync`](Self::sync). Promises nothing.
+    /// Starts to write a part of a file back to the medium, so that [`sync`](Self::sync) has less to wait for. Promises nothing.
     fn begin_sync(&self, file: &File, offset: u64, len: u64);
 
     /// Puts a file's bytes on the medium.
     fn sync(&self, file: &File) -> io::Result<()>;
 
-    /// Gives a file another name in the same file system, in place of what had it.
+    /// Renames a file within the file system, replacing what has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Takes a file's name away.
+    /// Removes a file's name; open handles stay good.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes a folder and its parents, for the owner alone; fine if it is there.
+    /// Creates a folder and its parents, for the owner alone; fine if it exists.
     fn create_folder(&self, path: &Path) -> io::Result<()>;
 
     /// Puts the names in a folder on the medium.
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
 
-    /// How much room is left where `path` lies, bytes; [`u64::MAX`] when the file system does not say.
+    /// Free bytes where `path` lies; [`u64::MAX`] when the file system does not say.
     fn free(&self, path: &Path) -> io::Result<u64>;
 }
 
-/// The system's.
+/// The system's own file system.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemFs;
 
@@ -56,8 +54,8 @@ impl Fs for SystemFs {
     }
 
     fn begin_sync(&self, file: &File, offset: u64, len: u64) {
-        // Linux starts to write dirty pages back when it is told so, and keeps those on their way: fadvise(2), mm/fadvise.c.
-        // A file system that knows no such advice syncs everything at the end.
+        // Linux starts writeback of dirty pages on this advice and keeps them cached: fadvise(2), mm/fadvise.c. A file system that
+        // ignores it syncs everything at the end.
         rustix::fs::fadvise(file, offset, NonZeroU64::new(len), rustix::fs::Advice::DontNeed)
             .unwrap_or_default();
     }

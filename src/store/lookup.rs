@@ -103,6 +103,11 @@ impl Store {
         self.catalog.preview(url)
     }
 
+    /// Notes when media was last served, many at once. Only what is a day later than the time written is written.
+    pub(crate) fn touch(&self, accesses: Vec<(Mxc, Timestamp)>) -> Result<()> {
+        self.catalog.touch(accesses)
+    }
+
     /// Creates an address to be filled later, unless its user holds too many.
     pub(crate) fn reserve(&self, reservation: Reservation) -> Result<Reserved> {
         self.catalog.reserve(reservation)

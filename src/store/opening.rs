@@ -15,54 +15,40 @@ use super::lookup::LossReports;
 use super::removal::Removals;
 use crate::error::{Error, Result};
 
-/// The file beside the blob directory that says whose it is.
+/// The file beside the blob directory that names its store.
 const MARKER: &str = "store-id";
 
-/// Why the two halves are not opened, and what to do.
+/// Why catalog and blobs are not opened together. The text says what the operator can do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
-    /// There is no catalog, or one that knows nothing, beside a directory with blobs.
+    /// The catalog is missing or has no media, and there are blobs.
     #[error(
         "catalog.db is missing or empty, but blobs/ holds media; nothing was changed. Restore catalog.db from a backup (README, \
          \"Backup and restore\"), or move {} away to begin with an empty store", .blobs.display()
     )]
-    MissingCatalog {
-        /// The directory.
-        blobs: PathBuf,
-    },
-    /// The catalog knows media, and the directory is not there.
+    MissingCatalog { blobs: PathBuf },
+    /// The catalog has media, and the blob directory is not there.
     #[error(
         "catalog.db knows media, but {} is missing or empty; nothing was changed. Mount the disk of data_dir, or restore it from \
          a backup (README, \"Backup and restore\"). To go on without the files: mkdir -p {0}/00, as the user the service runs as", .blobs.display()
     )]
-    MissingBlobs {
-        /// The directory.
-        blobs: PathBuf,
-    },
-    /// Both are there and belong to different stores.
+    MissingBlobs { blobs: PathBuf },
+    /// Both are there, with different store IDs.
     #[error(
         "catalog.db and blobs/ belong to different stores; nothing was changed. Put the two together that were backed up together. \
          To go on with these two all the same: rm {0}; echo {id} > {0}", .marker.display()
     )]
-    Foreign {
-        /// `data_dir/store-id`
-        marker: PathBuf,
-        /// The catalog's ID.
-        id: StoreId,
-    },
-    /// `store-id` has another form.
+    Foreign { marker: PathBuf, id: StoreId },
+    /// `store-id` cannot be parsed.
     #[error("{} cannot be read as the ID of a store. To take catalog.db for its catalog: rm {0}", .marker.display())]
-    Malformed {
-        /// `data_dir/store-id`
-        marker: PathBuf,
-    },
+    Malformed { marker: PathBuf },
 }
 
 impl Store {
-    /// Opens both halves below `data_dir`, creating a new store where there is nothing at all.
+    /// Opens catalog and blobs below `data_dir`, and creates a new store where there is neither.
     ///
     /// # Errors
-    /// A [`StoreError`] as source when the halves do not belong together. Nothing is changed then.
+    /// A [`StoreError`] as source when the two do not belong together. Nothing is changed then.
     pub(crate) fn open(data_dir: &Path, disk: Arc<dyn Fs>) -> Result<Self> {
         if let Some(error) = inspect(data_dir)? {
             return Err(Error::internal("opening the store", error));
@@ -102,8 +88,9 @@ impl Store {
         Ok(store)
     }
 
-    /// Counts on in both halves, the catalog first: whoever restores a copy of it that was made before is found out. To be called at
-    /// the opening, now and then, and at the end; does nothing while the catalog may be the older one.
+    /// Advances the number that catalog and `store-id` have in common, the catalog first, so that a copy of the catalog made before is
+    /// known for the older one when it is restored. To be called at the opening, now and then, and at the end. Does nothing while the
+    /// catalog may be the older one.
     pub(crate) fn note_generation(&self) -> Result<()> {
         if self.is_older.load(Ordering::Acquire) {
             return Ok(());
@@ -116,10 +103,10 @@ impl Store {
     }
 }
 
-/// Why the halves below `data_dir` would not be opened, if so. Changes neither, and may be asked while the service runs.
+/// Why the store below `data_dir` would not be opened; `None` if it would. Changes nothing, and may be called while the service runs.
 ///
 /// # Errors
-/// When one of them cannot be read, or the catalog is damaged or a newer version's.
+/// When catalog or directory cannot be read, and when the catalog is damaged or was written by a newer version.
 pub(crate) fn inspect(data_dir: &Path) -> Result<Option<StoreError>> {
     let directory = Directory::look(data_dir)?;
     let path = data_dir.join("catalog.db");
@@ -135,28 +122,25 @@ pub(crate) fn inspect(data_dir: &Path) -> Result<Option<StoreError>> {
 struct Directory {
     /// `data_dir/blobs`
     root: PathBuf,
-    /// `data_dir/store-id`
     marker_path: PathBuf,
-    /// Whether it was ever opened: its folders are there.
+    /// Whether its folders are there: a store was opened here before.
     is_there: bool,
-    /// Whether it holds blobs.
     has_blobs: bool,
-    /// What `store-id` says, if it is there.
     marker: Option<Marker>,
 }
 
 /// What `store-id` says.
 struct Marker {
-    /// Whose directory this is; `None` for what cannot be read.
+    /// `None` when it cannot be parsed.
     id: Option<StoreId>,
-    /// How far it has counted.
+    /// See [`Store::note_generation`].
     openings: i64,
-    /// Which file the catalog was then.
+    /// The catalog's [`file_identity`] when it was written.
     catalog: Option<String>,
 }
 
 impl Directory {
-    /// Looks, and changes nothing.
+    /// Reads, and changes nothing.
     fn look(data_dir: &Path) -> Result<Self> {
         let failed = |error| Error::internal("looking at blobs/", error);
         let (root, marker_path) = (data_dir.join("blobs"), data_dir.join(MARKER));
@@ -170,7 +154,7 @@ impl Directory {
         Ok(Self { root, marker_path, is_there, has_blobs, marker })
     }
 
-    /// Whether the catalog with `id` is this directory's; none has an ID from before there were any.
+    /// Whether the catalog with `id` belongs to this directory. `None`: it was written by a build without IDs.
     fn check(&self, id: Option<StoreId>, has_media: bool) -> std::result::Result<(), StoreError> {
         let (blobs, marker) = (self.root.clone(), self.marker_path.clone());
         let theirs = self.marker.as_ref().map(|marker| marker.id);
@@ -180,11 +164,11 @@ impl Directory {
         match (theirs, id) {
             (Some(None), _) => Err(StoreError::Malformed { marker }),
             (Some(Some(theirs)), Some(id)) if theirs == id => Ok(()),
-            // Of two that are empty neither has anything to lose.
+            // When both are empty, nothing can be lost.
             _ if !self.has_blobs && !has_media => Ok(()),
             _ if !has_media => Err(StoreError::MissingCatalog { blobs }),
             (Some(Some(_)), Some(id)) => Err(StoreError::Foreign { marker, id }),
-            // One of them was written by a build that knew of no IDs.
+            // One of them was written by a build without IDs.
             (None, _) | (_, None) => Ok(()),
         }
     }
@@ -206,8 +190,7 @@ fn is_empty(path: &Path) -> bool {
         .map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |file| file.len() == 0)
 }
 
-/// What tells a file from another that is put in its place: its inode number and, where the file system knows it, when it was
-/// made.
+/// Tells a file from another one put in its place: inode number and, where the file system keeps it, time of creation.
 fn file_identity(path: &Path) -> String {
     let Ok(file) = std::fs::metadata(path) else { return String::new() };
     let made = file.created().ok().and_then(|made| made.duration_since(UNIX_EPOCH).ok());

@@ -1,4 +1,4 @@
-//! Blobs without a row: found, kept for a while, moved aside, removed after another while; and taken back when a row wants them.
+//! Blobs without a row: noted, kept in place for a week, moved to `orphans/`, removed after a month; taken back when a row wants them.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::error::Result;
 /// How long a blob without a row stays in `blobs/` while the service runs.
 pub(super) const ORPHAN_IN_PLACE: Duration = Duration::from_hours(7 * 24);
 
-/// How long it stays in `orphans/` after that, likewise.
+/// How long it stays in `orphans/` after that, while the service runs.
 pub(super) const ORPHAN_ASIDE: Duration = Duration::from_hours(30 * 24);
 
-/// As many blobs without a row as crashes may leave. If there are more, something is wrong with the catalog, and they are kept.
+/// Crashes leave this many blobs without a row at most. If there are more, something is wrong with the catalog, and all are kept.
 pub(super) const FEW_ORPHANS: usize = 64;
 
 /// Names handled at once: in memory, and in one transaction.
@@ -44,13 +44,14 @@ impl Store {
         Ok(())
     }
 
-    /// Looks for blobs without a row and notes them. Walks the whole directory: for a background thread, once after the start.
-    /// Until it has succeeded nothing may be done about any of them.
+    /// Looks for blobs without a row and notes them. Walks all blobs, once after the start. Until it has succeeded, none of them may be
+    /// moved or removed.
     pub(crate) fn find_orphans(&self) -> Result<()> {
         let is_older = self.is_older.load(Ordering::Acquire);
         let (mut count, mut bytes, mut batch) = (0_usize, 0_u64, Vec::new());
         self.blobs.walk(&mut |sha256| {
-            if !self.catalog.refers_to(&sha256)? && !self.blobs.is_claimed(&sha256) {
+            // In this order: the claim on a new blob ends after its row is committed.
+            if !self.blobs.is_claimed(&sha256) && !self.catalog.refers_to(&sha256)? {
                 count = count.saturating_add(1);
                 bytes = bytes.saturating_add(self.blobs.size(&sha256).unwrap_or(0));
                 batch.push(sha256);
@@ -88,7 +89,7 @@ impl Store {
         Ok(())
     }
 
-    /// Deals with blobs that were found without a row, `elapsed` of running time after the last call.
+    /// Moves and removes noted blobs whose time has come. `elapsed` is the running time since the last call.
     pub(crate) fn tend_orphans(&self, elapsed: Duration) -> Result<()> {
         if !self.catalog.age_orphans(elapsed)? {
             return Ok(());
@@ -120,7 +121,7 @@ impl Store {
         Ok(())
     }
 
-    /// Calls `act` for every orphan in `place` that is `age` old, a few at a time in memory. Says how often it did something.
+    /// Calls `act` for every orphan in `place` that is `age` old, a batch at a time in memory. Returns how often it acted.
     fn for_old(
         &self,
         place: Place,

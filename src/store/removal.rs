@@ -66,6 +66,12 @@ impl Store {
         Ok(self.finish_removal(self.catalog.forget_sourceless_thumbnails()?))
     }
 
+    /// Deletes the keys of other servers that expired by `now`, and endpoint families that were last proven before `families`.
+    pub(crate) fn forget_servers(&self, now: Timestamp, families: Timestamp) -> Result<()> {
+        self.catalog.forget_expired_keys(now)?;
+        self.catalog.forget_families(families)
+    }
+
     /// Removes the blobs of rows that are gone, and reports what went.
     pub(super) fn finish_removal(&self, rows: RemovedRows) -> Removed {
         let RemovedRows { media, blobs, previews } = rows;

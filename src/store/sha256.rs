@@ -1,10 +1,10 @@
-//! The name of a blob.
+//! The name of a blob: the SHA-256 of its bytes.
 
 use std::fmt;
 
 use data_encoding::HEXLOWER;
 
-/// The SHA-256 of a blob's bytes. Made by the gate in `blobs.rs` or read back from where the gate's names are kept.
+/// The SHA-256 of a blob's bytes. Made by `blobs/` from bytes, or read back from where such names are kept.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Sha256([u8; 32]);
 

@@ -80,7 +80,7 @@ fn broken_files_are_told_once_with_line_and_column() {
         ),
         (b"server_name: a\nlog: \xff\n", "sidecar.yaml:2: it is not UTF-8 text; save the file as UTF-8"),
         (b"\xff\xfes\0e\0", "sidecar.yaml:1: it is not UTF-8 text; save the file as UTF-8"),
-        (b"uploads:\n\tmax_size: 3\n", "sidecar.yaml:2: a tab; YAML is indented with spaces (column 2)"),
+        (b"uploads:\n\tmax_size: 3\n", "sidecar.yaml:2: a tab; YAML is indented with spaces (column 1)"),
         (
             b"log: info\nlog: warn\n",
             "sidecar.yaml:2: `log` stands twice in the same group; keep one (column 1)",

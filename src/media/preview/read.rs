@@ -166,7 +166,7 @@ impl Media {
     pub(super) fn receive_image(&self, body: &mut dyn Read) -> Result<UnverifiedImage> {
         let rules = self.previews.rules();
         let config::Previews { max_image, max_stored, .. } = &rules.config;
-        let mut ingest = self.store.blobs.ingest(max_image.0.min(max_stored.0), None).map_err(storing)?;
+        let mut ingest = self.store.begin(max_image.0.min(max_stored.0), None).map_err(storing)?;
         let mut chunk = vec![0; CHUNK];
         loop {
             let count = body.read(&mut chunk).map_err(preview::body_error)?;

@@ -4,6 +4,7 @@
 
 mod opening;
 mod orphans;
+mod removal;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,0 +1,149 @@
+//! What a configuration of the right types may not say.
+//!
+//! Owns the rules that serde cannot know: values that exclude each other, and values that could never work.
+
+use super::load::Sources;
+use super::print::redacted;
+use super::{
+    Config, Family, HomeserverUrl, ListenAddr, OembedProvider, OpsListen, Previews, accept_language,
+    host_glob,
+};
+
+impl Sources<'_> {
+    /// Notes every value that has the right type and makes no sense.
+    pub(super) fn validate(&mut self, config: &Config) {
+        let url = &config.homeserver.url;
+        let shown = redacted(url);
+        match HomeserverUrl::parse(url) {
+            Err(why) => self.complain("homeserver.url", format!("`{shown}` {why}")),
+            Ok(url) if url.is_ours(&config.listen.addresses) => self.complain(
+                "homeserver.url",
+                format!("`{shown}` is where media-sidecar itself listens (`listen`); name the homeserver's own address"),
+            ),
+            Ok(_) => {}
+        }
+        if config.data_dir.as_os_str().is_empty() {
+            self.complain("data_dir", "must not be empty (like /var/lib/media-sidecar)");
+        }
+        if config.listen.addresses.is_empty() {
+            self.complain("listen.addresses", "give at least one address (like 127.0.0.1:8090)");
+        }
+        // Port 0 is another free port each time.
+        if let Some(OpsListen::At(address)) = &config.ops.listen
+            && config.listen.addresses.contains(address)
+            && !matches!(address, ListenAddr::Tcp(address) if address.port() == 0)
+        {
+            self.complain("ops.listen", format!("`{address}` stands in `listen` too; give another address"));
+        }
+        let families = &config.federation.families;
+        let twice = |family: &Family| families.iter().filter(|other| *other == family).count() > 1;
+        if families.is_empty() || families.iter().any(twice) {
+            self.complain(
+                "federation.families",
+                "name each of msc1902, msc3916, legacy at most once, and one at least",
+            );
+        }
+        for (key, bytes) in [
+            ("uploads.max_size", config.uploads.max_size),
+            ("federation.max_size", config.federation.max_size),
+            ("thumbnails.max_pixels", config.thumbnails.max_pixels),
+            ("thumbnails.memory", config.thumbnails.memory),
+            ("previews.max_page", config.previews.max_page),
+            ("previews.max_image", config.previews.max_image),
+            ("previews.max_stored", config.previews.max_stored),
+        ] {
+            if bytes.0 == 0 {
+                self.complain(key, "must be more than 0");
+            }
+        }
+        for (key, span) in [
+            ("federation.timeout", config.federation.timeout),
+            ("previews.timeout", config.previews.timeout),
+            ("uploads.pending_lifetime", config.uploads.pending_lifetime),
+        ] {
+            if span.0.is_zero() {
+                self.complain(key, "must be longer than 0");
+            }
+        }
+        self.validate_hosts(config);
+        self.validate_previews(&config.previews);
+        if config.thumbnails.workers == 0 || config.thumbnails.workers > 64 {
+            self.complain("thumbnails.workers", "must be 1 to 64");
+        }
+        if !is_log_directives(&config.log) {
+            self.complain(
+                "log",
+                format!("`{}` is not a log level or list of directives (like info)", config.log),
+            );
+        }
+    }
+
+    /// Complains about entries of host lists that would never match.
+    fn validate_hosts(&mut self, config: &Config) {
+        for (key, entries) in [
+            ("federation.allow", &config.federation.allow),
+            ("federation.deny", &config.federation.deny),
+            ("previews.allow_hosts", &config.previews.allow_hosts),
+            ("previews.deny_hosts", &config.previews.deny_hosts),
+        ] {
+            for entry in entries {
+                if let Err(why) = host_glob(entry) {
+                    self.complain(key, format!("`{entry}` {why}"));
+                }
+            }
+        }
+    }
+
+    /// Complains about what could never be sent or connected to.
+    fn validate_previews(&mut self, previews: &Previews) {
+        let is_text = |text: &str| text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if !is_text(&previews.user_agent) {
+            self.complain("previews.user_agent", "only printable ASCII can be sent");
+        }
+        if let Err(why) = accept_language(&previews.accept_language) {
+            self.complain("previews.accept_language", why.to_string());
+        }
+        if previews.ports.is_senseless() {
+            self.complain("previews.ports", "name at least one port, 1 to 65535, or write any");
+        }
+        self.validate_oembed(&previews.oembed);
+    }
+
+    /// Complains about oEmbed providers that could never be asked.
+    fn validate_oembed(&mut self, providers: &[OembedProvider]) {
+        let is_http = |text: &str| {
+            url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+        };
+        for provider in providers {
+            if !is_http(&provider.endpoint) {
+                self.complain(
+                    "previews.oembed",
+                    format!(
+                        "`{}` is not an http or https URL (like https://example.org/oembed)",
+                        provider.endpoint
+                    ),
+                );
+            }
+            if provider.urls.is_empty() {
+                self.complain(
+                    "previews.oembed",
+                    format!("`{}` has no urls (like \"https://example.org/video/*\")", provider.endpoint),
+                );
+            }
+            for glob in provider.urls.iter().filter(|glob| !glob.contains("://")) {
+                self.complain(
+                    "previews.oembed",
+                    format!("`{glob}` matches no URL (write it like https://example.org/video/*)"),
+                );
+            }
+        }
+    }
+}
+
+/// Whether `text` is what `RUST_LOG` takes: a level, or `target=level` pairs. A lone word that is no level would be
+/// taken for a target and silence everything else.
+pub(crate) fn is_log_directives(text: &str) -> bool {
+    use tracing_subscriber::filter::{LevelFilter, Targets};
+    let sensible = |part: &str| part.contains('=') || part.parse::<LevelFilter>().is_ok();
+    text.split(',').all(|part| sensible(part.trim())) && text.parse::<Targets>().is_ok()
+}
