@@ -118,7 +118,7 @@ impl App {
             signing_key,
             key_file: KeyFile::locate(&config.homeserver.signing_key),
             homeserver,
-            catalog: store.catalog.clone(),
+            catalog: store.servers(),
             dns: Arc::clone(&names),
             clock: Arc::clone(&clock),
             monotonic: Arc::clone(&monotonic),

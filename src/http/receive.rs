@@ -200,7 +200,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::store::blobs::{BlobStore, DirectoryBlobs};
+    use crate::store::blobs::{BlobStore as _, DirectoryBlobs};
     use crate::store::fs::SystemFs;
 
     /// A body that a test feeds.
@@ -226,25 +226,25 @@ mod tests {
     }
 
     /// A blob store in a folder that is removed with the first value.
-    fn store() -> (tempfile::TempDir, Arc<dyn BlobStore>) {
+    fn store() -> (tempfile::TempDir, Arc<DirectoryBlobs>) {
         let folder = tempfile::tempdir().unwrap();
-        let blobs: Arc<dyn BlobStore> = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
+        let blobs = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         (folder, blobs)
     }
 
     /// Receives a whole body. Gives its size.
-    async fn receive(pools: &Pools, blobs: &Arc<dyn BlobStore>, body: Fed) -> Result<u64> {
+    async fn receive(pools: &Pools, blobs: &Arc<DirectoryBlobs>, body: Fed) -> Result<u64> {
         receive_by(&BodyReceiver::new(), pools, blobs, body).await
     }
 
     async fn receive_by(
         receiver: &BodyReceiver,
         pools: &Pools,
-        blobs: &Arc<dyn BlobStore>,
+        blobs: &Arc<DirectoryBlobs>,
         mut body: Fed,
     ) -> Result<u64> {
         let blobs = Arc::clone(blobs);
-        let begin = move || blobs.ingest(10 << 20, None).map_err(|error| Error::internal("test", error));
+        let begin = move || blobs.begin(10 << 20, None).map_err(|error| Error::internal("test", error));
         receiver.receive(pools, &mut body, begin, |ingest| Ok(ingest.size())).await
     }
 

@@ -294,10 +294,10 @@ pub(super) mod tests {
             config.federation.ip_allow = vec!["127.0.0.0/8".parse().unwrap()];
             config.federation.ca_file = Some(ca_file);
         });
-        let mut last = media.store.catalog.counters();
+        let mut last = media.store.counters();
         // Reads and writes since the last call.
         let mut cost = || {
-            let now = media.store.catalog.counters();
+            let now = media.store.counters();
             let cost = (now.reads - last.reads, now.writes - last.writes);
             last = now;
             cost

@@ -198,7 +198,7 @@ fn broke_off(source: io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::blobs::{BlobStore, DirectoryBlobs};
+    use crate::store::blobs::{BlobStore as _, DirectoryBlobs};
     use crate::store::fs::SystemFs;
 
     /// Gives its pieces, then fails.
@@ -216,8 +216,8 @@ mod tests {
     #[test]
     fn a_source_that_fails_is_the_remotes_fault_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs: Arc<dyn BlobStore> = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
-        let mut ingest = blobs.ingest(100, None).unwrap();
+        let blobs = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
+        let mut ingest = Arc::clone(&blobs).begin(100, None).unwrap();
         let mut sizes = Vec::new();
         let error = copy_body(Failing(vec![b"abc", b"de"]), &mut ingest, None, |size| sizes.push(size));
         assert_eq!(error.unwrap_err().kind(), Kind::RemoteFailed);
@@ -229,11 +229,11 @@ mod tests {
     #[test]
     fn a_short_source_is_taken_as_it_is_and_a_long_one_is_too_large() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs: Arc<dyn BlobStore> = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
-        let mut ingest = blobs.ingest(4, None).unwrap();
+        let blobs = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
+        let mut ingest = Arc::clone(&blobs).begin(4, None).unwrap();
         copy_body(&b"1234"[..], &mut ingest, Some(4), |_| {}).unwrap();
         assert_eq!(ingest.finish().unwrap().size(), 4);
-        let mut ingest = blobs.ingest(4, None).unwrap();
+        let mut ingest = Arc::clone(&blobs).begin(4, None).unwrap();
         let error = copy_body(&b"12345"[..], &mut ingest, None, |_| {}).unwrap_err();
         assert_eq!(error.kind(), Kind::RemoteTooLarge);
     }
@@ -241,9 +241,9 @@ mod tests {
     #[test]
     fn what_is_announced_comes_or_the_remote_broke_off_and_nobody_hears_of_more() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs: Arc<dyn BlobStore> = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
+        let blobs = DirectoryBlobs::open(folder.path(), Arc::new(SystemFs)).unwrap();
         for announced in [2, 4] {
-            let mut ingest = blobs.ingest(10, None).unwrap();
+            let mut ingest = Arc::clone(&blobs).begin(10, None).unwrap();
             let advanced = |size| assert!(size <= announced, "{size}");
             let error = copy_body(&b"123"[..], &mut ingest, Some(announced), advanced).unwrap_err();
             assert_eq!(error.kind(), Kind::RemoteFailed);

@@ -115,6 +115,13 @@ impl Store {
         })
     }
 
+    /// Adds many rows at once, durable together, of blobs that the caller has claimed. Says how many: known addresses stay as they
+    /// are.
+    #[cfg(test)]
+    pub(crate) fn add_many(&self, media: Vec<NewMedia>) -> Result<usize> {
+        self.catalog.add_many(media)
+    }
+
     /// Keeps a thumbnail in place of one with the same key, and opens it. `None` when no media has its source any more.
     pub(crate) fn keep_thumbnail(
         &self,

@@ -41,26 +41,26 @@ pub(crate) use self::opening::inspect;
 pub(crate) use self::removal::Removed;
 
 use self::blobs::{BlobStore, Ingest};
-use self::catalog::{Catalog, StoreId};
+#[cfg(test)]
+use self::catalog::Counters;
+use self::catalog::{Catalog, ServerRows, StoreId};
 use self::lookup::LossReports;
 use self::removal::Removals;
 use crate::error::Result;
 
 /// Catalog and blobs, opened together.
 pub(crate) struct Store {
-    pub(crate) catalog: Arc<dyn Catalog>,
-    pub(crate) blobs: Arc<dyn BlobStore>,
-    /// What catalog and blob directory have in common.
+    catalog: Arc<dyn Catalog>,
+    blobs: Arc<dyn BlobStore>,
+    /// Catalog and `store-id` carry it.
     id: StoreId,
-    /// How far both have counted.
+    /// The last number written by [`Self::note_generation`].
     openings: AtomicI64,
-    /// Which file the catalog is.
+    /// Tells the catalog's file from a copy of it.
     file: String,
     /// Whether the catalog may be older than the directory: blobs without a row may have come after it.
     is_older: AtomicBool,
-    /// What goes, and who hears of it.
     removals: Removals,
-    /// Lost blobs that were reported.
     losses: LossReports,
 }
 
@@ -71,6 +71,17 @@ impl Store {
     /// `StorageFull` when there is no room for what is announced.
     pub(crate) fn begin(&self, limit: u64, announced: Option<u64>) -> io::Result<Ingest> {
         Arc::clone(&self.blobs).begin(limit, announced)
+    }
+
+    /// What is known of other servers: their keys, and which media endpoints they have.
+    pub(crate) fn servers(&self) -> Arc<dyn ServerRows> {
+        Arc::<dyn Catalog>::clone(&self.catalog)
+    }
+
+    /// How often the catalog was asked.
+    #[cfg(test)]
+    pub(crate) fn counters(&self) -> Counters {
+        self.catalog.counters()
     }
 
     /// Whether the catalog answers and can be written to, for the health check.

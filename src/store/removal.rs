@@ -69,7 +69,8 @@ impl Store {
     /// Deletes the keys of other servers that expired by `now`, and endpoint families that were last proven before `families`.
     pub(crate) fn forget_servers(&self, now: Timestamp, families: Timestamp) -> Result<()> {
         self.catalog.forget_expired_keys(now)?;
-        self.catalog.forget_families(families)
+        self.catalog.forget_families(families)?;
+        Ok(())
     }
 
     /// Removes the blobs of rows that are gone, and reports what went.

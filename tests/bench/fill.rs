@@ -17,7 +17,7 @@ use crate::app::{Environment, lock_data_dir};
 use crate::config::{self, Config};
 use crate::matrix::{MediaId, Mxc, ServerName, UserId};
 use crate::store::Store;
-use crate::store::blobs::{BlobStore, Claim};
+use crate::store::blobs::Claim;
 use crate::store::catalog::{Filled, NewMedia};
 use crate::store::fs::SystemFs;
 
@@ -57,7 +57,7 @@ const KINDS: [(&str, &str); 10] = [
 fn fill(config: &Config, rows: u64) -> Result<(), Failure> {
     let _lock = lock_data_dir(&config.data_dir)?;
     let store = Store::open(&config.data_dir, Arc::new(SystemFs))?;
-    let claims = claims(&store.blobs)?;
+    let claims = claims(&store)?;
     let maker = Maker::new(config, &claims)?;
     let mut added = 0_u64;
     while added < rows {
@@ -104,9 +104,9 @@ fn order(media: &NewMedia) -> (&str, &str) {
 }
 
 /// The blobs that rows share, the same each time: 1 KiB, 2 KiB and so on of a letter of their own.
-fn claims(blobs: &Arc<dyn BlobStore>) -> Result<Vec<Claim>, Failure> {
+fn claims(store: &Store) -> Result<Vec<Claim>, Failure> {
     let blob = |number: u64| {
-        let mut ingest = blobs.ingest(u64::MAX, None)?;
+        let mut ingest = store.begin(u64::MAX, None)?;
         for _ in 0..=number {
             ingest.write(&[b'a'.saturating_add(u8::try_from(number)?); 1024])?;
         }

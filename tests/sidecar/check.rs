@@ -294,7 +294,7 @@ fn browsers_must_be_let_in() {
     let report = checked(Manners { added: "Access-Control-Allow-Origin: *\r\n", ..Manners::default() });
     assert!(report.1.contains("answers arrive with Access-Control-Allow-Origin twice"), "{}", report.1);
     let report = checked(Manners { answers_options: true, ..Manners::default() });
-    fails_with(&report, &[("/_matrix/media/", "OPTIONS is answered by the proxy (status 405)")]);
+    fails_with(&report, &[("/_matrix/media/", "the proxy answers OPTIONS itself (status 405)")]);
 }
 
 #[test]

@@ -79,19 +79,6 @@ pub(crate) trait BlobStore: Send + Sync + fmt::Debug {
     fn write_beside(&self, name: &str, text: &str) -> io::Result<()>;
 }
 
-#[allow(dead_code, reason = "until media has moved behind Store")]
-impl dyn BlobStore {
-    /// [`BlobStore::begin`]
-    pub(crate) fn ingest(self: &Arc<Self>, limit: u64, announced: Option<u64>) -> io::Result<Ingest> {
-        Arc::clone(self).begin(limit, announced)
-    }
-
-    /// [`BlobStore::open`]
-    pub(crate) fn get(&self, sha256: &Sha256, size: u64) -> io::Result<Result<BlobReader, Lost>> {
-        self.open(sha256, size)
-    }
-}
-
 /// Why a blob that there ought to be is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Lost {

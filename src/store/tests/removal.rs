@@ -55,7 +55,7 @@ impl Heard {
     /// The path of a blob.
     fn path(&self, sha256: &Sha256) -> PathBuf {
         let name = sha256.to_string();
-        self.folder.path().join("blobs").join(&name[..2]).join(name)
+        self.folder.path().join("blobs").join(name.get(..2).unwrap()).join(name)
     }
 
     /// Deletes media.
@@ -188,7 +188,8 @@ fn thumbnails_make_room_and_go_with_their_source() {
     let mut removed = heard.store.remove_sourceless_thumbnails().unwrap();
     assert_eq!(heard.report().as_ref(), Some(&removed));
     let mut expected = vec![name("two"), name("three")];
-    (removed.blobs.sort_unstable(), expected.sort_unstable());
+    removed.blobs.sort_unstable();
+    expected.sort_unstable();
     assert_eq!(removed, Removed { blobs: expected, ..Removed::default() });
 }
 
