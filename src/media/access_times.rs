@@ -8,32 +8,41 @@ use tokio::sync::Notify;
 use super::Media;
 use crate::error::Result;
 use crate::matrix::{Mxc, Timestamp};
+use crate::store::sha256::Sha256;
 use crate::sync::lock;
 
-/// Media noted from which on it is written at once, without waiting for the hour; about 100 bytes each.
+/// Number of noted accesses at which they are written without waiting for the hour. Each takes about 100 bytes.
 const MANY: usize = 8192;
 
-/// Media noted at most. Only a catalog that cannot be written lets it come so far; further media is not noted then.
+/// Most accesses that are noted. The number grows this far only while the catalog cannot be written; then further ones are dropped.
 const MAX: usize = 8 * MANY;
+
+/// What was served.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Accessed {
+    Media(Mxc),
+    /// A thumbnail, by its own bytes: it has no address.
+    Thumbnail(Sha256),
+}
 
 /// Access times that are not yet written.
 #[derive(Debug, Default)]
 pub(super) struct AccessTimes {
-    noted: Mutex<HashMap<Mxc, Timestamp>>,
+    noted: Mutex<HashMap<Accessed, Timestamp>>,
     /// Notified when there are [`MANY`].
     many: Notify,
 }
 
 impl AccessTimes {
-    /// Notes that `mxc` is served at `now`.
-    pub(super) fn note(&self, mxc: &Mxc, now: Timestamp) {
+    /// Notes that something is served at `now`.
+    pub(super) fn note(&self, accessed: Accessed, now: Timestamp) {
         let mut noted = lock(&self.noted);
-        if let Some(last) = noted.get_mut(mxc) {
+        if let Some(last) = noted.get_mut(&accessed) {
             *last = now;
             return;
         }
         if noted.len() < MAX {
-            noted.insert(mxc.clone(), now);
+            noted.insert(accessed, now);
         }
         if noted.len() == MANY {
             self.many.notify_one();
@@ -41,15 +50,15 @@ impl AccessTimes {
     }
 
     /// Takes everything that is noted.
-    fn take(&self) -> HashMap<Mxc, Timestamp> {
+    fn take(&self) -> HashMap<Accessed, Timestamp> {
         std::mem::take(&mut *lock(&self.noted))
     }
 
     /// Puts back what could not be written; what was noted meanwhile is later.
-    fn put_back(&self, taken: HashMap<Mxc, Timestamp>) {
+    fn put_back(&self, taken: HashMap<Accessed, Timestamp>) {
         let mut noted = lock(&self.noted);
-        for (mxc, at) in taken {
-            noted.entry(mxc).or_insert(at);
+        for (accessed, at) in taken {
+            noted.entry(accessed).or_insert(at);
         }
     }
 }
@@ -66,7 +75,14 @@ impl Media {
         if taken.is_empty() {
             return Ok(());
         }
-        let written = self.store.touch(taken.iter().map(|(mxc, at)| (mxc.clone(), *at)).collect());
+        let (mut media, mut thumbnails) = (Vec::new(), Vec::new());
+        for (accessed, at) in &taken {
+            match accessed {
+                Accessed::Media(mxc) => media.push((mxc.clone(), *at)),
+                Accessed::Thumbnail(sha256) => thumbnails.push((*sha256, *at)),
+            }
+        }
+        let written = self.store.touch(media).and_then(|()| self.store.touch_thumbnails(thumbnails));
         if written.is_err() {
             self.access_times.put_back(taken);
         }
@@ -76,27 +92,41 @@ impl Media {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicI64, Ordering};
+    use std::time::Duration;
+
+    use http_body_util::Full;
+    use hyper::body::Bytes;
+    use rusqlite::Connection;
+
     use super::*;
-    use crate::matrix::{MediaId, ServerName};
+    use crate::app::Environment;
+    use crate::config::ThumbnailMethod;
+    use crate::matrix::{MediaId, ServerName, UserId};
+    use crate::media::download::{AccessOptions, RemoteFetch};
+    use crate::media::tests::{media_with, picture};
+    use crate::media::{Upload, Viewer};
+    use crate::thumbnail::{Motion, ThumbnailRequest};
 
     /// Media `number` of a server.
-    fn file(number: usize) -> Mxc {
+    fn file(number: usize) -> Accessed {
         let server_name = ServerName::parse("remote.example").unwrap();
-        Mxc { server_name, media_id: MediaId::parse(&format!("f{number}")).unwrap() }
+        Accessed::Media(Mxc { server_name, media_id: MediaId::parse(&format!("f{number}")).unwrap() })
     }
 
     #[tokio::test]
     async fn none_is_dropped_while_the_catalog_can_be_written() {
         let times = AccessTimes::default();
         for number in 0..MANY {
-            times.note(&file(number), Timestamp(1));
+            times.note(file(number), Timestamp(1));
         }
         times.many.notified().await;
-        times.note(&file(MANY), Timestamp(1));
-        times.note(&file(0), Timestamp(2));
+        times.note(file(MANY), Timestamp(1));
+        times.note(file(0), Timestamp(2));
         let taken = times.take();
         assert_eq!((taken.len(), taken[&file(0)]), (MANY + 1, Timestamp(2)));
-        times.note(&file(1), Timestamp(3));
+        times.note(file(1), Timestamp(3));
         times.put_back(taken);
         let again = times.take();
         assert_eq!((again.len(), again[&file(1)], again[&file(0)]), (MANY + 1, Timestamp(3), Timestamp(2)));
@@ -106,8 +136,43 @@ mod tests {
     fn the_table_is_bounded_when_nothing_can_be_written() {
         let times = AccessTimes::default();
         for number in 0..=MAX {
-            times.note(&file(number), Timestamp(1));
+            times.note(file(number), Timestamp(1));
         }
         assert_eq!(times.take().len(), MAX);
+    }
+
+    #[tokio::test]
+    async fn a_thumbnail_has_an_access_time_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let day = i64::try_from(Duration::from_hours(24).as_millis()).unwrap();
+        let now = Arc::new(AtomicI64::new(10 * day));
+        let clock = Arc::clone(&now);
+        let clock = Arc::new(move || Timestamp(clock.load(Ordering::SeqCst)));
+        let media = media_with(Environment { clock, ..Environment::system() }, folder.path(), |_config| {});
+        let upload = Upload {
+            user_id: UserId::new("@alice:example.org"),
+            content_type: "image/png".to_owned(),
+            file_name: None,
+            announced: None,
+        };
+        let mxc = media.upload(upload, &mut Full::new(Bytes::from(picture(200, 150)))).await.unwrap();
+        let options = AccessOptions {
+            viewer: Viewer::Known,
+            remote: RemoteFetch::Refused,
+            timeout: Duration::from_secs(1),
+        };
+        let size =
+            ThumbnailRequest { width: 32, height: 32, method: ThumbnailMethod::Crop, motion: Motion::Still };
+        let catalog = Connection::open(folder.path().join("data/catalog.db")).unwrap();
+        // Made on the tenth day, then served from the store or from memory: each access counts.
+        for accessed in [10, 12, 14] {
+            now.store(accessed * day, Ordering::SeqCst);
+            media.thumbnail(&mxc, size, options).await.unwrap();
+            media.flush_accesses().unwrap();
+            let written: i64 = catalog
+                .query_row("SELECT last_access_ms FROM blob WHERE kind = 'thumbnail'", [], |row| row.get(0))
+                .unwrap();
+            assert_eq!(written, accessed * day);
+        }
     }
 }

@@ -26,7 +26,7 @@ mod upload;
 
 use std::sync::Arc;
 
-use self::access_times::AccessTimes;
+use self::access_times::{AccessTimes, Accessed};
 use self::expiry::ClockWatch;
 use self::pending::PendingUploads;
 use self::preview::PreviewState;
@@ -197,7 +197,7 @@ impl Media {
         if !self.may_see(viewer, open) {
             return Err(Error::not_found());
         }
-        self.access_times.note(mxc, (self.clock)());
+        self.access_times.note(Accessed::Media(mxc.clone()), (self.clock)());
         Ok(())
     }
 }
@@ -225,15 +225,24 @@ pub(super) mod tests {
 
     /// The use cases of a sidecar in `folder`.
     pub(in crate::media) fn media_in(folder: &Path, change: impl FnOnce(&mut Config)) -> Arc<Media> {
+        media_with(Environment::system(), folder, change)
+    }
+
+    /// As [`media_in`], with an environment of the test.
+    pub(in crate::media) fn media_with(
+        environment: Environment,
+        folder: &Path,
+        change: impl FnOnce(&mut Config),
+    ) -> Arc<Media> {
         let mut config = Config::defaults(ServerName::parse("example.org").unwrap());
         config.data_dir = folder.join("data");
         change(&mut config);
         let key = SigningKey::parse(b"ed25519 1 YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1").unwrap();
-        Arc::clone(&App::open(&config, key, Environment::system()).unwrap().media)
+        Arc::clone(&App::open(&config, key, environment).unwrap().media)
     }
 
     /// A grey PNG.
-    fn picture(width: u32, height: u32) -> Vec<u8> {
+    pub(in crate::media) fn picture(width: u32, height: u32) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, width, height);
         encoder.set_color(png::ColorType::Grayscale);

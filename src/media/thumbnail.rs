@@ -15,6 +15,7 @@ use std::time::Duration;
 use self::outcomes::{Answer, Outcomes};
 use self::render::{Batch, MadePicture, RenderTask, thumbnail_key};
 use super::Media;
+use super::access_times::Accessed;
 use super::download::{AccessOptions, Download, WaitFor};
 use super::response_cache::CacheKey;
 use crate::config;
@@ -83,6 +84,7 @@ impl Media {
     ) -> Result<Arc<PreparedMedia>> {
         let key = CacheKey { mxc: mxc.clone(), requested: Some(requested) };
         if let Some(prepared) = self.recently_served(&key, options.viewer)? {
+            self.note_thumbnail(&prepared);
             return Ok(prepared);
         }
         let as_of = self.response_cache.begin_lookup();
@@ -100,7 +102,13 @@ impl Media {
         };
         let prepared = Arc::new(prepared);
         self.response_cache.insert(&key, &prepared, as_of);
+        self.note_thumbnail(&prepared);
         Ok(prepared)
+    }
+
+    /// Notes that a thumbnail is served. Never blocks.
+    fn note_thumbnail(&self, prepared: &PreparedMedia) {
+        self.access_times.note(Accessed::Thumbnail(prepared.stored().content.sha256), (self.clock)());
     }
 
     /// Makes a picture that a request waits for. Twice at most: one that was being made ahead of requests is not kept when its source

@@ -108,6 +108,11 @@ impl Store {
         self.catalog.touch(accesses)
     }
 
+    /// Notes when thumbnails were last served, by their own hashes, as [`Self::touch`] does for media.
+    pub(crate) fn touch_thumbnails(&self, accesses: Vec<(Sha256, Timestamp)>) -> Result<()> {
+        self.catalog.touch_blobs(accesses)
+    }
+
     /// Creates an address to be filled later, unless its user holds too many.
     pub(crate) fn reserve(&self, reservation: Reservation) -> Result<Reserved> {
         self.catalog.reserve(reservation)

@@ -67,7 +67,6 @@ pub(crate) trait BlobRows {
     fn is_wanted(&self, sha256: &Sha256) -> Result<bool>;
 
     /// Writes when blobs were last served that are not media of their own: thumbnails. As [`MediaRows::touch`] does for media.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for evicting thumbnails"))]
     fn touch_blobs(&self, accesses: Vec<(Sha256, Timestamp)>) -> Result<()>;
 
     /// What the store holds, by kind.
