@@ -10,7 +10,7 @@
 //! 3. **Deletion needs positive knowledge.** That a blob has no row is no reason to remove it: the catalog may be missing, new,
 //!    restored from an older backup, another store's, or unreadable. That a row has no blob is no reason to remove the row: the disk
 //!    may not be mounted, or a restore may be under way.
-//!    - A catalog and a directory that do not belong together are not opened ([`StoreError`]). Both carry the same ID: the catalog
+//!    - A catalog and a directory that do not belong together are not opened ([`opening::StoreError`]). Both carry the same ID: the catalog
 //!      in its table `store`, the directory in the file `store-id` beside it.
 //!    - Blobs without a row stay in place for a week, then move to `orphans/` with a warning, and are removed a month later
 //!      (`orphans.rs`). Both spans count while the service runs, not by the clock. Nothing of that kind happens to what is found

@@ -120,7 +120,7 @@ class Sidecar(Process):
         super().__init__(
             [*prefix, self.program, "serve"],
             cwd=folder,
-            env={**os.environ, **(environment or {}), "RUST_LOG": "warn,media_sidecar::commands=info"},
+            env={**os.environ, **(environment or {}), "RUST_LOG": "warn,media_sidecar::cli=info"},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -66,7 +66,8 @@ pub(crate) trait BlobRows {
     /// Whether a blob in `blobs/` must stay: a row refers to it, or it is noted as one without a row, which another catalog may want.
     fn is_wanted(&self, sha256: &Sha256) -> Result<bool>;
 
-    /// Writes when blobs were last served that are not media of their own: thumbnails. As [`MediaRows::touch`] does for media.
+    /// Writes when thumbnails were last served, by their own hashes. As
+    /// [`MediaRows::touch`](super::media::MediaRows::touch) does for media.
     fn touch_blobs(&self, accesses: Vec<(Sha256, Timestamp)>) -> Result<()>;
 
     /// What the store holds, by kind.
