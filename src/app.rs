@@ -2,9 +2,6 @@
 //!
 //! Owns nothing but the wiring. Every field is immutable; what a reload changes is behind [`Live`].
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::available_parallelism;
@@ -35,15 +32,13 @@ pub struct App {
     pub(crate) federation: Arc<Federation>,
     pub(crate) media: Arc<Media>,
     pub(crate) store: Arc<Store>,
-    /// Held while this runs: two processes over one store would remove each other's files.
-    _lock: File,
     pub(crate) pools: Arc<Pools>,
     /// For bodies that read files.
     pub(crate) readers: Readers,
     /// `whoami` requests in flight.
-    pub(crate) asking: SingleFlight<CredentialHash, Account>,
+    pub(crate) token_checks: SingleFlight<CredentialHash, Account>,
     /// Servers whose keys are being fetched.
-    pub(crate) fetching_keys: SingleFlight<ServerName, ()>,
+    pub(crate) key_fetches: SingleFlight<ServerName, ()>,
     pub(crate) activity: Arc<Activity>,
     /// Whether the last health check found something.
     pub(crate) is_failing: AtomicBool,
@@ -61,13 +56,13 @@ pub struct Environment {
     /// Unpredictable bytes.
     pub random: Random,
     /// DNS.
-    pub names: Arc<dyn Dns>,
+    pub dns: Arc<dyn Dns>,
     /// The machine's load over the last minute, percent of its processors.
     pub load: Arc<dyn Fn() -> u32 + Send + Sync>,
     /// How long an animated thumbnail may take to be made.
     pub animation_time: Arc<dyn Fn() -> Duration + Send + Sync>,
     /// What blobs are written to.
-    pub disk: Arc<dyn Fs>,
+    pub fs: Arc<dyn Fs>,
 }
 
 impl Environment {
@@ -84,10 +79,10 @@ impl Environment {
                 reason = "a system without randomness must not hand out predictable media IDs"
             )]
             random: Arc::new(|bytes| getrandom::fill(bytes).expect("the system's random source works")),
-            names: Arc::new(SystemDns::default()),
+            dns: Arc::new(SystemDns::default()),
             load: Arc::new(system_load),
             animation_time: Arc::new(|| ANIMATION_TIMEOUT),
-            disk: Arc::new(SystemFs),
+            fs: Arc::new(SystemFs),
         }
     }
 }
@@ -104,11 +99,10 @@ fn system_load() -> u32 {
 impl App {
     /// Opens the store below `config.data_dir` and wires the parts. `signing_key` is the homeserver's.
     pub fn open(config: &Config, signing_key: SigningKey, environment: Environment) -> Result<Arc<Self>> {
-        let Environment { clock, monotonic, random, names, load, animation_time, disk } = environment;
-        let lock = lock_data_dir(&config.data_dir)?;
-        let store = Arc::new(Store::open(&config.data_dir, disk)?);
+        let Environment { clock, monotonic, random, dns, load, animation_time, fs } = environment;
+        let store = Arc::new(Store::open(&config.data_dir, fs)?);
 
-        let homeserver = HomeserverClient::new(&config.homeserver.url, Arc::clone(&names))
+        let homeserver = HomeserverClient::new(&config.homeserver.url, Arc::clone(&dns))
             .map_err(|error| Error::internal("preparing requests to the homeserver", error))?;
         let homeserver = Arc::new(homeserver);
         let accounts =
@@ -119,7 +113,7 @@ impl App {
             key_file: KeyFile::locate(&config.homeserver.signing_key),
             homeserver,
             catalog: store.servers(),
-            dns: Arc::clone(&names),
+            dns: Arc::clone(&dns),
             clock: Arc::clone(&clock),
             monotonic: Arc::clone(&monotonic),
             random: Arc::clone(&random),
@@ -127,7 +121,7 @@ impl App {
         let federation = Federation::new(config.server_name.clone(), &config.federation, parts)
             .map_err(|error| Error::internal("preparing requests to other servers", error))?;
         let federation = Arc::new(federation);
-        let fetcher = Fetcher::new(&config.previews, Arc::clone(&names))
+        let fetcher = Fetcher::new(&config.previews, Arc::clone(&dns))
             .map_err(|error| Error::internal("preparing requests to linked pages", error))?;
 
         let (pools, readers) = (Arc::new(Pools::new(config.thumbnails.workers)), Readers::new(READ_THREADS));
@@ -147,16 +141,15 @@ impl App {
         Ok(Arc::new(Self {
             server_name: config.server_name.clone(),
             config: Live::new(config.clone()),
-            dns: names,
+            dns,
             accounts: Arc::new(accounts),
             federation,
             media: Media::new(config, parts),
             store,
-            _lock: lock,
             pools,
             readers,
-            asking: SingleFlight::default(),
-            fetching_keys: SingleFlight::default(),
+            token_checks: SingleFlight::default(),
+            key_fetches: SingleFlight::default(),
             activity,
             is_failing: AtomicBool::new(false),
             random,
@@ -173,7 +166,7 @@ impl App {
     /// Applies a changed configuration, as far as that is possible without a restart. Returns the changed keys that need one.
     ///
     /// # Errors
-    /// When something that it names cannot be used; then nothing changes.
+    /// When something that it dns cannot be used; then nothing changes.
     pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>> {
         let mut config = config.clone();
         let fixed = config.keep_fixed(&self.config.get());
@@ -189,25 +182,5 @@ impl App {
         self.media.reload(&config, fetcher);
         self.config.set(config);
         Ok(fixed)
-    }
-}
-
-/// Makes the data directory for the owner alone, its own name durable, and locks it against a second process.
-pub(crate) fn lock_data_dir(path: &Path) -> Result<File> {
-    let prepare = || {
-        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        if let Some(parent) = path.canonicalize()?.parent() {
-            File::open(parent)?.sync_all()?;
-        }
-        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"))
-    };
-    let lock = prepare().map_err(|error| Error::internal("creating data_dir", error))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => {
-            let error = std::io::Error::other("another media-sidecar is running there");
-            Err(Error::internal("locking data_dir", error))
-        }
-        Err(TryLockError::Error(error)) => Err(Error::internal("locking data_dir", error)),
     }
 }

@@ -48,18 +48,18 @@ pub(crate) enum HomeserverError {
 
 impl HomeserverClient {
     /// A client for the homeserver at `url`, as `homeserver.url` has it.
-    pub(crate) fn new(url: &str, names: Arc<dyn Dns>) -> Result<Self, HomeserverSetupError> {
-        Self::with_timeout(url, names, TIMEOUT)
+    pub(crate) fn new(url: &str, dns: Arc<dyn Dns>) -> Result<Self, HomeserverSetupError> {
+        Self::with_timeout(url, dns, TIMEOUT)
     }
 
     /// The same with another limit for a whole exchange.
     pub(crate) fn with_timeout(
         url: &str,
-        names: Arc<dyn Dns>,
+        dns: Arc<dyn Dns>,
         timeout: Duration,
     ) -> Result<Self, HomeserverSetupError> {
         let limits = Timeouts { stall: timeout, total: Some(timeout) };
-        let outbound = Outbound::new(Guard::permit_all(), None, limits, names)?;
+        let outbound = Outbound::new(Guard::permit_all(), None, limits, dns)?;
         Ok(match HomeserverUrl::parse(url).map_err(HomeserverSetupError::Url)? {
             HomeserverUrl::Web(base_url) => Self { outbound, base_url },
             HomeserverUrl::Unix(socket) => {

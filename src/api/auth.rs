@@ -155,7 +155,7 @@ async fn refresh_keys(app: &Arc<App>, origin: &ServerName) -> Result<()> {
         let federation = Arc::clone(&fetching.federation);
         fetching.pools.run(Pool::Keys, move || federation.refresh_keys(&of)).await
     };
-    app.fetching_keys.run(origin.clone(), fetch).await
+    app.key_fetches.run(origin.clone(), fetch).await
 }
 
 /// Asks the cache, else the homeserver; one question at a time for each token.
@@ -169,5 +169,5 @@ async fn who_is(app: &Arc<App>, credential: Credential) -> Result<Account> {
         let accounts = Arc::clone(&asking.accounts);
         asking.pools.run(Pool::Homeserver, move || accounts.ask(&credential)).await
     };
-    app.asking.run(hash, ask).await
+    app.token_checks.run(hash, ask).await
 }

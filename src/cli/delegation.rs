@@ -35,9 +35,9 @@ pub(super) struct Delegation {
 
 impl Delegation {
     /// Resolves `config.server_name` by its well-known documents and DNS. Without either, the name itself is the endpoint.
-    pub(super) fn find(config: &Config, outbound: &Outbound, names: Arc<dyn Dns>) -> Self {
+    pub(super) fn find(config: &Config, outbound: &Outbound, dns: Arc<dyn Dns>) -> Self {
         let Environment { clock, monotonic, random, .. } = Environment::system();
-        let discovery = Discovery::new(outbound.clone(), names, clock, monotonic, random);
+        let discovery = Discovery::new(outbound.clone(), dns, clock, monotonic, random);
         let server_name = &config.server_name;
         let servers = discovery.resolve(server_name, None);
         let mut problems = Vec::new();
@@ -198,16 +198,16 @@ mod tests {
         });
         let ca_file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(ca_file.path(), cert.pem()).unwrap();
-        let names: Arc<dyn Dns> = Arc::new(OnlyExampleOrg(address));
+        let dns: Arc<dyn Dns> = Arc::new(OnlyExampleOrg(address));
         let timeouts = Timeouts { stall: Duration::from_secs(10), total: Some(Duration::from_secs(10)) };
         let outbound = Outbound::new(
             Guard::permit_all(),
             Some(CaFile { key: "ca", path: ca_file.path() }),
             timeouts,
-            Arc::clone(&names),
+            Arc::clone(&dns),
         )
         .unwrap();
-        Delegation::find(&Config::defaults(ServerName::parse("example.org").unwrap()), &outbound, names)
+        Delegation::find(&Config::defaults(ServerName::parse("example.org").unwrap()), &outbound, dns)
     }
 
     #[test]

@@ -82,9 +82,9 @@ impl Public {
         let timeouts = Timeouts { stall: TIMEOUT, total: Some(TIMEOUT) };
         let ca_file =
             config.federation.ca_file.as_deref().map(|path| CaFile { key: "federation.ca_file", path });
-        let names = Environment::system().names;
-        let outbound = Outbound::new(Guard::permit_all(), ca_file, timeouts, Arc::clone(&names))?;
-        Ok(Self::of(&Delegation::find(config, &outbound, names), &config.server_name))
+        let dns = Environment::system().dns;
+        let outbound = Outbound::new(Guard::permit_all(), ca_file, timeouts, Arc::clone(&dns))?;
+        Ok(Self::of(&Delegation::find(config, &outbound, dns), &config.server_name))
     }
 
     /// The address that a delegation leads to.

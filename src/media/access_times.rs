@@ -17,49 +17,71 @@ const MANY: usize = 8192;
 /// Most accesses that are noted. The number grows this far only while the catalog cannot be written; then further ones are dropped.
 const MAX: usize = 8 * MANY;
 
-/// What was served.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Accessed {
-    Media(Mxc),
-    /// A thumbnail, by its own bytes: it has no address.
-    Thumbnail(Sha256),
-}
-
 /// Access times that are not yet written.
 #[derive(Debug, Default)]
 pub(super) struct AccessTimes {
-    noted: Mutex<HashMap<Accessed, Timestamp>>,
+    noted: Mutex<Noted>,
     /// Notified when there are [`MANY`].
     many: Notify,
 }
 
+#[derive(Debug, Default)]
+struct Noted {
+    media: HashMap<Mxc, Timestamp>,
+    /// By their own hashes: they have no address.
+    thumbnails: HashMap<Sha256, Timestamp>,
+}
+
 impl AccessTimes {
-    /// Notes that something is served at `now`.
-    pub(super) fn note(&self, accessed: Accessed, now: Timestamp) {
+    /// Notes that media is served at `now`.
+    pub(super) fn note_media(&self, mxc: &Mxc, now: Timestamp) {
         let mut noted = lock(&self.noted);
-        if let Some(last) = noted.get_mut(&accessed) {
+        // Looked up first: a copy of the address is needed once only.
+        if let Some(last) = noted.media.get_mut(mxc) {
             *last = now;
-            return;
+        } else if noted.len() < MAX {
+            noted.media.insert(mxc.clone(), now);
+            self.notify_if_many(&noted);
         }
-        if noted.len() < MAX {
-            noted.insert(accessed, now);
+    }
+
+    /// Notes that a thumbnail is served at `now`.
+    pub(super) fn note_thumbnail(&self, sha256: Sha256, now: Timestamp) {
+        let mut noted = lock(&self.noted);
+        if let Some(last) = noted.thumbnails.get_mut(&sha256) {
+            *last = now;
+        } else if noted.len() < MAX {
+            noted.thumbnails.insert(sha256, now);
+            self.notify_if_many(&noted);
         }
+    }
+
+    fn notify_if_many(&self, noted: &Noted) {
         if noted.len() == MANY {
             self.many.notify_one();
         }
     }
 
     /// Takes everything that is noted.
-    fn take(&self) -> HashMap<Accessed, Timestamp> {
+    fn take(&self) -> Noted {
         std::mem::take(&mut *lock(&self.noted))
     }
 
-    /// Puts back what could not be written; what was noted meanwhile is later.
-    fn put_back(&self, taken: HashMap<Accessed, Timestamp>) {
+    /// Puts back what could not be written, except where a later access was noted since.
+    fn put_back(&self, taken: Noted) {
         let mut noted = lock(&self.noted);
-        for (accessed, at) in taken {
-            noted.entry(accessed).or_insert(at);
+        for (mxc, at) in taken.media {
+            noted.media.entry(mxc).or_insert(at);
         }
+        for (sha256, at) in taken.thumbnails {
+            noted.thumbnails.entry(sha256).or_insert(at);
+        }
+    }
+}
+
+impl Noted {
+    fn len(&self) -> usize {
+        self.media.len().saturating_add(self.thumbnails.len())
     }
 }
 
@@ -72,16 +94,11 @@ impl Media {
     /// Writes the access times noted since the last call. What cannot be written is kept for the next one. Blocks.
     pub(crate) fn flush_accesses(&self) -> Result<()> {
         let taken = self.access_times.take();
-        if taken.is_empty() {
+        if taken.len() == 0 {
             return Ok(());
         }
-        let (mut media, mut thumbnails) = (Vec::new(), Vec::new());
-        for (accessed, at) in &taken {
-            match accessed {
-                Accessed::Media(mxc) => media.push((mxc.clone(), *at)),
-                Accessed::Thumbnail(sha256) => thumbnails.push((*sha256, *at)),
-            }
-        }
+        let media = taken.media.iter().map(|(mxc, at)| (mxc.clone(), *at)).collect();
+        let thumbnails = taken.thumbnails.iter().map(|(sha256, at)| (*sha256, *at)).collect();
         let written = self.store.touch(media).and_then(|()| self.store.touch_thumbnails(thumbnails));
         if written.is_err() {
             self.access_times.put_back(taken);
@@ -110,33 +127,36 @@ mod tests {
     use crate::thumbnail::{Motion, ThumbnailRequest};
 
     /// Media `number` of a server.
-    fn file(number: usize) -> Accessed {
+    fn file(number: usize) -> Mxc {
         let server_name = ServerName::parse("remote.example").unwrap();
-        Accessed::Media(Mxc { server_name, media_id: MediaId::parse(&format!("f{number}")).unwrap() })
+        Mxc { server_name, media_id: MediaId::parse(&format!("f{number}")).unwrap() }
     }
 
     #[tokio::test]
     async fn none_is_dropped_while_the_catalog_can_be_written() {
         let times = AccessTimes::default();
         for number in 0..MANY {
-            times.note(file(number), Timestamp(1));
+            times.note_media(&file(number), Timestamp(1));
         }
         times.many.notified().await;
-        times.note(file(MANY), Timestamp(1));
-        times.note(file(0), Timestamp(2));
+        times.note_media(&file(MANY), Timestamp(1));
+        times.note_media(&file(0), Timestamp(2));
         let taken = times.take();
-        assert_eq!((taken.len(), taken[&file(0)]), (MANY + 1, Timestamp(2)));
-        times.note(file(1), Timestamp(3));
+        assert_eq!((taken.len(), taken.media[&file(0)]), (MANY + 1, Timestamp(2)));
+        times.note_media(&file(1), Timestamp(3));
         times.put_back(taken);
         let again = times.take();
-        assert_eq!((again.len(), again[&file(1)], again[&file(0)]), (MANY + 1, Timestamp(3), Timestamp(2)));
+        assert_eq!(
+            (again.len(), again.media[&file(1)], again.media[&file(0)]),
+            (MANY + 1, Timestamp(3), Timestamp(2))
+        );
     }
 
     #[test]
     fn the_table_is_bounded_when_nothing_can_be_written() {
         let times = AccessTimes::default();
         for number in 0..=MAX {
-            times.note(file(number), Timestamp(1));
+            times.note_media(&file(number), Timestamp(1));
         }
         assert_eq!(times.take().len(), MAX);
     }

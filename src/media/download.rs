@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::access_times::Accessed;
 use super::remote::Fetched;
 use super::response_cache::CacheKey;
 use super::{Media, Viewer};
@@ -144,7 +143,7 @@ impl Media {
         let viewer = options.viewer;
         match self.store.find(mxc)? {
             Lookup::Stored(stored) if self.may_see(viewer, stored.open) => {
-                self.access_times.note(Accessed::Media(mxc.clone()), (self.clock)());
+                self.access_times.note_media(mxc, (self.clock)());
                 Ok(Found::Stored(stored))
             }
             // Whether it will be open is decided when it is uploaded to: until then it is pending for everybody who might see it.

@@ -26,7 +26,7 @@ mod upload;
 
 use std::sync::Arc;
 
-use self::access_times::{AccessTimes, Accessed};
+use self::access_times::AccessTimes;
 use self::expiry::ClockWatch;
 use self::pending::PendingUploads;
 use self::preview::PreviewState;
@@ -197,7 +197,7 @@ impl Media {
         if !self.may_see(viewer, open) {
             return Err(Error::not_found());
         }
-        self.access_times.note(Accessed::Media(mxc.clone()), (self.clock)());
+        self.access_times.note_media(mxc, (self.clock)());
         Ok(())
     }
 }

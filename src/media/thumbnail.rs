@@ -15,7 +15,6 @@ use std::time::Duration;
 use self::outcomes::{Answer, Outcomes};
 use self::render::{Batch, MadePicture, RenderTask, thumbnail_key};
 use super::Media;
-use super::access_times::Accessed;
 use super::download::{AccessOptions, Download, WaitFor};
 use super::response_cache::CacheKey;
 use crate::config;
@@ -108,7 +107,7 @@ impl Media {
 
     /// Notes that a thumbnail is served. Never blocks.
     fn note_thumbnail(&self, prepared: &PreparedMedia) {
-        self.access_times.note(Accessed::Thumbnail(prepared.stored().content.sha256), (self.clock)());
+        self.access_times.note_thumbnail(prepared.stored().content.sha256, (self.clock)());
     }
 
     /// Makes a picture that a request waits for. Twice at most: one that was being made ahead of requests is not kept when its source

@@ -67,7 +67,7 @@ pub(super) struct CheckedResolver {
     pub(super) guard: Arc<Guard>,
     /// [`via`](super::OutboundRequest::via) of the request.
     pub(super) via: Vec<(String, u16)>,
-    pub(super) names: Lookups,
+    pub(super) dns: Lookups,
     pub(super) history: Arc<AddressHistory>,
 }
 
@@ -82,7 +82,7 @@ impl Resolver for CheckedResolver {
         let hosts = if self.via.is_empty() { std::slice::from_ref(&own) } else { &self.via };
         let after = if let Span::Exact(after) = timeout.after { after } else { CONNECT_TIMEOUT };
         let now = Instant::now();
-        let found = self.names.addresses(hosts, now.checked_add(after).unwrap_or(now));
+        let found = self.dns.addresses(hosts, now.checked_add(after).unwrap_or(now));
         let mut permitted = Vec::with_capacity(hosts.len());
         let mut last_error = ureq::Error::HostNotFound;
         for ((host, _), found) in hosts.iter().zip(found) {

@@ -74,7 +74,7 @@ struct ConnectionRules {
     guard: Arc<Guard>,
     tls: Arc<ClientConfig>,
     timeouts: Timeouts,
-    names: Lookups,
+    dns: Lookups,
     history: Arc<AddressHistory>,
     /// If set, every connection goes to this Unix socket, whatever the URL says.
     socket: Option<PathBuf>,
@@ -119,21 +119,21 @@ impl Outbound {
         guard: Guard,
         ca_file: Option<CaFile<'_>>,
         timeouts: Timeouts,
-        names: impl Into<Lookups>,
+        dns: impl Into<Lookups>,
     ) -> Result<Self, TlsSetupError> {
         let tls = tls::client_config(ca_file)?;
         let (guard, history) = (Arc::new(guard), Arc::new(AddressHistory::new()));
-        let rules = ConnectionRules { guard, tls, timeouts, names: names.into(), history, socket: None };
+        let rules = ConnectionRules { guard, tls, timeouts, dns: dns.into(), history, socket: None };
         Ok(Self { agent: rules.agent(Vec::new(), MAX_IDLE), rules: Arc::new(rules) })
     }
 
     /// The same client with every connection going to `socket`. No name is resolved and no address checked: the operator
     /// configured the socket.
     pub(crate) fn through_socket(self, socket: PathBuf) -> Self {
-        let ConnectionRules { guard, tls, timeouts, names, history, .. } = &*self.rules;
+        let ConnectionRules { guard, tls, timeouts, dns, history, .. } = &*self.rules;
         let (guard, tls, history) = (Arc::clone(guard), Arc::clone(tls), Arc::clone(history));
-        let (timeouts, names) = (*timeouts, names.clone());
-        let rules = ConnectionRules { guard, tls, timeouts, names, history, socket: Some(socket) };
+        let (timeouts, dns) = (*timeouts, dns.clone());
+        let rules = ConnectionRules { guard, tls, timeouts, dns, history, socket: Some(socket) };
         Self { agent: rules.agent(Vec::new(), MAX_IDLE), rules: Arc::new(rules) }
     }
 
@@ -260,7 +260,7 @@ impl ConnectionRules {
         let (guard, history) = (Arc::clone(&self.guard), Arc::clone(&self.history));
         let connector = TcpConnector { guard, tls: Arc::clone(&self.tls), history };
         let (guard, history) = (Arc::clone(&self.guard), Arc::clone(&self.history));
-        let resolver = CheckedResolver { guard, via, names: self.names.clone(), history };
+        let resolver = CheckedResolver { guard, via, dns: self.dns.clone(), history };
         Agent::with_parts(config, connector, resolver)
     }
 }

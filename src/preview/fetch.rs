@@ -97,13 +97,13 @@ impl Fetcher {
     /// `CaFile` when `previews.ca_file` cannot be used.
     pub(crate) fn new(
         config: &Previews,
-        names: impl Into<Lookups>,
+        dns: impl Into<Lookups>,
     ) -> std::result::Result<Self, TlsSetupError> {
         let guard = Guard::new(&config.ip_deny, &config.ip_allow);
         let timeouts = Timeouts { stall: config.timeout.0, total: Some(config.timeout.0) };
         let ca_file = config.ca_file.as_deref().map(|path| CaFile { key: "previews.ca_file", path });
         Ok(Self {
-            outbound: Outbound::new(guard, ca_file, timeouts, names)?,
+            outbound: Outbound::new(guard, ca_file, timeouts, dns)?,
             hosts: HostList::new(&config.allow_hosts, &config.deny_hosts),
             ports: config.ports.clone(),
             user_agent: config.user_agent.clone(),

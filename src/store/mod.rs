@@ -31,6 +31,7 @@ pub(crate) mod stored_media;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64};
@@ -62,6 +63,8 @@ pub(crate) struct Store {
     is_older: AtomicBool,
     removals: Removals,
     losses: LossReports,
+    /// Held until the end: two processes over one store would remove each other's files.
+    _lock: File,
 }
 
 impl Store {

@@ -1,7 +1,8 @@
-//! Opening the store: whether catalog and blob directory belong together.
+//! Opening the store: one process at a time, and only if catalog and blob directory belong together.
 
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -45,18 +46,20 @@ pub(crate) enum StoreError {
 }
 
 impl Store {
-    /// Opens catalog and blobs below `data_dir`, and creates a new store where there is neither.
+    /// Opens catalog and blobs below `data_dir`, and creates a new store where there is neither. Holds a lock on the directory as long as
+    /// it lives.
     ///
     /// # Errors
     /// A [`StoreError`] as source when the two do not belong together. Nothing is changed then.
-    pub(crate) fn open(data_dir: &Path, disk: Arc<dyn Fs>) -> Result<Self> {
+    pub(crate) fn open(data_dir: &Path, fs: Arc<dyn Fs>) -> Result<Self> {
+        let lock = lock_data_dir(data_dir)?;
         if let Some(error) = inspect(data_dir)? {
             return Err(Error::internal("opening the store", error));
         }
         let directory = Directory::look(data_dir)?;
         let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::open(data_dir)?);
         let (id, openings) = catalog.store_id()?;
-        let blobs: Arc<dyn BlobStore> = DirectoryBlobs::open(data_dir, disk)
+        let blobs: Arc<dyn BlobStore> = DirectoryBlobs::open(data_dir, fs)
             .map_err(|error| Error::internal("opening the blob store", error))?;
         let file = file_identity(&data_dir.join("catalog.db"));
         let theirs = directory.marker.as_ref().map_or(0, |marker| marker.openings);
@@ -79,6 +82,7 @@ impl Store {
             is_older: AtomicBool::new(is_older),
             removals: Removals::default(),
             losses: LossReports::default(),
+            _lock: lock,
         };
         // A full disk is no reason not to serve what is there.
         if let Err(error) = store.note_generation() {
@@ -171,6 +175,26 @@ impl Directory {
             // One of them was written by a build without IDs.
             (None, _) | (_, None) => Ok(()),
         }
+    }
+}
+
+/// Creates the data directory with access for its owner alone, makes its name durable, and locks it against a second process.
+fn lock_data_dir(path: &Path) -> Result<File> {
+    let prepare = || {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        if let Some(parent) = path.canonicalize()?.parent() {
+            File::open(parent)?.sync_all()?;
+        }
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock"))
+    };
+    let lock = prepare().map_err(|error| Error::internal("creating data_dir", error))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            let error = io::Error::other("another media-sidecar is running there");
+            Err(Error::internal("locking data_dir", error))
+        }
+        Err(TryLockError::Error(error)) => Err(Error::internal("locking data_dir", error)),
     }
 }
 

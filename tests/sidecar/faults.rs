@@ -228,7 +228,7 @@ fn a_power_cut_at_any_step_loses_nothing_that_was_answered() {
         let (remote, mut setup) = (remote(), setup());
         let (mut answered, mut number) = (Vec::<Task>::new(), 0);
         let mut steps = None;
-        for left in [Left::Nothing, Left::Dns, Left::All] {
+        for left in [Left::Nothing, Left::Names, Left::All] {
             for at in 1.. {
                 let data_dir = setup.config.data_dir.clone();
                 let disk = Arc::new(ScriptedDisk::over(&data_dir));

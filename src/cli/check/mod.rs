@@ -61,7 +61,7 @@ pub fn check(path: Option<&Path>, out: &mut impl Write) -> Result<bool, Failure>
     let key = check_key(&config, &mut report)?;
     let homeserver = check_homeserver(&config, key.as_ref(), &mut report)?;
     check_data_dir(&config, &mut report)?;
-    if let Err(why) = Fetcher::new(&config.previews, Environment::system().names) {
+    if let Err(why) = Fetcher::new(&config.previews, Environment::system().dns) {
         report.say(Level::Fail, "previews", in_words(&why))?;
     }
     if let Some(key) = key {
@@ -102,7 +102,7 @@ fn check_homeserver(
     key: Option<&SigningKey>,
     report: &mut Report<'_, impl Write>,
 ) -> Result<HomeserverState, Failure> {
-    let homeserver = HomeserverClient::new(&config.homeserver.url, Environment::system().names)?;
+    let homeserver = HomeserverClient::new(&config.homeserver.url, Environment::system().dns)?;
     let url = redacted(&config.homeserver.url);
     let answer = match homeserver.get("/_matrix/client/versions", None) {
         Ok(answer) if answer.status() == 200 => answer,

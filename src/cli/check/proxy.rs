@@ -66,9 +66,9 @@ impl PublicView {
         let timeouts = Timeouts { stall: TIMEOUT, total: Some(TIMEOUT) };
         let ca_file =
             config.federation.ca_file.as_deref().map(|path| CaFile { key: "federation.ca_file", path });
-        let names = Environment::system().names;
-        let outbound = Outbound::new(Guard::permit_all(), ca_file, timeouts, Arc::clone(&names))?;
-        let delegation = Delegation::find(config, &outbound, names);
+        let dns = Environment::system().dns;
+        let outbound = Outbound::new(Guard::permit_all(), ca_file, timeouts, Arc::clone(&dns))?;
+        let delegation = Delegation::find(config, &outbound, dns);
         let x_matrix = format!(
             "X-Matrix origin=\"check.invalid\",destination=\"{}\",key=\"ed25519:check\",sig=\"AA\"",
             config.server_name

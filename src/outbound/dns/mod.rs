@@ -136,9 +136,9 @@ mod tests {
 
     #[test]
     fn literals_need_no_resolver() {
-        let names = SystemDns::default();
+        let dns = SystemDns::default();
         for (host, address) in [("127.0.0.1", "127.0.0.1:80"), ("[::1]", "[::1]:80"), ("::1", "[::1]:80")] {
-            assert_eq!(names.addresses(host, 80).unwrap(), [address.parse().unwrap()], "{host}");
+            assert_eq!(dns.addresses(host, 80).unwrap(), [address.parse().unwrap()], "{host}");
         }
     }
 }

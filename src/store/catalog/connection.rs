@@ -78,7 +78,8 @@ impl Readers {
         });
         Pool::builder()
             .max_size(READERS)
-            .min_idle(Some(1))
+            // Opened when needed: each connection keeps its own copy of the schema, some 150 KiB.
+            .min_idle(Some(0))
             .connection_timeout(LOCK_TIMEOUT)
             .test_on_check_out(false)
             .build(manager)

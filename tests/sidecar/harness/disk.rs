@@ -40,7 +40,7 @@ pub enum Left {
     /// Nothing: neither names nor bytes.
     Nothing,
     /// Names without their bytes, as file systems do that order nothing.
-    Dns,
+    Names,
     /// All of it, as after `kill -9`.
     All,
 }
@@ -120,7 +120,7 @@ impl ScriptedDisk {
             return;
         }
         let state = self.state();
-        let names = if matches!(left, Left::Dns) { &state.names } else { &state.synced_names };
+        let names = if matches!(left, Left::Names) { &state.names } else { &state.synced_names };
         for folder in ["blobs", "tmp"].map(|name| store.join(name)) {
             fs::remove_dir_all(&folder).unwrap();
             fs::create_dir(&folder).unwrap();
@@ -128,7 +128,7 @@ impl ScriptedDisk {
         for (path, file) in names {
             let folder = path.parent().unwrap();
             let is_there =
-                |folder: &&Path| state.synced_folders.contains(*folder) || matches!(left, Left::Dns);
+                |folder: &&Path| state.synced_folders.contains(*folder) || matches!(left, Left::Names);
             let is_reachable =
                 folder.ancestors().take_while(|ancestor| *ancestor != store).all(|folder| is_there(&folder));
             if is_reachable {

@@ -165,7 +165,7 @@ impl Setup {
     pub fn start(self) -> Sidecar {
         let homeserver = self.homeserver.unwrap_or_else(Homeserver::start);
         let zone = Arc::clone(&self.zone);
-        let names = Arc::clone(&zone);
+        let dns = Arc::clone(&zone);
         let mut config = self.config;
         config.homeserver.url = homeserver.peer.url();
         let time = Arc::new(AtomicI64::new(Timestamp::now().after(self.ahead).0));
@@ -179,13 +179,13 @@ impl Setup {
                 monotonic: Arc::new(move || {
                     Moment::since_start(Duration::from_millis(monotonic.load(Ordering::SeqCst)))
                 }),
-                names,
+                dns,
                 // Tests run beside each other: the machine's own load says nothing.
                 load: Arc::new(|| 0),
                 animation_time: Arc::new(move || {
                     if hurry.load(Ordering::SeqCst) { Duration::ZERO } else { unhurried() }
                 }),
-                disk: self.disk.unwrap_or_else(|| Arc::clone(&system.disk)),
+                fs: self.disk.unwrap_or_else(|| Arc::clone(&system.fs)),
                 ..system
             };
         let (stop, stopped) = oneshot::channel::<()>();
