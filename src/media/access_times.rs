@@ -1,4 +1,4 @@
-//! When media was last served, collected in memory and written now and then: each write wears an SD card.
+//! When media was last served. The times are collected in memory and written in batches, because each write wears an SD card.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

@@ -1,7 +1,10 @@
-//! Downloads, for clients and servers: media from memory, from the store, from an upload that is still awaited, or from another server.
+//! Downloads, for clients and servers: media from memory, from the store, from a pending upload, or from another server.
 //!
-//! Who may see what: media of servers that `federation.allow` and `deny` exclude, nobody. Stored media, whoever has a good token or
-//! signature; a caller without one, as `unauthenticated_media` and the row say. Only who may see freshly fetched media may cause a fetch.
+//! Who may see what:
+//! - Media of servers that `federation.allow` and `federation.deny` exclude is served to no one.
+//! - Callers with a valid token or signature may see everything else.
+//! - For callers without one, `unauthenticated_media` and the row decide.
+//! - A caller who could not see the file once it is fetched may not cause the fetch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +21,7 @@ use crate::sync::pools::Pool;
 
 pub(crate) use super::remote::{ArrivingFile, RemoteHead};
 
-/// How media is asked for.
+/// Who asks for media, and how far we go to get it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AccessOptions {
     pub(crate) viewer: Viewer,
@@ -31,7 +34,7 @@ pub(crate) struct AccessOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RemoteFetch {
     Allowed,
-    /// `allow_remote=false`, or another server asks.
+    /// `allow_remote=false`, or the request comes from another server.
     Refused,
 }
 
@@ -40,7 +43,7 @@ pub(crate) enum RemoteFetch {
 pub(crate) enum WaitFor {
     /// The file can be passed on while it arrives.
     FirstByte,
-    /// All of the file is needed.
+    /// The whole file is needed.
     Stored,
 }
 
@@ -48,7 +51,7 @@ pub(crate) enum WaitFor {
 #[derive(Debug)]
 pub(crate) enum Download {
     Stored(Arc<PreparedMedia>),
-    /// Remote media whose first bytes are here.
+    /// Remote media that is still being fetched.
     Arriving(ArrivingFile),
 }
 
@@ -56,9 +59,9 @@ pub(crate) enum Download {
 #[derive(Debug)]
 enum Found {
     Stored(StoredMedia),
-    /// An ID of ours, created and not yet uploaded to.
+    /// A media ID of this server that was created and has no content yet.
     Pending,
-    /// Media of another server that is not here and may be fetched.
+    /// Media of another server that is not stored here and may be fetched.
     Elsewhere,
 }
 
@@ -66,8 +69,8 @@ impl Media {
     /// Finds media, waiting for a pending upload and fetching it from another server as `options` allow.
     ///
     /// # Errors
-    /// `NotFound` also for media that the viewer may not see, `Forbidden` for servers that configuration excludes, `NotYetUploaded`,
-    /// and those of fetching.
+    /// `NotFound`, also for media that the viewer may not see; `Forbidden` for servers that the configuration excludes;
+    /// `NotYetUploaded`; and the errors of fetching.
     pub(crate) async fn download(
         self: &Arc<Self>,
         mxc: &Mxc,
@@ -78,6 +81,7 @@ impl Media {
         if let Some(prepared) = self.recently_served(&key, options.viewer)? {
             return Ok(Download::Stored(prepared));
         }
+        // Taken before the look-up: media that is removed while we look must not get into the cache.
         let as_of = self.response_cache.begin_lookup();
         let stored = match self.look_up(mxc, options).await? {
             Found::Stored(stored) => stored,
@@ -99,11 +103,12 @@ impl Media {
         viewer: Viewer,
     ) -> Result<Option<Arc<PreparedMedia>>> {
         let Some(prepared) = self.response_cache.get(key) else { return Ok(None) };
+        // The cache holds media whoever asked for it first: this viewer's rights are checked each time.
         self.admit(&key.mxc, viewer, prepared.stored().open)?;
         Ok(Some(prepared))
     }
 
-    /// Stored media of this server, on our own behalf.
+    /// Stored media of this server, for internal use: no viewer is checked and no access is noted.
     pub(super) async fn own_media(self: &Arc<Self>, mxc: &Mxc) -> Result<StoredMedia> {
         let mxc = mxc.clone();
         match self.blocking(Pool::Lookup, move |media| media.store.find(&mxc)).await? {
@@ -112,7 +117,7 @@ impl Media {
         }
     }
 
-    /// Waits until a pending ID is uploaded to, for as long as the options say.
+    /// Waits until a pending ID has content, up to `options.timeout`.
     async fn wait_for_upload(self: &Arc<Self>, mxc: &Mxc, options: AccessOptions) -> Result<StoredMedia> {
         let not_yet = || Error::new(Kind::NotYetUploaded, "the media is not yet uploaded");
         let mut waiter = self.pending.waiter(mxc).ok_or_else(not_yet)?;
@@ -146,27 +151,28 @@ impl Media {
                 self.access_times.note_media(mxc, (self.clock)());
                 Ok(Found::Stored(stored))
             }
-            // Whether it will be open is decided when it is uploaded to: until then it is pending for everybody who might see it.
+            // Whether it will be open is decided at the upload. Until then everyone who might be allowed to see it may wait.
             Lookup::Pending { created, expires }
                 if self.is_pending(created, expires) && self.may_see(viewer, true) =>
             {
                 Ok(Found::Pending)
             }
-            // The row stays: the blob may come back, and the origin may be gone.
+            // The row stays: the disk may be mounted later, and the origin may no longer exist.
             Lookup::Lost { open } if self.may_see(viewer, open) => self.elsewhere(mxc, options),
             Lookup::Unknown => self.elsewhere(mxc, options),
             Lookup::Stored(_) | Lookup::Pending { .. } | Lookup::Lost { .. } => Err(Error::not_found()),
         }
     }
 
-    /// Media that is not here: to be fetched if it is another server's and the viewer may see what is fetched.
+    /// Decides about media that is not stored here: it may be fetched if it belongs to another server and the viewer may see the result.
     fn elsewhere(&self, mxc: &Mxc, options: AccessOptions) -> Result<Found> {
         let AccessOptions { viewer, remote, .. } = options;
+        // Fetched media is stored as open or closed by the setting of today, so today's setting decides here too.
         let may_fetch = remote == RemoteFetch::Allowed && (viewer == Viewer::Known || self.is_open());
         if may_fetch && !self.is_ours(mxc) { Ok(Found::Elsewhere) } else { Err(Error::not_found()) }
     }
 
-    /// Whether an ID that was created at `created`, to end at `expires`, may still be uploaded to.
+    /// Whether a pending ID, created at `created` and expiring at `expires`, still accepts an upload.
     pub(super) fn is_pending(&self, created: Timestamp, expires: Expiry) -> bool {
         expires.lies_ahead((self.clock)(), created.until(expires.time()))
     }

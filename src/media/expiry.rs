@@ -1,4 +1,4 @@
-//! What expires by itself: pending media IDs, what is remembered of other servers, previews.
+//! Expiry: pending media IDs, cached facts about other servers, previews.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -8,22 +8,22 @@ use crate::error::Result;
 use crate::matrix::{Moment, Timestamp};
 use crate::sync::lock;
 
-/// How long it is kept which endpoint family a server has; it is believed for a day.
+/// How long the row that says which endpoint family a server has is kept. It is trusted for one day only.
 const FAMILY_KEPT: Duration = Duration::from_hours(48);
 
-/// How long the row of a pending ID is kept after its end.
+/// How long the row of a pending ID is kept after its expiry.
 const PENDING_KEPT: Duration = Duration::from_hours(7 * 24);
 
-/// How far the wall clock may be from where it was expected before it counts as set.
+/// How far the wall clock may be from its expected time before we assume that someone set it.
 const DRIFT: Duration = Duration::from_mins(10);
 
-/// Both clocks as they were at the last check. A machine without a clock of its own gets the time from the network, and now and then a
-/// wrong one; nothing may be deleted because of it.
+/// Both clocks at the last check. A machine without a battery-backed clock gets its time from the network, sometimes a wrong one.
+/// Nothing may be deleted because of that.
 #[derive(Debug, Default)]
 pub(super) struct ClockWatch(Mutex<Option<(Timestamp, Moment)>>);
 
 impl ClockWatch {
-    /// Whether the wall clock was set since the last check. What it says is believed from the next check on.
+    /// Whether the wall clock was set since the last check. It is trusted again from the next check on.
     fn was_set(&self, now: Timestamp, moment: Moment) -> bool {
         let Some((then, before)) = lock(&self.0).replace((now, moment)) else { return false };
         let expected = then.after(before.until(moment));
@@ -43,7 +43,7 @@ impl Media {
         if self.clock_watch.was_set(now, (self.monotonic)()) {
             return Ok(());
         }
-        // An expired ID is refused by its time; its row may wait for a clock that is right.
+        // An expired ID is refused by its time alone, so its row can wait until the clock is right.
         self.store.remove_expired(now.before(PENDING_KEPT))?;
         self.store.forget_servers(now, now.before(FAMILY_KEPT))?;
         self.remove_expired_previews()

@@ -1,18 +1,18 @@
 //! The use cases: what clients and servers can do with media.
 //!
-//! One file for each, read from top to bottom. First comes the async function that an endpoint calls, then its blocking steps, which run
-//! in bounded pools through [`Media::blocking`]. Parts that only one use case has stand in the folder of its name.
+//! Each use case is one file, to be read from top to bottom. First comes the async function that an endpoint calls, then its blocking
+//! steps, which run in bounded pools through [`Media::blocking`]. Parts that only one use case needs are in the folder of the same name.
 //!
 //! | file | use case |
 //! |---|---|
-//! | `download.rs` | media for a viewer: from memory, the store, a pending upload or another server |
-//! | `upload.rs` | creating media IDs, uploading, uploading to an ID created before |
-//! | `thumbnail.rs` | a picture made small: remembered, stored, or made now |
-//! | `preview.rs` | what a linked page says of itself |
+//! | `download.rs` | media from memory, the store, a pending upload or another server |
+//! | `upload.rs` | uploading; creating media IDs and uploading to them later |
+//! | `thumbnail.rs` | a smaller version of a picture: cached, stored, or rendered now |
+//! | `preview.rs` | title, description and image of a linked page |
 //! | `remote.rs` | fetching another server's media |
 //!
-//! Owns who may see what, who waits for whom, and what is made once for many. Refuses to know how a request came in and how its answer
-//! is written.
+//! Owns who may see what, who waits for what, and that work wanted by many is done once. Refuses to know how a request came in and how
+//! its response is written.
 
 mod access_times;
 pub(crate) mod download;
@@ -49,24 +49,24 @@ pub(crate) use self::upload::Upload;
 
 /// What the use cases share.
 pub(crate) struct Media {
-    /// Our own name: media of other servers is fetched and kept.
+    /// The name of this homeserver. Media of other servers is fetched.
     server_name: ServerName,
     config: Live<Config>,
     store: Arc<Store>,
     federation: Arc<Federation>,
     pools: Arc<Pools>,
-    /// For passing files on while they arrive.
+    /// Read arriving files for the clients that wait for them.
     readers: Readers,
     clock: Clock,
-    /// For what is remembered for a while.
+    /// For time spans inside the process.
     monotonic: Monotonic,
-    /// For media IDs.
+    /// For new media IDs.
     random: Random,
-    /// Media served recently.
+    /// Recently served media, ready to be served again.
     response_cache: ResponseCache,
     access_times: AccessTimes,
     clock_watch: ClockWatch,
-    /// Downloads that wait for an upload.
+    /// Downloads that wait for a pending upload.
     pending: PendingUploads,
     uploads: UploadState,
     fetches: RemoteFetches,
@@ -78,11 +78,11 @@ pub(crate) struct Media {
 pub(crate) struct Parts {
     pub(crate) store: Arc<Store>,
     pub(crate) federation: Arc<Federation>,
-    /// For linked pages.
+    /// Fetches linked pages.
     pub(crate) fetcher: Fetcher,
     pub(crate) pools: Arc<Pools>,
     pub(crate) readers: Readers,
-    /// Thumbnails that nobody has asked for are made while the machine is idle.
+    /// Tells when the machine is idle: thumbnails are then rendered ahead of requests.
     pub(crate) activity: Arc<Activity>,
     pub(crate) animation_time: AnimationTime,
     pub(crate) clock: Clock,
@@ -90,12 +90,12 @@ pub(crate) struct Parts {
     pub(crate) random: Random,
 }
 
-/// On whose behalf media is looked for.
+/// Who wants to see media.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Viewer {
     /// A caller without an access token.
     Anonymous,
-    /// The holder of a good access token, or a server with a good signature.
+    /// A user with a valid access token, or a server with a valid signature.
     Known,
 }
 
@@ -122,7 +122,7 @@ impl Media {
             thumbnails: ThumbnailState::new(&config.thumbnails, activity, animation_time),
             previews: PreviewState::new(config.previews.clone(), fetcher),
         });
-        // Weak: the store is a part of what hears of its removals.
+        // Weak, because Media owns the store: a strong reference would be a cycle that is never freed.
         let listener = Arc::downgrade(&media);
         media.store.on_removal(move |removed| {
             if let Some(media) = listener.upgrade() {
@@ -132,7 +132,7 @@ impl Media {
         media
     }
 
-    /// Drops from memory what was removed from the store.
+    /// Drops from memory everything that was removed from the store.
     fn forget_removed(&self, removed: &Removed) {
         self.response_cache.remove(&removed.media, &removed.blobs);
         self.thumbnails.forget_blobs(&removed.blobs);
@@ -145,12 +145,12 @@ impl Media {
         self.config.set(config.clone());
     }
 
-    /// Ends all waiting for uploads: the service stops.
+    /// Ends all waiting for pending uploads, because the service stops.
     pub(crate) fn stop(&self) {
         self.pending.stop();
     }
 
-    /// Runs a blocking step of a use case in `pool`. A step that has begun runs to its end, even if the request goes away.
+    /// Runs a blocking step of a use case in `pool`. A step that has begun runs to its end even if the request is cancelled.
     async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         pool: Pool,
@@ -160,7 +160,7 @@ impl Media {
         self.pools.run(pool, move || step(&media)).await
     }
 
-    /// A new media ID of this server, which nobody can guess.
+    /// A new media ID of this server, which cannot be guessed.
     fn new_mxc(&self) -> Mxc {
         Mxc { server_name: self.server_name.clone(), media_id: MediaId::generate(|pool| (self.random)(pool)) }
     }
@@ -169,12 +169,12 @@ impl Media {
         mxc.server_name == self.server_name
     }
 
-    /// Refuses media of servers that configuration excludes, stored media too.
+    /// Refuses media of servers that the configuration excludes, even if it is stored.
     fn check_policy(&self, mxc: &Mxc) -> Result<()> {
         if self.is_ours(mxc) { Ok(()) } else { self.federation.check_policy(&mxc.server_name) }
     }
 
-    /// Whether media that is stored now may be served to callers without a token (`unauthenticated_media`). The row keeps the answer.
+    /// Whether media stored now may be served to callers without a token (`unauthenticated_media`). The row keeps the answer.
     fn is_open(&self) -> bool {
         self.config.get().unauthenticated_media == UnauthenticatedMedia::Open
     }
@@ -188,7 +188,7 @@ impl Media {
         }
     }
 
-    /// Admits the serving of media that is at hand, and notes the access. Never blocks.
+    /// Checks that `viewer` may see media that was found, and notes the access. Never blocks.
     ///
     /// # Errors
     /// `Forbidden` for servers that configuration excludes, `NotFound` for media that the viewer may not see.

@@ -1,4 +1,4 @@
-//! Downloads of media IDs that are created and not yet uploaded to (MSC2246).
+//! Downloads of media IDs that were created and have no content yet (MSC2246).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -9,8 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::matrix::Mxc;
 use crate::sync::lock;
 
-/// Requests that may wait for pending uploads at the same time; further ones get `M_NOT_YET_UPLOADED` at once. A flood of IDs that are
-/// never uploaded to is the threat that MSC2246 names.
+/// Requests that may wait for pending uploads at the same time; further ones get `M_NOT_YET_UPLOADED` at once. MSC2246 names the threat:
+/// someone creates many IDs, never uploads to them, and lets clients wait.
 const MAX_WAITING: usize = 1024;
 
 /// Requests that wait for an upload.
@@ -18,14 +18,14 @@ const MAX_WAITING: usize = 1024;
 pub(super) struct PendingUploads {
     awaited: Awaited,
     permits: Arc<Semaphore>,
-    /// Becomes true when the service stops: nothing is waited for after that.
+    /// Becomes true when the service stops; then no request waits any longer.
     stopped: watch::Sender<bool>,
 }
 
-/// For each awaited ID, what wakes those who wait for it.
+/// Wakes the waiting requests of each ID.
 type Awaited = Arc<Mutex<HashMap<Mxc, watch::Sender<()>>>>;
 
-/// A request that waits. To be made before the catalog is asked whether the upload is there, so that no upload is missed in between.
+/// A request that waits. Create it before asking the catalog whether the upload is there; an upload in between is not missed then.
 #[derive(Debug)]
 pub(super) struct Waiter {
     awaited: Awaited,
@@ -60,7 +60,7 @@ impl PendingUploads {
         self.stopped.send_replace(true);
     }
 
-    /// Wakes all who wait for `mxc`, which is uploaded.
+    /// Wakes all requests that wait for `mxc`: its content is stored.
     pub(super) fn filled(&self, mxc: &Mxc) {
         if let Some(sender) = lock(&self.awaited).get(mxc) {
             sender.send_replace(());
@@ -69,7 +69,7 @@ impl PendingUploads {
 }
 
 impl Waiter {
-    /// Waits until the ID is uploaded to. `false` when `timeout` has passed or the service stops.
+    /// Waits until the ID has content. `false` when `timeout` has passed or the service stops.
     pub(super) async fn filled_within(&mut self, timeout: Duration) -> bool {
         let filled = tokio::time::timeout(timeout, self.filled.changed());
         tokio::select! {

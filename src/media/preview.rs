@@ -1,9 +1,10 @@
-//! Previews of linked pages: remembered, stored, or made now, once for all who ask for the same link.
+//! Previews of linked pages: cached, stored, or made now. All requests for the same link share one run.
 //!
-//! Who may ask: users, where previews are enabled. What may be fetched is decided by the fetcher, on every redirect.
+//! Who may see what: users may preview links where previews are enabled. The fetcher decides which hosts may be reached, again on every
+//! redirect.
 //!
-//! A preview is made of several answers of strangers' servers, each read in a thread of its own under one deadline. Only the failure of
-//! the page itself is one; what else fails or is late is left out.
+//! A preview combines several responses of untrusted servers, each read in its own thread under a common deadline. If the page itself
+//! fails, the preview fails; any other part that fails or is late is left out.
 //!
 //! [Spec, `preview_url`](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url).
 
@@ -25,36 +26,36 @@ use crate::sync::pools::Pool;
 /// Previews being made; requests for further ones get 429.
 const MAX_PREVIEWS_IN_FLIGHT: usize = 64;
 
-/// Requests to one host at the same time: a guest does not crowd.
+/// Requests to one host at the same time, to be polite to it.
 const REQUESTS_PER_HOST: usize = 2;
 
-/// Pages followed that do nothing but lead to another one.
+/// Most pages followed that only redirect to another one (`<meta http-equiv=refresh>`).
 const MAX_REFRESHES: usize = 3;
 
 /// When a step of a preview must end.
 #[derive(Clone, Copy, Debug)]
 struct Deadline {
-    /// What has arrived by then counts.
+    /// The step itself ends at this moment and uses what has arrived by then.
     ends: Instant,
-    /// Its result is not waited for any longer: a thread may end its step a little later than it should.
+    /// We stop waiting for its thread at this moment, a little later: threads are not always on time.
     given_up: Instant,
 }
 
 /// When the steps of a preview must end.
 #[derive(Clone, Copy, Debug)]
 struct Deadlines {
-    /// What only adds to the page.
+    /// For optional parts such as oEmbed.
     extra: Deadline,
-    /// Everything that comes over the network, and decoding images; the rest of the time is for storing them.
+    /// For all network requests and for decoding images. The rest of the time is for storing them.
     all: Deadline,
-    /// Looking for a stored preview.
+    /// For looking up a stored preview.
     looked_up: Instant,
-    /// The answer.
+    /// For the response to the client.
     due: Instant,
 }
 
 impl Deadlines {
-    /// Of a preview that begins now and may take `timeout`.
+    /// The deadlines of a preview that begins now and may take `timeout`.
     fn within(timeout: Duration) -> Self {
         let (now, part) = (Instant::now(), timeout.checked_div(20).unwrap_or(timeout));
         let after = |parts: u32| now.checked_add(part.saturating_mul(parts)).unwrap_or(now);
@@ -67,11 +68,11 @@ impl Deadlines {
     }
 }
 
-/// What comes of asking for an oEmbed description.
+/// The result of asking for an oEmbed description.
 #[derive(Debug)]
 enum OembedOutcome {
     Described(Box<OembedResponse>),
-    /// There may be one later.
+    /// It did not arrive in time; there may be one later.
     Late,
     None,
 }
@@ -83,10 +84,11 @@ impl OembedOutcome {
 }
 
 impl Media {
-    /// The preview of a link, as the JSON of the answer, within `timeout` ([`Self::preview_timeout`]).
+    /// The preview of a link as a JSON object, within `timeout` ([`Self::preview_timeout`]).
     ///
     /// # Errors
-    /// `Forbidden` for what configuration excludes; `PageFailed` and `PageUnavailable` when the page cannot be had; `LimitExceeded`.
+    /// `Forbidden` for hosts that the configuration excludes; `PageFailed` and `PageUnavailable` when the page cannot be fetched;
+    /// `LimitExceeded`.
     pub(crate) async fn preview(self: &Arc<Self>, link: HttpUrl, timeout: Duration) -> Result<Arc<str>> {
         if let Some(remembered) = self.remembered_preview(&link) {
             return remembered;
@@ -110,7 +112,7 @@ impl Media {
         let deadlines = Deadlines::within(timeout);
         let of = link.clone();
         let stored = self.blocking(Pool::Disk, move |media| media.stored_preview(&of));
-        // A disk that is too slow to say has nothing.
+        // If the disk is too slow to answer, we fetch the page: that costs time we have, waiting would cost all of it.
         let stored = tokio::time::timeout_at(deadlines.looked_up.into(), stored).await;
         if let Some(stored) = stored.unwrap_or(Ok(None))? {
             return Ok(stored);
@@ -149,7 +151,7 @@ impl Media {
         Ok(draft)
     }
 
-    /// Reads what a link leads to, following pages that only lead elsewhere. What looks like an image and cannot be decoded is described
+    /// Reads the target of a link, following pages that only redirect. A file that looks like an image and cannot be decoded is described
     /// like any other file.
     async fn read_target(self: &Arc<Self>, link: &HttpUrl, deadline: Deadline) -> Result<LinkTarget> {
         let mut target = self.fetch_link(link.clone(), Accept::Page, deadline, Self::read_link).await?;
@@ -185,6 +187,8 @@ impl Media {
     async fn choose_image(self: &Arc<Self>, draft: &mut PreviewDraft, deadline: Deadline) {
         let mut best: Option<(Image, VerifiedImage)> = None;
         for image in draft.candidates() {
+            // Candidates come in the order of their sources, the most reliable first: a small image of a better source beats a
+            // large one of a worse source.
             if best.as_ref().is_some_and(|(best, _)| best.source < image.source) {
                 break;
             }
@@ -212,7 +216,7 @@ impl Media {
         }
     }
 
-    /// Fetches an image of a page, and decodes it.
+    /// Fetches an image of a page and decodes it.
     async fn fetch_image(self: &Arc<Self>, image: &Image, deadline: Deadline) -> Result<VerifiedImage> {
         let unverified = if image.url.scheme() == "data" {
             let url = image.url.clone();
@@ -226,8 +230,8 @@ impl Media {
         self.verify_image(unverified, deadline).await
     }
 
-    /// Decodes an image, when there are a worker and memory as for a thumbnail: its header alone does not say that it can be shown. One
-    /// for which there are none until the deadline counts as late.
+    /// Decodes an image, because its header alone does not prove that it can be shown. Needs a worker and memory, as a thumbnail does; if
+    /// they are not free before the deadline, the image counts as late.
     async fn verify_image(
         self: &Arc<Self>,
         image: UnverifiedImage,
@@ -238,7 +242,7 @@ impl Media {
             let memory = self.thumbnails.memory.acquire(image.memory()).await?;
             let media = Arc::clone(self);
             let step = move || {
-                // Kept until the work ends, which may be after the deadline.
+                // Held until the work ends, which may be after the deadline: its memory is in use until then.
                 let _memory = memory;
                 media.decode_image(image, deadline.ends)
             };
@@ -248,8 +252,8 @@ impl Media {
         tokio::time::timeout_at(given_up, verifying).await.unwrap_or_else(|_elapsed| Err(timed_out()))
     }
 
-    /// Fetches what a link leads to, over redirects, and makes something of it by `read`, in the same thread. Each redirect waits for a
-    /// permit of its host first, and only then for a thread.
+    /// Fetches the target of a link over redirects and runs `read` on the body, in the same thread. Each redirect first waits for a permit
+    /// of its host and only then for a thread: a slow host must not hold threads that others need.
     async fn fetch_link<T: Send + 'static>(
         self: &Arc<Self>,
         link: HttpUrl,
@@ -262,7 +266,7 @@ impl Media {
             loop {
                 let permit = self.previews.requests_per_host.acquire(&chain.host().to_owned()).await?;
                 let step = move |media: &Arc<Self>| {
-                    // For as long as the thread runs, even if nobody waits for it any more.
+                    // Held as long as the thread runs, even after we have stopped waiting for it: the host is still busy with us.
                     let _permit = permit;
                     let rules = media.previews.rules();
                     rules.fetcher.follow_once(&chain, deadline.ends, |body| read(media, body))
@@ -277,12 +281,13 @@ impl Media {
         tokio::time::timeout_at(given_up, fetching).await.unwrap_or_else(|_elapsed| Err(timed_out()))
     }
 
-    /// Stores a preview and answers with it when the answer is due. An image is only named once it is durable: when the disk is slower
-    /// than that, or fails, the answer goes without one, and the next one has what was stored meanwhile.
+    /// Stores a preview and returns it before `due`. An image is named only once it is durable. If the disk is slower than that, or
+    /// fails, the response goes without an image, and the next request gets what was stored meanwhile.
     async fn keep_and_answer(self: &Arc<Self>, link: HttpUrl, draft: PreviewDraft, due: Instant) -> Arc<str> {
         let without_image = draft.answer_without_image();
         if let Some(permit) = self.previews.storing_permit() {
             let (media, of) = (Arc::clone(self), link.clone());
+            // A task of its own: the preview is stored even if this response cannot wait for it.
             let storing = tokio::spawn(async move {
                 let step = move |media: &Arc<Self>| {
                     let _permit = permit;
@@ -305,7 +310,7 @@ impl Media {
     }
 }
 
-/// Whether something is left out for a reason that may pass, so that the preview is to be made again soon.
+/// Whether a part was left out for a temporary reason, so that the preview should be made again soon.
 fn is_temporary(error: &Error, deadline: Deadline) -> bool {
     matches!(error.kind(), Kind::Internal | Kind::PageUnavailable) || deadline.ends <= Instant::now()
 }

@@ -1,4 +1,4 @@
-//! Fetching another server's media: once for all who ask for it meanwhile, passed on while it arrives, and kept.
+//! Fetching another server's media. All requests for the same media share one fetch; they get the file while it arrives, and it is stored.
 
 mod in_flight;
 
@@ -30,7 +30,7 @@ const ANONYMOUS_FETCHES: usize = 8;
 /// How much is written at once, bytes.
 const CHUNK: usize = 64 * 1024;
 
-/// What is known of a remote file before its bytes.
+/// What the response head says about a remote file, before its bytes arrive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RemoteHead {
     /// As the remote server claims it.
@@ -41,7 +41,7 @@ pub(crate) struct RemoteHead {
     pub(crate) size: Option<u64>,
 }
 
-/// What comes of a fetch.
+/// The result of a fetch.
 #[derive(Debug)]
 pub(super) enum Fetched {
     Stored(StoredMedia),
@@ -80,19 +80,20 @@ impl Media {
     ) -> Result<Fetched> {
         let (media, remote) = (Arc::clone(self), mxc.clone());
         let start = |progress| async move { media.run_fetch(remote, options, progress).await };
+        // Only the first request for a file starts a fetch. Its timeout counts; later requests share the result.
         let handle = self.fetches.in_flight.join(mxc, options.viewer, start).await?;
         let fetched = match wait_for {
             WaitFor::Stored => Fetched::Stored(handle.stored().await?),
             WaitFor::FirstByte => handle.first_byte(&self.readers).await?,
         };
         if let Fetched::Stored(stored) = &fetched {
-            // Somebody else may have caused the fetch.
+            // The fetch may have been started by a request with other rights.
             self.admit(mxc, options.viewer, stored.open)?;
         }
         Ok(fetched)
     }
 
-    /// Fetches when there is a thread, and one for this server and this kind of caller.
+    /// Runs the fetch when a thread is free, within the limits for this server and this kind of caller.
     async fn run_fetch(
         self: Arc<Self>,
         mxc: Mxc,
@@ -106,6 +107,7 @@ impl Media {
             }
             Viewer::Known => None,
         };
+        // Waited for without a thread: a slow server's queue must not use up threads.
         let _of_server = self.fetches.per_server.acquire(&mxc.server_name).await?;
         let timeout = options.timeout;
         let step = move |media: &Arc<Self>| media.fetch_and_store(&mxc, timeout, &progress);
@@ -122,7 +124,7 @@ impl Media {
         timeout: Duration,
         progress: &ProgressReporter,
     ) -> Result<StoredMedia> {
-        // A fetch may have ended between the look-up and the start of this one.
+        // Another fetch of the same media may have ended between the look-up and the start of this one.
         if let Lookup::Stored(stored) = self.store.find(mxc)? {
             return Ok(stored);
         }
@@ -134,16 +136,17 @@ impl Media {
         let head = RemoteHead { content_type: content_type.clone(), upload_name: upload_name.clone(), size };
         progress.started(head, ingest.reader().map_err(failed)?);
         let copied = copy_body(body, &mut ingest, size, |size| progress.advanced(size));
+        // Told before the error is returned: federation learns of failures as well.
         self.note_outcome(mxc, copied.as_ref().err());
         copied?;
         progress.complete();
         let (mxc, created, open) = (mxc.clone(), (self.clock)(), self.is_open());
         let incoming = Incoming { mxc, content_type, upload_name, user_id: None, created, open };
-        // Removed from the disk at once: the row came, and its blob is lost.
+        // `None`: the row was committed, and its blob was removed from the disk right after.
         self.store.add_remote(ingest, incoming)?.ok_or_else(Error::not_found)
     }
 
-    /// Tells federation how a server behaved while it sent a file.
+    /// Tells federation whether the server sent the whole file: repeated failures make us back off.
     fn note_outcome(&self, mxc: &Mxc, error: Option<&Error>) {
         match error.map(Error::kind) {
             None => self.federation.record_success(&mxc.server_name),
@@ -154,7 +157,7 @@ impl Media {
     }
 }
 
-/// Writes all of `body` to `ingest`: as many bytes as are announced, no fewer and no more. `advanced` hears how many there are.
+/// Writes all of `body` to `ingest`: exactly as many bytes as announced. Calls `advanced` with the number of bytes so far.
 fn copy_body(
     mut body: impl io::Read,
     ingest: &mut Ingest,
@@ -163,10 +166,12 @@ fn copy_body(
 ) -> Result<()> {
     let is_other = |size: u64| announced.is_some_and(|announced| announced != size);
     let is_more = |size: u64| announced.is_some_and(|announced| announced < size);
+    // A server that sends more or less than it announced is broken or hostile: neither may become a stored file.
     let another_length = || Err(broke_off(io::Error::other("another length than announced")));
     let started = Instant::now();
     let mut chunk = vec![0; CHUNK];
     loop {
+        // A server that sends one byte a second would otherwise keep a thread for days.
         let elapsed = started.elapsed();
         if elapsed > GRACE && ingest.size() < elapsed.as_secs().saturating_mul(MIN_RATE) {
             return Err(broke_off(io::Error::other("it sends too slowly")));
@@ -182,7 +187,7 @@ fn copy_body(
             IngestError::TooLarge(_) => federation::too_large(),
             IngestError::Io(error) => Error::storing("storing remote media", error),
         })?;
-        // Clients were told the length.
+        // Clients already got the announced length as their `Content-Length`: no more bytes may follow.
         if is_more(ingest.size()) {
             return another_length();
         }
@@ -190,7 +195,7 @@ fn copy_body(
     }
 }
 
-/// What a client reads of a remote server that did not send all it announced.
+/// The error for clients when a remote server sent less than it announced.
 fn broke_off(source: io::Error) -> Error {
     Error::new(Kind::RemoteFailed, "the remote server broke off").caused_by(source)
 }

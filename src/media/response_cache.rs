@@ -1,6 +1,6 @@
-//! Media that was served recently, ready to be served again without a catalog look-up, an open or a thread.
+//! Recently served media, ready to be served again without asking the catalog, opening a file or using a thread.
 //!
-//! Owns how much is kept, and that nothing stays that was removed. Refuses to know who may see it: that is asked anew each time.
+//! Owns how much is kept, and that removed media does not stay. Refuses to know who may see it: the caller checks that on each request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,10 +16,10 @@ use crate::thumbnail::ThumbnailRequest;
 /// What the cache may hold, bytes.
 const CAPACITY: u64 = 4 << 20;
 
-/// The least that an entry counts for, bytes. It bounds the open files to 256.
+/// The least weight of an entry, bytes. It limits the open files to 256.
 const LEAST: u64 = 16 << 10;
 
-/// What media is found by: its address and, of its thumbnails, the request.
+/// The key of an entry: the address and, for a thumbnail, the requested size.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct CacheKey {
     pub(super) mxc: Mxc,
@@ -31,7 +31,7 @@ pub(super) struct CacheKey {
 #[derive(Debug)]
 pub(super) struct ResponseCache {
     cache: Cache<CacheKey, Arc<PreparedMedia>, BySize>,
-    /// Removals so far. What was looked up before the latest one is not inserted: it may be what was removed.
+    /// Removals so far. Media that was looked up before the latest removal is not inserted: it may be the removed one.
     removals: AtomicU64,
 }
 
@@ -56,12 +56,12 @@ impl ResponseCache {
         Self { cache: Cache::with_weighter(items, CAPACITY, BySize), removals: AtomicU64::new(0) }
     }
 
-    /// The entry at `key`, if its bytes are still all there. Never blocks.
+    /// The entry at `key`, unless its file was truncated meanwhile. Never blocks.
     pub(super) fn get(&self, key: &CacheKey) -> Option<Arc<PreparedMedia>> {
         self.cache.get(key).filter(|prepared| prepared.is_whole())
     }
 
-    /// To be called before media is looked up that may be inserted.
+    /// Call this before looking up media that may be inserted.
     pub(super) fn begin_lookup(&self) -> AsOf {
         AsOf(self.removals.load(Ordering::SeqCst))
     }
@@ -72,14 +72,14 @@ impl ResponseCache {
             return;
         }
         self.cache.insert(key.clone(), Arc::clone(prepared));
-        // Asked after the insertion: a removal that is counted later than this finds the entry.
+        // Checked after the insertion: a removal that is counted later finds the entry and drops it.
         if self.removals.load(Ordering::SeqCst) != as_of.0 {
             self.cache.remove(key);
         }
     }
 
-    /// Drops the entries of removed media and of removed blobs, with them the open files: they take room on the disk for as long as
-    /// they are open. To be called once the rows are gone.
+    /// Drops the entries of removed media and removed blobs, and closes their files: a deleted file takes room on the disk as long as it
+    /// is open. Call this after the rows are deleted.
     pub(super) fn remove(&self, media: &[Mxc], blobs: &[Sha256]) {
         if media.is_empty() && blobs.is_empty() {
             return;

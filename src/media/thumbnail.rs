@@ -1,6 +1,6 @@
-//! Thumbnails: remembered, stored, or made now, once for all who ask for the same picture.
+//! Thumbnails: cached, stored, or rendered now. All requests for the same picture share one rendering.
 //!
-//! Who may see a thumbnail: whoever may download its original.
+//! A thumbnail may be seen by everyone who may download its original.
 //!
 //! [Spec, thumbnails](https://spec.matrix.org/v1.19/client-server-api/#thumbnails).
 
@@ -29,19 +29,19 @@ use crate::sync::pools::{Permit, Pool};
 use crate::sync::{Activity, Backlog, Batcher, Handle, SingleFlight, WeightedSemaphore};
 use crate::thumbnail::{self, Header, Motion, Plan, Rect, RenderSpec, Source, ThumbnailRequest};
 
-/// Longest work on an animation; the rest of the time of a batch is for a still in its place.
+/// Longest time to render an animation. What remains of the batch's time is for a still image instead.
 pub(crate) const ANIMATION_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Pictures being made or waiting for a worker; requests for further ones wait.
+/// Pictures being rendered or waiting for a worker; requests for further ones wait.
 const MAX_RENDERING: usize = 64;
 
-/// Requests that may wait for that; further ones get 429. A room full of pictures is opened at once.
+/// Requests that may wait for that; further ones get 429. A client that opens a room asks for all its pictures at once.
 const MAX_WAITING: usize = 256;
 
-/// Uploads whose thumbnails are made when the machine is idle; those of further ones are made when they are asked for.
+/// Uploads whose thumbnails are rendered ahead when the machine is idle; those of further uploads are rendered on request.
 const MAX_BACKLOG: usize = 256;
 
-/// Types that a thumbnail may have (spec, thumbnails): an original of another type is made into one of them.
+/// Types that a thumbnail may have (spec, thumbnails). An original of another type is converted to one of them.
 const WEB_TYPES: [&str; 4] = ["image/jpeg", "image/png", "image/gif", "image/webp"];
 
 /// Says how long an animation may take to be made.
@@ -50,13 +50,13 @@ pub(crate) type AnimationTime = Arc<dyn Fn() -> Duration + Send + Sync>;
 /// What requests for thumbnails share.
 pub(super) struct ThumbnailState {
     outcomes: Outcomes,
-    /// Pictures being made. `None` for one that was made ahead of requests and not kept.
+    /// Pictures being rendered. The result is `None` for one that was rendered ahead of requests and not kept.
     rendering: SingleFlight<(Sha256, RenderSpec), Option<MadePicture>>,
-    /// Those of them that wait for a worker: one decode of a source may give several.
+    /// Those that wait for a worker. One decode of a source may give several of them.
     batcher: Batcher<RenderTask, Option<MadePicture>>,
-    /// What decoding may take in all (`thumbnails.memory`).
+    /// Memory for all decodes together (`thumbnails.memory`).
     pub(super) memory: WeightedSemaphore,
-    /// Uploads whose thumbnails are to be made ahead of requests.
+    /// Uploads whose thumbnails are to be rendered ahead of requests.
     backlog: Backlog<Mxc>,
     activity: Arc<Activity>,
     animation_time: AnimationTime,
@@ -74,7 +74,7 @@ impl Media {
     ///
     /// # Errors
     /// Those of [`Self::download`]; `BadRequest` for media that is no picture or a broken one; `UploadTooLarge` for one over
-    /// `thumbnails.max_pixels` or `thumbnails.memory`; `LimitExceeded` when too many pictures are being made.
+    /// `thumbnails.max_pixels` or `thumbnails.memory`; `LimitExceeded` when too many pictures are being rendered.
     pub(crate) async fn thumbnail(
         self: &Arc<Self>,
         mxc: &Mxc,
@@ -110,8 +110,8 @@ impl Media {
         self.access_times.note_thumbnail(prepared.stored().content.sha256, (self.clock)());
     }
 
-    /// Makes a picture that a request waits for. Twice at most: one that was being made ahead of requests is not kept when its source
-    /// turns out to break off, and is made again for the request.
+    /// Renders a picture that a request waits for, twice at most: a picture that was being rendered ahead of requests is not kept if its
+    /// source is truncated, and is rendered again for the request.
     async fn render_for_request(self: &Arc<Self>, task: RenderTask) -> Result<MadePicture> {
         for _ in 0..2 {
             if let Some(picture) = self.render(vec![task.clone()]).await?.pop().flatten() {
@@ -121,7 +121,7 @@ impl Media {
         Err(Error::not_found())
     }
 
-    /// Makes pictures, each once for all who want it.
+    /// Renders pictures, each once for all requests that want it.
     async fn render(self: &Arc<Self>, tasks: Vec<RenderTask>) -> Result<Vec<Option<MadePicture>>> {
         // All of them are queued before the first is made, so that those that share a decode are made together.
         let queue = |task: RenderTask| ((task.source, task.spec), self.thumbnails.batcher.join(task));
@@ -134,8 +134,8 @@ impl Media {
         Ok(pictures)
     }
 
-    /// Makes a queued picture, and those that share its decode, when there is a worker; unless it is made along with another one
-    /// before.
+    /// Waits for a worker, then renders a queued picture together with those that share its decode. Does nothing if another task has
+    /// rendered it along with its own meanwhile.
     async fn render_when_free(
         self: Arc<Self>,
         mut handle: Handle<RenderTask, Option<MadePicture>>,
@@ -152,7 +152,7 @@ impl Media {
         handle.outcome().await
     }
 
-    /// Makes a batch when there is memory.
+    /// Renders a batch when memory is available.
     async fn render_with(
         self: &Arc<Self>,
         worker: Permit,
@@ -169,7 +169,7 @@ impl Media {
 
 /// The blocking steps.
 impl Media {
-    /// How a request can be answered. Reads the picture's header unless the answer is remembered.
+    /// Decides how to answer a request. Reads the picture's header unless the answer is cached.
     fn plan_thumbnail(&self, original: &StoredMedia, requested: ThumbnailRequest) -> Result<Planned> {
         let (source, outcomes) = (original.content.sha256, &self.thumbnails.outcomes);
         match outcomes.answer(source, requested) {
@@ -206,8 +206,8 @@ impl Media {
         self.render_task(original, header, spec).map(Planned::Render)
     }
 
-    /// Whether a size beyond all configured ones takes more memory than there is, of a picture that clients can show. The
-    /// specification lets a thumbnail be larger than asked.
+    /// Whether to send the original because a size beyond all configured ones would need too much memory. Clients can show it, and
+    /// the specification allows a thumbnail to be larger than requested.
     fn is_better_as_it_is(&self, header: &Header, spec: RenderSpec, requested: ThumbnailRequest) -> bool {
         let config = self.config.get();
         let is_still = header.source().motion == Motion::Still;
@@ -217,7 +217,7 @@ impl Media {
             && thumbnail::estimate(header, &[spec]) > config.thumbnails.memory.0
     }
 
-    /// Answers a request with a picture, and remembers that, unless it is a stopgap.
+    /// Answers a request with a picture, and caches that answer unless the picture is a stopgap.
     fn answer_with(
         &self,
         original: &StoredMedia,
@@ -251,12 +251,12 @@ impl ThumbnailState {
         }
     }
 
-    /// Has the thumbnails of an upload made when the machine is idle, if that is configured.
+    /// Queues the thumbnails of an upload for rendering while the machine is idle, if that is configured.
     pub(super) fn make_later(&self, mxc: &Mxc) {
         self.backlog.add(mxc.clone());
     }
 
-    /// Forgets thumbnails whose blobs are gone, and what failed of sources whose damaged bytes were replaced.
+    /// Drops what is cached about thumbnails whose blobs are gone, and the failures of sources whose damaged bytes were replaced.
     pub(super) fn forget_blobs(&self, blobs: &[Sha256]) {
         self.outcomes.forget_blobs(blobs);
     }
@@ -268,7 +268,7 @@ fn original_as_thumbnail(original: &StoredMedia, content_type: &'static str) -> 
     Planned::Ready(PreparedMedia::new(as_thumbnail(original, content, original.blob.clone())))
 }
 
-/// A picture as it is served: under the type that its bytes have, for the uploader's may lie, and a name made up of it.
+/// A picture as it is served. Its type comes from its bytes, because the uploader's claim may be false, and its name from the type.
 fn as_thumbnail(original: &StoredMedia, content: Filled, blob: BlobReader) -> StoredMedia {
     let extension = content.content_type.trim_start_matches("image/").replace("jpeg", "jpg");
     let content = Filled { upload_name: Some(format!("thumbnail.{extension}")), ..content };

@@ -1,7 +1,7 @@
 //! Uploads, and media IDs that are created now and uploaded to later (MSC2246).
 //!
-//! Who may upload to what: everybody who is no guest may upload and create IDs, within limits for each user; to an ID that was created
-//! only its creator, once, before it expires. Whether new media is shown to callers without a token is decided when its bytes are stored.
+//! Who may upload what: every user who is not a guest may upload and create IDs, within limits for each user. Only the user who created
+//! an ID may upload to it, once, before it expires. Whether callers without a token may see new media is decided when it is stored.
 //!
 //! [Spec, content repository](https://spec.matrix.org/v1.19/client-server-api/#content-repository), MSC2246.
 
@@ -41,18 +41,18 @@ type CreateLimiter = RateLimiter<UserId, HashMapStateStore<UserId>, DefaultClock
 pub(super) struct UploadState {
     slots: UploadSlots,
     create_limiter: CreateLimiter,
-    /// Created IDs that are being uploaded to.
+    /// Created IDs to which an upload is in progress.
     targets: Arc<Mutex<HashSet<MediaId>>>,
     receiver: BodyReceiver,
 }
 
-/// What comes with uploaded bytes.
+/// What a client says about the bytes it uploads.
 #[derive(Clone, Debug)]
 pub(crate) struct Upload {
     pub(crate) user_id: UserId,
     /// As the client claims it.
     pub(crate) content_type: String,
-    /// `None` for none or an empty one.
+    /// `None` when it is missing or empty.
     pub(crate) file_name: Option<String>,
     /// `Content-Length`, bytes.
     pub(crate) announced: Option<u64>,
@@ -62,11 +62,11 @@ pub(crate) struct Upload {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Created {
     pub(crate) mxc: Mxc,
-    /// When it ends unless it is uploaded to.
+    /// When it expires if nothing is uploaded to it.
     pub(crate) expires: Expiry,
 }
 
-/// A created ID that one request uploads to. Dropped, another request may try.
+/// A created ID, claimed by one upload. When this is dropped, another request may claim it.
 #[derive(Debug)]
 pub(crate) struct UploadTarget {
     mxc: Mxc,
@@ -74,7 +74,7 @@ pub(crate) struct UploadTarget {
 }
 
 impl Media {
-    /// Waits until the user may upload; the slot is to be kept until the request ends.
+    /// Waits until the user may start an upload. Hold the slot until the request ends.
     ///
     /// # Errors
     /// `LimitExceeded` when too many uploads of the user are in progress.
@@ -96,7 +96,7 @@ impl Media {
         Ok(mxc)
     }
 
-    /// Creates a media ID that is uploaded to later.
+    /// Creates a media ID, to be uploaded to later.
     ///
     /// # Errors
     /// `LimitExceeded` for too many requests or too many pending IDs.
@@ -104,10 +104,11 @@ impl Media {
         self.blocking(Pool::Disk, move |media| media.reserve(user_id)).await
     }
 
-    /// Chooses `mxc` as what `user_id` uploads to. To be called before the body is looked at: the order of the checks is Synapse's.
+    /// Claims `mxc` for an upload by `user_id`. Call this before looking at the body: clients see the errors in Synapse's order.
     ///
     /// # Errors
-    /// `NotFound` (unknown, not ours, expired), `Forbidden` (another user's), `CannotOverwrite` (uploaded to, or being uploaded to).
+    /// `NotFound` (unknown, of another server, expired), `Forbidden` (created by another user), `CannotOverwrite` (an upload is done or
+    /// in progress).
     pub(crate) async fn upload_target(self: &Arc<Self>, mxc: &Mxc, user_id: &UserId) -> Result<UploadTarget> {
         let (mxc, user_id) = (mxc.clone(), user_id.clone());
         self.blocking(Pool::Disk, move |media| media.claim_target(&mxc, &user_id)).await
@@ -129,7 +130,7 @@ impl Media {
     {
         let finish = move |media: &Self, ingest, upload| {
             media.fill(&target, ingest, upload)?;
-            // Told from the same thread: downloads that wait hear of it even if this client is gone by then.
+            // In the same thread, so that waiting downloads wake up even if this client has disconnected.
             media.pending.filled(&target.mxc);
             media.thumbnails.make_later(&target.mxc);
             Ok(target.mxc.clone())
@@ -137,7 +138,8 @@ impl Media {
         self.receive(upload, body, finish).await
     }
 
-    /// Receives a body into the store, which `finish` makes media of. One that announces too much is refused before it is sent.
+    /// Receives a body into the store; `finish` turns it into media. A body whose `Content-Length` is too large is refused before it is
+    /// sent.
     async fn receive<B>(
         self: &Arc<Self>,
         upload: Upload,
@@ -171,17 +173,17 @@ impl Media {
         begun.map_err(|error| Error::storing("storing an upload", error))
     }
 
-    /// Stores what was received under a new ID. Identical bytes get an ID of their own and share the blob (MSC2704).
+    /// Stores a received body under a new ID. Identical bytes get different IDs and share one blob (MSC2704).
     pub(super) fn store_upload(&self, ingest: Ingest, upload: Upload) -> Result<Mxc> {
         let mxc = self.new_mxc();
         if !self.store.add(ingest, self.incoming(&mxc, upload))? {
-            // 142 random bits: a known ID means that the source of randomness is broken.
+            // IDs have 142 random bits: if one exists already, the source of randomness is broken.
             return Err(Error::new(Kind::Internal, "internal error"));
         }
         Ok(mxc)
     }
 
-    /// The row of an upload that is stored now.
+    /// The row for an upload that is stored now.
     fn incoming(&self, mxc: &Mxc, upload: Upload) -> Incoming {
         let Upload { user_id, content_type, file_name: upload_name, .. } = upload;
         let (mxc, created, open) = (mxc.clone(), (self.clock)(), self.is_open());
@@ -216,7 +218,7 @@ impl Media {
         }
         let cannot_overwrite =
             || Error::new(Kind::CannotOverwrite, "this media ID has been uploaded to already");
-        // Entered before the catalog is asked: what it says then stays true until the target is dropped.
+        // Claimed before the catalog is asked, so that its answer stays true until the claim is dropped.
         let target = UploadTarget::enter(mxc, &self.uploads.targets);
         let media = self.store.media(mxc)?.ok_or_else(Error::not_found)?;
         if media.user_id.as_ref() != Some(user_id) {
@@ -247,7 +249,7 @@ impl UploadState {
         }
     }
 
-    /// Forgets users who have not created IDs for a while, so that the limiter does not grow.
+    /// Drops users who have not created IDs for a while, so that the limiter does not grow.
     pub(super) fn tidy(&self) {
         self.create_limiter.retain_recent();
         self.create_limiter.shrink_to_fit();
@@ -268,7 +270,7 @@ impl Drop for UploadTarget {
     }
 }
 
-/// A pending ID that ended. Clients look for the word "expired".
+/// The error for an expired ID. Clients look for the word "expired".
 fn expired() -> Error {
     Error::new(Kind::NotFound, "the media ID has expired")
 }

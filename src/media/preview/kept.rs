@@ -1,4 +1,5 @@
-//! Previews that are kept: the latest in memory, all in the catalog, each for as long as its site and the configuration say.
+//! Cached and stored previews: the latest ones in memory, all of them in the catalog, each for as long as its site and the configuration
+//! allow.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,22 +21,22 @@ use crate::store::catalog::{Preview, Room};
 use crate::store::{Incoming, PreviewImage, PreviewPage};
 use crate::sync::{KeyedSemaphore, SingleFlight};
 
-/// How long a failure is believed, and a preview of which a part was late.
+/// How long a failure is cached, and a preview that lacks a part which was late.
 pub(super) const FAILURE_KEPT: Duration = Duration::from_mins(1);
 
-/// Previews being stored at the same time. While the disk is so slow that there are as many, further ones are not stored.
+/// Previews being stored at the same time. Further ones are not stored: the disk is too slow then, and each holds an image on it.
 const MAX_STORING: usize = 16;
 
 /// Previews stored.
 const MAX_PREVIEWS: u32 = 10_000;
 
-/// What of them is in memory as well, bytes.
+/// Size of the cache in memory, bytes.
 const REMEMBERED_BYTES: u64 = 1 << 20;
 
-/// How many of average size that makes: a hint for the table.
+/// Expected number of cached previews: a hint for the size of the table.
 const REMEMBERED: usize = 512;
 
-/// What a remembered answer takes besides its text, bytes.
+/// Memory that a cached preview takes besides its text, bytes.
 const OVERHEAD: usize = 256;
 
 /// What requests for previews share.
@@ -48,18 +49,18 @@ pub(in crate::media) struct PreviewState {
     pub(super) requests_per_host: KeyedSemaphore<String>,
 }
 
-/// What follows from the configuration; built anew when that is read again.
+/// Everything that follows from the configuration. Replaced as a whole when that is reloaded.
 pub(super) struct Rules {
     pub(super) config: config::Previews,
     pub(super) fetcher: Fetcher,
-    /// Sites that are known to speak oEmbed.
+    /// Sites that are known to support oEmbed.
     pub(super) providers: OembedProviders,
 }
 
 /// An answer in memory.
 #[derive(Clone)]
 struct Remembered {
-    /// The JSON object, or why there is none.
+    /// The JSON object, or why there is no preview.
     outcome: Result<Arc<str>>,
     until: Moment,
 }
@@ -79,7 +80,7 @@ impl PreviewState {
         }
     }
 
-    /// Applies a changed configuration. Answers are not remembered over it: what was refused may be allowed now.
+    /// Applies a changed configuration and empties the cache: a link that was refused may be allowed now.
     pub(in crate::media) fn reload(&self, config: config::Previews, fetcher: Fetcher) {
         self.rules.set(Rules::new(config, fetcher));
         self.remembered.clear();
@@ -89,12 +90,12 @@ impl PreviewState {
         self.rules.get()
     }
 
-    /// The right to store a preview, unless too many are being stored.
+    /// A permit to store a preview; `None` when too many are being stored.
     pub(super) fn storing_permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.storing).try_acquire_owned().ok()
     }
 
-    /// Forgets previews that are deleted.
+    /// Drops deleted previews from memory.
     pub(in crate::media) fn forget(&self, urls: &[String]) {
         for link in urls.iter().filter_map(|url| HttpUrl::parse(url).ok()) {
             self.remembered.remove(&link);
@@ -110,9 +111,9 @@ impl Rules {
 }
 
 impl Media {
-    /// The answer for `link`, if it is in memory. Does not block.
+    /// The cached answer for `link`. Never blocks.
     pub(super) fn remembered_preview(&self, link: &HttpUrl) -> Option<Result<Arc<str>>> {
-        // What was kept of a host that is excluded by now is not shown.
+        // Checked on each request: the host may have been excluded after its page was cached.
         if let Err(error) = self.previews.rules().fetcher.check_allowed(link) {
             return Some(Err(error));
         }
@@ -120,9 +121,9 @@ impl Media {
         ((self.monotonic)() < remembered.until).then_some(remembered.outcome)
     }
 
-    /// Remembers that there is no preview of `link`, so that its site is not asked again at once.
+    /// Caches that there is no preview of `link`, so that its site is not asked again at once.
     pub(super) fn remember_failure(&self, link: &HttpUrl, error: &Error) {
-        // Other failures are ours and may be over at any moment.
+        // Other failures are our own and may be over at any moment.
         if matches!(error.kind(), Kind::PageFailed | Kind::PageUnavailable | Kind::Forbidden) {
             let until = (self.monotonic)().after(FAILURE_KEPT);
             let outcome = Err(error.clone());
@@ -130,12 +131,12 @@ impl Media {
         }
     }
 
-    /// Where a site that is known to speak oEmbed describes `link`.
+    /// The oEmbed URL for `link`, if its site is known to support oEmbed.
     pub(super) fn known_oembed(&self, link: &HttpUrl) -> Option<HttpUrl> {
         HttpUrl::parse(self.previews.rules().providers.endpoint(link.url())?.as_str()).ok()
     }
 
-    /// `answer` while the preview is not stored. What was stored meanwhile counts; else it is remembered for a short while.
+    /// The answer for a preview that is not stored yet: what was stored meanwhile, else `answer`, which is cached for a short time.
     pub(super) fn answer_unstored(&self, link: &HttpUrl, answer: String) -> Arc<str> {
         if let Some(Ok(stored)) = self.remembered_preview(link) {
             return stored;
@@ -155,7 +156,7 @@ impl Media {
 
 /// The blocking steps.
 impl Media {
-    /// The answer for `link`, if a preview is stored.
+    /// The answer for `link` from the catalog.
     pub(super) fn stored_preview(&self, link: &HttpUrl) -> Result<Option<Arc<str>>> {
         if let Some(remembered) = self.remembered_preview(link) {
             return remembered.map(Some);
@@ -167,8 +168,8 @@ impl Media {
         Ok((!left.is_zero()).then(|| self.remember(link, answer, left)))
     }
 
-    /// Stores the preview of `link` and its image: the blob first, then both rows at once. An image that cannot be stored is left out
-    /// for a while. Gives the answer.
+    /// Stores the preview of `link` and its image: the blob first, then both rows in one transaction. If the image cannot be stored, the
+    /// preview goes without it and is made again soon.
     pub(super) fn store_preview(&self, link: &HttpUrl, draft: PreviewDraft) -> Result<Arc<str>> {
         let mut lifetime = draft.lifetime(self.previews.rules().config.cache.0);
         let without_image = draft.keys();
@@ -187,7 +188,7 @@ impl Media {
         Ok(self.remember(link, stored.answer, lifetime))
     }
 
-    /// Writes a preview of the answer's `keys`, to which the image's address is added.
+    /// Stores a preview that consists of `keys` and the address of the image.
     fn commit_preview(
         &self,
         link: &HttpUrl,
@@ -214,7 +215,7 @@ impl Media {
         })
     }
 
-    /// Deletes previews that have expired or, after a change of configuration, are too many, with their images and their thumbnails.
+    /// Deletes expired previews with their images and thumbnails, and the oldest ones while they take more than `previews.max_stored`.
     pub(in crate::media) fn remove_expired_previews(&self) -> Result<()> {
         let bytes = self.previews.rules().config.max_stored.0;
         self.store.remove_previews((self.clock)(), &self.server_name, bytes)?;

@@ -1,4 +1,4 @@
-//! Fetches that are under way: started once, their files passed on to all who want them as they arrive.
+//! Fetches in progress. Each file is fetched once and passed on, while it arrives, to all requests that want it.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -29,20 +29,20 @@ const READ_AHEAD: usize = 2;
 /// Fetches at the same time, running or waiting to run. Further requests wait in the queue or get 429.
 const MAX_FETCHES: usize = 256;
 
-/// The same from one server, so that a slow one does not take up all of them.
+/// The same from one server, so that a slow server does not use up all of them.
 const MAX_FETCHES_OF_SERVER: usize = 32;
 
-/// The same caused by callers without a token, so that a flood of them leaves half to those who have one.
+/// The same for callers without a token, so that a flood of them leaves half to callers with one.
 const MAX_ANONYMOUS_FETCHES: usize = 128;
 
 /// Requests with a token that may wait until a further fetch can begin; further ones get 429. A room full of pictures is opened at
 /// once, and many of them are of one server.
 const MAX_WAITING: usize = 256;
 
-/// The longest that one of them waits.
+/// The longest wait of such a request.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// All fetches that are under way.
+/// All fetches in progress.
 #[derive(Debug)]
 pub(super) struct InFlightFetches {
     table: Arc<Mutex<HashMap<Mxc, InFlightFetch>>>,
@@ -52,23 +52,23 @@ pub(super) struct InFlightFetches {
     queue: Semaphore,
 }
 
-/// A fetch under way.
+/// A fetch in progress.
 #[derive(Debug)]
 struct InFlightFetch {
     progress: watch::Receiver<Progress>,
-    /// Who caused it.
+    /// Who started it.
     viewer: Viewer,
 }
 
-/// A fetch under way, for one of the requests that want its file.
+/// A fetch in progress, as seen by one of the requests that want its file.
 #[derive(Debug)]
 pub(super) struct FetchHandle {
     progress: watch::Receiver<Progress>,
-    /// Whether this request caused the fetch.
+    /// Whether this request started the fetch.
     is_first: bool,
 }
 
-/// How far a fetch has come.
+/// The progress of a fetch.
 #[derive(Clone, Debug)]
 enum Progress {
     /// The remote server has not answered.
@@ -78,14 +78,14 @@ enum Progress {
         head: RemoteHead,
         /// Where the bytes appear.
         blob: BlobReader,
-        /// How many there are so far.
+        /// Bytes so far.
         size: u64,
-        /// Whether these are all.
+        /// Whether this is the whole file.
         complete: bool,
     },
     /// The row is committed.
     Stored(StoredMedia),
-    /// All bytes came and could not be stored. Requests that pass them on can still do so.
+    /// All bytes arrived and could not be stored. Requests that are passing them on can finish.
     Unstored {
         head: RemoteHead,
         blob: BlobReader,
@@ -95,7 +95,7 @@ enum Progress {
     Failed(Error),
 }
 
-/// A remote file while it arrives, to be passed on.
+/// A remote file while it arrives, to be passed on to a client.
 #[derive(Debug)]
 pub(crate) struct ArrivingFile {
     pub(crate) head: RemoteHead,
@@ -109,7 +109,7 @@ pub(crate) struct ArrivingFile {
 #[derive(Debug)]
 pub(super) struct ProgressReporter(Arc<watch::Sender<Progress>>);
 
-/// Notifies when it is dropped, however the task ends that holds it.
+/// Notifies when it is dropped, even if the task that holds it panics.
 struct NotifyOnDrop(Arc<Notify>);
 
 impl Default for InFlightFetches {
@@ -119,12 +119,12 @@ impl Default for InFlightFetches {
 }
 
 impl InFlightFetches {
-    /// Joins the fetch of `mxc`, or starts one by `fetch`, which reports its progress and ends when the row is committed. A fetch runs
-    /// to its end even if all requests for it go away.
+    /// Joins the fetch of `mxc`, or starts one with `fetch`, which reports its progress and ends when the row is committed. A fetch runs
+    /// to its end even if all requests for it are cancelled: what has arrived would have to be fetched again.
     ///
     /// # Errors
-    /// `LimitExceeded` when too many fetches are under way: for callers without a token at once, for others when the queue is full or
-    /// they have waited for [`LONGEST_WAIT`].
+    /// `LimitExceeded` when too many fetches are in progress: at once for callers without a token, for others when the queue is full or
+    /// after [`LONGEST_WAIT`].
     pub(super) async fn join<F>(
         &self,
         mxc: &Mxc,
@@ -146,7 +146,7 @@ impl InFlightFetches {
         let _in_queue = permit.ok_or_else(refused)?;
         let wait = async {
             loop {
-                // Listened for before the attempt, so that no end is missed in between.
+                // Registered before the attempt, so that a fetch that ends in between still wakes us.
                 let mut ended = pin!(self.ended.notified());
                 ended.as_mut().enable();
                 if let Some(handle) = self.join_or_start(mxc, viewer, &mut fetch) {
@@ -158,7 +158,7 @@ impl InFlightFetches {
         tokio::time::timeout(LONGEST_WAIT, wait).await.map_err(|_elapsed| refused())
     }
 
-    /// Joins a fetch or starts one; `None` when too many are under way.
+    /// Joins a fetch or starts one; `None` when too many are in progress.
     fn join_or_start<F>(
         &self,
         mxc: &Mxc,
@@ -185,12 +185,12 @@ impl InFlightFetches {
         table.insert(mxc.clone(), InFlightFetch { progress: progress.clone(), viewer });
         let sender = Arc::new(sender);
         let fetch = fetch(ProgressReporter(Arc::clone(&sender)));
-        // Dropped in this order: there is room in the table when those who wait are woken.
+        // Dropped in this order: the table has room by the time waiting requests are woken.
         let entry = (Entry::new(&self.table, mxc.clone()), NotifyOnDrop(Arc::clone(&self.ended)));
         let span = log::request_span();
         let task = async move {
             let outcome = fetch.instrument(span).await;
-            // Before the outcome is told: a request that comes after it looks the media up.
+            // Removed before the outcome is published: a request that comes later finds the media in the store.
             drop(entry);
             sender.send_modify(|progress| *progress = progress.ended(outcome));
         };
@@ -211,8 +211,8 @@ impl FetchHandle {
         }
     }
 
-    /// Waits until the file can be passed on. A request that joins after its last byte waits until it is stored: stored media can be
-    /// answered with validators.
+    /// Waits until the file can be passed on. A request that joins after the last byte waits until the file is stored, because stored media
+    /// is sent with an `ETag`.
     pub(super) async fn first_byte(mut self, readers: &Readers) -> Result<Fetched> {
         let is_first = self.is_first;
         let can_be_sent = |progress: &Progress| match progress {
@@ -256,7 +256,7 @@ impl ArrivingFile {
     }
 }
 
-/// Reads a part of an arriving file for one client, as fast as it arrives and as the client takes it.
+/// Reads a part of an arriving file for one client, as fast as it arrives and the client reads.
 async fn tail(file: ArrivingFile, range: Range<u64>, client: mpsc::Sender<io::Result<Bytes>>) {
     let ArrivingFile { mut progress, blob, readers, .. } = file;
     let mut sent = range.start;
@@ -268,14 +268,14 @@ async fn tail(file: ArrivingFile, range: Range<u64>, client: mpsc::Sender<io::Re
         let (until, complete) = match available {
             Ok((size, complete)) => (size.min(range.end), complete),
             Err(error) => {
-                // Breaks the client's connection off: a short file must not look whole. A client that is gone does not matter.
+                // This aborts the response, so that a truncated file does not look complete. Ignored if the client has disconnected.
                 drop(client.send(Err(error)).await);
                 return;
             }
         };
         let mut stream = FileStream::new(blob.range(sent, until.saturating_sub(sent)), &readers);
         while let Some(chunk) = std::future::poll_fn(|context| stream.poll_chunk(context)).await {
-            // A client that is gone ends this task and nothing else.
+            // The client has disconnected: only this task ends, others still read the file.
             if client.send(chunk).await.is_err() {
                 return;
             }
@@ -297,18 +297,18 @@ impl Progress {
         }
     }
 
-    /// How many bytes of the file can be read from `blob`, and whether these are all.
+    /// How many bytes of the file can be read from `blob`, and whether that is the whole file.
     fn available(&self, blob: &BlobReader) -> io::Result<(u64, bool)> {
         match self {
             Self::Arriving { size, complete, .. } => Ok((*size, *complete)),
             Self::Unstored { size, .. } => Ok((*size, true)),
-            // Everything came before it was stored.
+            // A file is stored only after all of it has arrived.
             Self::Stored(_) | Self::Requested => Ok((blob.available()?, true)),
             Self::Failed(error) => Err(io::Error::other(error.clone())),
         }
     }
 
-    /// What follows when the fetch has ended with `outcome`.
+    /// The final state of a fetch that ended with `outcome`.
     fn ended(&self, outcome: Result<StoredMedia>) -> Self {
         match (outcome, self) {
             (Ok(stored), _) => Self::Stored(stored),
@@ -321,7 +321,7 @@ impl Progress {
 }
 
 impl ProgressReporter {
-    /// The remote server has begun to answer; its bytes will appear in `blob`.
+    /// The response head is here; the bytes will appear in `blob`.
     pub(super) fn started(&self, head: RemoteHead, blob: BlobReader) {
         self.0.send_replace(Progress::Arriving { head, blob, size: 0, complete: false });
     }

@@ -1,4 +1,4 @@
-//! What is remembered of thumbnails besides the catalog's rows: what requests came to, what was made lately, what failed.
+//! Caches in memory beside the catalog: answers to requests, recently rendered pictures, recent failures.
 
 use std::time::Duration;
 
@@ -25,14 +25,14 @@ const UNANIMATED: usize = 1024;
 /// Sources remembered as broken off; about 50 bytes each.
 const PARTIAL: usize = 1024;
 
-/// How long a source is left alone that turned out broken, or took too long. The same bytes fail again, and clients ask again.
+/// How long a failure is cached, of a source that is broken or took too long. The same bytes would fail again, and clients ask again.
 const REFUSAL: Duration = Duration::from_mins(10);
 
 /// How long a still stands in for an animation that there was no time for. Then it is tried again: the machine may have been busy. On
 /// one that is too slow for it, requests meanwhile do not cost another [`ANIMATION_TIMEOUT`](super::ANIMATION_TIMEOUT).
 const ANIMATION_RETRY: Duration = Duration::from_mins(10);
 
-/// What is remembered, all of it bounded. Nothing here must be true of the disk: what it names may be gone.
+/// The caches, all of them bounded. They may be out of date: callers check that a blob they name still exists.
 #[derive(Debug)]
 pub(super) struct Outcomes {
     answers: Cache<(Sha256, ThumbnailRequest), Answer>,
@@ -43,12 +43,12 @@ pub(super) struct Outcomes {
     partial: Cache<Sha256, ()>,
 }
 
-/// What a request for a thumbnail came to.
+/// The cached answer to a request for a thumbnail.
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
-    /// The source itself, whose bytes are of this type.
+    /// The original itself; its bytes have this type.
     Original(&'static str),
-    /// A picture that was made.
+    /// A rendered picture.
     Made(Filled),
 }
 
@@ -61,7 +61,7 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// The step that makes the picture of a spec.
+    /// The step that renders a spec.
     pub(super) fn of(spec: &RenderSpec) -> Self {
         if spec.animated { Self::Animation } else { Self::Still }
     }
@@ -86,7 +86,7 @@ impl Outcomes {
         self.answers.insert((source, requested), answer);
     }
 
-    /// The picture of a spec, if it was made lately.
+    /// The picture of a spec, if it was rendered recently.
     pub(super) fn made(&self, source: Sha256, spec: RenderSpec) -> Option<Filled> {
         self.made.get(&(source, spec))
     }
@@ -95,7 +95,7 @@ impl Outcomes {
         self.made.insert((source, spec), picture);
     }
 
-    /// Fails as a step of this source did lately.
+    /// Returns the error with which a step of this source failed recently.
     pub(super) fn check_refused(&self, source: Sha256, step: Step, monotonic: &Monotonic) -> Result<()> {
         match self.refusals.get(&(source, step)) {
             Some((error, until)) if monotonic() < until => Err(error),
@@ -107,7 +107,7 @@ impl Outcomes {
         self.refusals.insert((source, step), (error.clone(), monotonic().after(REFUSAL)));
     }
 
-    /// Whether there was no time for an animation lately.
+    /// Whether there was not enough time for an animation recently.
     pub(super) fn had_no_time(&self, source: Sha256, spec: RenderSpec, monotonic: &Monotonic) -> bool {
         self.unanimated.get(&(source, spec)).is_some_and(|until| monotonic() < until)
     }
@@ -116,7 +116,7 @@ impl Outcomes {
         self.unanimated.insert((source, spec), monotonic().after(ANIMATION_RETRY));
     }
 
-    /// Whether the source is known to break off.
+    /// Whether the source is known to be truncated.
     pub(super) fn is_partial(&self, source: Sha256) -> bool {
         self.partial.get(&source).is_some()
     }
@@ -125,7 +125,7 @@ impl Outcomes {
         self.partial.insert(source, ());
     }
 
-    /// Forgets pictures whose blobs are gone, and what failed of sources: damaged bytes may have been replaced by whole ones.
+    /// Drops pictures whose blobs were removed, and failures of sources whose blobs were: damaged bytes may have been replaced.
     pub(super) fn forget_blobs(&self, blobs: &[Sha256]) {
         if blobs.is_empty() {
             return;

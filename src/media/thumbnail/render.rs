@@ -1,4 +1,4 @@
-//! Making thumbnails: several out of one decode, each kept before it is answered.
+//! Rendering thumbnails: several from one decode, each stored before it is sent.
 
 use std::collections::HashMap;
 use std::io::BufReader;
@@ -18,7 +18,7 @@ use crate::thumbnail::{self, Header, Limits, RenderSpec, Rendered, ThumbnailErro
 /// Longest work on one batch.
 const RENDER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Thumbnails kept of one source besides the newest: anybody may ask for any size, and none may fill the disk. The oldest go.
+/// Thumbnails stored for one source besides the newest; the oldest are deleted. Clients may ask for any size and must not fill the disk.
 const MAX_KEPT: u32 = 64;
 
 /// How much of a picture is read at once, bytes.
@@ -41,7 +41,7 @@ pub(super) struct RenderTask {
 enum Purpose {
     /// A request waits for it.
     Requested,
-    /// It may be asked for later. Of a file that breaks off nothing is made ahead.
+    /// It may be requested later. Nothing is rendered ahead from a truncated file.
     Ahead,
 }
 
@@ -54,12 +54,12 @@ pub(super) struct MadePicture {
     pub(super) is_stopgap: bool,
 }
 
-/// What came of a batch.
+/// The result of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// In the order of the tasks. `None` for what is not kept: the source breaks off, and no request waits for the picture.
+    /// In the order of the tasks. `None` for a picture that is not stored: its source is truncated, and no request waits for it.
     pub(super) pictures: Vec<Option<MadePicture>>,
-    /// How many pictures the decode gave; 0 when all of them were there.
+    /// How many pictures came from the decode; 0 when all of them were stored already.
     pub(super) decoded: usize,
 }
 
@@ -70,7 +70,7 @@ impl RenderTask {
     }
 }
 
-/// Bytes of memory that making a batch takes.
+/// Memory for rendering a batch, bytes.
 pub(super) fn memory(batch: &[RenderTask]) -> u64 {
     let specs: Vec<RenderSpec> = batch.iter().map(|task| task.spec).collect();
     batch.first().map_or(0, |task| thumbnail::estimate(&task.header, &specs))
@@ -78,7 +78,7 @@ pub(super) fn memory(batch: &[RenderTask]) -> u64 {
 
 /// The blocking steps.
 impl Media {
-    /// A picture to make for a request, unless it takes too much memory or failed lately.
+    /// A task for a request, unless it would need too much memory or failed recently.
     pub(super) fn render_task(
         &self,
         original: &StoredMedia,
@@ -94,7 +94,7 @@ impl Media {
         Ok(task)
     }
 
-    /// The header of a picture. That it cannot be read is remembered.
+    /// The header of a picture. A failure is cached.
     pub(super) fn read_header(&self, original: &StoredMedia) -> Result<Header> {
         let source = original.content.sha256;
         self.thumbnails.outcomes.check_refused(source, Step::Header, &self.monotonic)?;
@@ -104,7 +104,7 @@ impl Media {
         checked.map_err(|error| self.note_refusal(source, &[Step::Header], error))
     }
 
-    /// Whether `further` can be made out of one decode with all of `batch`, in the memory there is. Equal pictures can.
+    /// Whether `further` can be rendered from one decode together with `batch`, within `thumbnails.memory`.
     pub(super) fn renders_together(&self, batch: &[RenderTask], further: &RenderTask) -> bool {
         let shares = |task: &RenderTask| {
             task.source == further.source
@@ -116,7 +116,7 @@ impl Media {
             && thumbnail::estimate(&further.header, &specs) <= self.config.get().thumbnails.memory.0
     }
 
-    /// Makes the pictures of a batch and keeps them. Where there is no time for an animation, the batch gets stills in its place.
+    /// Renders the pictures of a batch and stores them. If there is not enough time for an animation, the batch gets still images instead.
     pub(super) fn render_batch(&self, batch: &[RenderTask]) -> Result<Batch> {
         let now = Instant::now();
         let limits = Limits {
@@ -137,7 +137,7 @@ impl Media {
             if specs.contains(spec) || pictures.contains_key(spec) {
                 continue;
             }
-            // Another batch may have made it since it was looked for.
+            // Another batch may have rendered it since the task was planned.
             match self.made_lately(*source, *spec)? {
                 Some(picture) => drop(pictures.insert(*spec, picture)),
                 None => specs.push(*spec),
@@ -168,8 +168,8 @@ impl Media {
         Ok(Batch { pictures, decoded: specs.len() })
     }
 
-    /// Makes stills in place of animations, which are not tried again for a while. Each still is the one that is kept for requests
-    /// for a still.
+    /// Renders still images instead of animations, which are not tried again for some time. They are the same pictures that requests for
+    /// still images get.
     fn render_stopgaps(&self, batch: &[RenderTask], limits: &Limits) -> Result<Batch> {
         let mut stills = Vec::new();
         for task @ RenderTask { source, spec, .. } in batch {
@@ -186,12 +186,12 @@ impl Media {
         Ok(Batch { pictures: pictures.into_iter().map(|made| made.map(as_stopgap)).collect(), decoded })
     }
 
-    /// Opens the source anew: it may have been replaced since the task was planned, and a task in the queue holds no file open.
+    /// Opens the source. A queued task does not hold it open, and its damaged blob may have been replaced meanwhile.
     fn open_source(&self, task: &RenderTask) -> Result<BlobReader> {
         self.store.open_blob(None, &task.original)?.ok_or_else(Error::not_found)
     }
 
-    /// A picture that this process made lately, opened.
+    /// A recently rendered picture, opened.
     fn made_lately(&self, source: Sha256, spec: RenderSpec) -> Result<Option<MadePicture>> {
         let Some(content) = self.thumbnails.outcomes.made(source, spec) else { return Ok(None) };
         let blob = self.store.open_blob(None, &content)?;
@@ -201,7 +201,7 @@ impl Media {
     /// Stores a picture.
     ///
     /// # Errors
-    /// `NotFound` when no media has its source any more.
+    /// `NotFound` when its source was removed meanwhile.
     fn keep_thumbnail(&self, source: Sha256, spec: RenderSpec, rendered: Rendered) -> Result<MadePicture> {
         let Rendered { content_type, bytes, .. } = rendered;
         let failed = |error| Error::storing("storing a thumbnail", error);
@@ -219,7 +219,7 @@ impl Media {
         Ok(MadePicture { content, blob, is_stopgap: false })
     }
 
-    /// Remembers that steps of a source failed, unless that is the disk's fault. Gives what a client reads of it.
+    /// Caches that steps of a source failed, unless the disk was at fault. Returns the error for the client.
     fn note_refusal(&self, source: Sha256, steps: &[Step], error: ThumbnailError) -> Error {
         let is_disk = matches!(error, ThumbnailError::Io(_));
         let error = refused(error);
@@ -242,7 +242,7 @@ impl Media {
         }
     }
 
-    /// Makes a blurhash, which is not kept.
+    /// Computes a BlurHash. It is not stored.
     pub(super) fn render_blurhash(&self, task: &RenderTask, timeout: Duration) -> Result<String> {
         let limits = Limits { deadline: Instant::now().checked_add(timeout), ..self.thumbnail_limits() };
         let blob = self.open_source(task)?;
@@ -250,7 +250,7 @@ impl Media {
     }
 }
 
-/// Where the catalog keeps the picture of a spec.
+/// The key of a picture in the catalog.
 pub(super) fn thumbnail_key(source: Sha256, spec: RenderSpec) -> ThumbnailKey {
     let crop = [spec.crop.x, spec.crop.y, spec.crop.width, spec.crop.height];
     ThumbnailKey { source, crop, size: [spec.width, spec.height], animated: spec.animated }
@@ -261,7 +261,7 @@ fn reader(blob: &BlobReader) -> BufReader<BlobCursor> {
     BufReader::with_capacity(READ_SIZE, blob.cursor())
 }
 
-/// What a client reads of a picture that gives no thumbnail.
+/// The error for a client when a picture gives no thumbnail.
 fn refused(error: ThumbnailError) -> Error {
     match error {
         ThumbnailError::TooLarge(why) => Error::new(Kind::UploadTooLarge, why),

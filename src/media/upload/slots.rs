@@ -1,7 +1,7 @@
-//! How many uploads each user may have under way.
+//! The number of uploads that each user may have in progress.
 //!
-//! A bridge sends a hundred small files at once: those beyond the limit wait for a slot, in their order. The queue is short, and so is
-//! the wait, for each waiting request holds a connection.
+//! A bridge sends a hundred small files at once: those beyond the limit wait for a slot, first come, first served. The queue and the wait
+//! are short, because each waiting request holds a connection.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -13,16 +13,16 @@ use crate::error::{Error, Kind, Result};
 use crate::matrix::UserId;
 use crate::sync::{RETRY, lock};
 
-/// Uploads that a user may have under way at the same time; further ones wait. A client sends a handful at once.
+/// Uploads that a user may have in progress at the same time; further ones wait. A client sends a handful at once.
 const MAX_UPLOADS_PER_USER: usize = 32;
 
 /// Uploads of a user that may wait for a slot; further ones get 429.
 const MAX_WAITING_PER_USER: usize = 256;
 
-/// The longest wait for a slot: well below the 60 s after which proxies give up.
+/// The longest wait for a slot: well below the 60 s after which reverse proxies give up.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// Users with uploads under way or waiting.
+/// Users with uploads in progress or waiting.
 type Table = Arc<Mutex<HashMap<UserId, User>>>;
 
 /// The upload slots of all users.
@@ -32,21 +32,21 @@ pub(super) struct UploadSlots(Table);
 /// The uploads of one user.
 #[derive(Debug)]
 struct User {
-    /// A permit for each that may be under way.
+    /// A permit for each upload that may be in progress.
     slots: Arc<Semaphore>,
-    /// Those under way and those waiting.
+    /// Uploads in progress and waiting.
     count: usize,
 }
 
-/// An upload under way, until it is dropped.
+/// An upload in progress, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct UploadSlot {
-    /// Dropped first, so that the next one is let in before the user is forgotten.
+    /// Dropped first, so that the next upload gets the slot before the user is removed from the table.
     _slot: OwnedSemaphorePermit,
     _counted: Counted,
 }
 
-/// An upload that counts in the table, until it is dropped.
+/// An upload that is counted in the table, until this is dropped.
 #[derive(Debug)]
 struct Counted {
     table: Table,
@@ -57,7 +57,7 @@ impl UploadSlots {
     /// Waits for a slot of this user.
     ///
     /// # Errors
-    /// `LimitExceeded` when too many uploads of the user wait already, or those under way take too long.
+    /// `LimitExceeded` when too many uploads of the user wait already, or those in progress take too long.
     pub(super) async fn acquire(&self, user_id: &UserId) -> Result<UploadSlot> {
         let refused = || {
             let message = "too many of your uploads are in progress";
