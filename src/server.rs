@@ -555,7 +555,6 @@ fn failure(error: &Error, route: &str) -> Response {
     }
 }
 
-/// What the pattern captured.
 fn path_params(params: &matchit::Params<'_, '_>) -> PathParams {
     let get = |name| params.get(name).map(str::to_owned);
     PathParams { server_name: get("o"), media_id: get("m"), file_name: get("name") }
@@ -574,7 +573,6 @@ pub enum Listener {
 type Take = Box<dyn FnMut() -> io::Result<Socket> + Send>;
 
 impl Listener {
-    /// The next connection.
     async fn accept(&self) -> io::Result<Socket> {
         match self {
             Self::Tcp(listener) => {

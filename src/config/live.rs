@@ -9,7 +9,6 @@ use super::{Config, Homeserver, Ops, Thumbnails};
 pub(crate) struct Live<T>(RwLock<Arc<T>>);
 
 impl<T> Live<T> {
-    /// At first `value`.
     pub(crate) fn new(value: T) -> Self {
         Self(RwLock::new(Arc::new(value)))
     }
@@ -19,7 +18,6 @@ impl<T> Live<T> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// From now on `value`.
     pub(crate) fn set(&self, value: T) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
     }

@@ -35,7 +35,6 @@ pub(crate) enum KeyCheck {
 #[derive(Deserialize)]
 struct PublishedKeys {
     server_name: String,
-    /// By key ID.
     verify_keys: BTreeMap<String, PublishedKey>,
 }
 

@@ -52,23 +52,23 @@ pub enum KeyError {
     /// The file that `homeserver.signing_key` names cannot be read.
     #[error("cannot read the signing key {}: {}; {}", path.display(), in_words(source), fix_for_reading(source, path))]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// What went wrong.
         source: io::Error,
     },
     /// The file to import cannot be read.
     #[error("cannot read {}: {}; {}", path.display(), in_words(source), fix_for_importing(source))]
     NoSource {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// What went wrong.
         source: io::Error,
     },
     /// Other users can read or write the file.
     #[error("the signing key {} can be {by} (mode {mode:04o}); run `chmod 600 {0}`", path.display())]
     Exposed {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Its permissions.
         mode: u32,
@@ -78,7 +78,7 @@ pub enum KeyError {
     /// The file holds no signing key.
     #[error("{}: {why}", path.display())]
     NotAKey {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// What is wrong with it.
         why: KeyFormatError,
@@ -100,9 +100,9 @@ pub enum KeyError {
     /// The file cannot be written.
     #[error("cannot write the signing key {}: {}; {}", path.display(), in_words(source), fix_for_writing(source))]
     Unwritable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// What went wrong.
         source: io::Error,
     },
 }

@@ -30,7 +30,6 @@ pub(crate) enum RemoteError {
     SlowError {
         /// The status of its response.
         status: u16,
-        /// The time-out.
         why: io::Error,
     },
     /// Its response broke off.
@@ -48,7 +47,6 @@ pub(crate) enum RemoteError {
     /// A notary's response about its keys is not believed.
     #[error("notary {notary}: {why}")]
     Notary {
-        /// The notary.
         notary: ServerName,
         /// What is wrong with the response.
         why: NotaryError,

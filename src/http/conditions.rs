@@ -74,7 +74,6 @@ enum Member<'a> {
     Tag {
         /// Whether `W/` stands before it.
         is_weak: bool,
-        /// The rest.
         text: &'a [u8],
     },
     /// What is no tag.

@@ -45,7 +45,6 @@ struct Lease {
     buffer: Box<[u8]>,
     /// How many of them were read.
     length: usize,
-    /// Where it goes.
     buffers: Arc<Buffers>,
 }
 

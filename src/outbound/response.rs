@@ -26,7 +26,6 @@ impl OutboundResponse {
         Self { response, url: url.to_owned() }
     }
 
-    /// The status code.
     pub(crate) fn status(&self) -> u16 {
         StatusCode::as_u16(&self.response.status())
     }

@@ -33,7 +33,6 @@ pub(super) struct TcpConnector {
     pub(super) history: Arc<AddressHistory>,
 }
 
-/// One connection.
 pub(super) struct TcpTransport {
     buffers: LazyBuffers,
     stream: MaybeTls,

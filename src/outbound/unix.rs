@@ -64,7 +64,6 @@ impl Resolver for NoLookup {
     }
 }
 
-/// One connection.
 pub(super) struct UnixTransport {
     buffers: LazyBuffers,
     stream: UnixStream,

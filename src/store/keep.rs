@@ -12,10 +12,9 @@ use super::{Lookup, Store};
 use crate::error::{Error, Result};
 use crate::matrix::{Mxc, ServerName, Timestamp, UserId};
 
-/// What is written of media beside its bytes.
+/// What the row of new media says besides size and hash.
 #[derive(Clone, Debug)]
 pub(crate) struct Incoming {
-    /// Its address.
     pub(crate) mxc: Mxc,
     /// As the uploader or the other server claims it.
     pub(crate) content_type: String,
@@ -23,63 +22,56 @@ pub(crate) struct Incoming {
     pub(crate) upload_name: Option<String>,
     /// Uploader, for local media.
     pub(crate) user_id: Option<UserId>,
-    /// Now.
     pub(crate) created: Timestamp,
     /// Whether it may be served without a token (`unauthenticated_media: frozen`).
     pub(crate) open: bool,
 }
 
-/// A thumbnail that was made.
+/// A thumbnail that was rendered.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MadeThumbnail {
-    /// Which one.
     pub(crate) key: ThumbnailKey,
-    /// What its bytes are.
     pub(crate) content_type: &'static str,
-    /// Now.
     pub(crate) created: Timestamp,
-    /// Most thumbnails of the same source that are kept besides this one; the oldest make room.
+    /// Most thumbnails of the same source to keep besides this one; the oldest are deleted.
     pub(crate) limit: u32,
 }
 
 /// A thumbnail that is stored and open.
 #[derive(Clone, Debug)]
 pub(crate) struct KeptThumbnail {
-    /// What its row says.
     pub(crate) content: Filled,
-    /// Its bytes.
     pub(crate) blob: BlobReader,
 }
 
-/// The page of a preview to be kept.
+/// The page of a preview that is to be stored.
 #[derive(Clone, Debug)]
 pub(crate) struct PreviewPage {
     /// Its normalised URL.
     pub(crate) url: String,
     /// Our own name.
     pub(crate) server_name: ServerName,
-    /// How much previews may keep in all; the next to expire make room.
+    /// What all previews together may take. The ones that expire next are deleted to make room.
     pub(crate) room: Room,
 }
 
-/// The image of a preview to be kept.
+/// The image of a preview that is to be stored.
 #[derive(Debug)]
 pub(crate) struct PreviewImage {
-    /// Its bytes.
     pub(crate) ingest: Ingest,
-    /// What is written of it. Its address is used unless the page has the same image under another one already.
+    /// Its row. Its address is used unless the page already has the same image under another one.
     pub(crate) incoming: Incoming,
 }
 
 impl Store {
-    /// Stores media under a new address. Identical bytes share their blob (MSC2704). Says whether the address was free: what has it
-    /// stays as it is, and nothing of the new media.
+    /// Stores media under a new address. Identical bytes share their blob (MSC2704). `false` if the address is taken: then the media that
+    /// has it stays, and nothing of the new one is stored.
     pub(crate) fn add(&self, ingest: Ingest, incoming: Incoming) -> Result<bool> {
         self.keep(ingest, |claim| self.catalog.add(incoming.with(claim)))
     }
 
-    /// Stores what was fetched from another server, under its address there, and opens it. A row that is there has lost its blob: it
-    /// gets the new bytes, and whether it is open stays. `None` when it is no row to be filled anew.
+    /// Stores media fetched from another server under its address there, and opens it. If there is a row already, its blob was lost: the row
+    /// gets the new bytes and keeps its `open` flag. `None` if the row cannot be refilled.
     pub(crate) fn add_remote(&self, ingest: Ingest, incoming: Incoming) -> Result<Option<StoredMedia>> {
         let mxc = incoming.mxc.clone();
         let (mut stored, mut replaced) = (None, None);
@@ -106,8 +98,8 @@ impl Store {
         }
     }
 
-    /// Fills an address that was created before, unless it has expired by `incoming.created`. Says whether it did: `false` means that
-    /// it is filled, expired or gone.
+    /// Stores media under an address that was created before. `false` if the address has content already, had expired by
+    /// `incoming.created`, or was deleted.
     pub(crate) fn fill(&self, ingest: Ingest, incoming: Incoming) -> Result<bool> {
         self.keep(ingest, |claim| {
             let NewMedia { mxc, filled, created, open, .. } = incoming.with(claim);
@@ -115,14 +107,13 @@ impl Store {
         })
     }
 
-    /// Adds many rows at once, durable together, of blobs that the caller has claimed. Says how many: known addresses stay as they
-    /// are.
+    /// Adds many rows in one transaction, of blobs that the caller has claimed. Returns how many were new: existing rows stay as they are.
     #[cfg(test)]
     pub(crate) fn add_many(&self, media: Vec<NewMedia>) -> Result<usize> {
         self.catalog.add_many(media)
     }
 
-    /// Keeps a thumbnail in place of one with the same key, and opens it. `None` when no media has its source any more.
+    /// Stores a thumbnail, replacing one with the same key, and opens it. `None` when no media refers to its source any more.
     pub(crate) fn keep_thumbnail(
         &self,
         ingest: Ingest,
@@ -142,8 +133,8 @@ impl Store {
         Ok(kept)
     }
 
-    /// Keeps a preview in place of the one its page had, with or without an image, and gives it back. `describe` writes it, given the
-    /// image's address: the same image keeps the one it had, for clients have it.
+    /// Stores a preview, replacing the earlier one of its page, and returns it. `describe` writes it, given the address of the image. If the
+    /// page still has the same image, it keeps its address, which clients have cached.
     pub(crate) fn keep_preview(
         &self,
         page: PreviewPage,
@@ -180,26 +171,26 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a durable blob of what was taken in and then, by `commit`, its row. Says whether `commit` wrote one. A blob that got no
-    /// row is removed again.
+    /// Makes the blob durable, then writes its row with `commit`, which returns whether it wrote one. A blob without a row is removed again.
     fn keep(&self, ingest: Ingest, commit: impl FnOnce(&Claim) -> Result<bool>) -> Result<bool> {
         let (sha256, outcome) = match ingest.finish() {
             Ok(claim) => {
                 if claim.has_replaced_damage() {
                     self.forget_damage(claim.sha256());
                 }
-                // The claim lasts until the row is committed.
+                // The claim is held until the row is committed: in between nothing else refers to the blob.
                 (claim.sha256(), commit(&claim))
             }
             Err(unfinished) => (unfinished.sha256, Err(storing(unfinished))),
         };
+        // Also after an error: a commit that failed may have left the blob without a row. `finish_removal` asks the catalog first.
         if !matches!(outcome, Ok(true)) {
             self.finish_removal(RemovedRows { blobs: vec![sha256], ..RemovedRows::default() });
         }
         outcome
     }
 
-    /// Lets go of what was made or kept of a damaged blob. The thumbnails of it go; it is whole again itself.
+    /// Removes the thumbnails of a blob whose bytes were damaged until now: they show the damage.
     fn forget_damage(&self, sha256: Sha256) {
         match self.catalog.forget_thumbnails_of(&sha256) {
             Ok(thumbnails) => self.finish_replacement(sha256, thumbnails),
@@ -212,14 +203,14 @@ impl Store {
 }
 
 impl Incoming {
-    /// The row of these bytes.
+    /// The row for a claimed blob.
     fn with(self, claim: &Claim) -> NewMedia {
         let Self { mxc, content_type, upload_name, user_id, created, open } = self;
         NewMedia { mxc, filled: filled(claim, content_type, upload_name), user_id, created, open }
     }
 }
 
-/// What a row says of a blob.
+/// The columns of a row that describe its content.
 fn filled(claim: &Claim, content_type: String, upload_name: Option<String>) -> Filled {
     Filled { sha256: claim.sha256(), size: claim.size(), content_type, upload_name }
 }

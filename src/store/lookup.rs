@@ -1,4 +1,4 @@
-//! Finding media: its row, and its blob opened.
+//! Looking up media: read the row, open the blob.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::matrix::{Expiry, Mxc, Timestamp};
 /// How long a lost blob is not reported again.
 const REPORT_AGAIN: Duration = Duration::from_hours(1);
 
-/// Lost blobs of which it is remembered that they were reported; about 300 bytes each.
+/// Number of lost blobs that are remembered as reported; about 300 bytes each.
 const REPORTED: usize = 1024;
 
 /// What the store has under an address.
@@ -23,14 +23,13 @@ const REPORTED: usize = 1024;
 pub(crate) enum Lookup {
     /// Row and blob.
     Stored(StoredMedia),
-    /// An address that was created and is not filled (MSC2246). It may have expired.
+    /// An address that was created and has no content yet (MSC2246). It may have expired.
     Pending {
-        /// When it was created.
         created: Timestamp,
         /// When it ends unfilled.
         expires: Expiry,
     },
-    /// A row whose blob somebody removed or damaged behind the store's back. It has been reported.
+    /// A row whose blob was removed or damaged by something other than this service. This has been logged.
     Lost {
         /// Whether it might be served without a token.
         open: bool,
@@ -49,7 +48,7 @@ impl Default for LossReports {
 }
 
 impl LossReports {
-    /// Reports a lost blob, once an hour at most: each request for it would cause a line.
+    /// Logs a lost blob, at most once an hour: otherwise each request for it would write a line.
     fn report(&self, mxc: Option<&Mxc>, sha256: &Sha256, lost: Lost) {
         let (key, now) = ((mxc.cloned(), *sha256), Instant::now());
         if self.0.get(&key).is_some_and(|last| now.saturating_duration_since(last) < REPORT_AGAIN) {
@@ -76,12 +75,12 @@ impl Store {
         })
     }
 
-    /// The row of an address alone, whether or not its blob is there.
+    /// The row of an address. Does not look at the blob.
     pub(crate) fn media(&self, mxc: &Mxc) -> Result<Option<Media>> {
         self.catalog.media(mxc)
     }
 
-    /// Opens the blob that a row names: of `mxc`, or of a thumbnail. `None` when it is lost, which is reported.
+    /// Opens the blob that a row refers to, of the media `mxc` or of a thumbnail. `None` if it is lost; that is logged.
     pub(crate) fn open_blob(&self, mxc: Option<&Mxc>, content: &Filled) -> Result<Option<BlobReader>> {
         let opened = self.blobs.open(&content.sha256, content.size);
         match opened.map_err(|error| Error::internal("opening a blob", error))? {
@@ -93,27 +92,27 @@ impl Store {
         }
     }
 
-    /// A thumbnail, if it was made. [`Self::open_blob`] opens it.
+    /// The row of a stored thumbnail. [`Self::open_blob`] opens it.
     pub(crate) fn thumbnail(&self, key: &ThumbnailKey) -> Result<Option<Filled>> {
         self.catalog.thumbnail(key)
     }
 
-    /// The preview kept of a normalised URL. It may have expired.
+    /// The stored preview of a normalised URL. It may have expired.
     pub(crate) fn preview(&self, url: &str) -> Result<Option<Preview>> {
         self.catalog.preview(url)
     }
 
-    /// Notes when media was last served, many at once. Only what is a day later than the time written is written.
+    /// Records when media was last served. A time is written only if it is at least a day later than the one in the catalog.
     pub(crate) fn touch(&self, accesses: Vec<(Mxc, Timestamp)>) -> Result<()> {
         self.catalog.touch(accesses)
     }
 
-    /// Notes when thumbnails were last served, by their own hashes, as [`Self::touch`] does for media.
+    /// As [`Self::touch`], for thumbnails, which are named by their own hashes.
     pub(crate) fn touch_thumbnails(&self, accesses: Vec<(Sha256, Timestamp)>) -> Result<()> {
         self.catalog.touch_blobs(accesses)
     }
 
-    /// Creates an address to be filled later, unless its user holds too many.
+    /// Creates an address without content, unless its user has too many of them.
     pub(crate) fn reserve(&self, reservation: Reservation) -> Result<Reserved> {
         self.catalog.reserve(reservation)
     }

@@ -1,12 +1,12 @@
-//! The store: the catalog and the blobs behind one door.
+//! The store: the catalog and the blobs behind one interface.
 //!
-//! Owns the rules that hold over both; nothing outside of this folder touches either. Refuses to know what media is for, and who may
-//! see it. All calls block.
+//! Owns the rules that hold over both; nothing outside this folder touches either. Refuses to know what media is for and who may see it.
+//! All calls block.
 //!
 //! 1. **Storing**: blob durable first, row second, answer third. Between blob and row a [`Claim`](blobs::Claim) keeps the blob from
 //!    being removed. A blob without a row is garbage, a row without a blob is a bug.
-//! 2. **Deleting**: row first, blob second, and the blob only if no other row wants it. All that is ever deleted goes through
-//!    `removal.rs`, which tells one listener exactly what went.
+//! 2. **Deleting**: row first, blob second, and the blob only if no other row refers to it. Every deletion goes through
+//!    `removal.rs`, which reports exactly what was removed to one listener.
 //! 3. **Deletion needs positive knowledge.** That a blob has no row is no reason to remove it: the catalog may be missing, new,
 //!    restored from an older backup, another store's, or unreadable. That a row has no blob is no reason to remove the row: the disk
 //!    may not be mounted, or a restore may be under way.
@@ -15,7 +15,7 @@
 //!    - Blobs without a row stay in place for a week, then move to `orphans/` with a warning, and are removed a month later
 //!      (`orphans.rs`). Both spans count while the service runs, not by the clock. Nothing of that kind happens to what is found
 //!      while the catalog is older than the directory, or when there is much of it.
-//!    - What a row wants is taken back from `orphans/`.
+//!    - A blob in `orphans/` that a row refers to is moved back.
 //! 4. An error is never taken for an answer: what cannot be read is kept.
 
 pub(crate) mod blobs;
@@ -68,7 +68,7 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Starts taking in a blob of at most `limit` bytes, of `announced` ones if that is known. Dropped, nothing stays of it.
+    /// Starts a new blob of at most `limit` bytes; `announced` is its length if that is known. If the ingest is dropped, nothing remains.
     ///
     /// # Errors
     /// `StorageFull` when there is no room for what is announced.
@@ -92,10 +92,10 @@ impl Store {
         self.catalog.check()
     }
 
-    /// Whether new blobs would be taken in, for the health check.
+    /// Whether new blobs can be stored, for the health check.
     ///
     /// # Errors
-    /// `StorageFull` when too little is free, or what the file system says to a trial.
+    /// `StorageFull` when too little space is free, or the error of the file system when a test file is written.
     pub(crate) fn check_blobs(&self) -> io::Result<()> {
         self.blobs.check()
     }

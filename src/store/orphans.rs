@@ -1,4 +1,4 @@
-//! Blobs without a row: noted, kept in place for a week, moved to `orphans/`, removed after a month; taken back when a row wants them.
+//! Blobs without a row: noted, left in place for a week, moved to `orphans/`, removed after a month; moved back if a row refers to them.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,14 +14,14 @@ pub(super) const ORPHAN_IN_PLACE: Duration = Duration::from_hours(7 * 24);
 /// How long it stays in `orphans/` after that, while the service runs.
 pub(super) const ORPHAN_ASIDE: Duration = Duration::from_hours(30 * 24);
 
-/// Crashes leave this many blobs without a row at most. If there are more, something is wrong with the catalog, and all are kept.
+/// Crashes leave at most this many blobs without a row. If there are more, something is wrong with the catalog, and all are kept.
 pub(super) const FEW_ORPHANS: usize = 64;
 
-/// Names handled at once: in memory, and in one transaction.
+/// Orphans handled at once, in memory and in one transaction.
 const BATCH: u32 = 256;
 
 impl Store {
-    /// Takes back from `orphans/` what a row refers to, for example since the right catalog was restored.
+    /// Moves blobs that a row refers to back from `orphans/`, for example after the right catalog was restored.
     pub(super) fn take_back_wanted(&self) -> Result<()> {
         let mut wanted = Vec::new();
         self.blobs.walk_aside(&mut |sha256| {
@@ -50,7 +50,7 @@ impl Store {
         let is_older = self.is_older.load(Ordering::Acquire);
         let (mut count, mut bytes, mut batch) = (0_usize, 0_u64, Vec::new());
         self.blobs.walk(&mut |sha256| {
-            // In this order: the claim on a new blob ends after its row is committed.
+            // In this order: the claim on a new blob ends only after its row is committed, so one of the two checks sees it.
             if !self.blobs.is_claimed(&sha256) && !self.catalog.refers_to(&sha256)? {
                 count = count.saturating_add(1);
                 bytes = bytes.saturating_add(self.blobs.size(&sha256).unwrap_or(0));
@@ -66,7 +66,7 @@ impl Store {
             self.catalog.keep_orphans()?;
         }
         if is_older {
-            // Only now, when all that is newer than the catalog is noted.
+            // Not earlier: only now are all blobs noted that are newer than the catalog.
             self.is_older.store(false, Ordering::Release);
             self.note_generation()?;
         }
@@ -89,7 +89,7 @@ impl Store {
         Ok(())
     }
 
-    /// Moves and removes noted blobs whose time has come. `elapsed` is the running time since the last call.
+    /// Moves and removes noted blobs that are old enough. `elapsed` is the running time since the last call.
     pub(crate) fn tend_orphans(&self, elapsed: Duration) -> Result<()> {
         if !self.catalog.age_orphans(elapsed)? {
             return Ok(());

@@ -1,7 +1,7 @@
-//! Deleting: the one path by which rows and blobs go, and the report of it.
+//! Deleting: every removal of rows and blobs goes through this file.
 //!
-//! Rows go first, in one transaction of the catalog. Then each blob they referred to is removed, unless another row or a claim wants
-//! it. Last the listener hears exactly what went.
+//! Rows are deleted first, in one transaction of the catalog. Then each blob they referred to is removed, unless another row or a claim
+//! needs it. Last, the listener is told exactly what was removed.
 
 use std::sync::OnceLock;
 
@@ -11,47 +11,47 @@ use super::sha256::Sha256;
 use crate::error::Result;
 use crate::matrix::{Mxc, ServerName, Timestamp};
 
-/// What went for good. What was looked up of it before is out of date.
+/// What was removed. Everything that was looked up about it before is out of date.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Removed {
-    /// Addresses that hold nothing any more, or other bytes than before.
+    /// Addresses that have no content any more, or other bytes than before.
     pub(crate) media: Vec<Mxc>,
-    /// Blobs that are gone, thumbnails among them, and damaged ones that whole bytes have replaced. A blob that another row wants is
-    /// not among them.
+    /// Removed blobs, those of thumbnails included, and damaged blobs that were replaced by intact bytes. A blob that another row refers to
+    /// is not among them.
     pub(crate) blobs: Vec<Sha256>,
-    /// Normalised URLs whose previews are gone.
+    /// Normalised URLs whose previews were removed.
     pub(crate) previews: Vec<String>,
 }
 
-/// Hears what was removed. Called in the thread that removed it, and must not call the store.
+/// Told what was removed, in the thread that removed it. It must not call the store.
 type Listener = Box<dyn Fn(&Removed) + Send + Sync>;
 
-/// Who hears of removals.
+/// The listener for removals.
 #[derive(Default)]
 pub(super) struct Removals(OnceLock<Listener>);
 
 impl Removed {
-    /// Whether nothing went.
+    /// Whether nothing was removed.
     pub(crate) fn is_empty(&self) -> bool {
         self.media.is_empty() && self.blobs.is_empty() && self.previews.is_empty()
     }
 }
 
 impl Store {
-    /// Has `listener` hear of all that is removed from now on. There is one; a second is not heard.
+    /// Sets the listener that is told of all removals. There can be only one; a second call is logged as an error and ignored.
     pub(crate) fn on_removal(&self, listener: impl Fn(&Removed) + Send + Sync + 'static) {
         if self.removals.0.set(Box::new(listener)).is_err() {
             tracing::error!("removals have a listener already");
         }
     }
 
-    /// Removes addresses that ended unfilled before `before`.
+    /// Removes addresses that expired without content before `before`.
     pub(crate) fn remove_expired(&self, before: Timestamp) -> Result<Removed> {
         Ok(self.finish_removal(self.catalog.forget_expired(before)?))
     }
 
-    /// Removes previews that have expired by `now`, with their images, and further ones, the next to expire first, while the images
-    /// take more than `bytes`.
+    /// Removes previews that have expired by `now`, with their images. While the images still take more than `bytes`, further previews are
+    /// removed, those that expire next first.
     pub(crate) fn remove_previews(
         &self,
         now: Timestamp,
@@ -61,7 +61,7 @@ impl Store {
         Ok(self.finish_removal(self.catalog.forget_previews(now, server_name, bytes)?))
     }
 
-    /// Removes thumbnails whose source no media has.
+    /// Removes thumbnails whose source no media refers to.
     pub(crate) fn remove_sourceless_thumbnails(&self) -> Result<Removed> {
         Ok(self.finish_removal(self.catalog.forget_sourceless_thumbnails()?))
     }
@@ -73,7 +73,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes the blobs of rows that are gone, and reports what went.
+    /// Removes the blobs of deleted rows and tells the listener.
     pub(super) fn finish_removal(&self, rows: RemovedRows) -> Removed {
         let RemovedRows { media, blobs, previews } = rows;
         let removed = Removed { media, blobs: self.remove_blobs(blobs), previews };
@@ -81,7 +81,7 @@ impl Store {
         removed
     }
 
-    /// The same for `rows` that were made of a damaged blob, which its whole bytes have replaced.
+    /// The same for `rows` that were made from the damaged blob `replaced`, which has its intact bytes again.
     pub(super) fn finish_replacement(&self, replaced: Sha256, rows: RemovedRows) {
         let RemovedRows { media, blobs, previews } = rows;
         let mut blobs = self.remove_blobs(blobs);
@@ -89,14 +89,14 @@ impl Store {
         self.report(&Removed { media, blobs, previews });
     }
 
-    /// Removes those of `blobs` that nothing wants. Gives what is gone. The rows are gone already, so a blob that cannot be removed is
-    /// an orphan from here on: it is found at the next start.
+    /// Removes those of `blobs` that nothing refers to, and returns them. Their rows are deleted already, so a blob that cannot be removed
+    /// becomes an orphan, which the next start finds.
     fn remove_blobs(&self, mut blobs: Vec<Sha256>) -> Vec<Sha256> {
         blobs.sort_unstable();
         blobs.dedup();
         blobs.retain(|sha256| {
-            // Asked while no claim can be made: an upload of the same bytes may have come between. An orphan is not to be removed by
-            // this way, for another catalog may want it.
+            // The catalog is asked while no claim can be made, because an upload of the same bytes may have come in between. Noted orphans
+            // count as wanted: they may belong to another catalog.
             let removed = self.blobs.remove_unless(sha256, &|| self.catalog.is_wanted(sha256));
             removed.unwrap_or_else(|error| {
                 tracing::error!(?error, %sha256, "a blob that nothing refers to stays until the next start");
@@ -106,7 +106,7 @@ impl Store {
         blobs
     }
 
-    /// Tells what went.
+    /// Tells the listener.
     fn report(&self, removed: &Removed) {
         if removed.is_empty() {
             return;

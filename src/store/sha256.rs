@@ -19,7 +19,6 @@ impl Sha256 {
         HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok().map(Self)
     }
 
-    /// The 32 bytes.
     pub(crate) fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

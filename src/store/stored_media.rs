@@ -13,6 +13,5 @@ pub(crate) struct StoredMedia {
     pub(crate) created: Timestamp,
     /// Whether it may be served without a token (`unauthenticated_media: frozen`).
     pub(crate) open: bool,
-    /// The bytes.
     pub(crate) blob: BlobReader,
 }

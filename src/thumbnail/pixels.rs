@@ -46,7 +46,6 @@ pub(super) struct Decoded {
     pub(super) pixels: Pixels,
     /// By how much both sides were reduced while decoding.
     pub(super) divisor: u32,
-    /// The ICC profile.
     pub(super) icc: Option<Vec<u8>>,
     /// Whether the file is truncated. The missing part is grey in a JPEG, as in browsers, and transparent in other formats.
     pub(super) is_partial: bool,

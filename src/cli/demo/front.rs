@@ -25,9 +25,7 @@ type FrontBody = BoxBody<Bytes, hyper::Error>;
 
 /// A stand-in homeserver: knows one user and publishes a key.
 pub(super) struct StandIn {
-    /// The user's access token.
     pub(super) token: String,
-    /// The user.
     pub(super) user_id: String,
     /// What `/_matrix/key/v2/server` answers.
     pub(super) key_document: Value,

@@ -35,7 +35,6 @@ pub enum Stay {
     Leave,
 }
 
-/// One of the two servers.
 struct Server {
     /// `127.0.0.1:port`
     name: ServerName,

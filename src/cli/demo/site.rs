@@ -13,13 +13,11 @@ use tokio::net::TcpListener;
 /// What its page is called.
 pub(super) const TITLE: &str = "Mountains & lakes";
 
-/// The page.
 const PAGE: &str = "<!doctype html><html><head><title>Start – the demo's site</title>\
     <meta property=\"og:title\" content=\"Mountains &amp; lakes\">\
     <meta property=\"og:description\" content=\"A page made for the demo, with a picture.\">\
     <meta property=\"og:image\" content=\"picture.png\"></head><body><p>Hello.</p></body></html>";
 
-/// The picture.
 const PICTURE: &[u8] = include_bytes!("../../../assets/demo.png");
 
 /// Serves it over plain HTTP on `listener`, for ever.
@@ -34,7 +32,6 @@ pub(super) async fn serve(listener: TcpListener) {
     }
 }
 
-/// One answer.
 fn answer(request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let (status, content_type, body) = match request.uri().path() {
         "/" => (StatusCode::OK, "text/html; charset=utf-8", PAGE.as_bytes()),

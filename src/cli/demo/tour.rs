@@ -122,11 +122,8 @@ pub(super) fn tell_how_to_try(
 struct Asked<'a> {
     /// Whom.
     server: &'a Server,
-    /// The request.
     request: hyper::http::request::Builder,
-    /// For the line.
     line: String,
-    /// The body.
     body: &'static [u8],
 }
 
@@ -138,12 +135,10 @@ impl<'a> Asked<'a> {
         Self { server, request, line, body: b"" }
     }
 
-    /// With an access token.
     fn token(self, token: &str) -> Self {
         self.header(header::AUTHORIZATION, &format!("Bearer {token}"))
     }
 
-    /// With a header.
     fn header(mut self, name: header::HeaderName, value: &str) -> Self {
         let shown = if name == header::AUTHORIZATION { "Bearer …" } else { value };
         self.line.extend(["\n     ", name.as_str(), ": ", shown]);
@@ -151,7 +146,6 @@ impl<'a> Asked<'a> {
         self
     }
 
-    /// With a body.
     fn body(mut self, content_type: &str, body: &'static [u8]) -> Self {
         self.body = body;
         self.header(header::CONTENT_TYPE, content_type)

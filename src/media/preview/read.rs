@@ -227,7 +227,6 @@ impl VerifiedImage {
         self.width.min(self.height) >= LARGE_SIDE
     }
 
-    /// Bytes.
     pub(super) fn size(&self) -> u64 {
         self.ingest.size()
     }
@@ -281,7 +280,6 @@ fn reader(ingest: &Ingest) -> Result<BufReader<BlobCursor>> {
     Ok(BufReader::with_capacity(CHUNK, ingest.reader().map_err(storing)?.cursor()))
 }
 
-/// The disk failed.
 fn storing(error: io::Error) -> Error {
     Error::internal("storing a preview image", error)
 }

@@ -242,7 +242,7 @@ impl Media {
         }
     }
 
-    /// Computes a BlurHash. It is not stored.
+    /// Computes a blurhash. It is not stored.
     pub(super) fn render_blurhash(&self, task: &RenderTask, timeout: Duration) -> Result<String> {
         let limits = Limits { deadline: Instant::now().checked_add(timeout), ..self.thumbnail_limits() };
         let blob = self.open_source(task)?;

@@ -122,7 +122,6 @@ impl Servers {
 
 /// A question on its way to several servers.
 struct Round<'a> {
-    /// The question.
     query: &'a Query,
     /// When the waiting ends.
     until: Instant,
@@ -132,13 +131,10 @@ struct Round<'a> {
 
 /// A server in one round.
 struct Peer {
-    /// Where it is.
     address: SocketAddr,
-    /// How it goes.
     state: State,
 }
 
-/// How it goes with a server.
 enum State {
     /// Not asked yet.
     Unasked,

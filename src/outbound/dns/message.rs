@@ -21,7 +21,6 @@ pub(super) struct Query {
     id: u16,
     /// The name, in lower case, without a trailing dot.
     name: String,
-    /// The message.
     bytes: Vec<u8>,
 }
 
@@ -33,7 +32,6 @@ pub(super) enum Reply {
     Truncated,
     /// The server cannot or will not answer, in words for the log.
     Failed(String),
-    /// The answer.
     Answer(Answer),
 }
 
@@ -54,7 +52,6 @@ pub(super) struct Record {
     pub(super) name: String,
     /// How long it is good.
     pub(super) lifetime: Duration,
-    /// What it says.
     pub(super) data: Data,
 }
 

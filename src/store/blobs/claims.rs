@@ -1,4 +1,4 @@
-//! Claims: a blob that is being given a row is not removed.
+//! Claims: they protect a blob from removal until its row is committed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +23,7 @@ pub(crate) struct Claim {
 }
 
 impl Claims {
-    /// Claims a blob of `size` bytes. To be done before it takes its place: from here on it is not removed.
+    /// Claims a blob of `size` bytes. Call this before the blob appears under its name; it is not removed from here on.
     pub(super) fn claim(&self, sha256: Sha256, size: u64) -> Claim {
         let mut table = self.table();
         let count = table.entry(sha256).or_default();
@@ -37,14 +37,14 @@ impl Claims {
         self.table().contains_key(sha256)
     }
 
-    /// Runs `take` unless the blob is claimed or wanted. Nobody can claim it meanwhile. Says whether `take` was run.
+    /// Runs `take` unless the blob is claimed or wanted, and returns whether it ran. The blob cannot be claimed meanwhile.
     pub(super) fn unless_wanted(
         &self,
         sha256: &Sha256,
         is_wanted: IsWanted<'_>,
         take: impl FnOnce() -> error::Result<()>,
     ) -> error::Result<bool> {
-        // Held to the end: an upload of the same bytes must not take a file for granted that is about to go.
+        // Held to the end: an upload of the same bytes must not rely on a file that is about to be removed.
         let table = self.table();
         if table.contains_key(sha256) || is_wanted()? {
             return Ok(false);
@@ -52,14 +52,13 @@ impl Claims {
         take().map(|()| true)
     }
 
-    /// The table. A panic elsewhere cannot leave it half-changed.
+    /// The table. It is never left half-changed, so a poisoned lock can be used.
     fn table(&self) -> MutexGuard<'_, HashMap<Sha256, usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Claim {
-    /// The blob's name.
     pub(crate) fn sha256(&self) -> Sha256 {
         self.sha256
     }
@@ -69,12 +68,12 @@ impl Claim {
         self.size
     }
 
-    /// Whether other bytes stood under the blob's name until now: what was read of them is wrong.
+    /// Whether damaged bytes were under the blob's name until now. Everything made from them is wrong.
     pub(crate) fn has_replaced_damage(&self) -> bool {
         self.has_replaced_damage
     }
 
-    /// Notes what the blob has taken the place of.
+    /// Records what the blob replaced.
     pub(super) fn note(&mut self, replaced: Replaced) {
         self.has_replaced_damage = replaced == Replaced::Damage;
     }

@@ -1,7 +1,6 @@
-//! The gate: bytes become a blob.
+//! The only way in which bytes become a blob.
 //!
-//! Owns that they are counted, limited and hashed on the way, so that only here a [`Sha256`] is made of bytes. Where they go is the
-//! [`BlobWriter`]'s business.
+//! Owns counting, limiting and hashing them: only this file computes a [`Sha256`]. Where the bytes go is up to the [`BlobWriter`].
 
 use std::fmt;
 use std::io;
@@ -13,31 +12,31 @@ use super::reader::BlobReader;
 use crate::matrix::len_u64;
 use crate::store::sha256::Sha256;
 
-/// Bytes on their way into a place for blobs. Dropped before it is published, nothing stays.
+/// Writes one blob. If it is dropped before it is published, nothing remains.
 pub(super) trait BlobWriter: Send + Sync + fmt::Debug {
     /// Appends all of `bytes`.
     ///
     /// # Errors
-    /// `StorageFull` when there is no room for them.
+    /// `StorageFull` when there is not enough space.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
 
-    /// Reads the `size` bytes written so far, and further ones as they come, also after the writer is gone.
+    /// A reader for the `size` bytes written so far and those still to come. It stays usable after the writer is dropped.
     fn reader(&self, size: u64) -> io::Result<BlobReader>;
 
-    /// Makes a durable blob of the `size` bytes written, unless it is there already.
+    /// Makes the `size` bytes written a durable blob, unless it exists already.
     fn publish(self: Box<Self>, sha256: &Sha256, size: u64) -> io::Result<Replaced>;
 }
 
-/// What a blob has taken the place of.
+/// What a new blob replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Replaced {
     /// Nothing, or the same bytes.
     Nothing,
-    /// Other bytes, which somebody put under its name from outside.
+    /// Damaged bytes under the same name.
     Damage,
 }
 
-/// Bytes on their way in: counted, limited and hashed. Dropped before [`finish`](Self::finish), nothing stays of them.
+/// A blob being written: counted, limited and hashed. If it is dropped before [`finish`](Self::finish), nothing remains.
 #[derive(Debug)]
 pub(crate) struct Ingest {
     writer: Box<dyn BlobWriter>,
@@ -50,7 +49,7 @@ pub(crate) struct Ingest {
     limit: u64,
 }
 
-/// Why bytes did not get in.
+/// Why bytes were not accepted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IngestError {
     /// More bytes than the limit.
@@ -61,24 +60,22 @@ pub(crate) enum IngestError {
     Io(#[from] io::Error),
 }
 
-/// Bytes that did not become a durable blob. Something may stand under the blob's name all the same.
+/// The error when a blob could not be made durable. A file may exist under its name all the same.
 #[derive(Debug, thiserror::Error)]
 #[error("making the blob {sha256} durable")]
 pub(crate) struct Unfinished {
-    /// The blob's name.
     pub(crate) sha256: Sha256,
-    /// Why.
     pub(crate) source: io::Error,
 }
 
 impl Ingest {
-    /// Takes at most `limit` bytes to `writer`.
+    /// Passes at most `limit` bytes on to `writer`.
     pub(super) fn new(writer: impl BlobWriter + 'static, claims: &Claims, limit: u64) -> Self {
         let (writer, claims, hasher) = (Box::new(writer), claims.clone(), Hasher::new());
         Self { writer, claims, hasher, size: 0, limit }
     }
 
-    /// Takes in `bytes`. After an error it can only be dropped.
+    /// Appends `bytes`. After an error the ingest can only be dropped.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), IngestError> {
         let size = self.size.saturating_add(len_u64(bytes.len()));
         if size > self.limit {
@@ -90,21 +87,21 @@ impl Ingest {
         Ok(())
     }
 
-    /// Bytes taken in so far.
+    /// Bytes so far.
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
-    /// Reads the bytes so far, and further ones as they come. It stays good after [`finish`](Self::finish), and after a drop.
+    /// A reader for the bytes so far and those still to come. It stays usable after [`finish`](Self::finish) and after a drop.
     pub(crate) fn reader(&self) -> io::Result<BlobReader> {
         self.writer.reader(self.size)
     }
 
-    /// Makes a durable blob of what was taken in. Identical bytes are stored once.
+    /// Makes the bytes a durable blob. Identical bytes are stored once.
     pub(crate) fn finish(self) -> Result<Claim, Unfinished> {
         let Self { writer, claims, hasher, size, .. } = self;
         let sha256 = Sha256::from_bytes(hasher.finalize().into());
-        // Claimed first: from here on nobody removes a blob of that name.
+        // Claimed before it is published, so that there is no moment in which it could be removed.
         let mut claim = claims.claim(sha256, size);
         match writer.publish(&sha256, size) {
             Ok(replaced) => {

@@ -1,8 +1,8 @@
 //! Blobs: bytes stored under their SHA-256.
 //!
-//! Owns the one gate through which bytes become a blob ([`Ingest`]), the claims that keep a new blob from being removed before it has a
-//! row, and what every place for blobs has to promise ([`BlobStore`]; `tests/contract.rs` checks it). The directory is the one
-//! implementation. Refuses to know who refers to a blob: callers ask the catalog.
+//! Owns the only way in which bytes become a blob ([`Ingest`]), the claims that protect a new blob from removal until it has a row, and the
+//! contract of every blob store ([`BlobStore`]; checked by `tests/contract.rs`). The directory is the one implementation. Refuses to know
+//! which rows refer to a blob: callers ask the catalog.
 
 mod claims;
 mod directory;
@@ -91,7 +91,6 @@ pub(crate) enum Lost {
     /// It was cut off, or something was appended.
     #[error("it has {there} bytes, not {size}")]
     Length {
-        /// Its bytes.
         there: u64,
         /// Those it ought to have.
         size: u64,

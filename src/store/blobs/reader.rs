@@ -1,7 +1,7 @@
-//! What upper levels read a blob through.
+//! Reading blobs.
 //!
-//! Owns the bounds of what is read. Where the bytes lie is the business of the [`BlobSource`] behind it: a file today. There is no
-//! file descriptor in this interface, so that a source may as well fetch what it gives.
+//! Owns the bounds of what is read. Where the bytes are is up to the [`BlobSource`]: a file today. There is no file descriptor in this
+//! interface, so that another source can fetch its bytes from elsewhere.
 
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -11,22 +11,21 @@ use crate::matrix::len_u64;
 
 /// The bytes of a blob, or of one that is still being written, at any offset.
 pub(crate) trait BlobSource: Send + Sync + fmt::Debug {
-    /// Bytes that are there at this moment.
+    /// Bytes that can be read at this moment.
     fn available(&self) -> io::Result<u64>;
 
-    /// Reads from offset `at` on, waiting for the medium if need be. Gives how many bytes were read: 0 only at the end, or for an
-    /// empty buffer.
+    /// Reads from offset `at`, waiting for the medium if necessary. Returns the number of bytes read: 0 only at the end or for an empty
+    /// buffer.
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// The same, of what is in memory.
+    /// The same, but only reads what is in memory.
     ///
     /// # Errors
     /// `WouldBlock` when the first of the bytes is not, or when it cannot be known.
     fn read_cached_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize>;
 }
 
-/// A blob opened for reading, or a part of it. Cheap to clone; clones do not move each other. What was opened can be read to its
-/// end even after the blob's removal.
+/// An open blob, or a part of one. Cheap to clone. It can be read to its end even after the blob was removed.
 #[derive(Clone, Debug)]
 pub(crate) struct BlobReader {
     /// Where the bytes come from.
@@ -40,35 +39,34 @@ pub(crate) struct BlobReader {
 }
 
 impl BlobReader {
-    /// A blob of `size` bytes, all of it. Of one that is still being written these are the bytes so far.
+    /// A whole blob of `size` bytes. For a blob that is still being written these are the bytes so far.
     pub(super) fn new(source: impl BlobSource + 'static, size: u64) -> Self {
         Self { source: Arc::new(source), blob_size: size, start: 0, size }
     }
 
-    /// `length` bytes from `start` on, counted from the start of this one. They may lie beyond its end when the blob is still being
-    /// written.
+    /// The part of `length` bytes at offset `start` of this one. It may lie beyond the end of a blob that is still being written.
     pub(crate) fn range(&self, start: u64, length: u64) -> Self {
         let start = self.start.saturating_add(start);
         Self { source: Arc::clone(&self.source), start, size: length, ..*self }
     }
 
-    /// Bytes it gives, if they are all there.
+    /// Length of this part, bytes.
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
-    /// Bytes of the whole blob that are there at this moment: more by and by while it is being written.
+    /// Bytes of the whole blob that can be read at this moment. The number grows while the blob is being written.
     pub(crate) fn available(&self) -> io::Result<u64> {
         self.source.available()
     }
 
-    /// Whether the blob is still as long as it ought to be: somebody may have cut it off since it was opened.
+    /// Whether the blob still has its full length: its file may have been truncated since it was opened.
     pub(crate) fn is_whole(&self) -> bool {
         self.source.available().is_ok_and(|available| available == self.blob_size)
     }
 
-    /// Reads from offset `at` on, waiting for the medium if need be. Gives how many bytes were read: 0 only at the end, or for an
-    /// empty buffer.
+    /// Reads from offset `at`, waiting for the medium if necessary. Returns the number of bytes read: 0 only at the end or for an empty
+    /// buffer.
     pub(crate) fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.source.read_at(self.start.saturating_add(at), self.bounded(at, buffer))
     }
@@ -76,12 +74,12 @@ impl BlobReader {
     /// The same without waiting, so that it may be called on an async thread.
     ///
     /// # Errors
-    /// `WouldBlock` when the first of the bytes is not in memory: [`Self::read_at`] on another thread has it.
+    /// `WouldBlock` when the first of the bytes is not in memory; then call [`Self::read_at`] on another thread.
     pub(crate) fn read_cached_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.source.read_cached_at(self.start.saturating_add(at), self.bounded(at, buffer))
     }
 
-    /// Reads from the beginning, with a position of its own. Blocks.
+    /// A cursor at the start of this part. Reading from it blocks.
     pub(crate) fn cursor(&self) -> BlobCursor {
         BlobCursor { reader: self.clone(), at: 0 }
     }
@@ -97,7 +95,6 @@ impl BlobReader {
 /// A position in a blob, for decoders.
 #[derive(Debug)]
 pub(crate) struct BlobCursor {
-    /// The blob.
     reader: BlobReader,
     /// Offset of the next byte.
     at: u64,
@@ -125,7 +122,7 @@ impl Seek for BlobCursor {
 
 #[cfg(test)]
 impl BlobReader {
-    /// A blob with these bytes, which never was in a store.
+    /// A blob with these bytes, outside any store.
     pub(crate) fn of(bytes: &[u8]) -> Self {
         use std::io::Write as _;
 

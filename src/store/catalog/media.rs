@@ -58,13 +58,11 @@ pub(crate) struct Filled {
 /// A row to be written for media that is complete.
 #[derive(Clone, Debug)]
 pub(crate) struct NewMedia {
-    /// Its address.
     pub(crate) mxc: Mxc,
     /// Its content, whose blob is durable and claimed.
     pub(crate) filled: Filled,
     /// Uploader, for local media.
     pub(crate) user_id: Option<UserId>,
-    /// Now.
     pub(crate) created: Timestamp,
     /// Whether it may be served without a token.
     pub(crate) open: bool,
@@ -82,11 +80,9 @@ pub(super) enum Purpose {
 /// An ID to be created and filled later.
 #[derive(Clone, Debug)]
 pub(crate) struct Reservation {
-    /// The new address.
     pub(crate) mxc: Mxc,
     /// Who may fill it.
     pub(crate) user_id: UserId,
-    /// Now.
     pub(crate) created: Timestamp,
     /// When it ends unfilled. What would end later was written by a clock that was wrong, and does not count.
     pub(crate) expires: Expiry,
@@ -108,7 +104,6 @@ pub(crate) enum Reserved {
 
 /// Questions about media IDs. Each write is durable when it returns, and leaves no trace when it fails.
 pub(crate) trait MediaRows {
-    /// What is known about `mxc`.
     fn media(&self, mxc: &Mxc) -> Result<Option<Media>>;
 
     /// Adds complete media. An ID that is known stays as it is; the answer says whether a row was added.

@@ -48,7 +48,6 @@ struct Dropped {
 
 /// Questions about previews of linked pages.
 pub(crate) trait PreviewRows {
-    /// The preview of `url`.
     fn preview(&self, url: &str) -> Result<Option<Preview>>;
 
     /// The image that the preview of `url` names: its ID and its bytes.

@@ -17,7 +17,6 @@ pub(crate) struct StoredKey {
     pub(crate) public_key: [u8; 32],
     /// No request is accepted with it after this.
     pub(crate) valid_until: Expiry,
-    /// When it was fetched.
     pub(crate) fetched: Timestamp,
 }
 

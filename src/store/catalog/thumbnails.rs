@@ -24,11 +24,9 @@ pub(crate) struct ThumbnailKey {
 /// A thumbnail to be added.
 #[derive(Clone, Debug)]
 pub(crate) struct NewThumbnail {
-    /// Which one.
     pub(crate) key: ThumbnailKey,
     /// What it is. Its blob is durable and claimed.
     pub(crate) filled: Filled,
-    /// When it was made.
     pub(crate) created: Timestamp,
     /// Most thumbnails of the same source that are kept besides this one.
     pub(crate) limit: u32,
@@ -137,7 +135,6 @@ fn trim_thumbnails(connection: &Connection, new: &NewThumbnail) -> rusqlite::Res
     trim.query_map(values, |row| Ok(Sha256::from_bytes(row.get(0)?)))?.collect()
 }
 
-/// The row of a thumbnail.
 fn read_thumbnail(connection: &Connection, key: &ThumbnailKey) -> rusqlite::Result<Option<Filled>> {
     let ThumbnailKey { source, crop: [x, y, crop_width, crop_height], size: [width, height], animated } = key;
     connection

@@ -52,7 +52,6 @@ impl Heard {
         self.store.blobs.size(sha256).is_some()
     }
 
-    /// The path of a blob.
     fn path(&self, sha256: &Sha256) -> PathBuf {
         let name = sha256.to_string();
         self.folder.path().join("blobs").join(name.get(..2).unwrap()).join(name)

@@ -23,7 +23,6 @@ pub(super) struct WebP<'a> {
     max_frame_bytes: u64,
     /// A frame as a file of its own.
     file: Vec<u8>,
-    /// The frame as decoded.
     raw: Vec<u8>,
     /// The frame in RGBA, if it was decoded to RGB.
     rgba: Vec<u8>,

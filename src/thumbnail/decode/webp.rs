@@ -353,7 +353,6 @@ struct LosslessFile<'a, 'b> {
     /// Bytes of the part with its padding.
     claimed: u64,
     pad: [u8; PAD],
-    /// The read position.
     at: u64,
 }
 

@@ -27,7 +27,6 @@ struct Kept {
     divisors: Option<[u16; 64]>,
 }
 
-/// One block.
 pub(super) struct Block<'a> {
     values: &'a mut [i16],
     /// Which coefficients are not 0.

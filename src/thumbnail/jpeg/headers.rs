@@ -261,7 +261,6 @@ impl Headers {
         Err(ThumbnailError::broken("segments without end"))
     }
 
-    /// The frame header.
     fn frame(&self) -> Result<Frame, ThumbnailError> {
         self.frame.ok_or_else(|| ThumbnailError::broken("a scan before its frame"))
     }

@@ -46,7 +46,6 @@ pub(super) struct Picture {
     pub(super) channels: usize,
     /// Interleaved pixels, rows from the top.
     pub(super) data: Vec<u8>,
-    /// The ICC profile.
     pub(super) icc: Option<Vec<u8>>,
     /// Whether a part of it could not be read.
     pub(super) is_partial: bool,

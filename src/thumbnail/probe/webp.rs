@@ -20,7 +20,6 @@ pub(in crate::thumbnail) struct FirstFrame {
     pub(in crate::thumbnail) canvas: (u32, u32),
     /// The part of the canvas that the frame covers.
     pub(in crate::thumbnail) part: Rect,
-    /// The bitstream.
     pub(in crate::thumbnail) data: Span,
     pub(in crate::thumbnail) coding: Coding,
     pub(in crate::thumbnail) motion: Motion,

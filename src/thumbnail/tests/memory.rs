@@ -8,7 +8,6 @@ use super::*;
 const DEFAULT: Limits =
     Limits { max_pixels: 100_000_000, memory: 128 << 20, deadline: None, animation_deadline: None };
 
-/// The header of a file.
 fn header(bytes: &[u8]) -> Header {
     probe(&mut Cursor::new(bytes)).unwrap()
 }
@@ -48,7 +47,6 @@ fn jpeg_of(width: u16, height: u16, is_progressive: bool) -> Vec<u8> {
     bytes
 }
 
-/// The spec of a request.
 fn spec(header: &Header, method: ThumbnailMethod, (width, height): Size) -> RenderSpec {
     let wanted = ThumbnailRequest { width, height, method, motion: Motion::Still };
     let sizes: Vec<crate::config::ThumbnailSize> =

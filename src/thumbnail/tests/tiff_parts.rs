@@ -288,7 +288,6 @@ impl Codes {
     }
 }
 
-/// The runs of a row.
 pub(super) fn row_runs(codes: &mut Codes, y: u32) {
     let bits = scene(BITS);
     if is_black(&bits, 0, y) {

@@ -58,7 +58,6 @@ pub(crate) struct DirectoryBlobs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
     Nothing,
-    /// The blob.
     Whole,
     /// Something else.
     Damaged,

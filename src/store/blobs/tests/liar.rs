@@ -33,7 +33,6 @@ pub(super) enum Lie {
 pub(super) struct Liar(Mutex<Option<Lie>>);
 
 impl Liar {
-    /// From now on.
     pub(super) fn tell(&self, lie: impl Into<Option<Lie>>) {
         *self.0.lock().unwrap() = lie.into();
     }

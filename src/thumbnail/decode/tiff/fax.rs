@@ -43,7 +43,6 @@ pub(super) struct FaxRows<R> {
     width: u32,
     /// The columns at which the last row changes colour, first to black.
     reference: Vec<u32>,
-    /// The current row.
     row: Vec<u8>,
     /// How many bytes of it were returned.
     returned: usize,
