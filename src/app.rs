@@ -1,6 +1,6 @@
-//! One running sidecar: its parts, wired, and what they get from the machine.
+//! Wiring: builds the parts of a running sidecar and connects them.
 //!
-//! Owns nothing but the wiring. Every field is immutable; what a reload changes is behind [`Live`].
+//! Owns no behaviour. Every field is immutable; a reload replaces what is behind [`Live`].
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -22,9 +22,9 @@ use crate::store::fs::{Fs, SystemFs};
 use crate::sync::pools::{Pools, READ_THREADS};
 use crate::sync::{Activity, SingleFlight};
 
-/// The parts of a running sidecar. What a use case needs besides them is in [`Media`].
+/// The parts of a running sidecar.
 pub struct App {
-    /// Our own name.
+    /// The name of this homeserver.
     pub(crate) server_name: ServerName,
     config: Live<Config>,
     dns: Arc<dyn Dns>,
@@ -46,12 +46,12 @@ pub struct App {
     pub(crate) random: Random,
 }
 
-/// What an [`App`] is given by its environment, so that tests can give something else.
+/// What an [`App`] gets from its surroundings. Tests put their own in its place.
 #[derive(Clone)]
 pub struct Environment {
     /// The time of day.
     pub clock: Clock,
-    /// Time that nobody sets.
+    /// Monotonic time.
     pub monotonic: Monotonic,
     /// Unpredictable bytes.
     pub random: Random,
@@ -61,7 +61,7 @@ pub struct Environment {
     pub load: Arc<dyn Fn() -> u32 + Send + Sync>,
     /// How long an animated thumbnail may take to be made.
     pub animation_time: Arc<dyn Fn() -> Duration + Send + Sync>,
-    /// What blobs are written to.
+    /// The file system for blobs.
     pub fs: Arc<dyn Fs>,
 }
 
@@ -69,7 +69,7 @@ impl Environment {
     /// The system's time, randomness, DNS, load and disk; the documented time for animations.
     ///
     /// # Panics
-    /// Its randomness does when the system has none: media IDs must not be predictable.
+    /// `random` panics when the system has no randomness: media IDs must not be predictable.
     pub fn system() -> Self {
         Self {
             clock: Arc::new(Timestamp::now),
@@ -166,11 +166,11 @@ impl App {
     /// Applies a changed configuration, as far as that is possible without a restart. Returns the changed keys that need one.
     ///
     /// # Errors
-    /// When something that it dns cannot be used; then nothing changes.
+    /// When a file or name in it cannot be used; then nothing changes.
     pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>> {
         let mut config = config.clone();
         let fixed = config.keep_fixed(&self.config.get());
-        // What can fail comes first: then everything changes, or nothing.
+        // Everything that can fail comes first, so that either all of it changes or nothing does.
         let rules = self
             .federation
             .prepare(&config.federation)

@@ -1,6 +1,7 @@
-//! Background jobs of a running sidecar: blobs without a row, expiring, writing what was noted, thumbnails ahead of time.
+//! Background jobs: blobs without a row, expiry, writing last-access times, thumbnails ahead of requests, checks of the signing key.
 //!
-//! Owns when they run. What they do is in `media/`. They are the one place that logs errors and goes on.
+//! Owns when they run. Refuses to know what they do: that is in `media/`, `store/` and `federation/`. Only here an error is logged and the
+//! program goes on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,22 +14,22 @@ use crate::federation::KeyCheck;
 use crate::media::Media;
 use crate::sync::pools::Pool;
 
-/// Between two writes of last-access times.
+/// Time between two writes of last-access times.
 const FLUSH_EVERY: Duration = Duration::from_hours(1);
 
-/// Between two removals of what has expired.
+/// Time between two removals of expired rows.
 const EXPIRE_EVERY: Duration = Duration::from_hours(1);
 
-/// Between two looks at blobs without a row, which count how long they have been there.
+/// Time between two checks of blobs without a row, which add up how long they have been there.
 const TEND_EVERY: Duration = Duration::from_hours(1);
 
-/// Between two comparisons of the signing key with the published one: soon while they are not known to agree.
+/// Time between two comparisons of the signing key with the published one, until they agree.
 const COMPARE_EVERY: Duration = Duration::from_mins(1);
 
-/// The same once they agree.
+/// The same after they have agreed.
 const COMPARE_AGAIN_EVERY: Duration = Duration::from_hours(1);
 
-/// Starts the jobs, which end with `tasks`.
+/// Starts the jobs. They end when `tasks` is shut down.
 pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
     tasks.spawn(tend_orphans(Arc::clone(app)));
     tasks.spawn(compare_keys(Arc::clone(app)));
@@ -37,7 +38,7 @@ pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
     tasks.spawn(flush_accesses(Arc::clone(app)));
 }
 
-/// Looks for what an interrupted run left until that was seen whole, and then after it by the hour.
+/// Searches for blobs without a row until one search was complete, then checks the found ones every hour.
 async fn tend_orphans(app: Arc<App>) {
     let mut ticks = tokio::time::interval(TEND_EVERY);
     let mut is_known = false;
@@ -51,7 +52,7 @@ async fn tend_orphans(app: Arc<App>) {
             };
             app.pools.run(Pool::Disk, tend).await
         } else {
-            // What was not seen whole is not touched.
+            // Nothing is moved or removed before one search was complete.
             let look = move || {
                 store.remove_sourceless_thumbnails()?;
                 store.find_orphans()
@@ -64,7 +65,7 @@ async fn tend_orphans(app: Arc<App>) {
     }
 }
 
-/// Compares the signing key with the one the homeserver publishes, now and again.
+/// Compares the signing key with the one that the homeserver publishes, at intervals.
 async fn compare_keys(app: Arc<App>) {
     loop {
         let federation = Arc::clone(&app.federation);
@@ -75,7 +76,7 @@ async fn compare_keys(app: Arc<App>) {
     }
 }
 
-/// Deletes what has expired, now and by the hour.
+/// Deletes expired rows, at the start and every hour.
 async fn expire(app: Arc<App>) {
     let mut ticks = tokio::time::interval(EXPIRE_EVERY);
     loop {
@@ -84,7 +85,7 @@ async fn expire(app: Arc<App>) {
     }
 }
 
-/// Writes last-access times by the hour, and sooner when there are many.
+/// Writes last-access times every hour, and sooner when there are many.
 async fn flush_accesses(app: Arc<App>) {
     let mut ticks = tokio::time::interval(FLUSH_EVERY);
     loop {

@@ -1,7 +1,7 @@
 //! The HTTP server: route table, accept loop, dispatch, access line, listeners, graceful drain.
 //!
-//! Everything that makes this an HTTP server is here; what the endpoints do is in `api/`. The order for each request: routing comes
-//! first (404, 405 and OPTIONS need no token), then who calls (`api::auth`), then the endpoint.
+//! Owns everything that makes this an HTTP server. Refuses to know what the endpoints do: that is in `api/`. Each request is first routed
+//! (404, 405 and OPTIONS need no token), then authenticated (`api::auth`), then passed to its endpoint.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -52,20 +52,20 @@ use crate::sync::pools::Pool;
 /// Connections of clients and servers at the same time; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: u32 = 4096;
 
-/// Connections to `ops.listen` at the same time. Apart from the others, so that the operator gets in when all of those are taken.
+/// Connections to `ops.listen` at the same time. They are counted separately, so that the operator can connect when `listen` is full.
 const MAX_OPS_CONNECTIONS: u32 = 64;
 
-/// Longest wait for a request's head, on a fresh connection or an idle one. Above nginx's 60 s for idle upstreams, so that
-/// the proxy closes first.
+/// Longest wait for a request's head, on a new or idle connection. Longer than nginx keeps idle upstream connections (60 s), so that the
+/// proxy closes first: otherwise it may send a request on a connection that we are closing.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Longest wait for a client to take a buffer of an answer.
+/// Longest wait for a client to read one buffer of a response.
 const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Largest request head, and read buffer of a connection, bytes.
 const MAX_HEAD: usize = 32 * 1024;
 
-/// How long running requests may go on after the signal to stop.
+/// How long running requests may continue after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(30);
 
 /// Pause after a failed accept: usually no file descriptor is free.
@@ -80,27 +80,27 @@ const LISTEN_MODE: u32 = 0o660;
 /// Mode of a Unix socket of `ops.listen`.
 const OPS_MODE: u32 = 0o600;
 
-/// On each answer: the ID that the log has for the request.
+/// The header with the request ID, which the log lines of the request carry too.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What an endpoint does, whatever its path.
+/// An endpoint, regardless of its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     Download,
     Thumbnail,
     Upload,
-    /// A media ID to be filled later (MSC2246).
+    /// Creates a media ID without content (MSC2246).
     Create,
-    /// Filling it.
+    /// Uploads to a created media ID (MSC2246).
     UploadInto,
     PreviewUrl,
     Config,
-    /// The homeserver's versions, with ours.
+    /// The homeserver's versions with our features added.
     Versions,
     Health,
 }
 
-/// A column of the table: who calls, under which proposal.
+/// A column of the table: one kind of caller under one proposal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Column {
     /// `/_matrix/media`, clients and old servers alike.
@@ -111,7 +111,7 @@ pub(crate) enum Column {
     FederationMsc1902,
     /// Spec 1.11.
     FederationMsc3916,
-    /// None of them: the homeserver's path and our own.
+    /// A path outside the table, see [`OWN_ROUTES`].
     Own,
 }
 
@@ -136,8 +136,8 @@ pub(crate) const COLUMNS: [Column; 5] = [
 /// A cell without a path.
 const NONE: (Auth, &str) = (Internal, "");
 
-/// The mapping of MSC1902, with its successor's columns. `{v}` is `r0`, `v1` or `v3`; `[…]` may be left out; the unstable
-/// names follow by rule, see [`names`].
+/// The mapping of MSC1902, with the columns of its successor. `{v}` is `r0`, `v1` or `v3`; `[…]` is optional; the unstable names are
+/// derived by [`names`].
 #[rustfmt::skip]
 pub(crate) const ROUTES: [Row; 7] = [
     Row { endpoint: Endpoint::Download, method: Method::GET, cells: [
@@ -181,16 +181,16 @@ pub(crate) const ROUTES: [Row; 7] = [
     ] },
 ];
 
-/// The homeserver's own path, optionally routed here, and ours, never proxied to the world. Served beside [`ROUTES`].
+/// Routes of `listen` outside [`ROUTES`]: a path of the homeserver, which the proxy may send here, and the health check, which it must not.
 pub(crate) const OWN_ROUTES: [Route; 2] = [
     Route::own(Endpoint::Versions, Homeserver, "/_matrix/client/versions"),
     Route::own(Endpoint::Health, Internal, "/_sidecar/health"),
 ];
 
-/// What `ops.listen` serves.
+/// The routes of `ops.listen`.
 pub(crate) const OPS_ROUTES: [Route; 1] = [Route::own(Endpoint::Health, Internal, "/_sidecar/health")];
 
-/// Beginnings of all paths of [`ROUTES`] under all their names: what a reverse proxy sends here.
+/// Prefixes of all paths in [`ROUTES`] under all their names: what a reverse proxy must send here.
 pub(crate) const PROXY_PREFIXES: [&str; 9] = [
     "/_matrix/media/",
     "/_matrix/client/r0/media/",
@@ -203,24 +203,24 @@ pub(crate) const PROXY_PREFIXES: [&str; 9] = [
     "/_matrix/federation/unstable/org.matrix.msc3916.v2/media/",
 ];
 
-/// A method and a path, who may call, and what is there.
+/// A method and a path, who may call it, and the endpoint behind it.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
     endpoint: Endpoint,
     column: Column,
     auth: Auth,
     method: Method,
-    /// Also the name in the access line.
+    /// Also the route's name in the access line.
     pub(crate) pattern: &'static str,
 }
 
 impl Route {
-    /// A route outside of MSC1902's mapping.
+    /// A route outside the table.
     const fn own(endpoint: Endpoint, auth: Auth, pattern: &'static str) -> Self {
         Self { endpoint, column: Column::Own, auth, method: Method::GET, pattern }
     }
 
-    /// Whether `method` is this route's. HEAD is GET without the body.
+    /// Whether the route has this method. HEAD is GET without the body.
     fn takes(&self, method: &Method) -> bool {
         *method == self.method || (*method == Method::HEAD && self.method == Method::GET)
     }
@@ -236,7 +236,7 @@ fn allow(routes: &[Route]) -> String {
     methods.join(", ")
 }
 
-/// Everything that the main listener serves: every name of every cell, and [`OWN_ROUTES`].
+/// The routes of `listen`: every name of every cell, and [`OWN_ROUTES`].
 fn main_routes() -> Vec<(String, Route)> {
     let mut all = Vec::new();
     for Row { endpoint, method, cells } in &ROUTES {
@@ -249,12 +249,12 @@ fn main_routes() -> Vec<(String, Route)> {
     all
 }
 
-/// What `ops.listen` serves.
+/// The routes of `ops.listen`, by path.
 fn ops_routes() -> Vec<(String, Route)> {
     OPS_ROUTES.map(|route| (route.pattern.to_owned(), route)).into()
 }
 
-/// The routes of each path, to be looked up.
+/// A router over the routes of each path.
 #[expect(clippy::expect_used, reason = "the tables are constant and a test compiles them")]
 fn compile(routes: Vec<(String, Route)>) -> Router<Vec<Route>> {
     let mut paths = BTreeMap::<String, Vec<Route>>::new();
@@ -268,8 +268,7 @@ fn compile(routes: Vec<(String, Route)>) -> Router<Vec<Route>> {
     compiled
 }
 
-/// Every path that a cell of the table stands for: versions, the unstable name of its proposal, with and without what is
-/// optional.
+/// All paths of one cell: its versions and the unstable name of its proposal, each with and without the optional part.
 fn names(column: Column, endpoint: Endpoint, path: &str) -> Vec<String> {
     let unstable = match (column, endpoint) {
         (Column::ClientMsc1902, _) => path.replacen("/r0/", "/unstable/org.matrix.msc1902/", 1),
@@ -292,8 +291,8 @@ fn names(column: Column, endpoint: Endpoint, path: &str) -> Vec<String> {
     all.into_iter().flat_map(with_options).collect()
 }
 
-/// Serves `app` on the listeners `main` and `ops` until `stop` resolves, then drains: no new connections, up to 30 s for running
-/// requests, and everything noted is written.
+/// Serves `app` on the listeners `main` and `ops` until `stop` resolves. Then drains: no new connections, up to 30 s for running requests,
+/// and last-access times are written.
 pub async fn run(app: Arc<App>, main: Vec<Listener>, ops: Option<Listener>, stop: impl Future<Output = ()>) {
     let (stopping, stopped) = watch::channel(());
     let mut seed = [0; 8];
@@ -326,7 +325,7 @@ pub async fn run(app: Arc<App>, main: Vec<Listener>, ops: Option<Listener>, stop
     tracing::info!("stopping: finishing running requests");
     stopping.send_replace(());
     app.media.stop();
-    // Every client that has connected before the stop is answered.
+    // Clients that connected before the stop are still in the queue: they are answered as well.
     while accepting.join_next().await.is_some() {}
     let all_ended = async { tokio::join!(main_surface.drained(), ops_surface.drained()) };
     if tokio::time::timeout(DRAIN, all_ended).await.is_err() {
@@ -343,10 +342,11 @@ pub async fn run(app: Arc<App>, main: Vec<Listener>, ops: Option<Listener>, stop
     }
 }
 
-/// Accepts connections until the service stops, and then those that are in the queue already.
+/// Accepts connections until the service stops, then those that are already in the kernel's queue.
 async fn accept(surface: Arc<Surface>, listener: Listener) {
     let mut stopped = surface.stopped.clone();
     loop {
+        // A permit first, then `accept`: beyond the limit, connections wait in the kernel, where they cost us no memory.
         let place = Arc::clone(&surface.places).acquire_owned();
         let place = tokio::select! {
             place = place => place,
@@ -375,7 +375,7 @@ async fn accept(surface: Arc<Surface>, listener: Listener) {
     }
 }
 
-/// Serves one connection in a task of its own; `place` is free again when it ends.
+/// Serves one connection in a new task, which holds the permit `place` until it ends.
 fn serve_connection(surface: &Arc<Surface>, socket: Socket, place: OwnedSemaphorePermit) {
     let peer = socket.peer().map(|peer| peer.to_canonical());
     let mut stopped = surface.stopped.clone();
@@ -396,7 +396,7 @@ fn serve_connection(surface: &Arc<Surface>, socket: Socket, place: OwnedSemaphor
         let _place = place;
         let mut connection = pin!(connection);
         let last_request = async {
-            // An error means that the service is gone.
+            // An error means that the sender was dropped, which is a stop as well.
             drop(stopped.changed().await);
             requests.next().await;
         };
@@ -413,28 +413,28 @@ fn serve_connection(surface: &Arc<Surface>, socket: Socket, place: OwnedSemaphor
     });
 }
 
-/// A set of routes with the connections that ask for them: what all connections of `listen` share, and all of `ops.listen`.
+/// What all connections of one listener share; there is one for `listen` and one for `ops.listen`.
 struct Surface {
     app: Arc<App>,
     routes: Router<Vec<Route>>,
-    /// Which peers are believed about others.
+    /// Says which peers are trusted proxies.
     listen: Listen,
     request_ids: Arc<RequestIds>,
     /// Changes when the service stops.
     stopped: watch::Receiver<()>,
-    /// Connections at the same time.
+    /// Most connections at the same time.
     limit: u32,
-    /// A permit for each of them.
+    /// A permit for each connection.
     places: Arc<Semaphore>,
 }
 
 impl Surface {
-    /// Waits until all connections have ended: each holds a place.
+    /// Waits until all connections have ended: each holds a permit.
     async fn drained(&self) {
         drop(self.places.acquire_many(self.limit).await);
     }
 
-    /// Answers one request, whatever it is, and sees to its access line.
+    /// Answers one request, under its request ID.
     async fn answer(
         &self,
         request: Request<Incoming>,
@@ -442,6 +442,7 @@ impl Surface {
         in_flight: InFlight,
     ) -> Response {
         let is_trusted = self.listen.trusts(peer);
+        // Only from a trusted proxy: anyone else could write other requests' IDs into our log.
         let given = request.headers().get(REQUEST_ID).filter(|_| is_trusted);
         let given = given.and_then(|id| RequestId::parse(id.to_str().ok()?));
         let id = given.unwrap_or_else(|| self.request_ids.next());
@@ -453,18 +454,18 @@ impl Surface {
         response
     }
 
-    /// Finds the route and has it answered.
+    /// Finds the route, calls its endpoint, and completes the response. The access line is written when the body has been sent.
     async fn respond(&self, request: Request<Incoming>, mut access: Access) -> Response {
         let (parts, body) = request.into_parts();
         let uri = parts.uri.clone();
-        // A sidecar that asks its homeserver and reaches a sidecar is told nothing but that.
+        // A sidecar that asks its homeserver and reaches a sidecar instead would go round in circles: it gets a 404 that says so.
         let in_circles = parts.headers.contains_key(probe_header::ASKING);
         let found = self.routes.at(uri.path()).ok().filter(|_| !in_circles);
         let routes = found.as_ref().map_or(&[][..], |found| found.value.as_slice());
         if let Some(first) = routes.first() {
             access.route = first.pattern;
             access.is_probe = first.endpoint == Endpoint::Health;
-            // Health checks do not keep the machine busy.
+            // Health checks do not count as activity: the machine is idle between them.
             access.busy = (first.column != Column::Own).then(|| self.app.activity.begin());
         }
         let path = found.as_ref().map(|found| path_params(&found.params)).unwrap_or_default();
@@ -472,6 +473,7 @@ impl Surface {
         let mut call = Call { method, version, uri: target, headers, path, body, access };
         let outcome = match routes.iter().find(|route| route.takes(&call.method)) {
             _ if call.method == Method::OPTIONS => Ok(response::preflight()),
+            // Boxed, because the endpoints' futures are large and this one is part of every connection.
             Some(route) => Box::pin(self.call(route, &mut call)).await,
             None if routes.is_empty() => Err(Error::new(Kind::Unrecognized, "unrecognized request")),
             None => Err(Error::new(Kind::MethodNotAllowed, "this method is not for this path")),
@@ -501,14 +503,14 @@ impl Surface {
         response
     }
 
-    /// Who calls comes first: nothing of the request is looked at before.
+    /// Authenticates the caller before anything else of the request is looked at.
     async fn call(&self, route: &Route, call: &mut Call) -> Result<Response> {
         let principal = authenticate(&self.app, route.auth, call).await?;
         dispatch(&self.app, route, principal, call).await
     }
 }
 
-/// From route to endpoint: every pair that the tables can hold.
+/// Calls the endpoint of a route. The match covers every pair of endpoint and column.
 async fn dispatch(app: &Arc<App>, route: &Route, principal: Principal, call: &mut Call) -> Result<Response> {
     match (route.endpoint, route.column) {
         (Endpoint::Download, Column::Legacy | Column::ClientMsc1902) => {
@@ -545,7 +547,7 @@ async fn dispatch(app: &Arc<App>, route: &Route, principal: Principal, call: &mu
     }
 }
 
-/// The answer to a request that failed. The log line, if there is one, carries the request's ID.
+/// The response to a failed request. If it writes a log line, that carries the request ID.
 fn failure(error: &Error, route: &str) -> Response {
     match error.kind().log_level() {
         LogLevel::Quiet => error_response::error(error, route),
@@ -569,7 +571,7 @@ pub enum Listener {
     Unix(UnixListener),
 }
 
-/// Takes the next connection that was made and not accepted.
+/// Accepts the next connection from the kernel's queue.
 type Take = Box<dyn FnMut() -> io::Result<Socket> + Send>;
 
 impl Listener {
@@ -577,7 +579,7 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                // Answers are written whole: waiting for more to send only delays them. An error shows later.
+                // Responses are written in large pieces, so Nagle's algorithm would only delay the last one. An error here does not matter.
                 drop(stream.set_nodelay(true));
                 Ok(Socket::Tcp(stream, peer.ip()))
             }
@@ -585,7 +587,7 @@ impl Listener {
         }
     }
 
-    /// The connections that were made and not accepted. The kernel is asked: what the runtime knows of readiness may be old.
+    /// The connections in the kernel's queue. Asks the kernel directly, because the runtime's readiness may be out of date.
     fn into_queue(self) -> io::Result<impl Iterator<Item = io::Result<Socket>>> {
         let mut take: Take = match self {
             Self::Tcp(listener) => {
@@ -612,7 +614,7 @@ impl Listener {
     }
 }
 
-/// Where it listens, for people.
+/// The address it listens on, for log lines.
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -631,18 +633,17 @@ impl fmt::Display for Listener {
     }
 }
 
-/// Opens the sockets of `listen`. A Unix socket that an earlier run left is replaced, and may be used by its group.
+/// Opens the sockets of `listen`. A Unix socket left by an earlier run is replaced; its group may connect.
 pub fn bind(config: &Config) -> io::Result<Vec<Listener>> {
     let addresses = &config.listen.addresses;
     addresses.iter().map(|address| bind_one(address, LISTEN_MODE, "listen")).collect()
 }
 
-/// Opens the socket of `ops.listen`, unless that is off. A Unix socket that an earlier run left is replaced, and may be used by its
-/// owner alone.
+/// Opens the socket of `ops.listen`, unless that is off. A Unix socket left by an earlier run is replaced; only its owner may connect.
 ///
 /// # Errors
-/// Where nobody has asked for the socket in `data_dir`, only when another process listens on it: on a file system without
-/// sockets, or with a path too long for one, the service goes on without it.
+/// When the configured address cannot be used. The default socket is an error only if another process listens on it: on a file system
+/// without sockets, or with a path that is too long, the service runs without it.
 pub fn bind_ops(config: &Config) -> io::Result<Option<Listener>> {
     let Some(address) = config.ops_address() else { return Ok(None) };
     match bind_one(&address, OPS_MODE, "ops.listen") {
@@ -654,15 +655,15 @@ pub fn bind_ops(config: &Config) -> io::Result<Option<Listener>> {
     }
 }
 
-/// What to do about an address that cannot be listened on, besides setting another one.
+/// How to fix an address that cannot be used, besides setting another one.
 const FIXES: [(io::ErrorKind, &str); 4] = [
-    (io::ErrorKind::AddrInUse, "stop what listens there, or "),
+    (io::ErrorKind::AddrInUse, "stop the program that listens there, or "),
     (io::ErrorKind::AlreadyExists, "remove it, or "),
-    (io::ErrorKind::NotFound, "make its folder, or "),
-    (io::ErrorKind::AddrNotAvailable, "it is no address of this machine; "),
+    (io::ErrorKind::NotFound, "create its folder, or "),
+    (io::ErrorKind::AddrNotAvailable, "this machine does not have that address; "),
 ];
 
-/// Opens the socket at `address`, which `key` names.
+/// Opens the socket at `address`, the value of the configuration key `key`.
 fn bind_one(address: &ListenAddr, mode: u32, key: &str) -> io::Result<Listener> {
     let bound = match address {
         ListenAddr::Tcp(address) => std::net::TcpListener::bind(address).and_then(|listener| {
@@ -680,7 +681,7 @@ fn bind_one(address: &ListenAddr, mode: u32, key: &str) -> io::Result<Listener> 
     })
 }
 
-/// Opens a Unix socket. One that a process which is gone has left there is replaced, one that is in use is not.
+/// Opens a Unix socket. Replaces a socket file whose process has ended, but not one that is in use.
 fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let address = SocketAddrUnix::new(path)?;
     let socket = || {
@@ -691,7 +692,7 @@ fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
         Ok(metadata) if metadata.file_type().is_socket() => {
             match rustix::net::connect(socket()?, &address) {
                 Err(Errno::CONNREFUSED) => std::fs::remove_file(path)?,
-                // A queue that is full belongs to somebody.
+                // A full queue means that a process owns the socket.
                 Ok(()) | Err(Errno::AGAIN) => return Err(io::ErrorKind::AddrInUse.into()),
                 Err(error) => return Err(error.into()),
             }
@@ -704,7 +705,7 @@ fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
     }
     let socket = socket()?;
     rustix::net::bind(&socket, &address)?;
-    // Nobody can connect before `listen`, so never with another mode.
+    // Set before `listen`: no one can connect before that, so the socket is never open with another mode.
     std::fs::set_permissions(path, Permissions::from_mode(mode))?;
     rustix::net::listen(&socket, BACKLOG)?;
     UnixListener::from_std(socket.into())

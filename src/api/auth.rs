@@ -1,7 +1,6 @@
-//! Who calls, decided in one place before anything else of a request is looked at.
+//! Authentication: who calls. This is decided before anything else of a request is looked at.
 //!
-//! Owns what each kind of route demands of its caller, and what a caller who is let in may be. Refuses to know which routes there
-//! are (`server.rs`).
+//! Owns which credentials each kind of route requires, and the principals. Refuses to know which routes exist (`server.rs`).
 
 use std::sync::Arc;
 
@@ -20,33 +19,33 @@ use crate::sync::pools::Pool;
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Auth {
-    /// Anyone. A token that is sent must be good; while the homeserver cannot be asked, it counts as none.
+    /// Anyone. A token that is sent must be valid; while the homeserver cannot be reached, the caller counts as anonymous.
     Optional,
     /// Holders of an access token.
     Required,
-    /// Holders of an access token who are no guests.
+    /// Holders of an access token who are not guests.
     UserOnly,
     /// Other homeservers, by an X-Matrix signature.
     Server,
-    /// Whom the homeserver admits: it is handed the token and judges it.
+    /// The request is passed on to the homeserver, which checks the token itself.
     Homeserver,
-    /// Who can connect: the route is not for the world, and the proxy does not lead to it.
+    /// Anyone who can connect. The reverse proxy must not route to it.
     Internal,
 }
 
 /// Who calls.
 #[derive(Clone, Debug)]
 pub(crate) enum Principal {
-    /// Nobody has shown who they are.
+    /// A caller without credentials.
     Anonymous,
-    /// Holds an access token.
+    /// The owner of a valid access token.
     User(Account),
-    /// Has signed the request.
+    /// The server whose signature on the request is valid.
     Server(ServerName),
 }
 
 impl Principal {
-    /// What media is served to this caller as.
+    /// The rights with which this caller sees media.
     pub(crate) fn viewer(&self) -> Viewer {
         match self {
             Self::Anonymous => Viewer::Anonymous,
@@ -57,7 +56,7 @@ impl Principal {
     /// The account of a user.
     ///
     /// # Errors
-    /// `MissingToken` for anybody else.
+    /// `MissingToken` for other principals.
     pub(crate) fn user(self) -> Result<Account> {
         match self {
             Self::User(account) => Ok(account),
@@ -75,7 +74,7 @@ impl Principal {
     }
 }
 
-/// Finds out who calls, as far as `auth` demands it, and enters the name in the access line.
+/// Finds out who calls, as far as `auth` requires it, and records the name in the access line.
 ///
 /// # Errors
 /// `MissingToken`, `UnknownToken`, `GuestForbidden`, `BadSignature` and the like for those who may not call, `HomeserverFailed` when the
@@ -101,12 +100,12 @@ pub(crate) async fn authenticate(app: &Arc<App>, auth: Auth, call: &mut Call) ->
     }
 }
 
-/// The refusal of a caller without an access token.
+/// The error for a caller without an access token.
 fn missing_token() -> Error {
     Error::new(Kind::MissingToken, "an access token is required")
 }
 
-/// The caller of a route that is open to anyone.
+/// The caller of a route that needs no token.
 async fn user_if_any(app: &Arc<App>, call: &Call) -> Result<Principal> {
     let Some(credential) = call.credential()? else { return Ok(Principal::Anonymous) };
     match who_is(app, credential).await {
@@ -116,7 +115,7 @@ async fn user_if_any(app: &Arc<App>, call: &Call) -> Result<Principal> {
     }
 }
 
-/// The server that signed the request. Its keys are fetched if need be, once for all requests that wait for them.
+/// The server that signed the request. Fetches its keys if necessary; all requests that need them share one fetch.
 async fn server(app: &Arc<App>, call: &Call) -> Result<ServerName> {
     let request = app.federation.identify(call.inbound())?;
     let outcome = match verify(app, request.clone()).await? {
@@ -130,7 +129,7 @@ async fn server(app: &Arc<App>, call: &Call) -> Result<ServerName> {
         Verification::Verified => {}
         Verification::VerifiedKeysExpireSoon => {
             let (app, origin) = (Arc::clone(app), request.origin.clone());
-            // In the background: this request is proven. A failure is not logged, the next request tries again.
+            // In the background, because this request is verified already. A failure is not logged; the next request tries again.
             let refresh = async move { refresh_keys(&app, &origin).await };
             tokio::spawn(refresh.instrument(log::request_span()));
         }
@@ -142,7 +141,7 @@ async fn server(app: &Arc<App>, call: &Call) -> Result<ServerName> {
     Ok(request.origin)
 }
 
-/// Whether the keys in the catalog prove a request.
+/// Verifies a request with the keys in the catalog.
 async fn verify(app: &Arc<App>, request: UnverifiedRequest) -> Result<Verification> {
     let federation = Arc::clone(&app.federation);
     app.pools.run(Pool::Lookup, move || federation.verify(&request)).await
@@ -158,7 +157,7 @@ async fn refresh_keys(app: &Arc<App>, origin: &ServerName) -> Result<()> {
     app.key_fetches.run(origin.clone(), fetch).await
 }
 
-/// Asks the cache, else the homeserver; one question at a time for each token.
+/// The owner of a token, from the cache or the homeserver. Requests with the same token share one check.
 async fn who_is(app: &Arc<App>, credential: Credential) -> Result<Account> {
     let hash = credential.hash();
     if let Some(known) = app.accounts.cached(&hash) {

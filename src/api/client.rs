@@ -26,7 +26,7 @@ pub(crate) enum AllowRemote {
     Ignored,
 }
 
-/// How long the rest of a refused upload is read and thrown away, so that the client gets to read the answer.
+/// How long the rest of a refused upload is read and discarded, so that the client reads our response.
 const DISCARD_TIME: Duration = Duration::from_secs(10);
 
 /// `GET download/{o}/{m}[/{name}]`
@@ -40,8 +40,8 @@ pub(crate) async fn get_content(
     let mxc = call.mxc(&app.server_name)?;
     let file_name = call.path.file_name()?;
     let conditions = call.conditions();
-    // An HTTP/1.0 body of no known length ends like one that broke off: half a file would pass for a whole one. Conditions are
-    // about the bytes, which are known when all of them are here.
+    // In HTTP/1.0 a body without a length ends with the connection, so a truncated file would look complete: wait for all of it. The
+    // same for conditional requests: the ETag is a hash of all bytes.
     let wait_for = if call.version < Version::HTTP_11 || conditions.needs_validators() {
         WaitFor::Stored
     } else {
@@ -74,7 +74,7 @@ pub(crate) async fn get_content_thumbnail(
     Ok(response::media(&picture, None, caching(options.viewer), &call.conditions(), &app.readers))
 }
 
-/// What a caller may be given, and how long they wait.
+/// The rights and wishes of a caller.
 fn options(call: &Call, principal: &Principal, allow_remote: AllowRemote) -> AccessOptions {
     let remote = match allow_remote {
         AllowRemote::Heeded if call.query().refuses_remote() => RemoteFetch::Refused,
@@ -83,7 +83,7 @@ fn options(call: &Call, principal: &Principal, allow_remote: AllowRemote) -> Acc
     AccessOptions { viewer: principal.viewer(), remote, timeout: call.query().timeout() }
 }
 
-/// Who may keep what a viewer is given.
+/// Which caches may store a response for this viewer.
 fn caching(viewer: Viewer) -> Caching {
     match viewer {
         Viewer::Anonymous => Caching::Public,
@@ -93,7 +93,7 @@ fn caching(viewer: Viewer) -> Caching {
 
 /// `POST upload`
 pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call, account: Account) -> Result<Response> {
-    // Kept until the request ends.
+    // Held until the request ends.
     let _slot = app.media.upload_slot(&account.user_id).await?;
     let upload = Upload {
         user_id: account.user_id,
@@ -108,7 +108,7 @@ pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call, account: Acc
     Ok(response::json(&answer.into()))
 }
 
-/// `POST create` (MSC2246). The body carries nothing (`{}`, if it is sent) and is not looked at.
+/// `POST create` (MSC2246). The body, if there is one, is `{}`; it is not read.
 pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call, account: Account) -> Result<Response> {
     let created = app.media.create(account.user_id).await?;
     call.access.mxc = Some(created.mxc.clone());
@@ -117,7 +117,7 @@ pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call, account: Acc
     ))
 }
 
-/// `PUT upload/{o}/{m}` (MSC2246). Whether the ID may be filled is decided before the body is looked at.
+/// `PUT upload/{o}/{m}` (MSC2246). Whether the user may upload to the ID is checked before the body is read.
 pub(crate) async fn create_content_async(
     app: &Arc<App>,
     call: &mut Call,
@@ -150,7 +150,7 @@ pub(crate) async fn get_url_preview(app: &Arc<App>, call: &mut Call) -> Result<R
     Ok(response::json_text(&preview))
 }
 
-/// Adds the blurhash of what was uploaded, if that is wanted and can be had (MSC2448, under its unstable name).
+/// Adds the blurhash of the uploaded picture, if the client asked for it and it can be computed (MSC2448, under its unstable name).
 async fn add_blurhash(app: &Arc<App>, call: &Call, mxc: &Mxc, answer: &mut Map<String, Value>) {
     if call.query().wants_blurhash()
         && let Some(blurhash) = app.media.blurhash(mxc).await
@@ -159,8 +159,8 @@ async fn add_blurhash(app: &Arc<App>, call: &Call, mxc: &Mxc, answer: &mut Map<S
     }
 }
 
-/// Reads and throws away what is left of a request's body, for a while: a connection closed with unread bytes is reset, and
-/// the client may never see the answer.
+/// Reads and discards the rest of a request's body, for a limited time. If a connection is closed with unread bytes, TCP resets it, and
+/// the client may never see the response.
 pub(crate) fn discard(mut body: Incoming) {
     if body.is_end_stream() {
         return;

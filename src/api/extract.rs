@@ -1,7 +1,7 @@
-//! What a request asks of this server: tokens, media, thumbnails, links, out of its path, query and headers.
+//! Parameters of requests: tokens, media, thumbnails and links, read from path, query and headers.
 //!
-//! Owns the names of parameters, their defaults and bounds. Nothing here is looked at before the caller is known (`api/auth.rs`). The
-//! syntax is `http/request.rs`.
+//! Owns their names, defaults and bounds. Except for the token, they are read after authentication (`api/auth.rs`). Refuses to know the
+//! syntax: that is `http/request.rs`.
 
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_TIMEOUT: Duration = Duration::from_mins(1);
 
 impl Call {
-    /// What the client presents: the `Authorization` header, else the `access_token` query parameter, which was removed
-    /// from the specification and is still sent. `None` when it presents nothing.
+    /// The client's access token: the `Authorization` header, else the `access_token` query parameter, which was removed from the
+    /// specification and is still in use. `None` if there is neither.
     ///
     /// # Errors
     /// Those of [`Credential::new`].
@@ -36,7 +36,7 @@ impl Call {
             let (scheme, token) = value.trim().split_once(' ')?;
             scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim().to_owned())
         });
-        // What is not UTF-8 is neither a token nor a user ID, and is not passed over. A `+` in a token is one.
+        // Bytes that are not UTF-8 are an error, not a missing token. A `+` is part of the token, not a space.
         let lossy = |raw: &str| percent_decode_str(raw).decode_utf8_lossy().into_owned();
         let query = self.query();
         let Some(token) = header.or_else(|| query.raw("access_token").map(lossy)) else { return Ok(None) };
@@ -56,7 +56,7 @@ impl Call {
         }
     }
 
-    /// The media that the path names, which the access line names from here on. `own` stands in where the route has no server name.
+    /// The media that the path names; it is also recorded in the access line. `own` is used where the route has no server name.
     ///
     /// # Errors
     /// `NotFound` for a name or ID outside its grammar: such media does not exist.
@@ -68,8 +68,7 @@ impl Call {
 }
 
 impl PathParams {
-    /// The media asked for; `own` stands in where the route names no server. A name or ID outside its grammar is media that
-    /// does not exist.
+    /// The requested media; `own` is used where the route has no server name. Media with an invalid name or ID does not exist.
     pub(crate) fn mxc(&self, own: &ServerName) -> Result<Mxc> {
         let server_name = match &self.server_name {
             Some(raw) => ServerName::parse(&decode(raw)?).map_err(|_grammar| Error::not_found())?,
@@ -100,7 +99,7 @@ impl Query<'_> {
         Ok(Some(name).filter(|name| !name.is_empty()))
     }
 
-    /// Whether the answer to an upload is to have a blurhash (MSC2448, under its unstable name).
+    /// Whether the client wants a blurhash in the response to an upload (MSC2448, under its unstable name).
     pub(crate) fn wants_blurhash(&self) -> bool {
         self.get("xyz.amorgan.generate_blurhash").as_deref() == Some("true")
     }
@@ -142,8 +141,8 @@ impl Query<'_> {
         Ok(ThumbnailRequest { width, height, method, motion })
     }
 
-    /// The page to preview: `url`. `ts`, the point in time that is wished for, must be a number; the answer is the page as it is
-    /// now, which the specification allows.
+    /// The page to preview: `url`. `ts`, the preferred point in time, must be a number; the page is always previewed as it is now, which
+    /// the specification allows.
     ///
     /// # Errors
     /// `MissingParam`, and `InvalidParam` for what cannot be previewed.

@@ -1,4 +1,4 @@
-//! Endpoints for servers: MSC1902's raw answers and MSC3916's multipart ones.
+//! Endpoints for servers: raw responses for MSC1902, multipart responses for MSC3916.
 //! [Spec, content repository](https://spec.matrix.org/v1.19/server-server-api/#content-repository).
 
 use std::sync::Arc;
@@ -22,8 +22,8 @@ pub(crate) enum BodyFormat {
     Multipart,
 }
 
-/// `GET remote_media/download/{o}/{m}` and `GET media/download/{m}`. Only our own media: "`remote_media`" means that the
-/// target is not expected to hold it, and MSC3916 forbids handing on what is somebody else's.
+/// `GET remote_media/download/{o}/{m}` and `GET media/download/{m}`. Only media of this server: MSC3916 forbids to serve other servers'
+/// media to servers.
 pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, format: BodyFormat) -> Result<Response> {
     let mxc = our_media(app, call)?;
     match app.media.download(&mxc, options(call), WaitFor::Stored).await? {
@@ -32,7 +32,7 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, format: BodyFor
     }
 }
 
-/// `GET remote_media/thumbnail/{o}/{m}` and `GET media/thumbnail/{m}`: the bytes a client of ours gets.
+/// `GET remote_media/thumbnail/{o}/{m}` and `GET media/thumbnail/{m}`: the same bytes that our clients get.
 pub(crate) async fn get_content_thumbnail(
     app: &Arc<App>,
     call: &mut Call,
@@ -43,18 +43,18 @@ pub(crate) async fn get_content_thumbnail(
     Ok(wrap(app, call, &picture, format))
 }
 
-/// The media of ours that a server asks for.
+/// The requested media, which must be of this server.
 fn our_media(app: &App, call: &mut Call) -> Result<Mxc> {
     let mxc = call.mxc(&app.server_name)?;
     if mxc.server_name == app.server_name { Ok(mxc) } else { Err(Error::not_found()) }
 }
 
-/// A server may see what is ours, and causes no fetch.
+/// Servers see all media of this server and may not cause a fetch.
 fn options(call: &Call) -> AccessOptions {
     AccessOptions { viewer: Viewer::Known, remote: RemoteFetch::Refused, timeout: call.query().timeout() }
 }
 
-/// An answer in the asked family's form.
+/// The response in the form of the requested endpoint family.
 fn wrap(app: &App, call: &Call, prepared: &PreparedMedia, format: BodyFormat) -> Response {
     let readers = &app.readers;
     match format {
@@ -63,7 +63,7 @@ fn wrap(app: &App, call: &Call, prepared: &PreparedMedia, format: BodyFormat) ->
     }
 }
 
-/// 32 random hex digits: they do not occur in the data.
+/// 32 random hex digits. The media cannot contain them, except by a negligible chance.
 fn boundary(app: &App) -> String {
     let mut random = [0; 16];
     (app.random)(&mut random);

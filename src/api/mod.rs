@@ -1,6 +1,6 @@
-//! One short async function for each endpoint: what the request asks for → what may be done about it (`media/`) → the answer.
+//! The endpoints, one short async function each: read the request, call the use case in `media/`, write the response.
 //!
-//! Owns the order of these steps and the names of parameters. Who calls is decided before (`auth`). Refuses to know paths.
+//! Owns the names of parameters. Authentication comes first (`auth`). Refuses to know paths: those are in `server.rs`.
 
 pub(crate) mod auth;
 pub(crate) mod client;

@@ -1,4 +1,4 @@
-//! Endpoints for those who run the server.
+//! Endpoints for the operator and the homeserver's own path.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use crate::http::request::Call;
 use crate::http::response::{self, Response};
 use crate::sync::pools::Pool;
 
-/// `GET /_sidecar/health`: 200 when all is well, else 503 with the reason. Never proxied to the world.
+/// `GET /_sidecar/health`: 200 when everything works, else 503 with the reason. The reverse proxy must not expose it.
 pub(crate) async fn health(app: &Arc<App>) -> Result<Response> {
     let (catalog, blobs, accounts) =
         (Arc::clone(&app.store), Arc::clone(&app.store), Arc::clone(&app.accounts));
@@ -34,7 +34,7 @@ pub(crate) async fn health(app: &Arc<App>) -> Result<Response> {
         "blobs": told(store),
         "homeserver": told(homeserver),
     });
-    // Monitors ask every few seconds: what they are told is news when it changes.
+    // Monitors ask every few seconds: only a change is logged.
     if app.is_failing.swap(failing, Ordering::Relaxed) != failing {
         if failing {
             tracing::warn!(health = %body, "health: failing");
@@ -46,7 +46,7 @@ pub(crate) async fn health(app: &Arc<App>) -> Result<Response> {
     Ok(response::json_with(status, body.to_string()))
 }
 
-/// `GET /_matrix/client/versions`: the homeserver's own answer, with what this server adds.
+/// `GET /_matrix/client/versions`: the homeserver's response with our features added.
 pub(crate) async fn get_supported_versions(app: &Arc<App>, call: &Call) -> Result<Response> {
     let (accounts, credential) = (Arc::clone(&app.accounts), call.credential()?);
     let mut versions =

@@ -306,7 +306,7 @@ fn fix_for_writing(why: &io::Error) -> &'static str {
     if why.kind() == io::ErrorKind::PermissionDenied {
         "run this as root, or set homeserver.signing_key"
     } else {
-        "make its folder, or set homeserver.signing_key"
+        "create its folder, or set homeserver.signing_key"
     }
 }
 

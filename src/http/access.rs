@@ -1,7 +1,7 @@
-//! The access line: who asked for what, how it ended, and how long it took.
+//! The access line: who requested what, the result, and how long it took.
 //!
-//! Owns its fields and when it is written. Nothing that a stranger writes freely stands in it: a path is named by its route, media by
-//! its address once that was parsed, a client by its IP address, a request by an ID of few characters.
+//! Owns its fields and when it is written. Strangers cannot put free text into it: the path is shown as its route, media by its parsed
+//! address, the client by its IP address, and the request ID has a limited character set.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -15,31 +15,31 @@ use crate::log::{ACCESS, RequestId};
 use crate::matrix::Mxc;
 use crate::sync::Busy;
 
-/// One line of the access log, written when this is dropped: with the body once there is a response, and without one when
-/// the client goes away before.
+/// One line of the access log. It is written when this is dropped: together with the body of the response, or earlier if the client
+/// disconnects before there is one.
 #[derive(Debug)]
 pub(crate) struct Access {
     pub(crate) method: Method,
     /// The route's pattern, or `-`.
     pub(crate) route: &'static str,
-    /// HTTP status; 499, as nginx has it, while there is none.
+    /// HTTP status. 499, as in nginx, while there is no response.
     pub(crate) status: u16,
     /// When the request's head had been read.
     started: Instant,
     request_id: RequestId,
     /// User ID, server name, or `-`.
     pub(crate) caller: String,
-    /// Where the request comes from; `None` behind a Unix socket whose proxy does not say.
+    /// The client's address; `None` behind a Unix socket whose proxy does not send it.
     pub(crate) client: Option<IpAddr>,
-    /// The media asked for or made.
+    /// The requested or created media.
     pub(crate) mxc: Option<Mxc>,
     /// Body bytes sent.
     pub(crate) bytes: u64,
-    /// Whether a monitor asks again and again: then the line is written at `debug`.
+    /// Whether this is a health check. Monitors send many, so their lines have level `debug`.
     pub(crate) is_probe: bool,
-    /// While this lives, the machine is not idle.
+    /// Marks the machine as busy until this is dropped.
     pub(crate) busy: Option<Busy>,
-    /// While this lives, the connection stays open though the service stops.
+    /// Keeps the connection open during a stop until this is dropped.
     _in_flight: InFlight,
 }
 
@@ -77,9 +77,9 @@ impl Drop for Access {
     }
 }
 
-/// Where a request comes from: its `peer` (`None` through a Unix socket), or, when that is a proxy which `listen` trusts, the client
-/// that the proxy names: the last address of `X-Forwarded-For` that is not itself a trusted proxy's, else `X-Real-IP`. What
-/// stands before that address is only what the client claims.
+/// The address of the client: the `peer` (`None` through a Unix socket) or, if the peer is a trusted proxy, the address that it reports.
+/// That is the last address in `X-Forwarded-For` that is not a trusted proxy itself, else `X-Real-IP`. Earlier addresses in the list were
+/// sent by the client and may be false.
 pub(crate) fn client_address(peer: Option<IpAddr>, headers: &HeaderMap, listen: &Listen) -> Option<IpAddr> {
     if !listen.trusts(peer) {
         return peer;

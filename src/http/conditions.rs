@@ -1,7 +1,7 @@
-//! Conditional requests: whether media is sent at all, and how much of it.
+//! Conditional requests: whether media is sent, and which part of it.
 //!
-//! Owns the order in which the conditions of a request count, and their comparison with what is here. Refuses to know whose
-//! media it is, and how an answer is written. [RFC 9110 §13](https://www.rfc-editor.org/rfc/rfc9110#section-13),
+//! Owns the precedence of the conditions and how they are compared with stored media. Refuses to know which media it is and how the
+//! response is written. [RFC 9110 §13](https://www.rfc-editor.org/rfc/rfc9110#section-13),
 //! [§14](https://www.rfc-editor.org/rfc/rfc9110#section-14).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::http::range::{self, Extent};
 use crate::matrix::Timestamp;
 
-/// The lines of one header field, as they came: several lines are one list (RFC 9110 §5.3).
+/// The lines of one header field. Several lines are one list (RFC 9110 §5.3).
 pub(crate) type Lines<'a> = Vec<&'a [u8]>;
 
 /// The header fields of a request that decide whether and how much of stored media is sent.
@@ -29,39 +29,39 @@ pub(crate) struct Conditions<'a> {
     pub(crate) if_range: Lines<'a>,
 }
 
-/// What identifies the state of media.
+/// The validators of stored media.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Validators<'a> {
-    /// The entity tag, quoted. Always a strong one: it names the bytes.
+    /// The entity tag, quoted. Always a strong one: it is a hash of the bytes.
     pub(crate) etag: &'a str,
     /// `Last-Modified`. A strong validator too (RFC 9110 §8.8.2.2): media does not change under its ID.
     pub(crate) modified: Option<HttpDate>,
 }
 
-/// What to answer.
+/// The result of evaluating the conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Judgement {
     /// 200, 206 or 416.
     Send(Extent),
-    /// 304: the client has it.
+    /// 304: the client has the media already.
     NotModified,
-    /// 412: it is not what the client takes it for.
+    /// 412: the media is not the one that the client expects.
     Failed,
 }
 
-/// A date as HTTP has it: whole seconds since 1970.
+/// An HTTP date: whole seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HttpDate(u64);
 
-/// The last second of the year 9999: no later one can be written.
+/// The last second of the year 9999: HTTP dates end there.
 const LAST_SECOND: u64 = 253_402_300_799;
 
 /// How two entity tags are compared (RFC 9110 §8.8.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Comparison {
-    /// A weak tag is equal to nothing.
+    /// A weak tag equals no other tag.
     Strong,
-    /// `W/` does not count.
+    /// `W/` is ignored.
     Weak,
 }
 
@@ -72,16 +72,16 @@ enum Member<'a> {
     Any,
     /// A tag with its quotes.
     Tag {
-        /// Whether `W/` stands before it.
+        /// Whether it begins with `W/`.
         is_weak: bool,
         text: &'a [u8],
     },
-    /// What is no tag.
+    /// Not a tag.
     Malformed,
 }
 
 impl Conditions<'_> {
-    /// Whether the answer depends on which bytes there are.
+    /// Whether the response depends on the bytes of the media, so that all of them must be known.
     pub(crate) fn needs_validators(&self) -> bool {
         let preconditions =
             [&self.if_match, &self.if_unmodified_since, &self.if_none_match, &self.if_modified_since];
@@ -89,8 +89,7 @@ impl Conditions<'_> {
             || !(self.range.is_empty() || self.if_range.is_empty())
     }
 
-    /// Judges them for media of `size` bytes, for a request that is answered with 200 without them, in the order of
-    /// RFC 9110 §13.2.2.
+    /// Evaluates the conditions for media of `size` bytes, in the order of RFC 9110 §13.2.2. The request would get 200 without them.
     pub(crate) fn judge(&self, validators: Validators<'_>, size: u64) -> Judgement {
         let Validators { etag, modified } = validators;
         if !self.if_match.is_empty() {
@@ -118,13 +117,12 @@ impl Conditions<'_> {
         })
     }
 
-    /// How much of `size` bytes is asked for, whichever bytes they are.
+    /// The requested range of `size` bytes; `If-Range` is not considered.
     pub(crate) fn extent(&self, size: u64) -> Extent {
         extent(&self.range, size)
     }
 
-    /// Whether a range, if one is asked for, is one of these very bytes (RFC 9110 §13.1.5). What is neither a tag nor a date
-    /// matches nothing.
+    /// Whether `If-Range` allows a range of these bytes (RFC 9110 §13.1.5). A value that is neither a tag nor a date does not.
     fn is_same_range(&self, Validators { etag, modified }: Validators<'_>) -> bool {
         match self.if_range.as_slice() {
             [] => true,
@@ -138,32 +136,32 @@ impl Conditions<'_> {
 }
 
 impl HttpDate {
-    /// The second that `at` lies in.
+    /// `at`, rounded down to seconds.
     pub(crate) fn of(at: Timestamp) -> Self {
         Self::at(at.system_time())
     }
 
-    /// The same of a system time. What lies before 1970 or after 9999 is moved there.
+    /// The same for a system time. Times before 1970 or after 9999 are moved to these limits.
     fn at(time: SystemTime) -> Self {
         let since_1970 = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(since_1970.as_secs().min(LAST_SECOND))
     }
 
-    /// As `Last-Modified` has it.
+    /// The text for `Last-Modified`.
     pub(crate) fn text(self) -> String {
         let time = UNIX_EPOCH.checked_add(Duration::from_secs(self.0)).unwrap_or(UNIX_EPOCH);
         httpdate::fmt_http_date(time)
     }
 }
 
-/// The date in a field that holds one. What is none, and several, are to be ignored.
+/// The date in a field. `None`, if there is not exactly one valid date: then the field is ignored.
 fn date(lines: &[&[u8]]) -> Option<HttpDate> {
     let [line] = lines else { return None };
     let text = str::from_utf8(line).ok()?;
     httpdate::parse_http_date(text.trim_matches([' ', '\t'])).ok().map(HttpDate::at)
 }
 
-/// What a `Range` field asks for; several lines are no range.
+/// The range of a `Range` field; several lines are invalid and count as none.
 fn extent(lines: &[&[u8]], size: u64) -> Extent {
     match lines {
         [line] => str::from_utf8(line).map_or(Extent::Whole, |line| range::judge(line, size)),
@@ -171,7 +169,7 @@ fn extent(lines: &[&[u8]], size: u64) -> Extent {
     }
 }
 
-/// Whether a list of entity tags has `etag`, or is `*`, which stands for whatever there is.
+/// Whether a list of entity tags contains `etag` or is `*`, which matches any media.
 fn lists(lines: &[&[u8]], etag: &str, comparison: Comparison) -> bool {
     let mut members = lines.iter().flat_map(|line| members(line)).peekable();
     if members.peek() == Some(&Member::Any) {
@@ -196,14 +194,14 @@ fn members(line: &[u8]) -> Vec<Member<'_>> {
         }
         let (member, after) = first_member(rest);
         let after = skip(after, |byte| matches!(byte, b' ' | b'\t'));
-        // Something follows without a comma: no list of tags has that.
+        // Text without a comma before it: this is not a list of tags.
         let ends_well = after.first().is_none_or(|byte| *byte == b',');
         members.push(if ends_well { member } else { Member::Malformed });
         rest = skip(after, |byte| byte != b',');
     }
 }
 
-/// The member that `text` begins with, and what follows it.
+/// The first member of `text` and the rest.
 fn first_member(text: &[u8]) -> (Member<'_>, &[u8]) {
     if let Some(after) = text.strip_prefix(b"*") {
         return (Member::Any, after);
@@ -221,7 +219,7 @@ fn first_member(text: &[u8]) -> (Member<'_>, &[u8]) {
     }
 }
 
-/// What is left of `text` after the bytes that `passes` takes.
+/// The rest of `text` after the leading bytes that `passes` accepts.
 fn skip(text: &[u8], passes: impl Fn(u8) -> bool) -> &[u8] {
     let start = text.iter().position(|byte| !passes(*byte)).unwrap_or(text.len());
     text.get(start..).unwrap_or_default()

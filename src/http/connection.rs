@@ -1,9 +1,9 @@
-//! A client's connection: the socket, how long the client may take to read an answer, and how it ends when the service stops.
+//! A client's connection: the socket, the write timeout, and the end of the connection when the service stops.
 //!
-//! hyper limits the wait for a request's head, but not the wait for a client that stops reading an answer; such clients would
-//! hold their connections for ever. And hyper's own graceful shutdown closes a connection on which it has read nothing yet, even
-//! when a request already lies in the socket. Both are handled here, below hyper: a write that waits too long fails, and once the
-//! service stops, a connection without a request reads like one that its client has closed, but only when there is nothing to read.
+//! Both are here, below hyper, for two reasons. hyper limits the wait for a request's head, but not for a client that stops reading a
+//! response: such a client would hold its connection for ever. Here a write that waits too long fails. And hyper's graceful shutdown
+//! closes a connection on which it has read nothing yet, even if a request is already in the socket. Here a connection without a request
+//! reports its end to hyper when the service stops, but only if there is nothing to read.
 
 use std::future::Future as _;
 use std::io;
@@ -20,7 +20,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Sleep};
 
-/// How long a connection that was just made may take to send its request once the service stops.
+/// How long a new connection may take to send its request after the service began to stop.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// An accepted socket.
@@ -31,37 +31,37 @@ pub(crate) enum Socket {
     Unix(UnixStream),
 }
 
-/// The requests of one connection, as its task, its stream and its answers see them.
+/// The requests of one connection, shared by its task, its stream and its responses.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
-    /// Requests whose answers are not sent yet.
+    /// Requests whose responses are not completely sent.
     in_flight: AtomicUsize,
-    /// Whether nothing, or only a part of a request, has been read: the rest is waited for, but not for long.
+    /// Whether nothing or only a part of a request has been read. During a stop the rest is waited for, but not for long.
     is_expecting: AtomicBool,
-    /// Notified of each request.
+    /// Notified when a request begins.
     begun: Notify,
 }
 
-/// A request whose answer is not sent yet.
+/// A request whose response is not completely sent.
 #[derive(Debug)]
 pub(crate) struct InFlight(Arc<Requests>);
 
-/// A stream that ends when the service stops and no request is in flight, and whose writes fail when what was written is not all
-/// taken, up to the next flush, within `write_timeout`. hyper flushes after each buffer that it has filled, 64 to 192 KiB of a
-/// large answer: the slowest reader is one of that much per `write_timeout`.
+/// A stream that ends when the service stops and no request is in flight. Its writes fail if the client does not read everything written
+/// up to the next flush within `write_timeout`. hyper flushes after each filled buffer, 64 to 192 KiB of a large response, so a client
+/// must read at least that much per `write_timeout`.
 #[derive(Debug)]
 pub(crate) struct Connection<S> {
     stream: S,
     requests: Arc<Requests>,
     /// Changes when the service stops.
     stopped: watch::Receiver<()>,
-    /// Whether something was written that is not flushed: hyper is done with an answer before all of it is sent.
+    /// Whether written bytes are not flushed yet: hyper reports a response as done before all of it is sent.
     is_sending: bool,
-    /// How long the rest of a request is waited for; made when the service stops.
+    /// Time left for the rest of a request; created when the service stops.
     last_wait: Option<Pin<Box<Sleep>>>,
-    /// How long writes may wait in all before a flush.
+    /// How long all writes before a flush may wait together.
     write_timeout: Duration,
-    /// When writing fails; made when the first write waits.
+    /// When writing fails; created when the first write has to wait.
     write_deadline: Option<Pin<Box<Sleep>>>,
     /// Whether a write has waited since the last flush.
     is_write_waiting: bool,
@@ -78,14 +78,14 @@ impl Socket {
 }
 
 impl Requests {
-    /// Those of a connection on which nothing has arrived yet.
+    /// The requests of a new connection, on which nothing has arrived yet.
     pub(crate) fn new() -> Arc<Self> {
         let requests = Self::default();
         requests.is_expecting.store(true, Ordering::Relaxed);
         Arc::new(requests)
     }
 
-    /// Counts a request until the guard is dropped: until its answer is sent or given up.
+    /// Counts a request until the guard is dropped, when its response is sent or abandoned.
     pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         self.is_expecting.store(false, Ordering::Release);
@@ -128,7 +128,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Passes on the result of a write, or an error when writes have waited too long.
+    /// Passes on the result of a write, or an error if writes have waited too long.
     fn limit_wait<T>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
             return poll;
@@ -151,7 +151,7 @@ impl<S> Connection<S> {
 }
 
 impl<S: AsFd> Connection<S> {
-    /// Whether a stream that has nothing to read has ended.
+    /// Whether a stream that has nothing to read should report its end.
     fn is_over(&mut self, context: &mut Context<'_>) -> bool {
         if self.is_sending
             || !self.stopped.has_changed().unwrap_or(true)
@@ -159,7 +159,7 @@ impl<S: AsFd> Connection<S> {
         {
             return false;
         }
-        // The kernel is asked: what the runtime knows of readiness may be old.
+        // Asks the kernel directly, because the runtime's readiness may be out of date.
         if rustix::io::ioctl_fionread(&self.stream).is_ok_and(|waiting| waiting > 0) {
             return false;
         }

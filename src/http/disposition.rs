@@ -1,6 +1,6 @@
-//! `Content-Disposition` and `Content-Type` of media: what may be shown inline, and how a file name travels.
+//! `Content-Disposition` and `Content-Type` of media: what may be shown inline, and how file names are encoded.
 //!
-//! Owns both headers' text, in both directions. Refuses to know where the media lies.
+//! Owns the text of both headers, read and written. Refuses to know where the media is stored.
 //! [Spec, serving inline content](https://spec.matrix.org/v1.19/client-server-api/#serving-inline-content) (MSC2702),
 //! [RFC 6266](https://www.rfc-editor.org/rfc/rfc6266), [RFC 8187](https://www.rfc-editor.org/rfc/rfc8187).
 
@@ -38,20 +38,20 @@ const INLINE: [&str; 26] = [
     "audio/x-flac",
 ];
 
-/// Text types that get `; charset=UTF-8` when they name none: browsers guess Latin-1 otherwise.
+/// Text types that get `; charset=UTF-8` if they have no charset: browsers would guess Latin-1.
 const TEXTUAL: [&str; 5] = ["text/css", "text/csv", "text/html", "text/plain", "text/xml"];
 
-/// What RFC 8187 leaves bare in `filename*`.
+/// Characters that `filename*` does not percent-encode (RFC 8187).
 const ATTR_CHAR: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-').remove(b'~');
 
-/// Longest file name kept, bytes of UTF-8: what file systems take.
+/// Longest file name, bytes of UTF-8: the limit of common file systems.
 const MAX_NAME: usize = 255;
 
-/// The type of media whose uploader claimed none (spec, upload).
+/// The type of media without a claimed type (spec, upload).
 pub(crate) const UNKNOWN_TYPE: &str = "application/octet-stream";
 
-/// The `Content-Disposition` of media of `content_type`: `inline` only for the safe list, with `name` as a bare token
-/// or, when that cannot be, as `filename*`. The form Synapse sends and every known parser takes.
+/// The `Content-Disposition` of media of `content_type`: `inline` only for the safe list; `name` as a plain token if possible, else as
+/// `filename*`. Synapse sends the same form, and every known parser accepts it.
 pub(crate) fn header(content_type: &str, name: Option<&str>) -> String {
     let safe = is_one_type(content_type) && INLINE.contains(&essence(content_type).as_str());
     let mut header = String::from(if safe { "inline" } else { "attachment" });
@@ -87,9 +87,9 @@ pub(crate) fn file_name(header: &str) -> Option<String> {
     plain.map(|name| short_name(decode_twice_encoded(name)))
 }
 
-/// A file name as its user wrote it. Some clients (matrix-js-sdk by XHR) percent-encode it once more than the query calls for, so
-/// that it is still encoded when the query has been decoded. Only a name that such a client can have made is decoded: all ASCII,
-/// every `%` begins an escape, and what comes out is UTF-8 without control characters.
+/// The file name of an upload. Some clients (matrix-js-sdk with XHR) percent-encode it twice, so it is still encoded after the query was
+/// decoded. A name is decoded again only if such a client can have sent it: it is all ASCII, every `%` begins an escape, and the result is
+/// UTF-8 without control characters.
 pub(crate) fn decode_twice_encoded(name: String) -> String {
     let is_escape = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
     let mut escapes = name.split('%').skip(1).peekable();
@@ -102,15 +102,15 @@ pub(crate) fn decode_twice_encoded(name: String) -> String {
     }
 }
 
-/// A file name that fits into a header even when every byte of it is encoded: its first 255 bytes, whole characters.
+/// The first 255 bytes of a file name, without splitting a character: they fit into a header even if every byte is encoded.
 pub(crate) fn short_name(mut name: String) -> String {
     let end = (0..=MAX_NAME.min(name.len())).rev().find(|end| name.is_char_boundary(*end));
     name.truncate(end.unwrap_or(0));
     name
 }
 
-/// The `Content-Type` to answer with: as stored, with a charset where text names none. What was stored before it was looked at
-/// as closely as now is looked at again.
+/// The `Content-Type` of a response: the stored type, with a charset for text that has none. Validated again, because older versions stored
+/// types without this check.
 pub(crate) fn served_type(content_type: &str) -> String {
     if !is_one_type(content_type) {
         UNKNOWN_TYPE.to_owned()
@@ -121,8 +121,8 @@ pub(crate) fn served_type(content_type: &str) -> String {
     }
 }
 
-/// A claimed type as it is stored: itself when it is one, else [`UNKNOWN_TYPE`]. `lines` are the lines of `Content-Type` as they
-/// came; several that differ are as good as none, for each reader takes another.
+/// The type to store for the `Content-Type` lines of an upload: the claimed one if it is valid, else [`UNKNOWN_TYPE`]. Several different
+/// lines count as none, because readers disagree about which one to use.
 pub(crate) fn storable_type<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut lines = lines.into_iter().map(<[u8]>::trim_ascii);
     let first = lines.next().filter(|first| lines.all(|other| other == *first));
@@ -130,9 +130,9 @@ pub(crate) fn storable_type<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> St
     claimed.filter(|text| is_one_type(text)).unwrap_or(UNKNOWN_TYPE).to_owned()
 }
 
-/// Whether a text of at most 255 bytes is one media type: `type/subtype` and parameters, no comma outside of quotes and no quote
-/// out of place. Browsers read a list and take its last type (WHATWG Fetch, extract a MIME type), so that what looks harmless up
-/// to the comma may be HTML after it.
+/// Whether a text of at most 255 bytes is exactly one media type: `type/subtype` and parameters, without a comma outside quotes or a
+/// misplaced quote. Browsers accept a list and use its last type (WHATWG Fetch, extract a MIME type): a harmless type before a comma could
+/// hide HTML after it.
 fn is_one_type(text: &str) -> bool {
     if text.len() > 255 || !text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         return false;
@@ -160,7 +160,7 @@ fn is_one_type(text: &str) -> bool {
     true
 }
 
-/// What follows a quoted string of which the opening quote is gone; `None` when it does not close.
+/// The rest after a quoted string whose opening quote was consumed; `None` if it is not closed.
 fn after_quotes(text: &str) -> Option<&str> {
     let mut escaped = false;
     let closing = text.find(|char| {

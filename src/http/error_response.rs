@@ -1,6 +1,6 @@
-//! How an error is answered: the one table from situation to HTTP status and Matrix errcode, and the response made of it.
+//! Error responses: the one table from our error kind to HTTP status and Matrix errcode, and the response.
 //!
-//! Owns status codes and errcodes; everything below knows situations only. Refuses to know how a situation comes about.
+//! Owns status codes and errcodes; everything below knows error kinds only. Refuses to know how an error comes about.
 //! [Client-Server API, standard error response](https://spec.matrix.org/v1.19/client-server-api/#standard-error-response).
 
 use hyper::StatusCode;
@@ -42,7 +42,7 @@ const fn status_and_errcode(kind: Kind) -> (StatusCode, &'static str) {
 }
 
 /// The response to a request that failed with `error`, which is logged at the level of its kind; `route` names the endpoint in the log.
-/// An answer of the homeserver that the error carries is passed on with its own status and body.
+/// If the error carries a response of the homeserver, its status and body are passed on.
 pub(crate) fn error(error: &Error, route: &str) -> Response {
     log(error, route);
     let (status, errcode) = status_and_errcode(error.kind());
@@ -74,8 +74,8 @@ fn body(error: &Error, errcode: &str) -> String {
     .to_string()
 }
 
-/// Logs an error with its causes. Other servers choose part of that text: it is written as a quoted and escaped string, so that it
-/// cannot begin a line of its own.
+/// Logs an error with its causes. Other servers choose parts of that text, so it is written as a quoted and escaped string: it cannot begin
+/// a new line.
 fn log(error: &Error, route: &str) {
     let (kind, told) = (tracing::field::debug(error.kind()), format!("{error:?}"));
     match error.kind().log_level() {

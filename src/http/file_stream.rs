@@ -1,7 +1,7 @@
 //! Blob → HTTP body.
 //!
-//! Owns where a blob is read, on the async thread or off it, and the buffers it is read into. They are used again: a fresh one
-//! for each piece would be cleared, and its memory mapped anew, before it is read into.
+//! Owns on which thread a blob is read, and the buffers. Buffers are reused: a new one for each piece would have to be mapped and cleared
+//! before the read.
 
 use std::future::Future as _;
 use std::io;
@@ -19,26 +19,26 @@ use crate::store::blobs::BlobReader;
 /// How much of a blob is read at once, bytes.
 const FILE_CHUNK: usize = 128 * 1024;
 
-/// Smallest piece that is read into one of the buffers that are used again, bytes.
+/// Smallest piece that is read into a reused buffer, bytes. Smaller ones get their own memory.
 const REUSE: usize = 32 * 1024;
 
-/// Buffers kept for the next piece, at most: 1 MiB.
+/// Most unused buffers kept, 1 MiB together.
 const KEPT: usize = 8;
 
-/// What bodies that read files share.
+/// What all bodies that read blobs share.
 #[derive(Clone, Debug)]
 pub(crate) struct Readers {
-    /// The right to read what the page cache does not hold, a few at a time.
+    /// Permits for reads from the disk: few at a time, because each uses a thread.
     cold: Arc<Semaphore>,
-    /// Buffers to read into.
+    /// Buffers for the next reads.
     buffers: Arc<Buffers>,
 }
 
-/// Buffers of [`FILE_CHUNK`] bytes that nobody uses at the moment.
+/// Unused buffers of [`FILE_CHUNK`] bytes.
 #[derive(Debug, Default)]
 struct Buffers(Mutex<Vec<Box<[u8]>>>);
 
-/// A buffer with bytes in it, given back when nobody needs them any more.
+/// A buffer with bytes in it. When it is dropped, the buffer is given back.
 #[derive(Debug)]
 struct Lease {
     /// [`FILE_CHUNK`] bytes; empty once given back.
@@ -49,20 +49,20 @@ struct Lease {
 }
 
 impl Readers {
-    /// So many cold reads at the same time.
+    /// Allows `cold` reads from the disk at the same time.
     pub(crate) fn new(cold: usize) -> Self {
         Self { cold: Arc::new(Semaphore::new(cold)), buffers: Arc::default() }
     }
 }
 
 impl Buffers {
-    /// One that was used before, or a new one.
+    /// An unused buffer, or a new one.
     fn take(&self) -> Box<[u8]> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         kept.unwrap_or_else(|| vec![0; FILE_CHUNK].into())
     }
 
-    /// Keeps a buffer for the next one who takes, unless there are enough.
+    /// Keeps a buffer for the next read, unless there are enough.
     fn give_back(&self, buffer: Box<[u8]>) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() < KEPT {
@@ -83,27 +83,26 @@ impl Drop for Lease {
     }
 }
 
-/// A blob, or a part of one, on its way into an HTTP body. What the page cache holds is read at once on the async thread; what
-/// it does not is read on a blocking one.
+/// The body of a response that sends a blob or a part of one. Bytes in the page cache are read at once on the async thread, others on a
+/// blocking thread.
 #[derive(Debug)]
 pub(crate) struct FileStream {
-    /// The bytes to give.
+    /// The bytes to send.
     blob: BlobReader,
-    /// How many of them are given.
+    /// How many of them were read.
     at: u64,
-    /// For reads that have to leave the async thread.
     readers: Readers,
-    /// One that did.
+    /// A read from the disk that is in progress.
     reading: Option<JoinHandle<io::Result<Bytes>>>,
 }
 
 impl FileStream {
-    /// All bytes that `blob` gives.
+    /// A body of all bytes of `blob`.
     pub(crate) fn new(blob: BlobReader, readers: &Readers) -> Self {
         Self { blob, at: 0, readers: readers.clone(), reading: None }
     }
 
-    /// Bytes still to come.
+    /// Bytes still to be read.
     pub(crate) fn left(&self) -> u64 {
         self.blob.size().saturating_sub(self.at)
     }
@@ -156,10 +155,10 @@ impl FileStream {
     }
 }
 
-/// One of the two ways to read a blob: what is in memory, or with waiting.
+/// One of the two ways to read a blob: from memory only, or waiting for the disk.
 type ReadAt = fn(&BlobReader, u64, &mut [u8]) -> io::Result<usize>;
 
-/// Reads the next piece of a blob, and at least one byte.
+/// Reads the next piece of a blob, at least one byte.
 fn read_piece(blob: &BlobReader, at: u64, buffers: &Arc<Buffers>, read_at: ReadAt) -> io::Result<Bytes> {
     let left = blob.size().saturating_sub(at);
     let size = usize::try_from(left).unwrap_or(usize::MAX).min(FILE_CHUNK);
@@ -171,7 +170,7 @@ fn read_piece(blob: &BlobReader, at: u64, buffers: &Arc<Buffers>, read_at: ReadA
     Ok(Bytes::from_owner(lease))
 }
 
-/// Reads up to `size` bytes, and at least one, into memory of their own.
+/// Reads up to `size` bytes, at least one, into new memory.
 fn read_new(blob: &BlobReader, at: u64, size: usize, read_at: ReadAt) -> io::Result<Bytes> {
     let mut buffer = vec![0; size];
     let count = read_some(blob, at, &mut buffer, read_at)?;
@@ -179,7 +178,7 @@ fn read_new(blob: &BlobReader, at: u64, size: usize, read_at: ReadAt) -> io::Res
     Ok(buffer.into())
 }
 
-/// Reads at least one byte; gives how many.
+/// Reads at least one byte and returns how many.
 fn read_some(blob: &BlobReader, at: u64, buffer: &mut [u8], read_at: ReadAt) -> io::Result<usize> {
     match read_at(blob, at, buffer)? {
         0 => {

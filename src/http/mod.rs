@@ -1,6 +1,6 @@
-//! HTTP as this server speaks it: what is read from a request, what is written to a response, and the bytes of both bodies.
+//! HTTP: reading requests, writing responses, and the bytes of both bodies.
 //!
-//! Owns header text and status codes. Refuses to know why something is answered.
+//! Owns header text and status codes. Refuses to know why a response is sent.
 
 pub(crate) mod access;
 pub(crate) mod conditions;

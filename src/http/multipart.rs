@@ -1,7 +1,7 @@
 //! The `multipart/mixed` body of MSC3916's federation routes, written and read.
 //!
-//! Owns the bytes around the media. Writing is exact to the byte, because three parsers in the field are fussy; reading
-//! takes every dialect those three write. Refuses to know what the parts mean.
+//! Owns the bytes around the media. The written form is exact to the byte, because the parsers of three existing servers are strict. The
+//! reader accepts the forms that those three write. Refuses to know what the parts mean.
 //! [Spec, federation media download](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1mediadownloadmediaid),
 //! [RFC 2046 §5.1](https://www.rfc-editor.org/rfc/rfc2046#section-5.1).
 
@@ -17,7 +17,7 @@ const MAX_HEADERS: usize = 16 * 1024;
 /// Longest text before the first delimiter, in bytes.
 const MAX_PREAMBLE: usize = 64 * 1024;
 
-/// How much is asked of the source at once, in bytes.
+/// Bytes read from the source at once.
 const READ_SIZE: usize = 64 * 1024;
 
 /// Everything before the media's bytes: leading line break (older ruma needs it), the JSON part with its only header, and
@@ -65,8 +65,8 @@ pub(crate) enum MultipartError {
     /// A preamble or header block over its bound.
     #[error("multipart headers are too long")]
     TooLong,
-    /// A part in a form for mail.
-    #[error("a part of the multipart body has a Content-Transfer-Encoding, which HTTP does not have")]
+    /// A part with an encoding that exists only in mail.
+    #[error("a part of the multipart body has a Content-Transfer-Encoding, which HTTP does not allow")]
     Mail,
 }
 
@@ -82,7 +82,7 @@ impl MultipartError {
 pub(crate) struct PartHeaders(Vec<(String, String)>);
 
 impl PartHeaders {
-    /// The value of the first header called `name`, whatever its case.
+    /// The value of the first header called `name`; case does not matter.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.all(name).next()
     }
@@ -92,7 +92,7 @@ impl PartHeaders {
         self.all("content-encoding").collect::<Vec<_>>().join(",")
     }
 
-    /// Refuses a part whose bytes are written in a form for mail, such as base64 (RFC 2045 §6): HTTP has none (RFC 9110 §8.4).
+    /// Refuses a part with a transfer encoding such as base64 (RFC 2045 §6): it belongs to mail, HTTP does not have it (RFC 9110 §8.4).
     ///
     /// # Errors
     /// `Mail`.
@@ -102,25 +102,25 @@ impl PartHeaders {
         if self.all("content-transfer-encoding").all(is_fine) { Ok(()) } else { Err(MultipartError::Mail) }
     }
 
-    /// The values of all headers called `name`, whatever their case.
+    /// The values of all headers called `name`; case does not matter.
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 }
 
-/// What a part's length must be, going by the length of the whole body.
+/// The expected length of a part, computed from the length of the whole body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PartLength {
     /// Bytes, if nothing follows but the longest of the usual last delimiters; a few more if it is one of the others.
     pub(crate) about: u64,
-    /// Bytes, if there can be no doubt. The last delimiter has several forms, and which of them it is shows at the end.
+    /// Bytes, if they are certain. The last delimiter has several forms, and which one was used is known only at the end.
     pub(crate) exact: Option<u64>,
 }
 
-/// A multipart body being read: [`next_part`](Self::next_part) moves on, [`Read`] gives the current part's bytes.
+/// Reads a multipart body: [`next_part`](Self::next_part) moves to the next part, [`Read`] returns the current part's bytes.
 #[derive(Debug)]
 pub(crate) struct MultipartReader<R> {
-    /// Where the bytes come from.
+    /// The source of the body.
     source: R,
     /// Read and not yet consumed: `buffer[start..]`.
     buffer: Vec<u8>,
@@ -134,11 +134,10 @@ pub(crate) struct MultipartReader<R> {
     dashes: Vec<u8>,
     /// The line break the sender uses, learned at the first delimiter, then `--boundary`.
     delimiter: Finder<'static>,
-    /// Where in the body we are.
     state: State,
 }
 
-/// Where a [`MultipartReader`] stands.
+/// The position of a [`MultipartReader`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Before the first delimiter.
@@ -160,12 +159,11 @@ impl<R: Read> MultipartReader<R> {
         Self { source, buffer, start: 0, given: 0, ended: false, dashes, delimiter, state }
     }
 
-    /// What the length of the current part must be, whose `headers` have just been read, if it is the last one of a body of
-    /// `total` bytes.
+    /// The expected length of the current part, whose `headers` have just been read, if it is the last one of a body of `total` bytes.
     ///
-    /// There is no doubt when the part says its length and what is left over is one of the last delimiters in use; and when
-    /// everything up to here is byte for byte what Synapse (and this program) writes, which ends in one way only. Ruma's last
-    /// delimiter has dashes or none, by its version.
+    /// It is certain in two cases: the part says its length, and the rest is one of the known last delimiters; or everything so far is
+    /// byte for byte what Synapse and this program write, which end in one way only. The last delimiter of ruma has dashes or not,
+    /// depending on its version.
     pub(crate) fn last_part(&self, headers: &PartHeaders, total: u64) -> PartLength {
         let position = self.given.saturating_sub(len_u64(self.unread().len()));
         let left = total.saturating_sub(position);
@@ -206,7 +204,7 @@ impl<R: Read> MultipartReader<R> {
             self.consume(available);
         }
         let last = self.state == State::End || self.read_delimiter_line()? == Line::Last;
-        // Nothing after a delimiter makes it the last, dashes or not.
+        // If nothing follows a delimiter, it is the last one, with or without dashes.
         if last || (self.unread().is_empty() && self.fill()? == 0) {
             self.state = State::End;
             return Ok(None);
@@ -299,7 +297,7 @@ impl<R: Read> MultipartReader<R> {
     fn advance(&mut self) -> Result<usize, MultipartError> {
         loop {
             let unread = self.unread();
-            // The delimiter, and after it enough to know that it is one and not the start of a longer line.
+            // The delimiter and enough bytes after it to know that it is not the beginning of a longer line.
             let needle = self.delimiter.needle().len();
             match self.delimiter.find(unread) {
                 Some(at) => match unread.get(at.saturating_add(needle)..).and_then(ends_delimiter) {

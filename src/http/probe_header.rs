@@ -1,7 +1,7 @@
-//! How a sidecar is recognised from outside, and what it tells of a request that came to nothing.
+//! How `check` recognises a sidecar through the reverse proxy.
 //!
-//! Owns the header that `check` reads through the reverse proxy: whose sidecar answers, and how the request arrived. It tells
-//! digests, never values. Owns also the header by which a sidecar that asks itself is noticed.
+//! Owns the header in which a sidecar says who it is and how a request arrived (as digests, never as values), and the header by which a
+//! sidecar notices that it is asking itself.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,26 +11,27 @@ use hyper::Version;
 use hyper::header::{HeaderMap, HeaderName};
 use sha2::{Digest as _, Sha256};
 
-/// Stands on answers to paths that are nothing here, so that `check` can see from outside that they came here, and how.
+/// Sent with responses to unknown paths, so that `check` can see from outside whether and how requests arrive here.
 pub(crate) const NAME: HeaderName = HeaderName::from_static("x-media-sidecar");
 
-/// Stands on whatever a sidecar asks its homeserver. No sidecar answers that: `homeserver.url` leads in a circle.
+/// Sent with all requests of a sidecar to its homeserver. A sidecar that receives it refuses the request: `homeserver.url` is wrong and
+/// leads back to a sidecar.
 pub(crate) const ASKING: &str = "x-media-sidecar-asks";
 
-/// Headers of a request that media needs and that a proxy may drop or change.
+/// Request headers that media needs and that a proxy may drop or change.
 pub(crate) const WATCHED: [&str; 6] =
     ["authorization", "content-type", "range", "if-none-match", "if-range", "if-modified-since"];
 
-/// What [`NAME`] tells.
+/// The content of [`NAME`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProbeHeader {
-    /// Whose sidecar this is.
+    /// Fingerprint of the sidecar's signing key.
     pub(crate) fingerprint: String,
     /// Digest of the request's target as it arrived.
     pub(crate) target: String,
-    /// `HTTP/1.1`, or what the proxy spoke.
+    /// The HTTP version of the proxy's request, for example `HTTP/1.1`.
     pub(crate) version: String,
-    /// Header → digest of its value, of those of [`WATCHED`] that arrived.
+    /// Digests of the values of the [`WATCHED`] headers that arrived, by header.
     pub(crate) headers: BTreeMap<String, String>,
 }
 
@@ -49,7 +50,7 @@ impl ProbeHeader {
         }
     }
 
-    /// Reads one; `None` for that of another version of this program.
+    /// Parses the header; `None` if another version of this program sent it.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ').map(str::to_owned);
         let (fingerprint, target, version) = (words.next()?, words.next()?, words.next()?);

@@ -19,10 +19,9 @@ pub(crate) enum Extent {
     Unsatisfiable,
 }
 
-/// Judges a `Range` header against a representation of `size` bytes.
+/// Evaluates a `Range` header for a representation of `size` bytes.
 ///
-/// Several ranges, other units and malformed headers are answered with the whole: RFC 9110 §14.2 allows a server to
-/// ignore the header.
+/// Several ranges, other units and malformed headers get the whole representation: RFC 9110 §14.2 allows a server to ignore the header.
 pub(crate) fn judge(header: &str, size: u64) -> Extent {
     let Some((unit, set)) = header.split_once('=') else { return Extent::Whole };
     // Empty members of the list do not count (RFC 9110 §5.6.1.2).
@@ -56,7 +55,7 @@ fn part(start: u64, end: u64) -> Extent {
     }
 }
 
-/// One side of the dash.
+/// The text on one side of the dash.
 enum Position {
     /// Digits.
     Number(u64),

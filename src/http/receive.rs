@@ -1,7 +1,7 @@
 //! Receiving an upload: HTTP body → blob.
 //!
-//! Owns how much of a body is collected in memory before it is written, and how long a client may take. Refuses to know what becomes
-//! of it.
+//! Owns how much of a body is collected in memory before it is written, and how long a client may take. Refuses to know what the blob is
+//! for.
 
 use std::io;
 use std::time::Duration;
@@ -20,20 +20,20 @@ use crate::sync::pools::{Pool, Pools};
 /// Longest silence of a client that uploads.
 const UPLOAD_STALL: Duration = Duration::from_mins(1);
 
-/// How long an upload may be slow before its average rate counts.
+/// Time after which the average rate of an upload is checked.
 const UPLOAD_GRACE: Duration = Duration::from_mins(1);
 
 /// The slowest average rate after that, bytes a second. A slower client would hold its connection for ever.
 const MIN_UPLOAD_RATE: u64 = 1024;
 
-/// How much of an upload is collected before it is written, bytes. Each upload has two such batches at most.
+/// Size of a batch: bytes of an upload collected before they are written. Each upload has at most two batches in memory.
 const UPLOAD_BATCH: usize = 256 * 1024;
 
-/// Uploads with batches of that size at the same time; further ones have batches of [`SMALL_BATCH`]. Bounds what clients that stall hold:
-/// 16 MiB, and 32 KiB for each further one.
+/// Uploads that may have batches of that size at the same time; further ones use [`SMALL_BATCH`]. So clients that stall hold at most
+/// 16 MiB, and 32 KiB for each further upload.
 const LARGE_UPLOADS: usize = 32;
 
-/// Size of a batch while many uploads are under way, bytes.
+/// Size of a batch while many uploads are in progress, bytes.
 const SMALL_BATCH: usize = 16 * 1024;
 
 /// Receives bodies.
@@ -48,11 +48,11 @@ impl BodyReceiver {
         Self { large_uploads: Semaphore::new(LARGE_UPLOADS) }
     }
 
-    /// Writes a whole body to the ingest that `begin` opens and hands that to `finish`. While one batch is written, the next arrives; no
-    /// thread waits for the client, and nothing is opened before the first batch is there.
+    /// Writes a whole body to the ingest that `begin` opens, then passes the ingest to `finish`. The next batch is received while the previous
+    /// one is written. No thread waits for the client, and no file is opened before the first batch is there.
     ///
     /// # Errors
-    /// `UploadTooLarge`, `RequestTimeout` when the client stops sending or is too slow, `BadRequest` when it breaks off.
+    /// `UploadTooLarge`; `RequestTimeout` when the client stops sending or is too slow; `BadRequest` when it aborts the body.
     pub(crate) async fn receive<B, T>(
         &self,
         pools: &Pools,
@@ -90,7 +90,7 @@ impl BodyReceiver {
     }
 }
 
-/// An ingest while the async side holds it. Dropping an ingest removes a file, which must happen on a blocking thread.
+/// An ingest owned by async code. Dropping an ingest removes a file, so this moves the drop to a blocking thread.
 struct PendingIngest(Option<Ingest>);
 
 impl PendingIngest {
@@ -98,7 +98,7 @@ impl PendingIngest {
         Self(Some(ingest))
     }
 
-    /// To be called on a blocking thread.
+    /// Call this on a blocking thread.
     fn take(mut self) -> Result<Ingest> {
         self.0.take().ok_or_else(|| Error::internal("storing an upload", io::Error::other("taken before")))
     }
@@ -135,8 +135,8 @@ where
         Self { body, rest: Bytes::new(), room, is_over: false, started: Instant::now(), size: 0 }
     }
 
-    /// Fills `batch` anew with what arrives; it is empty at the end of the body. The bytes are copied: small frames would each keep a
-    /// whole read buffer in memory.
+    /// Clears `batch` and fills it with what arrives; it stays empty at the end of the body. The bytes are copied, because each small frame
+    /// would otherwise keep a whole read buffer in memory.
     async fn next_batch(&mut self, mut batch: Vec<u8>) -> Result<Vec<u8>> {
         batch.clear();
         while batch.len() < self.room && !self.is_over {
@@ -146,7 +146,7 @@ where
             let free = self.room.saturating_sub(batch.len());
             let taken = self.rest.split_to(free.min(self.rest.len()));
             if batch.capacity().saturating_sub(batch.len()) < taken.len() {
-                // Never more than fits, and no more than is announced.
+                // Reserved at once for what is announced, but never more than a batch.
                 let announced = self.body.size_hint().upper().unwrap_or(u64::MAX);
                 let wanted = usize::try_from(announced).unwrap_or(usize::MAX).saturating_add(taken.len());
                 batch.reserve_exact(free.min(wanted));
@@ -176,7 +176,7 @@ where
     }
 }
 
-/// What a client reads of an upload that could not be written.
+/// The error for a client whose upload could not be written.
 fn refused(error: IngestError) -> Error {
     match error {
         IngestError::TooLarge(limit) => too_large(limit),
@@ -184,7 +184,7 @@ fn refused(error: IngestError) -> Error {
     }
 }
 
-/// What a client reads of an upload over the limit.
+/// The error for a client whose upload exceeds the limit.
 pub(crate) fn too_large(limit: u64) -> Error {
     Error::new(Kind::UploadTooLarge, format!("the upload is larger than {limit} bytes"))
 }

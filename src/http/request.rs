@@ -1,7 +1,6 @@
 //! A routed request, and what HTTP says in it: query, conditions, lengths, types.
 //!
-//! Owns the syntax. Refuses to know what a token, a server name or a thumbnail is: what a request means to this server is read in
-//! `api/extract.rs`.
+//! Owns the syntax. Refuses to know what a token, a server name or a thumbnail is: `api/extract.rs` reads what a request means.
 
 use std::borrow::Cow;
 
@@ -27,7 +26,7 @@ pub(crate) struct Call {
     pub(crate) path: PathParams,
     /// To be read once.
     pub(crate) body: Incoming,
-    /// The access line: who calls, and which media, are filled in as they become known.
+    /// The access line. Caller and media are filled in as soon as they are known.
     pub(crate) access: Access,
 }
 
@@ -42,7 +41,7 @@ pub(crate) struct PathParams {
     pub(crate) file_name: Option<String>,
 }
 
-/// What a request's target has after its `?`, as on the wire.
+/// The query of a request's target, as on the wire.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Query<'a>(pub(crate) &'a str);
 
@@ -58,7 +57,7 @@ impl Call {
         self.header(&header::CONTENT_LENGTH)?.parse().ok()
     }
 
-    /// What decides whether and how much is sent.
+    /// The conditional and range headers.
     pub(crate) fn conditions(&self) -> Conditions<'_> {
         let lines = |name| self.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
         let range = if self.method == Method::GET { lines(header::RANGE) } else { Vec::new() };
@@ -104,7 +103,7 @@ pub(crate) fn target(uri: &Uri) -> String {
     uri.path_and_query().map_or_else(|| uri.path().to_owned(), ToString::to_string)
 }
 
-/// Percent-decodes; what is not UTF-8 names nothing here.
+/// Percent-decodes. Text that is not UTF-8 is `NotFound`: no name here has it.
 pub(crate) fn decode(raw: &str) -> Result<Cow<'_, str>> {
     percent_decode_str(raw).decode_utf8().map_err(|_utf8| Error::not_found())
 }

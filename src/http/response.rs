@@ -1,6 +1,6 @@
-//! Everything written to a response: bodies and headers, of media above all.
+//! Responses: their headers and bodies, above all those of media.
 //!
-//! Owns header text. Refuses to know why something is answered, and how media is found.
+//! Owns header text. Refuses to know why a response is sent and how media is found.
 //! [Spec, web browser clients](https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients) (CORS),
 //! [content repository](https://spec.matrix.org/v1.19/client-server-api/#content-repository) (media headers).
 
@@ -28,7 +28,7 @@ use crate::http::range::Extent;
 use crate::matrix::len_u64;
 use crate::store::stored_media::StoredMedia;
 
-/// What every endpoint gives back.
+/// The response of every endpoint.
 pub(crate) type Response = hyper::Response<Body>;
 
 /// Sent with every response (spec, web browser clients), errors included.
@@ -42,8 +42,8 @@ const CORS: [(HeaderName, HeaderValue); 4] = [
              If-Modified-Since, If-Unmodified-Since",
         ),
     ),
-    // What a page may read besides Cache-Control, Content-Language, Content-Type, Expires and Pragma, which it always may. Media
-    // players look for all but the first and the last.
+    // Headers that scripts of other origins may read, besides those that CORS always allows. Media players need all but the first and the
+    // last.
     (
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
         HeaderValue::from_static(
@@ -53,7 +53,7 @@ const CORS: [(HeaderName, HeaderValue); 4] = [
     ),
 ];
 
-/// Sent with media, so that a browser that shows it directly runs no script of it (spec, content repository; MSC3828).
+/// Sent with media, so that a browser that shows it directly does not run scripts in it (spec, content repository; MSC3828).
 const MEDIA_SECURITY: [(HeaderName, HeaderValue); 5] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -71,19 +71,19 @@ const MEDIA_SECURITY: [(HeaderName, HeaderValue); 5] = [
     ),
 ];
 
-/// Who may keep a copy of a response.
+/// Which caches may store a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caching {
-    /// Any cache. Shared ones ask again each time, so that a change of policy reaches them at once.
+    /// Any cache. Shared caches must revalidate each time, so that a change of policy takes effect at once.
     Public,
-    /// Only the client's: the request had a token.
+    /// Only the client's own cache, because the request had a token.
     Private,
     /// None.
     Never,
 }
 
 impl Caching {
-    /// `Cache-Control`. Media never changes under its ID; a day bounds how long a removal goes unnoticed.
+    /// `Cache-Control`. Media never changes under its ID; one day limits how long a client shows removed media.
     fn header(self) -> HeaderValue {
         HeaderValue::from_static(match self {
             Self::Public => "public, max-age=86400, s-maxage=0, proxy-revalidate",
@@ -111,7 +111,7 @@ pub(crate) fn json_with(status: StatusCode, text: String) -> Response {
     response
 }
 
-/// The response to `OPTIONS`: nothing but CORS.
+/// The response to `OPTIONS`: only CORS headers.
 pub(crate) fn preflight() -> Response {
     let mut response = bare(StatusCode::NO_CONTENT, Caching::Never);
     response.headers_mut().insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
@@ -124,11 +124,11 @@ pub(crate) struct PreparedMedia {
     stored: StoredMedia,
     /// The entity tag, quoted: the blob's name.
     etag: String,
-    /// `Last-Modified`; `None` for a stopgap, which has no age of its own.
+    /// `Last-Modified`; `None` for a stopgap.
     modified: Option<HttpDate>,
-    /// Headers of a response with all of it under its own name, but for `Cache-Control`.
+    /// Headers of a complete response under the stored file name, without `Cache-Control`.
     headers: HeaderMap,
-    /// All of it, once it was read from the page cache, if it is small.
+    /// All bytes of small media, after they were read from the page cache.
     bytes: OnceLock<Bytes>,
 }
 
@@ -141,7 +141,7 @@ impl PreparedMedia {
         Self::with_date(stored, Some(modified))
     }
 
-    /// Media that stands in for something else that may be there soon: no client or cache may keep it.
+    /// Media that replaces something that may be available soon: no client or cache may store it.
     pub(crate) fn stopgap(stored: StoredMedia) -> Self {
         Self::with_date(stored, None)
     }
@@ -169,7 +169,7 @@ impl PreparedMedia {
         self.modified.is_none()
     }
 
-    /// Whether all bytes are still there: somebody may have cut the file off since it was opened.
+    /// Whether all bytes are still there: the file may have been truncated since it was opened.
     pub(crate) fn is_whole(&self) -> bool {
         self.bytes.get().is_some() || self.stored.blob.is_whole()
     }
@@ -196,7 +196,7 @@ impl PreparedMedia {
     }
 }
 
-/// Stored media for a client, or raw for a server as MSC1902 has it: 200 with all of it, 206 with a range, 304, 412 or 416.
+/// The response with stored media for a client, or for a server under MSC1902: 200, 206 with a range, 304, 412 or 416.
 pub(crate) fn media(
     prepared: &PreparedMedia,
     file_name: Option<&str>,
@@ -237,7 +237,7 @@ pub(crate) fn media(
     response
 }
 
-/// What is known of a file while it arrives.
+/// What is known about a file while it arrives.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ArrivingHead<'a> {
     pub(crate) content_type: &'a str,
@@ -246,12 +246,12 @@ pub(crate) struct ArrivingHead<'a> {
     pub(crate) size: Option<u64>,
 }
 
-/// Chunks of a file as they arrive. An error means that the connection to the client must break off, too.
+/// Chunks of a file as they arrive. An error means that the connection to the client must be aborted, too.
 pub(crate) type Chunks = mpsc::Receiver<io::Result<Bytes>>;
 
-/// A file for a client while it arrives: without validators, for its bytes are not yet known. Where its length is known, also a range of
-/// it: some players take nothing else (Safari asks for the first two bytes). `chunks` gives the bytes of the range, once the first of
-/// them is there, or for `None` all bytes.
+/// The response with a file that is still arriving: without validators, because its bytes are not yet known. If its length is known, a
+/// range can be sent; some players require that (Safari asks for the first two bytes). `chunks` returns the bytes of the range once the
+/// first of them has arrived, or all bytes for `None`.
 ///
 /// # Errors
 /// Those of `chunks`.
@@ -292,7 +292,7 @@ fn make_partial(response: &mut Response, (start, length): (u64, u64), size: u64)
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
 }
 
-/// 416 for a range that lies outside of `size` bytes.
+/// 416 for a range outside `size` bytes.
 fn unsatisfiable(size: u64) -> Response {
     let unsatisfiable = Error::new(Kind::RangeNotSatisfiable, "the range lies outside the media");
     let mut response = error_response::error(&unsatisfiable, "range");
@@ -300,8 +300,7 @@ fn unsatisfiable(size: u64) -> Response {
     response
 }
 
-/// Stored media for a server, as MSC3916 has it: multipart. The outer `Content-Disposition` is for Dendrite, which reads the file name
-/// there.
+/// The multipart response with stored media for a server (MSC3916). Dendrite reads the file name from the outer `Content-Disposition`.
 pub(crate) fn multipart_federation(prepared: &PreparedMedia, boundary: &str, readers: &Readers) -> Response {
     let content = &prepared.stored().content;
     let content_type = disposition::served_type(&content.content_type);
@@ -336,14 +335,14 @@ fn bare(status: StatusCode, caching: Caching) -> Response {
     response
 }
 
-/// The headers that describe media, and those that confine it in a browser.
+/// The headers that describe media, and those that restrict it in a browser.
 fn insert_media_headers(headers: &mut HeaderMap, content_type: &str, file_name: Option<&str>) {
     insert(headers, header::CONTENT_TYPE, disposition::served_type(content_type));
     insert(headers, header::CONTENT_DISPOSITION, disposition::header(content_type, file_name));
     headers.extend(MEDIA_SECURITY);
 }
 
-/// Sets a header. Its value is made of checked parts; one that could not stand in a header would be left out.
+/// Sets a header. Values consist of checked parts; an invalid one would be left out.
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
     if let Ok(value) = HeaderValue::try_from(value) {
         headers.insert(name, value);
@@ -379,12 +378,12 @@ impl Body {
         Self::new([Segment::Bytes(bytes)])
     }
 
-    /// Drops what would be sent, for HEAD; the headers stay.
+    /// Removes the bytes, for HEAD; the headers stay.
     pub(crate) fn clear(&mut self) {
         self.segments.clear();
     }
 
-    /// Has the access line written when the body is dropped, sent or not.
+    /// Attaches the access line. It is written when the body is dropped, whether it was sent or not.
     pub(crate) fn log(&mut self, access: Access) {
         self.access = Some(access);
     }

@@ -8,16 +8,16 @@ use std::time::Duration;
 use super::lock;
 use crate::matrix::{Moment, Monotonic};
 
-/// How long no request may have been running before the machine counts as idle.
+/// Time without a running request after which the machine counts as idle.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// The highest load at which it counts as idle, percent of its processors: other programs work on it, too.
+/// Highest load at which the machine counts as idle, percent of its processors. Other programs cause load, too.
 const MAX_LOAD: u32 = 50;
 
-/// Time between two checks while somebody waits for idleness.
+/// Time between two checks while a task waits for idleness.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// Says how busy the machine was during the last minute, percent of its processors.
+/// Returns the load during the last minute, percent of the processors.
 pub(crate) type Load = Arc<dyn Fn() -> u32 + Send + Sync>;
 
 /// Counts running requests. The machine is idle when none has been running for [`QUIET`] and its load is at most [`MAX_LOAD`].
@@ -34,7 +34,7 @@ pub(crate) struct Activity {
 pub(crate) struct Busy(Arc<Activity>);
 
 impl Activity {
-    /// Not idle at first: the start counts as a request that has just ended.
+    /// The machine is not idle at first: the start counts as a request that has just ended.
     pub(crate) fn new(clock: Monotonic, load: Load) -> Self {
         let last_change = Mutex::new(clock());
         Self { running: AtomicUsize::new(0), last_change, clock, load }

@@ -1,4 +1,4 @@
-//! A bounded queue of work that may wait, or be dropped.
+//! A bounded queue of optional work.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use super::lock;
 
-/// Work to be done later, oldest first. What does not fit is dropped: it must be work that need not be done.
+/// Work to be done later, oldest first. Items that do not fit are dropped, so use it only for work that is optional.
 #[derive(Debug)]
 pub(crate) struct Backlog<T> {
     items: Mutex<VecDeque<T>>,
@@ -16,7 +16,7 @@ pub(crate) struct Backlog<T> {
 }
 
 impl<T> Backlog<T> {
-    /// An empty queue for up to `limit` items; one of 0 drops everything.
+    /// An empty queue for up to `limit` items; with 0 it drops everything.
     pub(crate) fn at_most(limit: usize) -> Self {
         Self { items: Mutex::default(), limit, added: Notify::new() }
     }
@@ -30,7 +30,7 @@ impl<T> Backlog<T> {
         }
     }
 
-    /// Takes the oldest item, waiting for one if need be. Only one task may wait.
+    /// Takes the oldest item, waiting for one if necessary. Only one task may wait.
     pub(crate) async fn next(&self) -> T {
         loop {
             if let Some(item) = self.pop() {

@@ -1,4 +1,4 @@
-//! Queued work of which several items can be done in one go.
+//! A queue of work in which several items can be processed together.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 use super::lock;
 use crate::error::{Error, Result};
 
-/// Items of type `T` that wait to be processed, each with a result of type `R`. Whoever may process one takes along those that can be
-/// done together with it. The queue has no limit of its own: the callers that join are bounded elsewhere.
+/// Items of type `T` that wait to be processed, each with a result of type `R`. A task that processes its item takes along other items that
+/// can be processed together with it. The queue has no limit: the callers must be bounded elsewhere.
 #[derive(Debug)]
 pub(crate) struct Batcher<T, R>(Arc<Mutex<Queue<T, R>>>);
 
@@ -17,7 +17,7 @@ pub(crate) struct Batcher<T, R>(Arc<Mutex<Queue<T, R>>>);
 struct Queue<T, R> {
     /// The number of the next handle.
     next: u64,
-    /// In the order they came.
+    /// In the order of arrival.
     waiting: Vec<Waiting<T, R>>,
 }
 
@@ -29,7 +29,8 @@ struct Waiting<T, R> {
     outcome: oneshot::Sender<Result<R>>,
 }
 
-/// An item in the queue, in the hands of who wants its result. Dropped before the item is taken, it takes the item out of the queue.
+/// The handle of an item in the queue, for the task that wants its result. If it is dropped before the item is taken, the item leaves the
+/// queue.
 #[derive(Debug)]
 pub(crate) struct Handle<T, R> {
     queue: Arc<Mutex<Queue<T, R>>>,
@@ -37,7 +38,7 @@ pub(crate) struct Handle<T, R> {
     outcome: oneshot::Receiver<Result<R>>,
 }
 
-/// Those who wait for the results of a batch that was taken. Dropped, it makes each of their waits an error.
+/// The tasks that wait for the results of a taken batch. If this is dropped, each of them gets an error.
 #[derive(Debug)]
 pub(crate) struct Waiters<R>(Vec<oneshot::Sender<Result<R>>>);
 
@@ -61,21 +62,21 @@ impl<T, R> Batcher<T, R> {
 
 #[cfg(test)]
 impl<T, R> Batcher<T, R> {
-    /// Items that wait.
+    /// Waiting items.
     pub(crate) fn waiting(&self) -> usize {
         lock(&self.0).waiting.len()
     }
 }
 
 impl<T, R> Handle<T, R> {
-    /// Waits for the item's result. Somebody must take the item: this handle, or another one along with its own.
+    /// Waits for the item's result. The item must be taken, by this handle or along with another one.
     pub(crate) async fn outcome(&mut self) -> Result<R> {
         let lost = |_| Err(Error::internal("waiting for a batch", io::Error::other("its task ended")));
         (&mut self.outcome).await.unwrap_or_else(lost)
     }
 
-    /// Takes this item and, in the order they came, all others that `goes_with` accepts beside those taken before them. `None` when
-    /// this item was taken along with another one.
+    /// Takes this item and all others that `goes_with` accepts beside those already taken, in the order of arrival. `None` if this item was
+    /// taken along with another one.
     pub(crate) fn take(&self, goes_with: impl Fn(&[T], &T) -> bool) -> Option<(Vec<T>, Waiters<R>)> {
         let mut queue = lock(&self.queue);
         let own = queue.waiting.iter().position(|waiting| waiting.number == self.number)?;
@@ -100,7 +101,7 @@ impl<T, R> Drop for Handle<T, R> {
 }
 
 impl<R> Waiters<R> {
-    /// Gives each waiter the result of its item, in the order of the items, or all of them the error. Some may be gone.
+    /// Sends each waiter the result of its item, in the order of the items, or all of them the error. Waiters that have gone are skipped.
     pub(crate) fn tell(self, outcome: Result<Vec<R>>) {
         match outcome {
             Ok(results) => {
@@ -141,7 +142,7 @@ mod tests {
         let (items, waiters) = handles[5].take(same_ten()).unwrap();
         assert_eq!(items, [13], "what did not fit is left");
         drop(waiters);
-        assert!(handles[5].outcome().await.is_err(), "whoever took it gave up");
+        assert!(handles[5].outcome().await.is_err(), "the task that took it was dropped");
         let (items, waiters) = handles[3].take(same_ten()).unwrap();
         assert_eq!(items, [21, 20]);
         waiters.tell(Err(Error::not_found()));

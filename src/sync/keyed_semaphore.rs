@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::lock;
 use crate::error::{Error, Result};
 
-/// Keys in the table from which on those that nobody uses are removed whenever another comes.
+/// Size of the table from which on unused keys are removed whenever a new one is added.
 const MAX_IDLE_KEYS: usize = 256;
 
 /// The same number of permits for each key.
@@ -24,8 +24,7 @@ impl<K: Clone + Eq + Hash> KeyedSemaphore<K> {
         Self { table: Mutex::default(), permits_per_key }
     }
 
-    /// Waits for a permit of `key`, which is free again when it is dropped. Waiters of one key are served in their order; how many
-    /// there may be is bounded by the caller.
+    /// Waits for a permit of `key`. Waiters of one key are served in order; the caller must bound their number.
     pub(crate) async fn acquire(&self, key: &K) -> Result<OwnedSemaphorePermit> {
         let permits = {
             let mut table = lock(&self.table);

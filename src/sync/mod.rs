@@ -1,6 +1,6 @@
 //! Primitives of concurrency: bounded pools of blocking threads, single flight, semaphores, batches, idleness.
 //!
-//! Owns who waits for whom in memory. Every queue is bounded, and waiting holds no thread. Refuses to know media, HTTP and Matrix.
+//! Owns waiting in memory: every queue is bounded, and waiting holds no thread. Refuses to know media, HTTP and Matrix.
 
 mod activity;
 mod backlog;
@@ -22,10 +22,10 @@ pub(crate) use self::keyed_semaphore::KeyedSemaphore;
 pub(crate) use self::single_flight::SingleFlight;
 pub(crate) use self::weighted_semaphore::WeightedSemaphore;
 
-/// The `Retry-After` of every request that a full queue refuses.
+/// The `Retry-After` of requests that a full queue refuses.
 pub(crate) const RETRY: Duration = Duration::from_secs(5);
 
-/// An entry of a shared table, removed when this is dropped: a task that holds it leaves the table however it ends, by a panic too.
+/// An entry of a shared table. It is removed when this is dropped, so a task that holds it leaves the table even if it panics.
 pub(crate) struct Entry<K: Eq + Hash, V> {
     table: Arc<Mutex<HashMap<K, V>>>,
     key: K,
@@ -44,7 +44,7 @@ impl<K: Eq + Hash, V> Drop for Entry<K, V> {
     }
 }
 
-/// Locks a table. A poisoned lock is taken all the same: no code that holds one can panic halfway through a change.
+/// Locks a table. A poisoned lock can be used: no code that holds one can panic halfway through a change.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

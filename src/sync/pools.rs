@@ -10,10 +10,10 @@ use tokio::task::spawn_blocking;
 use crate::error::{Error, Result};
 use crate::log;
 
-/// Threads that write to the disk and wait until that is durable.
+/// Threads that write to the disk and wait until the data is durable.
 const DISK_THREADS: usize = 8;
 
-/// Threads that look things up in the catalog and open files. Apart from [`DISK_THREADS`], so that downloads do not wait behind uploads.
+/// Threads that read the catalog and open files. Separate from [`DISK_THREADS`], so that downloads do not wait behind uploads.
 const LOOKUP_THREADS: usize = 8;
 
 /// Threads that wait for the homeserver.
@@ -22,7 +22,7 @@ const HOMESERVER_THREADS: usize = 8;
 /// Threads that wait for other servers' media.
 const FEDERATION_THREADS: usize = 16;
 
-/// Threads that wait for other servers' keys. Apart, because anybody can name a server that does not answer.
+/// Threads that wait for other servers' keys. Separate, because anyone can name a server that does not respond.
 const KEY_THREADS: usize = 8;
 
 /// Threads that wait for linked pages.
@@ -45,7 +45,7 @@ pub(crate) const MAX_BLOCKING_THREADS: usize = DISK_THREADS
     + MAX_THUMBNAIL_THREADS
     + 4;
 
-/// A kind of blocking work. Each has threads of its own, so that no kind can starve another.
+/// A kind of blocking work. Each has its own threads, so that no kind can starve another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pool {
     /// Writing files and the catalog.
@@ -64,13 +64,13 @@ pub(crate) enum Pool {
     Thumbnails,
 }
 
-/// The right to one thread of a pool, for work that is chosen once there is one.
+/// The right to use one thread of a pool, for work that is chosen later.
 #[derive(Debug)]
 pub(crate) struct Permit {
     _permit: OwnedSemaphorePermit,
 }
 
-/// The pools: for each a semaphore with as many permits as it has threads. The threads themselves are the runtime's.
+/// The pools: for each, a semaphore with as many permits as it has threads. The threads belong to the runtime.
 #[derive(Debug)]
 pub(crate) struct Pools {
     disk: Arc<Semaphore>,
@@ -83,7 +83,7 @@ pub(crate) struct Pools {
 }
 
 impl Pools {
-    /// Pools of fixed sizes, but for [`Pool::Thumbnails`], which has `thumbnail_workers` threads.
+    /// Pools of fixed sizes, except [`Pool::Thumbnails`], which has `thumbnail_workers` threads.
     pub(crate) fn new(thumbnail_workers: u32) -> Self {
         let permits = |count| Arc::new(Semaphore::new(count));
         Self {
@@ -97,8 +97,8 @@ impl Pools {
         }
     }
 
-    /// Runs blocking work once `pool` has a free thread. Work that has begun runs to its end, even if the caller stops waiting. Its log
-    /// lines carry the ID of the request that it is done for.
+    /// Runs blocking work when `pool` has a free thread. Work that has begun runs to its end, even if the caller stops waiting. Its log lines
+    /// carry the caller's request ID.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         pool: Pool,
@@ -107,7 +107,7 @@ impl Pools {
         self.enter(pool).await?.run(work).await
     }
 
-    /// Waits until `pool` has a free thread, and keeps it.
+    /// Waits until `pool` has a free thread, and reserves it.
     pub(crate) async fn enter(&self, pool: Pool) -> Result<Permit> {
         let permits = match pool {
             Pool::Disk => &self.disk,
@@ -124,7 +124,7 @@ impl Pools {
 }
 
 impl Permit {
-    /// Runs blocking work in the thread that is kept. See [`Pools::run`].
+    /// Runs blocking work in the reserved thread, as [`Pools::run`] does.
     pub(crate) async fn run<T: Send + 'static>(
         self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -133,7 +133,7 @@ impl Permit {
         let (sender, mut receiver) = oneshot::channel();
         run_boxed(Box::new(move || {
             let _permit = self;
-            // An error: the caller stopped waiting.
+            // An error means that the caller has stopped waiting.
             drop(sender.send(span.in_scope(work)));
         }))
         .await?;
@@ -141,7 +141,7 @@ impl Permit {
     }
 }
 
-/// Runs work of any kind to its end. Boxed, because the runtime's machinery for a task is large and would else be compiled for each kind.
+/// Runs work of any kind to its end. Boxed, because the runtime's code for a task is large and would be compiled again for each kind.
 async fn run_boxed(work: Box<dyn FnOnce() + Send>) -> Result<()> {
     spawn_blocking(work).await.map_err(|error| Error::internal("blocking work", error))
 }

@@ -14,23 +14,23 @@ use super::{Entry, RETRY, lock};
 use crate::error::{Error, Kind, Result};
 use crate::log;
 
-/// Runs at the same time unless [`SingleFlight::at_most`] says otherwise; further ones are refused.
+/// Most flights at the same time, unless [`SingleFlight::at_most`] sets another number; further ones are refused.
 const MAX_FLIGHTS: usize = 1024;
 
 /// The longest wait of a caller in the queue.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// The result of a run, once it is there.
+/// The result of a flight, when it has ended.
 type Outcome<V> = watch::Receiver<Option<Result<V>>>;
 
-/// Runs one future for each key at a time; callers that come meanwhile get its result. How many keys are in flight is bounded: further
-/// callers wait in a bounded queue, if there is one, for up to [`LONGEST_WAIT`], and are then refused with `LimitExceeded`.
+/// Runs one future for each key at a time; callers that come meanwhile get its result. The number of keys in flight is bounded: further
+/// callers wait in a bounded queue, if there is one, for up to [`LONGEST_WAIT`], and then get `LimitExceeded`.
 #[derive(Debug)]
 pub(crate) struct SingleFlight<K, V> {
     flights: Arc<Mutex<HashMap<K, Outcome<V>>>>,
     /// A permit for each flight.
     permits: Arc<Semaphore>,
-    /// A permit for each caller that may wait for one of those.
+    /// A permit for each caller that may wait for a flight's permit.
     queue: Semaphore,
 }
 
@@ -67,11 +67,11 @@ impl<K, V> SingleFlight<K, V> {
 }
 
 impl<K: Clone + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> SingleFlight<K, V> {
-    /// The result of the flight under way for `key`, or of `start()` if there is none. A flight runs to its end even if all its callers
-    /// go away.
+    /// The result of the flight in progress for `key`, or of `start()` if there is none. A flight runs to its end even if all its callers
+    /// are cancelled.
     ///
     /// # Errors
-    /// `LimitExceeded`, besides those of the flight.
+    /// `LimitExceeded`, and the errors of the flight.
     pub(crate) async fn run<F>(&self, key: K, start: impl FnOnce() -> F) -> Result<V>
     where
         F: Future<Output = Result<V>> + Send + 'static,
@@ -101,11 +101,11 @@ impl<K: Clone + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Si
         flights.insert(key.clone(), outcome.clone());
         let future = start();
         let entry = Entry::new(&self.flights, key);
-        // Log lines carry the ID of the request that began it, not of those that share its result.
+        // Log lines carry the ID of the request that started the flight, not of those that share its result.
         let span = log::request_span();
         let flight = async move {
             let result = future.instrument(span).await;
-            // Before the result is told: a caller that comes after it starts a new flight.
+            // Removed before the result is published: a later caller starts a new flight.
             drop((entry, permit));
             sender.send_replace(Some(result));
         };

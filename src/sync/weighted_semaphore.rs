@@ -1,4 +1,4 @@
-//! A semaphore whose permits are an amount, for example of memory.
+//! A semaphore that counts bytes, for example of memory.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// Bytes in one permit of the semaphore below: it counts at most 2^29.
 const UNIT: u64 = 1024;
 
-/// A bounded number of bytes, shared by all who need some. Waiters are served in their order.
+/// A bounded number of bytes, shared by all callers. Waiters are served in order.
 #[derive(Debug)]
 pub(crate) struct WeightedSemaphore {
     /// One permit for each [`UNIT`].
@@ -24,7 +24,7 @@ impl WeightedSemaphore {
         Self { permits: Arc::new(Semaphore::new(usize::try_from(total).unwrap_or(0))), total }
     }
 
-    /// Waits until `bytes` are free and takes them until the permit is dropped. More than there are in all counts as all.
+    /// Waits until `bytes` are free and takes them until the permit is dropped. A request for more than the total takes the total.
     pub(crate) async fn acquire(&self, bytes: u64) -> Result<OwnedSemaphorePermit> {
         let wanted = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.total);
         let permits = Arc::clone(&self.permits);

@@ -162,8 +162,8 @@ fn an_address_that_is_taken_is_told_with_the_mend() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for (listen, words) in [
-        (address.as_str(), "Address already in use; stop what listens there, or set `listen`"),
-        ("unix:/nope/x.sock", "No such file or directory; make its folder, or set `listen`"),
+        (address.as_str(), "Address already in use; stop the program that listens there, or set `listen`"),
+        ("unix:/nope/x.sock", "No such file or directory; create its folder, or set `listen`"),
     ] {
         let output =
             command(folder.folder.path()).arg("serve").env("SIDECAR_LISTEN", listen).output().unwrap();

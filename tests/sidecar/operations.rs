@@ -65,7 +65,7 @@ fn what_a_process_that_is_gone_left_is_replaced_and_what_is_in_use_stops_the_sta
     let told = text(&refused.stderr);
     assert_eq!(refused.status.code(), Some(1), "{told}");
     assert!(
-        told.contains(&address) && told.contains("stop what listens there, or set `ops.listen`"),
+        told.contains(&address) && told.contains("stop the program that listens there, or set `ops.listen`"),
         "{told}"
     );
     drop(other);
