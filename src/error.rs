@@ -1,7 +1,7 @@
-//! The error type of everything that can fail in front of a client.
+//! The error type for everything that can fail while a request is served.
 //!
-//! Owns the situations, the words a client may read, and how loudly each situation is logged. Refuses to know HTTP: which status and
-//! errcode a situation is answered with stands in `http/error_response.rs`.
+//! Owns the kinds of errors, the messages for clients, and the log level of each kind. Refuses to know HTTP: status and errcode of each
+//! kind are in `http/error_response.rs`.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -9,24 +9,24 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The result of everything that can fail in front of a client.
+/// The result of everything that can fail while a request is served.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// What went wrong: a situation, a message for the client, and the causes for the log.
+/// What went wrong: a kind, a message for the client, and the causes for the log.
 #[derive(Clone)]
 pub struct Error {
     kind: Kind,
-    /// For the client: lower case, no full stop, no paths, no SQL.
+    /// The message for the client: lower case, no full stop, no paths, no SQL.
     message: Cow<'static, str>,
-    /// For the log.
+    /// The cause, for the log only.
     source: Option<Arc<dyn StdError + Send + Sync>>,
     /// How long the client should wait before it tries again.
     retry_after: Option<Duration>,
     homeserver_answer: Option<HomeserverAnswer>,
 }
 
-/// What the homeserver answered when it refused the caller. The client gets it unchanged, because its body may carry fields that only
-/// the homeserver can know (`soft_logout`).
+/// The response with which the homeserver refused the caller. The client gets it unchanged, because it may contain fields that only the
+/// homeserver can know (`soft_logout`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HomeserverAnswer {
     /// The status code of its answer.
@@ -35,18 +35,18 @@ pub(crate) struct HomeserverAnswer {
     pub(crate) json: Arc<str>,
 }
 
-/// A situation. Several may be answered alike; each is one that a caller can tell from the others.
+/// The kind of an error. Several kinds may get the same response; each one exists because some caller handles it differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The media, or the path's subject, does not exist or may not be seen.
+    /// The media does not exist, or the caller may not see it.
     NotFound,
     /// No such endpoint.
     Unrecognized,
     /// The endpoint exists, the method does not.
     MethodNotAllowed,
-    /// Created but not filled within the time allowed (spec 1.7, MSC2246).
+    /// The media ID was created, and nothing was uploaded within the time allowed (spec 1.7, MSC2246).
     NotYetUploaded,
-    /// Upload into a media ID that has content.
+    /// An upload to a media ID that has content already.
     CannotOverwrite,
     /// A local upload over the limit.
     UploadTooLarge,
@@ -56,11 +56,11 @@ pub(crate) enum Kind {
     MissingToken,
     /// The homeserver does not know the token.
     UnknownToken,
-    /// A guest where guests may not go.
+    /// The caller is a guest, and guests may not do this.
     GuestForbidden,
     /// X-Matrix missing, malformed, wrongly signed or wrongly addressed.
     BadSignature,
-    /// The caller is known and may not do this.
+    /// The caller is authenticated and may not do this.
     Forbidden,
     /// Too many requests.
     LimitExceeded,
@@ -76,26 +76,26 @@ pub(crate) enum Kind {
     RangeNotSatisfiable,
     /// The body stopped arriving.
     RequestTimeout,
-    /// Another server did not answer, or not with what it should.
+    /// Another server did not respond, or sent an invalid response.
     RemoteFailed,
-    /// A page or picture on the web that cannot be fetched.
+    /// A web page or image that cannot be fetched.
     PageFailed,
-    /// The same, for a reason that may pass soon: the site is slow, breaks off, cannot be reached or answers with an error of its own.
+    /// The same, for a temporary reason: the site is slow, aborts the response, cannot be reached, or responds with a server error.
     PageUnavailable,
-    /// Our own homeserver cannot be asked.
+    /// Our own homeserver gives no usable response.
     HomeserverFailed,
-    /// Our disk is full, or nearly so.
+    /// Our disk is full or nearly full.
     NoRoom,
     /// A fault of this program or this machine.
     Internal,
 }
 
-/// How loudly an error is logged.
+/// The level at which an error is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogLevel {
-    /// The client caused it: the access line says enough.
+    /// The client caused it. The access line is enough.
     Quiet,
-    /// The client caused it, and the operator may want to know: requests of other servers that are refused.
+    /// The client caused it, and the operator may want to know, for example refused requests of other servers.
     Info,
     /// Another machine failed.
     Warn,
@@ -109,12 +109,12 @@ impl Error {
         Self { kind, message: message.into(), source: None, retry_after: None, homeserver_answer: None }
     }
 
-    /// A fault of ours. The client always reads "internal error"; the log says `what` was being done and why it failed.
+    /// An internal error. The client only reads "internal error"; the log says `what` was being done and why it failed.
     pub(crate) fn internal(what: &'static str, source: impl StdError + Send + Sync + 'static) -> Self {
         Self::new(Kind::Internal, "internal error").caused_by(Inside { what, source: Box::new(source) })
     }
 
-    /// A failure to store something: `NoRoom` when the disk is full, which the client may know, else `Internal`.
+    /// A failure to store something: `NoRoom` if the disk is full, which the client is told, else `Internal`.
     pub(crate) fn storing(what: &'static str, source: std::io::Error) -> Self {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};
         let is_full = matches!(source.kind(), StorageFull | QuotaExceeded);
@@ -122,12 +122,12 @@ impl Error {
         if is_full { inside.with_kind(Kind::NoRoom, "no room left on the server") } else { inside }
     }
 
-    /// The same causes under another situation and message.
+    /// The same cause with another kind and message.
     pub(crate) fn with_kind(self, kind: Kind, message: &'static str) -> Self {
         Self { kind, message: message.into(), ..self }
     }
 
-    /// Media that does not exist. Always the same words, so that a client cannot tell why.
+    /// The error for media that does not exist. Its text is always the same, so that a client cannot find out why.
     pub(crate) fn not_found() -> Self {
         Self::new(Kind::NotFound, "media not found")
     }
@@ -144,7 +144,7 @@ impl Error {
         self
     }
 
-    /// The same error with the homeserver's own answer, which the client gets instead of ours.
+    /// The same error with the homeserver's own response, which the client gets instead of ours.
     pub(crate) fn answered_by_homeserver(mut self, status: u16, json: impl Into<Arc<str>>) -> Self {
         self.homeserver_answer = Some(HomeserverAnswer { status, json: json.into() });
         self
@@ -154,7 +154,7 @@ impl Error {
         self.kind
     }
 
-    /// For the client: lower case, no full stop.
+    /// The message for the client.
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
@@ -164,13 +164,13 @@ impl Error {
         self.retry_after
     }
 
-    /// The homeserver's answer that the client gets instead of ours.
+    /// The homeserver's response that the client gets instead of ours.
     pub(crate) fn homeserver_answer(&self) -> Option<&HomeserverAnswer> {
         self.homeserver_answer.as_ref()
     }
 
-    /// The chain of causes, outermost first, in one line; empty when there is none. Other servers choose part of some causes, so
-    /// control characters, with which they could forge log lines, are escaped.
+    /// The chain of causes, outermost first, in one line; empty if there is none. Other servers choose parts of some causes, so control
+    /// characters are escaped: they could forge log lines.
     pub(crate) fn causes(&self) -> String {
         let mut line = String::new();
         let mut next: Option<&(dyn StdError + 'static)> = self.source();
@@ -207,7 +207,7 @@ impl Kind {
             | Self::PreconditionFailed
             | Self::RangeNotSatisfiable
             | Self::RequestTimeout
-            // Users link to whatever they like: a dead link is not for the operator to mend.
+            // Users post dead links all the time: the operator cannot fix them.
             | Self::PageFailed
             | Self::PageUnavailable => LogLevel::Quiet,
             Self::BadSignature => LogLevel::Info,
@@ -251,7 +251,7 @@ struct Inside {
     source: Box<dyn StdError + Send + Sync>,
 }
 
-/// The text of an I/O error without `(os error N)` and without the path of a temporary file, which mean nothing to operators.
+/// The text of an I/O error without `(os error N)` and without the path of a temporary file: operators cannot use them.
 pub(crate) fn in_words(error: &impl fmt::Display) -> String {
     let text = error.to_string();
     let text = text.split_once(" at path \"").map_or(text.as_str(), |(words, _)| words);

@@ -1,8 +1,7 @@
-//! Which request a log line belongs to, and how many lines are written: 20 a minute of any one kind, and the rest is counted.
+//! Log lines: the request they belong to, and a limit of 20 lines a minute for each kind. Lines over the limit are counted.
 //!
-//! Owns request IDs and the count. Strangers cause lines: a request that is badly signed, a server that does not answer, a homeserver
-//! that is down. None of them may fill the disk that the log is on, or bury what the operator has to read. Access lines are not
-//! counted: there is one for each request.
+//! Owns request IDs and the limit. Strangers cause log lines with badly signed requests or servers that do not respond. They must not be
+//! able to fill the disk with the log or bury what the operator has to read. Access lines have no limit: there is one for each request.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,27 +16,27 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Span, Subscriber};
 use tracing_subscriber::layer::{Context, Filter};
 
-/// Where access lines are written to: they are not counted.
+/// The target of access lines, which have no limit.
 pub(crate) const ACCESS: &str = "media_sidecar::access";
 
-/// Where counts are written to.
+/// The target of the lines that report counts.
 const COUNTS: &str = "media_sidecar::log";
 
-/// Lines of one kind that are written in a minute.
+/// Most lines of one kind in a minute.
 const LINES: u32 = 20;
 
-/// How often the count is written, and lines are let through again.
+/// How often the counts are written and the limit starts again.
 pub(crate) const WINDOW: Duration = Duration::from_mins(1);
 
 /// Longest request ID taken from a proxy, bytes.
 const MAX_REQUEST_ID: usize = 128;
 
-/// What ties the lines of one request together.
+/// The ID that the log lines of one request have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RequestId(Arc<str>);
 
 impl RequestId {
-    /// One that a proxy has made: 1 to 128 letters, digits and `-._~`. `None` for anything else.
+    /// Parses the ID that a proxy sent: 1 to 128 letters, digits and `-._~`. `None` for anything else.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let is_sane = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         let is_good = (1..=MAX_REQUEST_ID).contains(&text.len()) && text.bytes().all(is_sane);
@@ -55,7 +54,7 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// Makes request IDs: 16 hex digits, none twice in one run, and none of another run's but by a chance of 1 in 2^64 or so for each pair.
+/// Generates request IDs: 16 hex digits, never the same twice in one run. Equal IDs in two runs are as unlikely as with random numbers.
 #[derive(Debug)]
 pub(crate) struct RequestIds {
     next: AtomicU64,
@@ -67,8 +66,8 @@ impl RequestIds {
         Self { next: AtomicU64::new(u64::from_le_bytes(seed)) }
     }
 
-    /// Another ID at each call. Steps and mixing are `SplitMix64`'s, which maps no two counts to one number: a system call for random
-    /// bytes would cost more than all the rest of this.
+    /// The next ID. Uses `SplitMix64`, which maps different counts to different numbers; a system call for random bytes would cost more than
+    /// the rest of the work for a cached download's log line.
     pub(crate) fn next(&self) -> RequestId {
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
         let mut mixed = self.next.fetch_add(STEP, Ordering::Relaxed);
@@ -82,11 +81,11 @@ impl RequestIds {
 }
 
 tokio::task_local! {
-    /// The request that this task answers.
+    /// The request that this task serves.
     static REQUEST: Arc<Request>;
 }
 
-/// A request's ID, and its span once that is needed.
+/// A request's ID, and its span after the first use.
 #[derive(Debug)]
 struct Request {
     id: RequestId,
@@ -94,15 +93,14 @@ struct Request {
 }
 
 impl Request {
-    /// At the highest level, so that a line is never without it where its level is written at all.
+    /// At the highest level, so that the span is enabled whenever any line is.
     fn span(&self) -> &Span {
         self.span.get_or_init(|| tracing::error_span!("request", request_id = %self.id))
     }
 }
 
-/// Runs `work` for a request: [`request_span`] is its span there, and lines of what follows the first call of that carry its ID. Most
-/// requests never get as far: they are answered from memory, and a span costs as much as a tenth of that. With debug lines, all
-/// carry it.
+/// Runs `work` for a request. Inside, [`request_span`] returns the request's span. The span is created by its first use, because it costs a
+/// tenth of a response from memory, which needs none. With debug lines enabled it is created at once, so that all lines carry the ID.
 pub(crate) async fn in_request<F: Future>(id: RequestId, work: F) -> F::Output {
     let request = Arc::new(Request { id, span: OnceLock::new() });
     if tracing::enabled!(Level::DEBUG) {
@@ -117,8 +115,7 @@ pub(crate) async fn in_request<F: Future>(id: RequestId, work: F) -> F::Output {
     REQUEST.scope(request, entered).await
 }
 
-/// The span of the request that is worked for: to be taken along by what works for it in other threads and tasks. A disabled one outside
-/// of requests.
+/// The span of the current request; disabled outside of requests. Work for the request in other threads and tasks must enter it.
 pub(crate) fn request_span() -> Span {
     let current = Span::current();
     if current.is_none() {
@@ -128,14 +125,14 @@ pub(crate) fn request_span() -> Span {
     }
 }
 
-/// Lets through [`LINES`] of a kind between two calls of [`report`](Self::report).
+/// A filter that passes [`LINES`] lines of each kind between two calls of [`report`](Self::report).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LineLimit(Arc<Mutex<HashMap<LineKind, Count>>>);
 
-/// A kind of line: where the code writes it, and its field `kind`, if it has one.
+/// A kind of line: the place in the code that writes it, and its field `kind`, if it has one.
 type LineKind = (tracing::callsite::Identifier, Option<String>);
 
-/// How many lines of a kind were written, and how many not.
+/// How many lines of a kind were written and how many were not.
 #[derive(Debug)]
 struct Count {
     /// The place in the code.
@@ -144,14 +141,14 @@ struct Count {
     left_out: u64,
 }
 
-/// The field that tells lines of one place apart.
+/// The field that distinguishes lines from the same place.
 #[derive(Default)]
 struct KindOf(Option<String>);
 
 impl LineLimit {
-    /// Writes how many lines were left out since the last call, and lets lines through again.
+    /// Writes how many lines were left out since the last call, and starts the limit again.
     pub(crate) fn report(&self) {
-        // Written without the lock: the lines pass through this filter.
+        // Written without holding the lock, because these lines pass through this filter, too.
         for ((_, kind), count) in std::mem::take(&mut *self.counts()) {
             let Count { metadata, left_out, .. } = count;
             if left_out == 0 {
@@ -167,7 +164,7 @@ impl LineLimit {
         }
     }
 
-    /// Counts a line. Returns whether it is to be written.
+    /// Counts a line. Returns whether to write it.
     fn count(&self, event: &Event<'_>) -> bool {
         let mut kind = KindOf::default();
         event.record(&mut kind);
@@ -184,7 +181,7 @@ impl LineLimit {
         }
     }
 
-    // A panic elsewhere cannot leave them half-changed.
+    // They are never left half-changed, so a poisoned lock can be used.
     fn counts(&self) -> MutexGuard<'_, HashMap<LineKind, Count>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -197,7 +194,7 @@ impl<S: Subscriber> Filter<S> for LineLimit {
 
     fn event_enabled(&self, event: &Event<'_>, _context: &Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        // An operator who asks for debug lines wants all of them.
+        // An operator who enables debug lines wants all of them.
         let is_free = *metadata.level() > Level::INFO || matches!(metadata.target(), ACCESS | COUNTS);
         is_free || self.count(event)
     }

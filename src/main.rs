@@ -79,13 +79,13 @@ enum Command {
         /// Host that the server name delegates to, like matrix.example.org [default: looked up]
         #[arg(long, value_name = "HOST[:PORT]")]
         public_host: Option<ServerName>,
-        /// Send requests for media that is not here on to the homeserver (nginx only)
+        /// Pass requests for media that the sidecar does not have to the homeserver (nginx only)
         #[arg(long)]
         fallback: bool,
     },
 }
 
-/// Proxies there is a configuration for.
+/// The supported proxies.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Proxy {
     /// nginx 1.22 or later
@@ -158,7 +158,7 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(status) => status,
         Err(failure) => {
-            // Nobody is left to tell when standard error is gone.
+            // If standard error is closed, there is nowhere to report the error.
             drop(writeln!(std::io::stderr(), "media-sidecar: {failure}"));
             ExitCode::FAILURE
         }

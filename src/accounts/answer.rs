@@ -1,7 +1,7 @@
-//! What the homeserver answered to a question about a token, and what that means for the caller.
+//! Responses of the homeserver to token checks, and what they mean for the caller.
 //!
-//! Owns the difference between "it refuses this caller", which the caller is told in the homeserver's own words, and "it failed", which
-//! says nothing about the token.
+//! Owns the difference between "the homeserver refuses this caller", which is passed on unchanged, and "the homeserver failed", which says
+//! nothing about the token.
 
 use std::io;
 use std::time::Duration;
@@ -15,28 +15,28 @@ use crate::outbound::OutboundError;
 /// How much of an unexpected body goes into the log, characters.
 const MAX_LOGGED: usize = 300;
 
-/// An answer of the homeserver, read whole.
+/// A response of the homeserver, with its whole body.
 pub(super) struct HomeserverReply {
     pub(super) status: u16,
-    /// When to ask again, if it limits us.
+    /// When to try again, if it limits our rate.
     pub(super) retry_after: Duration,
     /// `None` when it is not text, or longer than 64 KiB.
     pub(super) body: Option<String>,
 }
 
-/// Why there is no usable answer.
+/// Why there is no usable response.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoReply {
-    /// It is not asked for a few seconds after a time-out.
+    /// It was not asked, because it timed out a few seconds ago.
     #[error("it did not answer in time a moment ago")]
     Paused,
-    /// It did not answer.
+    /// It did not respond.
     #[error(transparent)]
     Request(#[from] HomeserverError),
-    /// Its answer broke off.
+    /// Its response was truncated.
     #[error(transparent)]
     Body(#[from] io::Error),
-    /// It answered with an error of its own.
+    /// It responded with a server error.
     #[error("status {status}: {body}")]
     Failed {
         /// The status of the answer.
@@ -44,23 +44,23 @@ pub(super) enum NoReply {
         /// The beginning of its body.
         body: String,
     },
-    /// It answered without a JSON object: a proxy's error page is not the homeserver's word.
+    /// Its response is not a JSON object, for example the error page of a proxy.
     #[error("status {0} without JSON")]
     NotJson(u16),
-    /// Its JSON lacks a field, or has one of another type.
+    /// Its JSON lacks a field or has one of another type.
     #[error("its answer is malformed: {0}")]
     Malformed(#[from] serde_json::Error),
 }
 
-/// Something the homeserver is asked on behalf of a client.
+/// A request to the homeserver on behalf of a client.
 pub(super) struct Question {
     /// For the log.
     pub(super) name: &'static str,
-    /// What the client reads when the homeserver gives no usable answer.
+    /// The message for the client when there is no usable response.
     pub(super) failed: &'static str,
 }
 
-/// A question that came to nothing, for the log.
+/// A failed request to the homeserver, for the log.
 #[derive(Debug, thiserror::Error)]
 #[error("{question}: {why}")]
 struct UnansweredQuestion {
@@ -69,7 +69,7 @@ struct UnansweredQuestion {
 }
 
 impl Question {
-    /// The error for a question without a usable answer. It never says that the token is bad.
+    /// The error when there is no usable response. It never says that the token is bad.
     pub(super) fn unanswered(&self, why: impl Into<NoReply>) -> Error {
         let cause = UnansweredQuestion { question: self.name, why: why.into() };
         Error::new(Kind::HomeserverFailed, self.failed).caused_by(cause)
@@ -77,7 +77,7 @@ impl Question {
 }
 
 impl NoReply {
-    /// An answer that is an error of the homeserver's own.
+    /// Whether the homeserver itself failed.
     pub(super) fn failed(status: u16, body: &str) -> Self {
         Self::Failed { status, body: body.chars().take(MAX_LOGGED).collect() }
     }
@@ -97,10 +97,10 @@ impl NoReply {
 }
 
 impl HomeserverReply {
-    /// The JSON object of an answer with status 200.
+    /// The JSON object of a response with status 200.
     ///
     /// # Errors
-    /// What the homeserver has against the caller, or `HomeserverFailed`.
+    /// The homeserver's refusal of the caller, or `HomeserverFailed`.
     pub(super) fn into_object(self, question: &Question) -> Result<Map<String, Value>> {
         let Self { status, retry_after, body } = self;
         let body = body.unwrap_or_default();
@@ -115,7 +115,7 @@ impl HomeserverReply {
     }
 }
 
-/// What the client is told when the homeserver refuses the caller; `None` when its answer is not about the caller.
+/// The error for the client when the homeserver refuses the caller; `None` if its response is not about the caller.
 fn refusal(status: u16, object: &Map<String, Value>, retry_after: Duration, body: &str) -> Option<Error> {
     let refused = match status {
         401 => Error::new(Kind::UnknownToken, "unknown access token"),
@@ -124,7 +124,7 @@ fn refusal(status: u16, object: &Map<String, Value>, retry_after: Duration, body
             let slow_down = "the homeserver asks to slow down";
             return Some(Error::new(Kind::LimitExceeded, slow_down).retry_after(retry_after));
         }
-        // Said of a user that an application service has not registered, of a user outside its namespace, and the like.
+        // For example for a user outside the namespace of an application service.
         400..=499 if is_about_the_caller(object) => {
             Error::new(Kind::Forbidden, "the homeserver refuses this user")
         }
@@ -133,7 +133,7 @@ fn refusal(status: u16, object: &Map<String, Value>, retry_after: Duration, body
     Some(refused.answered_by_homeserver(status, body))
 }
 
-/// Whether an error of the homeserver is about the caller. An endpoint that it does not have is a matter for the operator.
+/// Whether an error of the homeserver is about the caller. If it does not have the endpoint, that is a problem for the operator.
 fn is_about_the_caller(object: &Map<String, Value>) -> bool {
     let errcode = object.get("errcode").and_then(Value::as_str);
     errcode.is_some_and(|errcode| !errcode.is_empty() && errcode != "M_UNRECOGNIZED")

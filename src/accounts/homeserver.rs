@@ -1,7 +1,7 @@
-//! The homeserver this sidecar stands beside, as an HTTP peer.
+//! HTTP client for our homeserver.
 //!
-//! Owns `homeserver.url`, the one outbound address that is exempt from the address lists: the operator wrote it. It may be a
-//! Unix socket. Refuses to know what is asked.
+//! Owns `homeserver.url`, the only outbound address that is exempt from the address lists, because the operator wrote it. It may be a Unix
+//! socket. Refuses to know what is requested.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ pub(crate) struct HomeserverClient {
 /// Why no client for the homeserver can be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HomeserverSetupError {
-    /// Its address is of no use.
+    /// Its address cannot be used.
     #[error("homeserver.url {0}")]
     Url(HomeserverUrlError),
     /// TLS cannot be set up.
@@ -35,7 +35,7 @@ pub(crate) enum HomeserverSetupError {
     Tls(#[from] TlsSetupError),
 }
 
-/// Why the homeserver gave no answer.
+/// Why there is no response from the homeserver.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HomeserverError {
     /// The request failed.
@@ -47,7 +47,7 @@ pub(crate) enum HomeserverError {
 }
 
 impl HomeserverClient {
-    /// A client for the homeserver at `url`, as `homeserver.url` has it.
+    /// A client for the homeserver at `url`, the value of `homeserver.url`.
     pub(crate) fn new(url: &str, dns: Arc<dyn Dns>) -> Result<Self, HomeserverSetupError> {
         Self::with_timeout(url, dns, TIMEOUT)
     }
@@ -97,7 +97,7 @@ impl HomeserverClient {
             self.outbound.get(&OutboundRequest { url: &url, headers: &headers, via: &[], timeout })
         };
         let answer = match get() {
-            // An idle connection may have been closed just as it was used again: a second try opens a new one.
+            // The homeserver may have closed an idle connection just as we used it: the second try opens a new one.
             Err(OutboundError::Failed(_)) => get(),
             other => other,
         }?;

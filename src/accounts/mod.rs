@@ -1,7 +1,7 @@
 //! Access token → user, by asking the homeserver's `whoami`.
 //!
-//! Owns the cache of its answers. Refuses to keep a token: only its hash is remembered. Asking blocks; a cached answer
-//! does not.
+//! Owns the cache of the results. Refuses to keep a token: only its hash is cached. Asking the homeserver blocks; reading the cache does
+//! not.
 //! [Spec, whoami](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3accountwhoami).
 
 mod answer;
@@ -25,27 +25,26 @@ use crate::config::{self, Guests, Live};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{self, Moment, Monotonic, UserId};
 
-/// Tokens remembered; about 200 bytes each.
+/// Cached tokens; about 200 bytes each.
 const CACHED_TOKENS: usize = 4096;
 
-/// Longest access token passed on, bytes. No homeserver gives out one of more than a few hundred; a JWT of a login service may have a
-/// few thousand.
+/// Longest access token, bytes. Homeservers issue tokens of at most a few hundred bytes; a JWT of a login service may have a few thousand.
 const MAX_TOKEN: usize = 4096;
 
-/// How long a bad token stays bad without asking again: long enough for a burst, short enough for a token just issued.
+/// How long a bad token is cached: long enough for a burst of requests, short enough for a token that is issued meanwhile.
 const BAD_TOKEN_CACHE: Duration = Duration::from_secs(5);
 
 /// Largest answer read, bytes.
 const MAX_ANSWER: u64 = 64 * 1024;
 
-/// How long the name of the homeserver's software is remembered.
+/// How long the name of the homeserver's software is cached.
 const SOFTWARE_CACHE: Duration = Duration::from_hours(1);
 
-/// How long it is remembered that the homeserver does not name its software.
+/// How long it is cached that the homeserver does not name its software.
 const NO_SOFTWARE_CACHE: Duration = Duration::from_mins(1);
 
-/// Homeservers that call every account without a password a guest, those of bridges and bots too, and let them upload: Conduit and
-/// its relatives. The first words of their names for themselves, in lower case.
+/// Homeservers that report every account without a password as a guest, bridges and bots included, and let them upload: Conduit and its
+/// relatives. The first words of the names that they report, in lower case.
 const CALL_BOTS_GUESTS: [&str; 5] = ["conduit", "conduwuit", "continuwuity", "tuwunel", "grapevine"];
 
 /// Where the homeserver names its software.
@@ -61,19 +60,19 @@ const WHOAMI: Question = Question {
 
 const VERSIONS: Question = Question { name: VERSIONS_PATH, failed: "the homeserver cannot be reached" };
 
-/// Asks the homeserver about tokens and remembers its answers.
+/// Checks access tokens with the homeserver and caches the results.
 pub(crate) struct Accounts {
     homeserver: Arc<HomeserverClient>,
     options: Live<AccountOptions>,
-    /// `whoami` answers, good and bad.
+    /// Results of `whoami`, good and bad.
     cache: Cache<CredentialHash, Expiring<Result<Account>>>,
     pause: Pause,
-    /// What guests may do where the operator has not said: it follows from the homeserver's software.
+    /// What guests may do if the operator has not configured it: it depends on the homeserver's software.
     guests: Cache<(), Expiring<Guests>>,
     clock: Monotonic,
 }
 
-/// What a client presents: a token that a homeserver can have given out.
+/// What a client presents: a token with a valid form.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Credential {
     token: String,
@@ -88,11 +87,11 @@ pub(crate) type CredentialHash = [u8; 32];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Account {
     pub(crate) user_id: UserId,
-    /// Whether guest restrictions apply. An account that the homeserver calls a guest is none here if `homeserver.guests` says so.
+    /// Whether guest restrictions apply. `homeserver.guests` may exempt accounts that the homeserver reports as guests.
     pub(crate) is_guest: bool,
 }
 
-/// A value that is forgotten at some moment.
+/// A cached value with its expiry.
 #[derive(Clone)]
 struct Expiring<T> {
     until: Moment,
@@ -121,26 +120,26 @@ struct Software {
 
 /// What the configuration says about accounts.
 struct AccountOptions {
-    /// How long a good answer is believed.
+    /// How long a good result is cached.
     token_cache: Duration,
-    /// What guests may do; `None` lets it depend on the homeserver's software.
+    /// What guests may do; `None`: it depends on the homeserver's software.
     guests: Option<Guests>,
 }
 
 impl Accounts {
-    /// Asks `homeserver` and believes good answers for `token_cache`.
+    /// Asks `homeserver`, and caches good results for `token_cache`.
     pub(crate) fn new(homeserver: Arc<HomeserverClient>, token_cache: Duration, clock: Monotonic) -> Self {
         let (cache, guests) = (Cache::new(CACHED_TOKENS), Cache::new(1));
         let options = Live::new(AccountOptions { token_cache, guests: None });
         Self { homeserver, options, cache, pause: Pause::default(), guests, clock }
     }
 
-    /// Follows `config` from now on. Answers already remembered keep their time.
+    /// Applies a changed configuration. Cached results keep their expiry.
     pub(crate) fn reload(&self, config: &config::Homeserver) {
         self.options.set(AccountOptions { token_cache: config.token_cache.0, guests: config.guests });
     }
 
-    /// The remembered answer, if there is one. Never blocks.
+    /// The cached result, if there is one. Never blocks.
     pub(crate) fn cached(&self, credential: &CredentialHash) -> Option<Result<Account>> {
         let cached = self.cache.get(credential).filter(|cached| (self.clock)() < cached.until)?;
         Some(cached.value)
@@ -149,9 +148,8 @@ impl Accounts {
     /// Asks the homeserver. Blocks.
     ///
     /// # Errors
-    /// `UnknownToken` with the homeserver's own answer; `Forbidden`, also with its answer, for whatever else it has against the caller,
-    /// such as an application service outside its namespace; `LimitExceeded`; `HomeserverFailed` when it gives no usable answer, which
-    /// is not remembered for the token.
+    /// `UnknownToken` with the homeserver's own response; `Forbidden`, also with its response, for other refusals, for example of an
+    /// application service outside its namespace; `LimitExceeded`; `HomeserverFailed` if there is no usable response. That is not cached.
     pub(crate) fn ask(&self, credential: &Credential) -> Result<Account> {
         let answer = self.whoami(credential);
         let lifetime = match &answer {
@@ -171,7 +169,7 @@ impl Accounts {
         reply.map_err(|why| VERSIONS.unanswered(why))?.into_object(&VERSIONS)
     }
 
-    /// Whether the homeserver answers, for the health check, which asks even during a pause. Blocks.
+    /// Whether the homeserver responds, for the health check. Asks even during a pause. Blocks.
     pub(crate) fn check(&self) -> Result<()> {
         let reply = self.get(VERSIONS_PATH, None).map_err(|why| VERSIONS.unanswered(why))?;
         reply.into_object(&VERSIONS).map(drop)
@@ -191,7 +189,7 @@ impl Accounts {
         Ok(Account { user_id: UserId::new(&whoami.user_id), is_guest })
     }
 
-    /// What guests may do. Called only for a guest, because it may have to ask the homeserver.
+    /// What guests may do. Call this only for a guest, because it may ask the homeserver.
     fn guests(&self) -> Guests {
         if let Some(guests) = self.options.get().guests {
             return guests;
@@ -223,7 +221,7 @@ impl Accounts {
         if self.pause.try_pass((self.clock)()) { self.get(path, token) } else { Err(NoReply::Paused) }
     }
 
-    /// Asks the homeserver in any case. A time-out begins a pause, anything else ends one.
+    /// Asks the homeserver even during a pause. A time-out starts a pause, anything else ends it.
     fn get(&self, path: &str, token: Option<&str>) -> std::result::Result<HomeserverReply, NoReply> {
         let reply = self.exchange(path, token);
         if reply.as_ref().is_err_and(NoReply::is_timeout) {
@@ -255,13 +253,13 @@ fn software_name(reply: HomeserverReply) -> std::result::Result<String, NoReply>
 }
 
 impl Credential {
-    /// A token and, from application services, the user they act for. Text that no homeserver can have given out is refused here,
-    /// without asking.
+    /// A token and, from application services, the user they act for. Text that cannot be a token is refused here without asking the
+    /// homeserver.
     ///
     /// # Errors
     /// `UnknownToken` for text that cannot be a token or a user ID.
     pub(crate) fn new(token: String, user_id: Option<String>) -> Result<Self> {
-        // More than the tokens of RFC 6750: those of some homeservers have other visible characters too.
+        // More than RFC 6750 allows: tokens of some homeservers contain other visible characters, too.
         let is_token =
             (1..=MAX_TOKEN).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
         if !is_token {
@@ -277,7 +275,7 @@ impl Credential {
     pub(crate) fn hash(&self) -> CredentialHash {
         let mut hasher = Sha256::new();
         hasher.update(self.token.as_bytes());
-        // No header or query value carries a NUL: the two parts cannot run into each other.
+        // Header and query values cannot contain a NUL, so it separates the two parts unambiguously.
         hasher.update([0]);
         hasher.update(self.user_id.as_deref().unwrap_or_default().as_bytes());
         hasher.finalize().into()

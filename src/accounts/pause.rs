@@ -1,15 +1,15 @@
 //! A pause after the homeserver did not answer in time.
 //!
-//! Without it every caller would wait for a time-out of its own, and the threads that ask would all be taken. Only a time-out starts a
-//! pause. A homeserver that refuses or breaks off costs nobody time and is asked again at once: else one caller whose token makes it
-//! do so would lock out all others.
+//! Without a pause every caller would wait for its own time-out, and all threads for the homeserver would be busy. Only a time-out starts a
+//! pause. A homeserver that refuses or aborts a request costs no time and is asked again at once: otherwise one caller whose token makes it
+//! do so could lock out all others.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::matrix::Moment;
 
-/// How long the homeserver is not asked after it did not answer in time.
+/// How long the homeserver is not asked after a time-out.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Whether requests to the homeserver pause, and since when.
@@ -17,8 +17,8 @@ const PAUSE: Duration = Duration::from_secs(5);
 pub(super) struct Pause(Mutex<Option<Moment>>);
 
 impl Pause {
-    /// Whether the caller may ask the homeserver. After a pause the first caller may, and the others wait for another pause: it finds
-    /// out for all of them whether the homeserver answers again.
+    /// Whether the caller may ask the homeserver. After a pause only the first caller may ask; the pause goes on for the others until it has
+    /// found out whether the homeserver responds again.
     pub(super) fn try_pass(&self, now: Moment) -> bool {
         let mut since = self.since();
         match *since {
@@ -31,17 +31,17 @@ impl Pause {
         }
     }
 
-    /// The homeserver did not answer in time.
+    /// The homeserver did not respond in time.
     pub(super) fn begin(&self, now: Moment) {
         *self.since() = Some(now);
     }
 
-    /// The homeserver answered, or failed at once.
+    /// The homeserver responded or failed at once.
     pub(super) fn end(&self) {
         *self.since() = None;
     }
 
-    /// A panic elsewhere cannot leave the value half-changed, so a poisoned lock is as good as any.
+    /// The value is never left half-changed, so a poisoned lock can be used.
     fn since(&self) -> MutexGuard<'_, Option<Moment>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

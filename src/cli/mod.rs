@@ -28,7 +28,7 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Loads the configuration of `--config`, or of the default paths; environment variables win over the file.
 pub fn load_config(given: Option<&Path>) -> Result<Loaded, Problems> {
-    // A variable that is not Unicode is none of ours.
+    // A variable that is not Unicode cannot be one of ours.
     let text =
         |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
     config::load(config::find(given).as_deref(), std::env::vars_os().filter_map(text))

@@ -1,14 +1,14 @@
-//! What is said about a value that does not fit, in the operator's words.
+//! Messages about invalid values, in the operator's words.
 //!
-//! Owns the step from figment's errors to sentences. Refuses to know where a value came from.
+//! Owns the conversion of figment's errors to sentences. Refuses to know where a value came from.
 
 use figment::error::{Actual, Kind};
 use figment::value::{Empty, Num, Value};
 
-/// Longest value repeated in a complaint, characters.
+/// Longest value repeated in a message, characters.
 const MAX_SHOWN: usize = 80;
 
-/// A value as the operator wrote it; lists and groups by what they are.
+/// A value as the operator wrote it; lists and groups are only named as such.
 pub(super) fn shown(value: &Value) -> Option<String> {
     let text = match value {
         Value::String(_, text) => text.clone(),
@@ -34,14 +34,14 @@ fn number_text(number: Num) -> String {
     }
 }
 
-/// What is wrong with the value at `key`, which is `value` as it was written.
+/// The message about the value at `key`, which the operator wrote as `value`.
 pub(super) fn misfit(key: &str, kind: &Kind, value: Option<&Value>) -> String {
     let text = value.and_then(shown);
     let quoted = text.as_ref().map(|text| format!("`{text}`"));
     match kind {
         Kind::Message(message) => match quoted {
             Some(quoted) if is_address_list(key) => format!("{quoted} is not {ADDRESS_RANGE}"),
-            // The types of `units` name the value themselves.
+            // The messages of `units` contain the value already.
             Some(quoted) if message.contains(&quoted) => message.clone(),
             Some(quoted) if message.starts_with("not ") => format!("{quoted} is {message}"),
             Some(quoted) => format!("{quoted}: {message}"),
@@ -85,24 +85,24 @@ pub(super) fn misfit(key: &str, kind: &Kind, value: Option<&Value>) -> String {
     }
 }
 
-/// What is wrong with a list where the group `key` belongs.
+/// The message about a list in the place of the group `key`.
 pub(super) fn not_a_group(key: &str) -> String {
     format!("it is a list; give {}", wanted(key, "a map"))
 }
 
-/// What text is called.
+/// The word for text.
 const TEXT: &str = "text";
 
-/// What the name of a file or folder is called.
+/// The word for the name of a file or folder.
 const PATH: &str = "a path";
 
-/// What a switch takes.
+/// The words for a boolean.
 const TRUTH: &str = "true or false";
 
-/// What a list is called.
+/// The word for a list.
 const LIST: &str = "a list";
 
-/// What stands in `ip_deny` and `ip_allow`.
+/// The words for the entries of `ip_deny` and `ip_allow`.
 const ADDRESS_RANGE: &str =
     "a range of addresses (like 10.0.0.0/8, fd00::/8, or 192.0.2.7/32 for a single one)";
 
@@ -111,7 +111,7 @@ fn is_address_list(key: &str) -> bool {
     ["ip_deny", "ip_allow"].iter().any(|name| key.ends_with(&format!(".{name}")))
 }
 
-/// What belongs at `key`, where serde wants `expected`.
+/// What `key` takes, where serde expects `expected`.
 fn wanted(key: &str, expected: &str) -> String {
     match expected {
         "a sequence" => LIST.to_owned(),
@@ -134,7 +134,7 @@ fn wanted(key: &str, expected: &str) -> String {
     }
 }
 
-/// A line that could stand in the group `key`.
+/// An example line for the group `key`.
 fn example_of(key: &str) -> &'static str {
     match key {
         "homeserver" => "url: http://127.0.0.1:6167",

@@ -1,6 +1,6 @@
-//! The configuration file: where it is looked for, and what is said of one that cannot be read.
+//! The configuration file: where it is searched for, and the messages when it cannot be read.
 //!
-//! Refuses to know what stands in it.
+//! Refuses to know its content.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -11,16 +11,16 @@ use super::{Problem, Problems};
 use crate::error::in_words;
 use crate::matrix::len_u64;
 
-/// Where a configuration is looked for that `--config` does not name.
+/// The paths that are tried without `--config`.
 const DEFAULT_FILES: [&str; 2] = ["sidecar.yaml", "/etc/media-sidecar/sidecar.yaml"];
 
 /// Largest configuration file read, bytes.
 const MAX_FILE: u64 = 1 << 20;
 
 /// The configuration file to use: `given`, else `./sidecar.yaml`, else `/etc/media-sidecar/sidecar.yaml`.
-/// `None` when neither default exists: the environment may say everything.
+/// `None` when neither default exists: the environment may set everything.
 pub fn find(given: Option<&Path>) -> Option<PathBuf> {
-    // One that may not be looked at is there: that it cannot be read is what must be said.
+    // A file that cannot be accessed counts as existing, so that the error says so.
     let is_there = |path: &&Path| match path.metadata() {
         Ok(metadata) => !metadata.is_dir(),
         Err(why) => why.kind() == io::ErrorKind::PermissionDenied,
@@ -28,7 +28,7 @@ pub fn find(given: Option<&Path>) -> Option<PathBuf> {
     given.or_else(|| DEFAULT_FILES.iter().map(Path::new).find(is_there)).map(Path::to_owned)
 }
 
-/// The one problem of a file that cannot be read.
+/// The problem when the file cannot be read.
 pub(super) fn unreadable(path: &Path, broken: Broken) -> Problems {
     let Broken { line, message } = broken;
     let file = path.display();
@@ -36,7 +36,7 @@ pub(super) fn unreadable(path: &Path, broken: Broken) -> Problems {
     Problems(vec![Problem { place, key: String::new(), message }])
 }
 
-/// The one problem where there is no file and the environment does not say enough.
+/// The problem when there is no file and the environment does not set `server_name`.
 pub(super) fn no_file() -> Problem {
     let looked = DEFAULT_FILES.map(|file| {
         let path = std::path::absolute(file).unwrap_or_else(|_| file.into());
@@ -52,7 +52,7 @@ pub(super) fn no_file() -> Problem {
     }
 }
 
-/// Reads and parses one file; the error says what to do.
+/// Reads and parses one file. The error says how to fix it.
 pub(super) fn read(path: &Path) -> Result<YamlFile, Broken> {
     let whole = |message: String| Broken { line: None, message };
     let mut bytes = Vec::new();

@@ -1,16 +1,16 @@
-//! `homeserver.url`: where the homeserver listens, over TCP or on a Unix socket.
+//! `homeserver.url`: the address of the homeserver, TCP or a Unix socket.
 //!
-//! Owns its grammar. Refuses to know what is asked there.
+//! Owns its grammar. Refuses to know what is requested there.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::ListenAddr;
 
-/// Where the homeserver is asked.
+/// The address of the homeserver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HomeserverUrl {
-    /// A base URL, `http` or `https`, without a slash at its end.
+    /// A base URL, `http` or `https`, without a trailing slash.
     Web(String),
     /// A Unix socket that speaks HTTP.
     Unix(PathBuf),
@@ -22,10 +22,10 @@ pub(crate) enum HomeserverUrlError {
     /// Neither a URL with `http` or `https` nor a socket.
     #[error("is not a URL (like http://127.0.0.1:6167 or unix:/run/conduwuit/conduwuit.sock)")]
     NotAUrl,
-    /// A port that nobody can listen on.
+    /// Port 0.
     #[error("has a port that cannot be (1 to 65535)")]
     Port,
-    /// Something behind the path.
+    /// A query or fragment.
     #[error("has a query or fragment; end it after host and port (like http://127.0.0.1:6167)")]
     QueryOrFragment,
     /// A socket whose path depends on the working directory, or holds a NUL.
@@ -37,7 +37,7 @@ impl HomeserverUrl {
     /// Parses `http://127.0.0.1:6167` or `unix:/run/conduwuit/conduwuit.sock`.
     pub(crate) fn parse(text: &str) -> Result<Self, HomeserverUrlError> {
         if let Some(path) = text.strip_prefix("unix:") {
-            // Some write it like a URL, with an authority that is empty.
+            // Some operators write it as a URL with an empty authority.
             let path = path.strip_prefix("//").unwrap_or(path);
             return if path.starts_with('/') && !path.contains('\0') {
                 Ok(Self::Unix(path.into()))
@@ -62,7 +62,7 @@ impl HomeserverUrl {
         Ok(Self::Web(text.trim_end_matches('/').to_owned()))
     }
 
-    /// Whether this is where we listen ourselves: whoever asked there would ask in circles.
+    /// Whether this is an address that we listen on: requests to it would go round in circles.
     pub(crate) fn is_ours(&self, listen: &[ListenAddr]) -> bool {
         match self {
             Self::Unix(path) => listen.contains(&ListenAddr::Unix(path.clone())),
@@ -80,7 +80,7 @@ impl HomeserverUrl {
     }
 }
 
-/// Whether a URL's host leads to `ours`, as far as can be said without DNS.
+/// Whether a URL's host is `ours`, as far as that is known without DNS.
 fn reaches(host: Option<&url::Host<&str>>, ours: IpAddr) -> bool {
     let theirs = match host {
         Some(url::Host::Ipv4(ip)) => IpAddr::V4(*ip),
@@ -90,7 +90,7 @@ fn reaches(host: Option<&url::Host<&str>>, ours: IpAddr) -> bool {
         }
         None => return false,
     };
-    // All 127.0.0.0/8 are this machine, but each is an address of its own.
+    // All of 127.0.0.0/8 is this machine, but a socket listens on one of these addresses only.
     theirs == ours
         || (ours.is_unspecified() && theirs.is_loopback())
         || (theirs.is_unspecified() && ours.is_loopback())

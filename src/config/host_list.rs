@@ -1,12 +1,12 @@
-//! Which names an operator lets in: two lists of hosts, `*` and `?`.
+//! Host lists: which hosts an operator allows and denies, with the wildcards `*` and `?`.
 //!
-//! Owns the rule that all lists in the configuration follow. Refuses to know what the names mean.
+//! Owns the rule that all such lists in the configuration follow. Refuses to know what the hosts are for.
 
 use wildmatch::WildMatch;
 
 use crate::config::{host_glob, host_name};
 
-/// Names allowed and denied, lists and names compared in the form that URLs have.
+/// Allowed and denied hosts. Entries and names are compared in the normalised form of URLs.
 #[derive(Clone, Debug)]
 pub(crate) struct HostList {
     /// One of these must match.
@@ -18,14 +18,14 @@ pub(crate) struct HostList {
 impl HostList {
     /// Permits what `allow` matches and `deny` does not.
     pub(crate) fn new(allow: &[String], deny: &[String]) -> Self {
-        // What is no host was refused with the configuration, and matches nothing.
+        // An entry that is not a host was refused when the configuration was loaded; it matches nothing.
         let hosts = |texts: &[String]| {
             texts.iter().filter_map(|text| host_glob(text).ok()).map(|glob| WildMatch::new(&glob)).collect()
         };
         Self { allow: hosts(allow), deny: hosts(deny) }
     }
 
-    /// Whether `name` is let in.
+    /// Whether `name` is allowed.
     pub(crate) fn permit(&self, name: &str) -> bool {
         let name = host_name(name);
         let matches = |hosts: &[WildMatch]| hosts.iter().any(|glob| glob.matches(&name));

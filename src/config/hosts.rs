@@ -1,14 +1,14 @@
-//! Host names in lists, normalised as those in URLs are: letter case, other alphabets, the dot at the end, spellings of addresses.
+//! Normalised host names in lists, as in URLs: letter case, other alphabets, the trailing dot, spellings of addresses.
 //!
-//! Owns the one form in which names are compared. Refuses to know what the lists are for.
+//! Owns the form in which names are compared. Refuses to know what the lists are for.
 //! [URL standard, host parsing](https://url.spec.whatwg.org/#host-parsing).
 
 use url::Host;
 
-/// Dots of other scripts, which URLs take for dots (UTS #46).
+/// Dots of other scripts, which URLs treat as dots (UTS #46).
 const DOTS: [char; 3] = ['\u{3002}', '\u{ff0e}', '\u{ff61}'];
 
-/// A name or address as it is compared: in lower case and ASCII, without brackets and a dot at its end.
+/// A normalised name or address: lower case, ASCII, without brackets and trailing dot.
 pub(crate) fn host_name(text: &str) -> String {
     normal(text).unwrap_or_else(|| bare(text).to_ascii_lowercase())
 }
@@ -19,15 +19,15 @@ pub(crate) enum HostError {
     /// A URL or a part of one.
     #[error("names a URL; write the host alone (like example.org)")]
     Url,
-    /// Characters that no host name and no address has.
+    /// Characters that host names and addresses cannot contain.
     #[error("is not a host (like example.org, *.example.org or 192.0.2.1), which has no port")]
     NotAHost,
-    /// A wildcard in one label with letters that DNS writes in another way.
+    /// A wildcard in a label with letters that DNS encodes (Punycode).
     #[error("mixes a wildcard with letters other than a to z in one part; write that part whole or as *")]
     MixedWildcard,
 }
 
-/// An entry of a list, where `*` and `?` match, as it is compared.
+/// A normalised entry of a list; `*` and `?` are wildcards.
 ///
 /// # Errors
 /// For an entry that would never match.
@@ -50,7 +50,7 @@ pub(crate) fn host_glob(text: &str) -> Result<String, HostError> {
         if label.is_ascii() {
             return Ok(label.to_ascii_lowercase());
         }
-        // A part alone may look like an address.
+        // A label alone may look like an address.
         let whole_name = (!label.contains(['*', '?'])).then(|| normal(&format!("{label}.x"))).flatten();
         let name = whole_name.ok_or(HostError::MixedWildcard)?;
         Ok(name.strip_suffix(".x").unwrap_or(&name).to_owned())
@@ -58,7 +58,7 @@ pub(crate) fn host_glob(text: &str) -> Result<String, HostError> {
     labels.collect::<Result<Vec<_>, _>>().map(|labels| labels.join("."))
 }
 
-/// A name or address as URLs have it; `None` for what can be neither.
+/// A name or address in the form of URLs; `None` if it cannot be either.
 fn normal(text: &str) -> Option<String> {
     let bare = bare(text);
     if let Ok(address) = bare.parse::<std::net::IpAddr>() {
@@ -71,7 +71,7 @@ fn normal(text: &str) -> Option<String> {
     }
 }
 
-/// Without brackets and dots at the end.
+/// The host without brackets and trailing dots.
 fn bare(text: &str) -> &str {
     let text = text.trim_end_matches(|c| c == '.' || DOTS.contains(&c));
     text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text)

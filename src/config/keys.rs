@@ -1,4 +1,4 @@
-//! Which keys exist: figment's values looked up by dotted keys, and the defaults as the list of all keys.
+//! The keys that exist. Looks values up by dotted keys; the defaults are the list of all keys.
 //!
 //! Refuses to know where values come from.
 
@@ -27,7 +27,7 @@ pub(super) fn default_dict() -> Dict {
 
 /// The value at a dotted key. `server_name` has no default but is a key.
 pub(super) fn find_key<'a>(dict: &'a Dict, key: &str) -> Option<&'a Value> {
-    /// Stands for the one key without a default.
+    /// The value of the only key without a default.
     static SERVER_NAME: std::sync::LazyLock<Value> =
         std::sync::LazyLock::new(|| Value::from("missing.invalid"));
     if key == "server_name" {

@@ -7,8 +7,8 @@
 #[error("`{0}` is not a language (like de, pt-BR or fr;q=0.8)")]
 pub(crate) struct NotALanguage(String);
 
-/// The `Accept-Language` header for these entries. An entry without a weight gets 1.0 less a tenth for each entry before it, and never
-/// more than the entry before it.
+/// The `Accept-Language` header for these entries. An entry without a weight gets 1.0 minus 0.1 for each entry before it, and never more
+/// than the entry before it.
 ///
 /// # Errors
 /// The first entry that is not a language.

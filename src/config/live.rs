@@ -1,10 +1,10 @@
-//! What a running service goes by and a reload may change.
+//! Configuration that a reload can replace while the service runs.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::{Config, Homeserver, Ops, Thumbnails};
 
-/// A value that is replaced as a whole. Whoever has read it goes on with what he has read.
+/// A value that is replaced as a whole. Readers keep the value that they got.
 #[derive(Debug)]
 pub(crate) struct Live<T>(RwLock<Arc<T>>);
 
@@ -13,7 +13,7 @@ impl<T> Live<T> {
         Self(RwLock::new(Arc::new(value)))
     }
 
-    /// The value of this moment. Nobody holds the lock for longer than this takes.
+    /// The current value. The lock is held only while it is copied.
     pub(crate) fn get(&self) -> Arc<T> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -24,15 +24,16 @@ impl<T> Live<T> {
 }
 
 impl Config {
-    /// Takes back what only a restart can change to what `running` has. Names the keys that differed.
+    /// Sets all keys that need a restart back to their values in `running`, and returns those that differed.
     pub(crate) fn keep_fixed(&mut self, running: &Self) -> Vec<&'static str> {
-        /// Takes over a value. Says whether it was another.
+        /// Copies a value and returns whether it differed.
         fn keep<T: Clone + PartialEq>(mine: &mut T, theirs: &T) -> bool {
             let differs = mine != theirs;
             mine.clone_from(theirs);
             differs
         }
-        // Every key stands here: a new one is either taken over below, or read anew by whoever goes by it.
+        // Every key is listed here, so that a new one cannot be forgotten: it is either copied below, or its user reads it again after a
+        // reload.
         let Self {
             server_name,
             listen,

@@ -1,4 +1,4 @@
-//! From files and environment to a [`Config`], or to a list of everything that is wrong.
+//! Loading: file and environment become a [`Config`], or a list of all problems.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,16 +14,16 @@ use super::keys::{collect_unknown, default_dict, find_key, nearest_key, value_at
 use super::yaml::{YamlFile, is_nested_deep};
 use super::{Config, Problem, Problems};
 
-/// A configuration and what was odd about it.
+/// A configuration and its warnings.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// What is in force.
+    /// The configuration.
     pub config: Config,
-    /// For the log: what was ignored.
+    /// Warnings for the log about ignored settings.
     pub warnings: Vec<String>,
 }
 
-/// Values complained about in one reading.
+/// Most problems reported at once.
 const MAX_PROBLEMS: usize = 256;
 
 /// The group whose one key may be given alone, and that key: `listen: ADDRESS` is short for `listen: {addresses: ADDRESS}`.
@@ -32,8 +32,8 @@ const SHORT_GROUP: (&str, &str) = ("listen", "addresses");
 /// Prefix of environment variables that set keys.
 const PREFIX: &str = "SIDECAR_";
 
-/// Reads `path` and the variables of `env`, and judges the result. Relative paths in the configuration are
-/// relative to the folder of the file.
+/// Loads and validates the file at `path` and the variables of `env`. Relative paths in the configuration are relative to the folder of the
+/// file.
 pub fn load(
     path: Option<&Path>,
     env: impl IntoIterator<Item = (String, String)>,
@@ -52,7 +52,7 @@ pub(crate) fn load_text(path: &Path, text: &str) -> Result<Loaded, Problems> {
     judge(Some(path), Some(file), [])
 }
 
-/// Judges the file and the variables.
+/// Loads and validates the file and the variables.
 fn judge(
     path: Option<&Path>,
     file: Option<YamlFile>,
@@ -85,7 +85,7 @@ fn judge(
     }
 }
 
-/// Where values come from, and what was wrong with them so far.
+/// The sources of values, and the problems found so far.
 pub(super) struct Sources<'a> {
     /// The file's path, if there is one.
     path: Option<&'a Path>,
@@ -97,7 +97,7 @@ pub(super) struct Sources<'a> {
     env: BTreeMap<String, Variable>,
     /// Findings.
     problems: Vec<Problem>,
-    /// Keys that were complained about and have their defaults for now: nothing more is said of them.
+    /// Keys with a reported problem. They have their defaults for now, and further problems with them are not reported.
     broken: Vec<String>,
 }
 
@@ -108,7 +108,7 @@ struct Variable {
 }
 
 impl Sources<'_> {
-    /// Keeps the variables that name keys. Returns a warning for each that does not.
+    /// Keeps the variables that name keys. Returns a warning for each other one.
     fn take_env(&mut self, env: impl IntoIterator<Item = (String, String)>, defaults: &Dict) -> Vec<String> {
         let mut warnings = Vec::new();
         for (name, text) in env {
@@ -138,7 +138,7 @@ impl Sources<'_> {
         warnings
     }
 
-    /// Complains about keys of the file that have no default, that is, do not exist.
+    /// Reports keys of the file that do not exist.
     fn reject_unknown_keys(&mut self, defaults: &Dict) {
         let Some(file) = &self.file else { return };
         let mut unknown = Vec::new();
@@ -148,8 +148,8 @@ impl Sources<'_> {
         }
     }
 
-    /// Builds the configuration. Each value that does not fit is noted and replaced by its default, so that one
-    /// reading finds them all; `None` when nothing sensible is left.
+    /// Builds the configuration. Each invalid value is reported and replaced by its default, so that all problems are found at once; `None`
+    /// if that is not possible.
     fn extract(&mut self, defaults: &Dict) -> Option<Config> {
         let mut figment = Figment::from(Serialized::defaults(defaults));
         if let Some(file) = &self.file {
@@ -158,10 +158,10 @@ impl Sources<'_> {
         for (key, variable) in &self.env {
             figment = figment.merge((key.as_str(), &variable.value));
         }
-        // Entries taken out of each list so far.
+        // Entries removed from each list so far.
         let mut removed: BTreeMap<String, usize> = BTreeMap::new();
         for _attempt in 0..MAX_PROBLEMS {
-            // By way of figment's merged value: `Figment::extract` compiles every group six times.
+            // From figment's merged value: `Figment::extract` would compile the code of every group six times.
             let error = match figment.find_value("") {
                 Ok(merged) => match Config::deserialize(&merged) {
                     Ok(config) => return Some(config),
@@ -186,7 +186,7 @@ impl Sources<'_> {
             let at = value.as_ref().and_then(|value| value_at(value, &rest));
             let index = rest.first().and_then(|index| index.parse::<usize>().ok());
             match (index, value.clone().and_then(Value::into_array)) {
-                // serde takes a list for a group in the order of its keys.
+                // serde would accept a list as a group, in the order of its keys.
                 (_, Some(_)) if matches!(default, Value::Dict(..)) => {
                     self.complain(key, complaints::not_a_group(key));
                     figment = figment.merge((key, default));
@@ -214,12 +214,12 @@ impl Sources<'_> {
         None
     }
 
-    /// Notes a problem with `key`, with the place that last set it.
+    /// Reports a problem with `key`, with the place that last set it.
     pub(super) fn complain(&mut self, key: &str, message: impl Into<String>) {
         self.complain_at(key, key, message);
     }
 
-    /// The same, with the place of what lies `at` this path, as an entry of a list.
+    /// The same, with the place of the value at the path `at`, such as an entry of a list.
     fn complain_at(&mut self, key: &str, at: &str, message: impl Into<String>) {
         let from_env = self.env.iter().find(|(set, _)| key.starts_with(set.as_str()));
         let (key, at) = (self.as_written(key), self.as_written(at));

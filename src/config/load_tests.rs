@@ -1,4 +1,4 @@
-//! What is said of wrong configurations, and what right ones come to.
+//! Messages about invalid configurations, and the values of valid ones.
 
 use super::*;
 use crate::config::{ListenAddr, Ports, redacted};

@@ -1,8 +1,8 @@
 //! `sidecar.yaml`: every key, its default and its meaning.
 //!
 //! Owns the order defaults < file < environment (`SIDECAR_SERVER_NAME`, nested keys with `__`), the
-//! complaints about a wrong file (all at once, each with key, file and line) and the printing of what is in
-//! force. The shipped `sidecar.yaml` is the reference for people; a test keeps the two equal.
+//! messages about an invalid file (all at once, each with key, file and line), and printing the configuration in
+//! effect. The shipped `sidecar.yaml` is the reference for operators; a test keeps the two equal.
 
 mod complaints;
 mod file;
@@ -79,7 +79,7 @@ pub struct Listen {
     /// Where the reverse proxy connects; at least one.
     #[serde(with = "units::one_or_many")]
     pub addresses: Vec<ListenAddr>,
-    /// Peers whose `X-Forwarded-For`, `X-Real-IP` and `X-Request-ID` are believed.
+    /// Peers whose `X-Forwarded-For`, `X-Real-IP` and `X-Request-ID` headers are trusted.
     pub trust_forwarded: Vec<TrustedProxy>,
 }
 
@@ -97,19 +97,19 @@ pub struct Homeserver {
     pub url: String,
     /// Key file; `$CREDENTIALS_DIRECTORY/signing.key` wins under systemd.
     pub signing_key: PathBuf,
-    /// How long a good `whoami` answer is believed.
+    /// How long a good result of `whoami` is cached.
     pub token_cache: Span,
-    /// What guests may do; `None`: by what the homeserver is.
+    /// What guests may do; `None`: depends on the homeserver's software.
     pub guests: Option<Guests>,
 }
 
-/// What accounts may do of which the homeserver says that they are guests.
+/// What accounts may do that the homeserver reports as guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Guests {
-    /// Download, as the specification has it.
+    /// Only download, as specified.
     Spec,
-    /// What other accounts may.
+    /// The same as other accounts.
     Allow,
 }
 
@@ -118,21 +118,21 @@ pub enum Guests {
 pub struct Uploads {
     /// Largest upload, in bytes.
     pub max_size: Size,
-    /// Created and not yet filled media IDs a user may hold.
+    /// Most media IDs without content that a user may have.
     pub pending_per_user: u32,
-    /// How long an unfilled media ID lives.
+    /// How long a media ID without content is valid.
     pub pending_lifetime: Span,
 }
 
-/// What callers without a token get on the legacy and MSC1902 client routes.
+/// Which media callers without a token may see on the legacy and MSC1902 client routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UnauthenticatedMedia {
-    /// Everything, as MSC1902 has it.
+    /// All media, as in MSC1902.
     Open,
-    /// What was stored while open.
+    /// Media that was stored while this was `open`.
     Frozen,
-    /// Nothing.
+    /// No media.
     Closed,
 }
 
@@ -143,13 +143,13 @@ pub struct Federation {
     pub allow: Vec<String>,
     /// Server names (globs) not to; wins over `allow`.
     pub deny: Vec<String>,
-    /// Order of the outbound attempts against a server not yet known.
+    /// The order in which endpoint families are tried with a server.
     pub families: Vec<Family>,
     /// Largest remote file, in bytes.
     pub max_size: Size,
     /// Longest silence of a remote server.
     pub timeout: Span,
-    /// Key servers to ask when the origin does not answer.
+    /// Key servers to query when the origin does not respond.
     pub notaries: Vec<ServerName>,
     /// PEM file of further roots to trust, for federation alone.
     pub ca_file: Option<PathBuf>,
@@ -178,26 +178,26 @@ pub struct Thumbnails {
     pub sizes: Vec<ThumbnailSize>,
     /// Largest source, in pixels.
     pub max_pixels: Size,
-    /// What decoding may hold at any moment over all requests, in bytes.
+    /// Memory for all decodes together, in bytes.
     pub memory: Size,
-    /// Decoders at work at the same time.
+    /// Decodes at the same time.
     pub workers: u32,
-    /// Whether `sizes` are made of uploads before they are asked for.
+    /// Whether thumbnails of uploads are rendered in all `sizes` ahead of requests.
     pub pregenerate: bool,
 }
 
-/// Bounds and manners of URL previews.
+/// Previews of linked pages.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Previews {
-    /// Whether `preview_url` answers.
+    /// Whether `preview_url` is served.
     pub enabled: bool,
     /// How much of a page is read, in bytes.
     pub max_page: Size,
     /// Largest preview image, in bytes.
     pub max_image: Size,
-    /// How much pictures of previews may occupy together, in bytes, without the thumbnails made of them.
+    /// Space for all preview images together, in bytes, without their thumbnails.
     pub max_stored: Size,
-    /// For the whole preview.
+    /// Time limit for a whole preview.
     pub timeout: Span,
     /// Ports that may be connected to.
     pub ports: Ports,
@@ -205,13 +205,13 @@ pub struct Previews {
     pub cache: Span,
     /// Sent as `User-Agent`.
     pub user_agent: String,
-    /// Sent as `Accept-Language`, best first, with weights of their own or without.
+    /// Sent as `Accept-Language`, best first, with or without weights.
     pub accept_language: Vec<String>,
     /// Hosts (globs) to preview.
     pub allow_hosts: Vec<String>,
     /// Hosts (globs) not to; wins over `allow_hosts`.
     pub deny_hosts: Vec<String>,
-    /// Sites that speak oEmbed, besides the embedded list and before it.
+    /// oEmbed providers, used before the embedded list.
     pub oembed: Vec<OembedProvider>,
     /// PEM file of further roots to trust, for previews alone.
     pub ca_file: Option<PathBuf>,
@@ -221,19 +221,18 @@ pub struct Previews {
     pub ip_allow: Vec<IpNet>,
 }
 
-/// A site that describes its pages as oEmbed JSON. What is missing is empty, which is refused with the rest.
+/// An oEmbed provider. A missing field is empty, which validation refuses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OembedProvider {
-    /// Where the description is asked for.
+    /// The URL of its API.
     pub endpoint: String,
     /// The pages it describes: URLs (globs).
     pub urls: Vec<String>,
 }
 
 impl Listen {
-    /// Whether a peer is believed about the client it forwards for; `None` is a peer on a Unix socket. IPv4-mapped IPv6 addresses
-    /// are to be given as IPv4.
+    /// Whether a peer is a trusted proxy; `None` is a peer on a Unix socket. IPv4-mapped IPv6 addresses must be given as IPv4.
     pub(crate) fn trusts(&self, peer: Option<IpAddr>) -> bool {
         self.trust_forwarded.iter().any(|trusted| match (trusted, peer) {
             (TrustedProxy::Unix, None) => true,
@@ -351,7 +350,7 @@ impl Config {
 }
 
 impl Config {
-    /// Where the operator's routes are served; `None` when they are not.
+    /// The address of the operator's listener; `None` if it is off.
     pub(crate) fn ops_address(&self) -> Option<ListenAddr> {
         match &self.ops.listen {
             None => Some(ListenAddr::Unix(self.data_dir.join("ops.sock"))),
@@ -361,7 +360,7 @@ impl Config {
     }
 }
 
-/// A span of whole minutes.
+/// A span of `minutes`.
 const fn minutes(count: u64) -> Span {
     Span(Duration::from_secs(count.saturating_mul(60)))
 }

@@ -1,4 +1,4 @@
-//! `previews.ports`: the ports that links may lead to.
+//! `previews.ports`: the ports of links that may be previewed.
 
 use std::fmt;
 
@@ -7,16 +7,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// Ports that may be connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ports {
-    /// Every port but those that browsers refuse: what is spoken there is not HTTP, and might be made to listen.
+    /// Every port except those that browsers block, because other protocols than HTTP use them.
     Any,
-    /// These alone.
+    /// Only these.
     Listed(Vec<u16>),
 }
 
 /// How [`Ports::Any`] is written.
 const ANY: &str = "any";
 
-/// What browsers refuse: the [bad ports](https://fetch.spec.whatwg.org/#port-blocking) of the WHATWG Fetch standard.
+/// The ports that browsers block: the [bad ports](https://fetch.spec.whatwg.org/#port-blocking) of the WHATWG Fetch standard.
 const BAD: [u16; 83] = [
     0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103,
     104, 109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514,
@@ -33,7 +33,7 @@ impl Ports {
         }
     }
 
-    /// Whether they are none, or one of them is no port.
+    /// Whether the list is empty or contains 0.
     pub(super) fn is_senseless(&self) -> bool {
         matches!(self, Self::Listed(ports) if ports.is_empty() || ports.contains(&0))
     }

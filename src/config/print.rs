@@ -1,6 +1,6 @@
-//! The configuration as YAML again, for `media-sidecar config`.
+//! Prints the configuration as YAML, for `media-sidecar config`.
 //!
-//! Owns what is hidden: credentials in URLs. saphyr, which reads the file, writes it too; serde-saphyr's serialiser would be a second YAML
+//! Owns what is redacted: credentials in URLs. saphyr, which reads the file, writes it too; serde-saphyr's serialiser would be a second YAML
 //! library for the 15 lines that turn JSON values into saphyr's.
 
 use saphyr::{Yaml, YamlEmitter};
@@ -21,7 +21,7 @@ impl Config {
     }
 }
 
-/// A URL, or what was meant for one, as it may be shown: without its credentials.
+/// A URL, or text that should be one, without its credentials.
 pub(crate) fn redacted(url: &str) -> String {
     let (scheme, rest) = url.find("://").map_or(("", url), |at| url.split_at(at.saturating_add(3)));
     rest.rsplit_once('@').map_or_else(|| url.to_owned(), |(_, host)| format!("{scheme}[redacted]@{host}"))

@@ -1,27 +1,27 @@
-//! What is wrong with a configuration, and how it is printed: one line for each problem.
+//! Problems of a configuration and how they are printed: one line each.
 
 use std::error::Error as StdError;
 use std::fmt;
 
-/// One thing wrong with the configuration.
+/// One problem of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// `sidecar.yaml:12`, `SIDECAR_LOG`, or the file alone.
     pub place: String,
     /// The dotted key; empty when the file cannot be read at all.
     pub key: String,
-    /// What is wrong, and what would be right.
+    /// What is wrong and how to fix it.
     pub message: String,
 }
 
 impl Problem {
-    /// The line it names, to list problems in the order of the file; those without a line come last.
+    /// Its line, for sorting problems in the order of the file; those without a line come last.
     pub(super) fn line(&self) -> usize {
         self.place.rsplit_once(':').and_then(|(_, line)| line.parse().ok()).unwrap_or(usize::MAX)
     }
 }
 
-/// Everything wrong with the configuration.
+/// All problems of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 

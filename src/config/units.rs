@@ -1,6 +1,6 @@
 //! Values with units, as people write them: `50MiB`, `24h`, `unix:/run/x.sock`, `32x32-crop`.
 //!
-//! Owns their text forms, both ways. Refuses to know which key a value belongs to. bytesize and humantime parse; their serde forms
+//! Owns parsing and printing them. Refuses to know which key a value belongs to. bytesize and humantime parse; their serde forms
 //! are not used, because they print other texts than sidecar.yaml has (`50.0 MiB`, `1day`) and their errors give no example.
 
 use std::fmt;
@@ -20,7 +20,7 @@ pub struct Size(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
-/// Where to listen.
+/// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddr {
     /// `127.0.0.1:8090`, `[::1]:8090`
@@ -29,7 +29,7 @@ pub enum ListenAddr {
     Unix(PathBuf),
 }
 
-/// Peers that are believed about the client they forward for, an entry of `listen.trust_forwarded`.
+/// Trusted proxies: an entry of `listen.trust_forwarded`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrustedProxy {
     /// `unix`: every peer on a Unix socket.
@@ -38,12 +38,12 @@ pub enum TrustedProxy {
     Range(IpNet),
 }
 
-/// `ops.listen`, where it is not left to the default.
+/// A configured `ops.listen`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpsListen {
     /// `off`: no listener.
     Off,
-    /// An address of the operator's choice.
+    /// The address of the listener.
     At(ListenAddr),
 }
 
@@ -54,20 +54,20 @@ pub struct ThumbnailSize {
     pub width: u32,
     /// Pixels.
     pub height: u32,
-    /// How the source is fitted.
+    /// How the picture is fitted into the size.
     pub method: ThumbnailMethod,
 }
 
 /// `crop` fills the size, `scale` keeps the aspect ratio.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ThumbnailMethod {
-    /// Fill the box, cut what is over.
+    /// Fill the size; cut off the rest.
     Crop,
-    /// Keep the whole picture.
+    /// Show the whole picture within the size.
     Scale,
 }
 
-/// A text that is not a value of its type. The message quotes it and gives an example.
+/// An invalid value. The message quotes it and gives an example.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not a [`Size`].
@@ -90,7 +90,7 @@ pub enum UnitError {
     ThumbnailSize(String),
 }
 
-/// Where a local peer connects to reach a listener: the loopback address if it listens on all.
+/// The address at which a local peer reaches a listener: the loopback address if it listens on all addresses.
 pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -236,7 +236,7 @@ impl fmt::Display for ThumbnailSize {
     }
 }
 
-/// Serde through the text form, for the types above.
+/// Implements serde with the text form, for the types above.
 macro_rules! serde_as_text {
     ($($type:ty: $expected:literal),+) => {$(
         impl Serialize for $type {
@@ -261,7 +261,7 @@ serde_as_text!(
     ThumbnailSize: "a thumbnail size (like 96x96-crop or 640x480-scale)"
 );
 
-/// Takes a string, or a bare number as its text: YAML and environment variables make numbers of `1048576`.
+/// Accepts a string, or a number as its text: YAML and environment variables turn `1048576` into a number.
 struct Text(&'static str);
 
 impl de::Visitor<'_> for Text {
@@ -294,7 +294,7 @@ pub(super) mod one_or_many {
     use std::fmt;
     use std::marker::PhantomData;
 
-    /// Writes a single value bare.
+    /// Writes a list of one as a single value.
     pub(in crate::config) fn serialize<T: Serialize, S: Serializer>(
         values: &[T],
         serializer: S,
@@ -305,7 +305,7 @@ pub(super) mod one_or_many {
         }
     }
 
-    /// Reads a bare value as a list of one.
+    /// Reads a single value as a list of one.
     pub(in crate::config) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Vec<T>, D::Error> {

@@ -1,6 +1,6 @@
-//! What a configuration of the right types may not say.
+//! Validation of a configuration whose types are right.
 //!
-//! Owns the rules that serde cannot know: values that exclude each other, and values that could never work.
+//! Owns the rules that serde cannot know: values that exclude each other, and values that can never work.
 
 use super::load::Sources;
 use super::print::redacted;
@@ -10,7 +10,7 @@ use super::{
 };
 
 impl Sources<'_> {
-    /// Notes every value that has the right type and makes no sense.
+    /// Reports every value that has the right type and cannot work.
     pub(super) fn validate(&mut self, config: &Config) {
         let url = &config.homeserver.url;
         let shown = redacted(url);
@@ -28,7 +28,7 @@ impl Sources<'_> {
         if config.listen.addresses.is_empty() {
             self.complain("listen.addresses", "give at least one address (like 127.0.0.1:8090)");
         }
-        // Port 0 is another free port each time.
+        // Port 0 means a different free port each time.
         if let Some(OpsListen::At(address)) = &config.ops.listen
             && config.listen.addresses.contains(address)
             && !matches!(address, ListenAddr::Tcp(address) if address.port() == 0)
@@ -78,7 +78,7 @@ impl Sources<'_> {
         }
     }
 
-    /// Complains about entries of host lists that would never match.
+    /// Reports entries of host lists that can never match.
     fn validate_hosts(&mut self, config: &Config) {
         for (key, entries) in [
             ("federation.allow", &config.federation.allow),
@@ -94,7 +94,7 @@ impl Sources<'_> {
         }
     }
 
-    /// Complains about what could never be sent or connected to.
+    /// Reports values that can never be sent or connected to.
     fn validate_previews(&mut self, previews: &Previews) {
         let is_text = |text: &str| text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
         if !is_text(&previews.user_agent) {
@@ -109,7 +109,7 @@ impl Sources<'_> {
         self.validate_oembed(&previews.oembed);
     }
 
-    /// Complains about oEmbed providers that could never be asked.
+    /// Reports oEmbed providers that can never be used.
     fn validate_oembed(&mut self, providers: &[OembedProvider]) {
         let is_http = |text: &str| {
             url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
@@ -140,8 +140,8 @@ impl Sources<'_> {
     }
 }
 
-/// Whether `text` is what `RUST_LOG` takes: a level, or `target=level` pairs. A lone word that is no level would be
-/// taken for a target and silence everything else.
+/// Whether `text` is a valid `RUST_LOG`: a level, or `target=level` pairs. A single word that is not a level would be taken for a target and
+/// silence everything else.
 pub(crate) fn is_log_directives(text: &str) -> bool {
     use tracing_subscriber::filter::{LevelFilter, Targets};
     let sensible = |part: &str| part.contains('=') || part.parse::<LevelFilter>().is_ok();

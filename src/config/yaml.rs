@@ -10,20 +10,20 @@ use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider, Source};
 use saphyr::{LoadableYamlNode as _, MarkedYaml, Scalar, ScanError, YamlData};
 
-/// Why a file is of no use.
+/// Why a file cannot be used.
 #[derive(Debug)]
 pub(super) struct Broken {
-    /// Where, counted from 1.
+    /// Line, counted from 1.
     pub(super) line: Option<usize>,
     /// What is wrong, and how to fix it.
     pub(super) message: String,
 }
 
-/// One YAML file, read.
+/// A parsed YAML file.
 pub(super) struct YamlFile {
-    /// Where it came from, for messages.
+    /// Its path, for messages.
     path: PathBuf,
-    /// Its contents.
+    /// Its content.
     dict: Dict,
     /// Dotted key → line, counted from 1.
     lines: BTreeMap<String, usize>,
@@ -72,12 +72,12 @@ impl YamlFile {
         }
     }
 
-    /// The file's contents as figment has them.
+    /// The content as figment's values.
     pub(super) fn dict(&self) -> &Dict {
         &self.dict
     }
 
-    /// Turns `group: value` into a group with this value at `key`. Returns whether it was written like that.
+    /// Turns `group: value` into a group with this value at `key`. Returns whether the file has that short form.
     pub(super) fn expand(&mut self, group: &str, key: &str) -> bool {
         match self.dict.get_mut(group) {
             None | Some(Value::Dict(..)) => false,
@@ -88,7 +88,7 @@ impl YamlFile {
         }
     }
 
-    /// Converts one node, noting the lines of its keys below `at`.
+    /// Converts one node, and records the lines of its keys below `at`.
     fn value(&mut self, node: &MarkedYaml<'_>, at: &str) -> Value {
         match &node.data {
             YamlData::Mapping(entries) => {
@@ -120,7 +120,7 @@ impl YamlFile {
     }
 }
 
-/// Whether a variable opens more brackets in each other than any key needs: figment's parser takes some of the stack for each.
+/// Whether a variable nests brackets deeper than any key needs: figment's parser uses some of the stack for each level.
 pub(super) fn is_nested_deep(text: &str) -> bool {
     let mut depth = 0_usize;
     text.chars().any(|char| {
@@ -138,7 +138,7 @@ fn below(at: &str, name: &str) -> String {
     if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") }
 }
 
-/// A key as it was written; YAML makes numbers and truth values of some.
+/// A key as it was written; YAML reads some as numbers or booleans.
 fn key_text(key: &MarkedYaml<'_>) -> String {
     match &key.data {
         YamlData::Value(Scalar::String(text)) | YamlData::Representation(text, ..) => text.to_string(),
@@ -153,13 +153,13 @@ fn key_text(key: &MarkedYaml<'_>) -> String {
     }
 }
 
-/// The parser's error in the operator's words; rare ones in the parser's own.
+/// The parser's error in the operator's words; rare errors keep the parser's text.
 fn in_words(why: &ScanError, text: &str) -> Broken {
     let said = why.info();
     let is_tab =
         said.contains("tabs disallowed") || said.contains("tab character") || said.contains("found a tab");
     let place = (why.marker().line(), why.marker().col());
-    // The parser names the place of the value before, when it takes the tab for a part of it.
+    // The parser reports the position of the previous value if it reads the tab as a part of it.
     let (line, column) = if is_tab { indenting_tab(text, place.0).unwrap_or(place) } else { place };
     let from_there = || text.lines().nth(line.saturating_sub(1)).unwrap_or_default().chars().skip(column);
     let message = if is_tab {
@@ -195,8 +195,8 @@ fn indenting_tab(text: &str, first: usize) -> Option<(usize, usize)> {
     })
 }
 
-/// The first line, counted from 1, whose content begins further to the right than any key does. The parser bounds how deep `[` and
-/// `{` may be nested, but not what is nested by indentation or by `- - -`, and each level takes some of the stack.
+/// The first line, counted from 1, whose content begins further to the right than any key does. The parser limits the nesting of `[` and
+/// `{`, but not nesting by indentation or by `- - -`, and each level uses some of the stack.
 fn line_too_deep(text: &str) -> Option<usize> {
     let is_deep = |line: &str| {
         let content = line.trim_start_matches([' ', '\t', '-', '?', ':']);

@@ -1,4 +1,4 @@
-//! Servers that failed are not asked again for a while.
+//! Back-off: servers that failed are not asked again for some time.
 
 use std::time::Duration;
 

@@ -1,7 +1,6 @@
 //! Fetching media: which endpoint family of a server sends it.
 //!
-//! Owns the order in which families are tried, the memory of what worked, and what the client is told. Refuses to know where the bytes
-//! go.
+//! Owns the order in which families are tried, which one worked last, and the errors for clients. Refuses to know where the bytes go.
 //! [MSC3916](https://github.com/matrix-org/matrix-spec-proposals/blob/main/proposals/3916-authentication-for-media.md),
 //! MSC1902, and the legacy routes.
 
@@ -30,7 +29,7 @@ const UNSTABLE: &str = "unstable/org.matrix.msc1902";
 /// How long it is remembered whether a server has MSC1902's endpoints under the unstable version.
 const UNSTABLE_LIFETIME: Duration = Duration::from_hours(24);
 
-/// How long media that could not be had is not asked for again.
+/// How long missing or refused media is not requested again.
 const NEGATIVE_LIFETIME: Duration = Duration::from_mins(10);
 
 /// A family to try.

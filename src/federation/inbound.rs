@@ -1,7 +1,7 @@
 //! Which server sent a request.
 //!
 //! Owns the two steps of authentication: which server the request names, then whether the keys in the catalog verify its signatures.
-//! They are two, because between them the keys may have to be fetched, which is slow. Refuses to know who fetches them, and when.
+//! They are separate, because the keys may have to be fetched in between, which is slow. Refuses to know who fetches them.
 //! [Spec, request authentication](https://spec.matrix.org/v1.19/server-server-api/#request-authentication).
 
 use super::Federation;

@@ -91,9 +91,9 @@ pub(crate) struct Federation {
     key_backoff: Backoff,
     /// Keys that could not be stored.
     unstored_keys: Cache<ServerName, Vec<StoredKey>>,
-    /// Whether a server has MSC1902's endpoints under the unstable prefix, and until when that is believed.
+    /// Whether a server has MSC1902's endpoints under the unstable prefix, and until when that is cached.
     unstable_prefix: Cache<ServerName, (bool, Moment)>,
-    /// Media that its server does not give us, and until when it is not asked for again.
+    /// Media that its server does not send us, and until when it is not requested again.
     negative_cache: Cache<Mxc, (Unavailable, Moment)>,
     catalog: Arc<dyn ServerRows>,
     clock: Clock,
@@ -147,7 +147,7 @@ impl FederationRules {
     }
 }
 
-/// Why media cannot be had from its server. Remembered, so that each view of a message does not ask again.
+/// Why media cannot be fetched from its server. Cached, so that not each view of a message causes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unavailable {
     /// Its server does not have it.

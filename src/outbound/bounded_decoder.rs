@@ -43,7 +43,7 @@ pub(crate) fn decode_body(
     Ok(Box::new(DecoderOutput { decoder, deadline }))
 }
 
-/// Sets the deadline anew for each read of the decoder.
+/// Sets a new deadline for each read of the decoder.
 struct DecoderOutput {
     decoder: Box<dyn Read + Send>,
     deadline: OutputDeadline,
@@ -82,7 +82,7 @@ impl Read for DecoderInput {
     }
 }
 
-/// An `Option<Instant>` is always whole, so a poisoned lock is as good as another.
+/// The value is never left half-changed, so a poisoned lock can be used.
 fn set(deadline: &OutputDeadline, to: Option<Instant>) {
     *deadline.lock().unwrap_or_else(PoisonError::into_inner) = to;
 }

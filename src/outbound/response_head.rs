@@ -1,8 +1,8 @@
-//! Response heads: read as leniently as browsers do, and written anew as the HTTP client accepts them.
+//! Response heads: parsed as leniently as browsers do, and rewritten in the form that the HTTP client accepts.
 //! [RFC 9112](https://www.rfc-editor.org/rfc/rfc9112) §4 and §5.
 //!
-//! Owns the leniency: lines that are no header fields are skipped, folded lines joined, and of a long head only the fields that
-//! somebody reads are kept. ureq's own parser, httparse with its strict defaults, refuses all of these and any head of over 128
+//! Owns the leniency: invalid lines are skipped, folded lines joined, and of a long head only the fields that this program reads are
+//! kept. ureq's own parser, httparse with its strict defaults, refuses all of these and any head of over 128
 //! fields; httparse at its most lenient still refuses `http/1.1` and a head without its empty line, and reads a head that
 //! comes in pieces from the start each time. Refuses to know bodies.
 

@@ -1,7 +1,7 @@
-//! The operations of the file system that durability rests on.
+//! The file system operations on which durability depends.
 //!
-//! Decides nothing: `blobs/directory` owns the order of the steps. It is a trait so that tests can stand in a disk that fails at a
-//! chosen step, or loses what was not synced. Reading does not go through it.
+//! Decides nothing: `blobs/directory` owns the order of the steps. It is a trait, so that tests can use a disk that fails at a chosen step or
+//! loses everything that was not synced. Reading does not go through it.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -18,10 +18,10 @@ pub trait Fs: Send + Sync + fmt::Debug {
     /// Appends all of `bytes`.
     fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()>;
 
-    /// Starts to write a part of a file back to the medium, so that [`sync`](Self::sync) has less to wait for. Promises nothing.
+    /// Starts to write a part of a file to the medium, so that [`sync`](Self::sync) takes less time. Guarantees nothing.
     fn begin_sync(&self, file: &File, offset: u64, len: u64);
 
-    /// Puts a file's bytes on the medium.
+    /// Makes a file's bytes durable.
     fn sync(&self, file: &File) -> io::Result<()>;
 
     /// Renames a file within the file system, replacing what has the new name.
@@ -33,7 +33,7 @@ pub trait Fs: Send + Sync + fmt::Debug {
     /// Creates a folder and its parents, for the owner alone; fine if it exists.
     fn create_folder(&self, path: &Path) -> io::Result<()>;
 
-    /// Puts the names in a folder on the medium.
+    /// Makes the names in a folder durable.
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
 
     /// Free bytes where `path` lies; [`u64::MAX`] when the file system does not say.
@@ -82,7 +82,7 @@ impl Fs for SystemFs {
 
     fn free(&self, path: &Path) -> io::Result<u64> {
         let space = rustix::fs::statvfs(path)?;
-        // Some file systems, of FUSE above all, have no notion of it.
+        // Some file systems, above all FUSE, do not support it.
         let is_known = space.f_blocks > 0;
         Ok(if is_known { space.f_bavail.saturating_mul(space.f_frsize) } else { u64::MAX })
     }

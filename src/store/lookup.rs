@@ -26,7 +26,7 @@ pub(crate) enum Lookup {
     /// An address that was created and has no content yet (MSC2246). It may have expired.
     Pending {
         created: Timestamp,
-        /// When it ends unfilled.
+        /// When it expires.
         expires: Expiry,
     },
     /// A row whose blob was removed or damaged by something other than this service. This has been logged.

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 /// The file beside the blob directory that names its store.
 const MARKER: &str = "store-id";
 
-/// Why catalog and blobs are not opened together. The text says what the operator can do.
+/// Why the store is not opened. The text says what the operator can do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     /// The catalog is missing or has no media, and there are blobs.
@@ -84,7 +84,7 @@ impl Store {
             losses: LossReports::default(),
             _lock: lock,
         };
-        // A full disk is no reason not to serve what is there.
+        // Not fatal: with a full disk, stored media can still be served.
         if let Err(error) = store.note_generation() {
             tracing::error!(?error, "store-id could not be written");
         }
@@ -92,9 +92,9 @@ impl Store {
         Ok(store)
     }
 
-    /// Advances the number that catalog and `store-id` have in common, the catalog first, so that a copy of the catalog made before is
-    /// known for the older one when it is restored. To be called at the opening, now and then, and at the end. Does nothing while the
-    /// catalog may be the older one.
+    /// Advances the generation, a number in both catalog and `store-id`, first in the catalog. By its lower number, a restored copy of the
+    /// catalog is recognised as older than the directory. Called at the opening, every hour and at the end. Does nothing while the catalog
+    /// may be the older one.
     pub(crate) fn note_generation(&self) -> Result<()> {
         if self.is_older.load(Ordering::Acquire) {
             return Ok(());
@@ -107,7 +107,7 @@ impl Store {
     }
 }
 
-/// Why the store below `data_dir` would not be opened; `None` if it would. Changes nothing, and may be called while the service runs.
+/// Checks whether the store below `data_dir` can be opened; returns why not. Changes nothing, and may be called while the service runs.
 ///
 /// # Errors
 /// When catalog or directory cannot be read, and when the catalog is damaged or was written by a newer version.
@@ -122,18 +122,18 @@ pub(crate) fn inspect(data_dir: &Path) -> Result<Option<StoreError>> {
     Ok(directory.check(id, has_media).err())
 }
 
-/// The blob directory before anything is opened.
+/// The blob directory as found before the opening.
 struct Directory {
     /// `data_dir/blobs`
     root: PathBuf,
     marker_path: PathBuf,
-    /// Whether its folders are there: a store was opened here before.
+    /// Whether its folders exist, which means that a store was opened here before.
     is_there: bool,
     has_blobs: bool,
     marker: Option<Marker>,
 }
 
-/// What `store-id` says.
+/// The content of `store-id`.
 struct Marker {
     /// `None` when it cannot be parsed.
     id: Option<StoreId>,
@@ -144,7 +144,7 @@ struct Marker {
 }
 
 impl Directory {
-    /// Reads, and changes nothing.
+    /// Reads the directory without changing it.
     fn look(data_dir: &Path) -> Result<Self> {
         let failed = |error| Error::internal("looking at blobs/", error);
         let (root, marker_path) = (data_dir.join("blobs"), data_dir.join(MARKER));
@@ -158,7 +158,7 @@ impl Directory {
         Ok(Self { root, marker_path, is_there, has_blobs, marker })
     }
 
-    /// Whether the catalog with `id` belongs to this directory. `None`: it was written by a build without IDs.
+    /// Whether the catalog with `id` belongs to this directory. `id` is `None` if a version without IDs has written it.
     fn check(&self, id: Option<StoreId>, has_media: bool) -> std::result::Result<(), StoreError> {
         let (blobs, marker) = (self.root.clone(), self.marker_path.clone());
         let theirs = self.marker.as_ref().map(|marker| marker.id);
@@ -168,11 +168,11 @@ impl Directory {
         match (theirs, id) {
             (Some(None), _) => Err(StoreError::Malformed { marker }),
             (Some(Some(theirs)), Some(id)) if theirs == id => Ok(()),
-            // When both are empty, nothing can be lost.
+            // If both are empty, nothing can be lost.
             _ if !self.has_blobs && !has_media => Ok(()),
             _ if !has_media => Err(StoreError::MissingCatalog { blobs }),
             (Some(Some(_)), Some(id)) => Err(StoreError::Foreign { marker, id }),
-            // One of them was written by a build without IDs.
+            // One of them was written by a version without IDs.
             (None, _) | (_, None) => Ok(()),
         }
     }
@@ -199,7 +199,7 @@ fn lock_data_dir(path: &Path) -> Result<File> {
 }
 
 impl Marker {
-    /// `<id> <openings> <catalog>`; an ID alone was written by hand. Nothing for an empty file.
+    /// Parses `<id> <generation> <catalog>`; an operator may have written the ID alone. `None` for an empty file.
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.split_ascii_whitespace();
         let id = StoreId::from_hex(words.next()?);
@@ -208,13 +208,13 @@ impl Marker {
     }
 }
 
-/// Whether a file is not there, or holds nothing.
+/// Whether a file does not exist or is empty.
 fn is_empty(path: &Path) -> bool {
     std::fs::metadata(path)
         .map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |file| file.len() == 0)
 }
 
-/// Tells a file from another one put in its place: inode number and, where the file system keeps it, time of creation.
+/// Distinguishes a file from another one put in its place: inode number and, if the file system has it, time of creation.
 fn file_identity(path: &Path) -> String {
     let Ok(file) = std::fs::metadata(path) else { return String::new() };
     let made = file.created().ok().and_then(|made| made.duration_since(UNIX_EPOCH).ok());

@@ -4,7 +4,7 @@ use std::fmt;
 
 use data_encoding::HEXLOWER;
 
-/// The SHA-256 of a blob's bytes. Made by `blobs/` from bytes, or read back from where such names are kept.
+/// The SHA-256 of a blob's bytes. Only `blobs/` computes it; others read stored ones.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Sha256([u8; 32]);
 

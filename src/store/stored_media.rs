@@ -1,4 +1,4 @@
-//! Media that is here: what its row says, and its bytes.
+//! Stored media: its row and its bytes.
 
 use super::blobs::BlobReader;
 use super::catalog::Filled;
@@ -7,7 +7,7 @@ use crate::matrix::Timestamp;
 /// Media whose row was found and whose blob is open. It can be read to its end even if it is removed meanwhile.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredMedia {
-    /// What the row says of the bytes.
+    /// What the row says about the bytes.
     pub(crate) content: Filled,
     /// When it was uploaded or fetched.
     pub(crate) created: Timestamp,

@@ -20,14 +20,14 @@ use crate::federation::SigningKey;
 use crate::matrix::{ServerName, Timestamp};
 use crate::server::PROXY_PREFIXES;
 
-/// A response body of the front: passed on, or made here.
+/// A response body of the front: passed on or created here.
 type FrontBody = BoxBody<Bytes, hyper::Error>;
 
 /// A stand-in homeserver: knows one user and publishes a key.
 pub(super) struct StandIn {
     pub(super) token: String,
     pub(super) user_id: String,
-    /// What `/_matrix/key/v2/server` answers.
+    /// The response of `/_matrix/key/v2/server`.
     pub(super) key_document: Value,
 }
 
@@ -39,7 +39,7 @@ impl StandIn {
         Self { token, user_id: format!("@{localpart}:{server_name}"), key_document }
     }
 
-    /// Answers what a sidecar and other servers ask a homeserver.
+    /// Responds to the requests that a sidecar and other servers send to a homeserver.
     fn answer(&self, request: &Request<Incoming>) -> (StatusCode, Value) {
         let authorization =
             request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -137,7 +137,7 @@ async fn forward(to: SocketAddr, request: Request<Incoming>) -> Result<Response<
     Ok(response.map(BodyExt::boxed))
 }
 
-/// What a client reads when the sidecar or the homeserver does not answer.
+/// The response when the sidecar or the homeserver does not respond.
 fn bad_gateway(error: &Failure) -> Response<FrontBody> {
     let body = Full::new(Bytes::from(format!("{error}\n"))).map_err(|never| match never {});
     let mut response = Response::new(body.boxed());

@@ -23,14 +23,14 @@ use crate::cli::Failure;
 pub(super) struct Certificates {
     /// The authority's certificate, PEM.
     pub(super) ca_pem: String,
-    /// What the fronts present.
+    /// The certificate of the fronts.
     pub(super) acceptor: TlsAcceptor,
     /// Trusts the authority.
     pub(super) connector: TlsConnector,
 }
 
 impl Certificates {
-    /// Makes them.
+    /// Creates both.
     pub(super) fn make() -> Result<Self, Failure> {
         let mut authority = CertificateParams::new([])?;
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -59,7 +59,7 @@ impl Certificates {
     }
 }
 
-/// An answer, read whole.
+/// A response with its whole body.
 #[derive(Debug)]
 pub(super) struct Answer {
     /// Status and headers.
@@ -106,7 +106,7 @@ where
     B::Error: Into<Failure>,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Its errors come out of the response too.
+    // Its errors show up in the response, too.
     tokio::spawn(connection);
     Ok(sender.send_request(request).await?)
 }

@@ -29,7 +29,7 @@ use crate::server;
 /// What happens after the tour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stay {
-    /// The servers stay, to be tried by hand.
+    /// The servers keep running, to be tried by hand.
     Serve,
     /// The demo ends.
     Leave,
@@ -38,15 +38,15 @@ pub enum Stay {
 struct Server {
     /// `127.0.0.1:port`
     name: ServerName,
-    /// The front's address: what the name says.
+    /// The address of its front, which its server name contains.
     address: SocketAddr,
     /// Its user's access token.
     token: String,
-    /// What other servers asked it.
+    /// Signed requests that it got from other servers.
     seen: Seen,
 }
 
-/// Starts both servers, walks the tour and tells it to `out`.
+/// Starts both servers, runs the tour and prints it to `out`.
 pub fn run(stay: Stay, out: &mut impl Write) -> Result<ExitCode, Failure> {
     let folder = tempfile::Builder::new().prefix("media-sidecar-demo-").tempdir()?;
     let runtime = runtime()?;
@@ -70,7 +70,7 @@ pub fn run(stay: Stay, out: &mut impl Write) -> Result<ExitCode, Failure> {
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Starts one server in a folder of its own, with one user: front, stand-in homeserver, sidecar, which previews `site`.
+/// Starts one server with one user in its own folder: front, stand-in homeserver, and a sidecar that may preview `site`.
 async fn start(
     (folder, localpart): (&Path, &str),
     certificates: &Certificates,
@@ -85,7 +85,7 @@ async fn start(
     let homeserver_address = homeserver.local_addr()?;
     let name = ServerName::parse(&address.to_string())?;
 
-    // As in real life the key lies in a file that both read.
+    // As in a real deployment, both read the key from the same file.
     let key_file = folder.join("signing.key");
     SigningKey::generate(|bytes| (environment.random)(bytes)).save(&key_file, Overwrite::Never)?;
     let key = SigningKey::load(&key_file)?.key;

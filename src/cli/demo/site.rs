@@ -10,7 +10,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// What its page is called.
+/// The title of the page.
 pub(super) const TITLE: &str = "Mountains & lakes";
 
 const PAGE: &str = "<!doctype html><html><head><title>Start – the demo's site</title>\

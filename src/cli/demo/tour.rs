@@ -1,4 +1,4 @@
-//! The tour: MSC1902's story in requests and answers.
+//! The tour through MSC1902, in requests and responses.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -14,10 +14,10 @@ use super::http::{self, Answer, Certificates};
 use super::site::TITLE;
 use crate::cli::Failure;
 
-/// What alice uploads.
+/// The file that alice uploads.
 const PICTURE: &[u8] = include_bytes!("../../../assets/demo.png");
 
-/// Walks the tour and says whether everything went as told.
+/// Runs the tour; returns whether every step succeeded.
 pub(super) async fn walk(
     (alice, bob): (&Server, &Server),
     site: SocketAddr,
@@ -100,7 +100,7 @@ pub(super) async fn walk(
     Ok(passed)
 }
 
-/// Tells what to try by hand.
+/// Prints what to try by hand.
 pub(super) fn tell_how_to_try(
     alice: &Server,
     bob: &Server,
@@ -120,7 +120,7 @@ pub(super) fn tell_how_to_try(
 
 /// A request of the tour.
 struct Asked<'a> {
-    /// Whom.
+    /// The server it is sent to.
     server: &'a Server,
     request: hyper::http::request::Builder,
     line: String,
@@ -152,20 +152,18 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// The tour on its way.
+/// The state of the tour.
 struct Tour<'a, W> {
-    /// To connect with.
     certificates: &'a Certificates,
-    /// Whom to tell.
     out: &'a mut W,
-    /// Steps told.
+    /// Number of the current step.
     step: u32,
-    /// Whether all went as told so far.
+    /// Whether all steps so far have succeeded.
     passed: bool,
 }
 
 impl<W: Write> Tour<'_, W> {
-    /// Shows a preview of a page at `site`, and that it leads nowhere else.
+    /// Shows a preview of a page at `site`, and that a preview of the sidecar itself is refused.
     async fn preview(&mut self, server: &Server, site: SocketAddr) -> Result<(), Failure> {
         self.tell("alice's client shows what stands behind a link: A fetches the page, which it may, and its picture")?;
         let preview_url = "/_matrix/client/r0/media/preview_url?url=http%3A%2F%2F";

@@ -1,8 +1,8 @@
-//! One question to the system's DNS servers: over UDP, repeated and to the next server as time passes, and over TCP where the
-//! answer is too long for UDP.
+//! Sends one query to the system's DNS servers: over UDP, repeated and to the next server as time passes, and over TCP if the response is
+//! too long for UDP.
 //!
-//! Owns the sockets and what `/etc/resolv.conf` says of them (`nameserver`, and the options `timeout`, `attempts`, `rotate`, `edns0` and
-//! `use-vc`). Refuses to know what an answer means. Blocks, until a deadline.
+//! Owns the sockets and the settings in `/etc/resolv.conf` (`nameserver`, and the options `timeout`, `attempts`, `rotate`, `edns0` and
+//! `use-vc`). Refuses to know what a response means. Blocks until a deadline.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
@@ -17,53 +17,53 @@ use super::message::{Answer, Query, Reply};
 /// Port of DNS.
 const PORT: u16 = 53;
 
-/// DNS servers asked at most, as the system's resolver does.
+/// Most DNS servers used, as in the system's resolver.
 const MAX_SERVERS: usize = 3;
 
-/// Times that each server is asked at most.
+/// Most queries to each server.
 const MAX_ATTEMPTS: usize = 5;
 
-/// The longest answer over UDP that is offered where the system says `edns0`: such packets are not split on their way.
+/// The UDP payload size that is offered with the option `edns0`: packets of this size are not fragmented.
 const UDP_SIZE: u16 = 1232;
 
-/// Longest answer over UDP that is read.
+/// Longest UDP response that is read.
 const BUFFER: usize = 4096;
 
-/// The DNS servers of the system, and how they are to be asked.
+/// The DNS servers of the system and how to query them.
 pub(super) struct Servers {
-    /// Where they are, the preferred first.
+    /// Their addresses, the preferred one first.
     addresses: Vec<SocketAddr>,
-    /// Longest wait for the answer to one question.
+    /// Longest wait for the response to one query.
     pub(super) timeout: Duration,
-    /// How often each is asked meanwhile.
+    /// How often each server is queried in that time.
     attempts: usize,
-    /// How they are asked first.
+    /// The transport of the first query.
     transport: Transport,
-    /// The longest answer over UDP that is offered by EDNS, if any.
+    /// The UDP payload size offered with EDNS; `None`: no EDNS.
     udp_size: Option<u16>,
-    /// Which one is asked first.
+    /// Which server is queried first.
     first: First,
 }
 
-/// How questions travel.
+/// The transport of queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Transport {
-    /// Over UDP; over TCP what is too long for it.
+    /// UDP, and TCP for responses that are too long for UDP.
     Udp,
-    /// Over TCP alone.
+    /// TCP only.
     Tcp,
 }
 
-/// Which server is asked first.
+/// Which server is queried first.
 enum First {
-    /// The first that the system names.
+    /// The first one in `resolv.conf`.
     Preferred,
-    /// Another one each time; counts the questions.
+    /// The next one each time; counts the queries.
     Rotating(AtomicUsize),
 }
 
 impl Servers {
-    /// Those that a `resolv.conf` names; without any, one on this machine, as the system's own resolver has it. `longest` bounds its
+    /// The servers in a `resolv.conf`; if it has none, one on this machine, as in the system's resolver. `longest` is the upper bound of its
     /// `timeout`.
     pub(super) fn from_config(text: &[u8], longest: Duration) -> Self {
         let (config, errors) = Config::parse_with_errors(text);
@@ -86,16 +86,16 @@ impl Servers {
         }
     }
 
-    /// Those at these addresses, each asked twice over UDP.
+    /// Servers at these addresses, each queried twice over UDP.
     #[cfg(test)]
     pub(super) fn at(addresses: Vec<SocketAddr>, timeout: Duration) -> Self {
         Self { addresses, timeout, ..Self::from_config(b"", timeout) }
     }
 
-    /// Asks for the SRV records of `name`, a complete one, until then at most.
+    /// Queries the SRV records of `name`, a complete name, until `until` at most.
     ///
     /// # Errors
-    /// `TimedOut` when a server did not answer; others when all that were asked failed.
+    /// `TimedOut` when a server did not respond; other errors when all servers failed.
     pub(super) fn ask(&self, name: &str, until: Instant) -> io::Result<Answer> {
         let mut id = [0; 2];
         getrandom::fill(&mut id).map_err(io::Error::other)?;
@@ -108,7 +108,7 @@ impl Servers {
         }
     }
 
-    /// The servers in the order in which they are asked.
+    /// The servers in the order in which to query them.
     fn peers(&self) -> Vec<Peer> {
         let turn = match &self.first {
             First::Preferred => 0,
@@ -120,32 +120,33 @@ impl Servers {
     }
 }
 
-/// A question on its way to several servers.
+/// A query in progress, sent to several servers.
 struct Round<'a> {
     query: &'a Query,
-    /// When the waiting ends.
+    /// The deadline.
     until: Instant,
-    /// Whom it is put to.
+    /// The servers and their state.
     peers: Vec<Peer>,
 }
 
-/// A server in one round.
+/// A server during one query.
 struct Peer {
     address: SocketAddr,
     state: State,
 }
 
 enum State {
-    /// Not asked yet.
+    /// Not queried yet.
     Unasked,
-    /// Asked, and silent so far.
+    /// Queried, no response so far.
     Asked(UdpSocket),
-    /// Of no use, and why.
+    /// Failed, and why.
     Failed(io::Error),
 }
 
 impl Round<'_> {
-    /// Asks each server so many times in turn, evenly over the time there is, and listens to all that were asked.
+    /// Queries the servers one after the other, `attempts` times each, evenly over the time until the deadline. Accepts a response from any
+    /// of them.
     fn ask(mut self, attempts: usize) -> io::Result<Answer> {
         let count = self.peers.len();
         let turns = count.saturating_mul(attempts);
@@ -168,7 +169,7 @@ impl Round<'_> {
         Err(outcome(self.peers))
     }
 
-    /// Waits for an answer until then, or until a server fails.
+    /// Waits for a response until `until`, or until a server fails.
     fn listen(&mut self, until: Instant) -> Option<Answer> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -179,7 +180,7 @@ impl Round<'_> {
             let mut waiting: Vec<_> =
                 sockets.into_iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
             let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
-            // Ready or not, reading tells: the sockets do not block.
+            // The result of `poll` is not needed: the sockets do not block, so reading tells which are ready.
             let _ready = poll(&mut waiting, Some(&left));
             for peer in &mut self.peers {
                 match peer.receive(self.query, self.until) {
@@ -196,7 +197,7 @@ impl Round<'_> {
 }
 
 impl Peer {
-    /// Puts the question. Says whether the server can be waited for.
+    /// Sends the query. Returns whether a response can be expected.
     fn send(&mut self, query: &Query) -> bool {
         if let State::Unasked = self.state {
             self.state = connect(self.address).map_or_else(State::Failed, State::Asked);
@@ -209,12 +210,12 @@ impl Peer {
         self.is_asked()
     }
 
-    /// Whether it may still answer.
+    /// Whether it may still respond.
     fn is_asked(&self) -> bool {
         self.socket().is_some()
     }
 
-    /// Where its answer arrives.
+    /// The socket on which its response arrives.
     fn socket(&self) -> Option<&UdpSocket> {
         match &self.state {
             State::Asked(socket) => Some(socket),
@@ -222,7 +223,7 @@ impl Peer {
         }
     }
 
-    /// Its answer, or why there will be none; nothing as long as it is silent. What is too long is asked for again over TCP.
+    /// Its response, or why there will be none; `None` while it has not responded. If the response is truncated, queries again over TCP.
     fn receive(&self, query: &Query, until: Instant) -> Option<io::Result<Answer>> {
         let mut message = [0; BUFFER];
         loop {
@@ -243,7 +244,8 @@ impl Peer {
     }
 }
 
-/// A socket for one server alone, so that nobody else's packets arrive, from a port that the system chooses anew.
+/// A socket connected to one server, so that packets from other addresses are dropped, with a new port that the system chooses: a forged
+/// response must guess both port and ID.
 fn connect(server: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr =
         if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -253,7 +255,7 @@ fn connect(server: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Asks one server after the other over TCP; each has its share of the time left.
+/// Queries one server after the other over TCP; each gets its share of the time left.
 fn ask_by_tcp(peers: &[Peer], query: &Query, until: Instant) -> io::Result<Answer> {
     let mut failure = silence();
     for (index, peer) in peers.iter().enumerate() {
@@ -268,7 +270,7 @@ fn ask_by_tcp(peers: &[Peer], query: &Query, until: Instant) -> io::Result<Answe
     Err(failure)
 }
 
-/// Asks one server over TCP ([RFC 7766](https://www.rfc-editor.org/rfc/rfc7766)).
+/// Queries one server over TCP ([RFC 7766](https://www.rfc-editor.org/rfc/rfc7766)).
 fn by_tcp(server: SocketAddr, query: &Query, until: Instant) -> io::Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&server, time_left(until)?)?;
     let length = u16::try_from(query.bytes().len()).map_err(io::Error::other)?;
@@ -286,7 +288,7 @@ fn by_tcp(server: SocketAddr, query: &Query, until: Instant) -> io::Result<Answe
     }
 }
 
-/// Fills `buffer`, until then at most, however slowly the bytes arrive.
+/// Fills `buffer` until `until` at most, however slowly the bytes arrive.
 fn read_exact(stream: &mut TcpStream, buffer: &mut [u8], until: Instant) -> io::Result<()> {
     let mut filled = 0_usize;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -301,18 +303,18 @@ fn read_exact(stream: &mut TcpStream, buffer: &mut [u8], until: Instant) -> io::
     Ok(())
 }
 
-/// The time until then, for a socket.
+/// The time until `until`, as a socket's timeout.
 fn time_left(until: Instant) -> io::Result<Duration> {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(silence()) } else { Ok(left) }
 }
 
-/// A socket's time-out has either of two kinds; here it has one.
+/// Maps both error kinds of a socket's timeout to `TimedOut`.
 fn as_silence(why: io::Error) -> io::Error {
     if why.kind() == ErrorKind::WouldBlock { silence() } else { why }
 }
 
-/// What to say where no server answered: silence, if one of them was silent.
+/// The error when no server gave a usable response: `TimedOut` if one of them did not respond.
 fn outcome(peers: Vec<Peer>) -> io::Error {
     let mut failure = None;
     for peer in peers {
@@ -328,12 +330,12 @@ fn outcome(peers: Vec<Peer>) -> io::Error {
     io::Error::new(why.kind(), format!("DNS server {}: {why}", server.ip()))
 }
 
-/// No answer in time.
+/// The error when there is no response in time.
 fn silence() -> io::Error {
     io::Error::new(ErrorKind::TimedOut, "no DNS server answered in time")
 }
 
-/// Where a server is. An interface named by its number is kept (`fe80::1%2`).
+/// The address of a server. A numeric zone is kept (`fe80::1%2`).
 fn socket_address(server: &ScopedIp) -> SocketAddr {
     match server {
         ScopedIp::V4(ip) => (*ip, PORT).into(),

@@ -1,7 +1,7 @@
 //! Lookups with a deadline.
 //!
-//! Owns the threads that wait for DNS: the system's resolver takes no deadline, so the caller stops waiting and the thread goes on.
-//! Equal questions that are asked at the same time share one thread. Refuses to know how DNS is asked.
+//! Owns the threads that wait for DNS. The system's resolver takes no deadline, so the caller stops waiting and the thread goes on. Equal
+//! lookups at the same time share one thread. Refuses to know how DNS is queried.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,35 +15,35 @@ use quick_cache::sync::Cache;
 
 use super::{Dns, Service, literal};
 
-/// Most threads that wait for DNS at the same time. glibc waits 10 s for one server that drops questions, longer for several.
+/// Most threads that wait for DNS at the same time. glibc waits 10 s for a server that drops queries, longer for several.
 const MAX_THREADS: usize = 32;
 
 /// Stack of such a thread, bytes: the system's resolver loads plug-ins that may need more than musl's 128 KiB.
 const STACK: usize = 512 * 1024;
 
-/// A failure that took at least this long counts as a server that did not answer.
+/// A failure that took at least this long counts as a timeout.
 const SLOW: Duration = Duration::from_millis(1500);
 
-/// How long a question that got no answer is not asked again.
+/// How long a lookup that timed out is not repeated.
 const SILENCE_KEPT: Duration = Duration::from_mins(1);
 
-/// Most such questions remembered; about 100 bytes each.
+/// Most such lookups cached; about 100 bytes each.
 const MAX_UNANSWERED: usize = 1024;
 
-/// Longest wait for the other hosts of a list once the addresses of one are known.
+/// Longest wait for the other hosts of a list after the addresses of one are known.
 const OTHERS_TIME: Duration = Duration::from_secs(1);
 
-/// Asks [`Dns`], and waits for answers until the caller's deadline. Copies share the threads.
+/// Looks names up in [`Dns`], and waits until the caller's deadline. Clones share the threads.
 #[derive(Clone)]
 pub(crate) struct Lookups(Arc<Shared>);
 
 struct Shared {
     dns: Arc<dyn Dns>,
-    /// The questions that a thread is asking.
+    /// Lookups in progress.
     in_progress: Mutex<HashMap<Question, Slot>>,
     /// Notified when a thread ends.
     answered: Condvar,
-    /// Questions that got no answer, and until when they are not asked again.
+    /// Lookups that timed out, and until when they are not repeated.
     unanswered: Cache<Question, Instant>,
 }
 
@@ -61,7 +61,7 @@ enum Answer {
     Services(Vec<Service>),
 }
 
-/// Where an answer appears. Errors as kind and text, which can be copied to every caller.
+/// The slot for the result of a lookup. Errors are kept as kind and text, which can be copied to every caller.
 type Slot = Arc<OnceLock<Result<Answer, (io::ErrorKind, String)>>>;
 
 impl<N: Dns> From<Arc<N>> for Lookups {
@@ -86,7 +86,7 @@ impl Lookups {
     /// The addresses of each of these hosts. Waits until `until` at most, and no longer than [`OTHERS_TIME`] once one host is known.
     ///
     /// # Errors
-    /// One for each host: `TimedOut` when DNS does not answer.
+    /// One for each host: `TimedOut` when DNS does not respond.
     pub(crate) fn addresses(
         &self,
         hosts: &[(String, u16)],
@@ -104,7 +104,7 @@ impl Lookups {
     /// The SRV records of `name`. Waits until `until` at most.
     ///
     /// # Errors
-    /// `TimedOut` when DNS does not answer.
+    /// `TimedOut` when DNS does not respond.
     pub(crate) fn services(&self, name: &str, until: Instant) -> io::Result<Vec<Service>> {
         let answer = self.ask(&[Question::Services(name.to_owned())], until).pop();
         match answer.unwrap_or_else(|| Err(silence()))? {
@@ -113,7 +113,7 @@ impl Lookups {
         }
     }
 
-    /// The answers to all these questions, asked at the same time.
+    /// The results of several lookups, which run at the same time.
     fn ask(&self, questions: &[Question], until: Instant) -> Vec<io::Result<Answer>> {
         let started = Instant::now();
         let mut slots: Vec<Option<Slot>> = questions.iter().map(|question| self.at_once(question)).collect();
@@ -134,7 +134,7 @@ impl Lookups {
             if left.is_zero() || answers().all(|answer| answer.is_some()) {
                 let is_silent = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.get().is_none());
                 let unanswered = questions.iter().zip(&slots).filter(|(_, slot)| is_silent(slot));
-                // The next caller does not wait as long again. A question that got no thread was not asked.
+                // So that the next caller does not wait as long again. A lookup that got no thread has not timed out.
                 if started.elapsed() >= SLOW {
                     unanswered.for_each(|(question, _)| self.0.note_unanswered(question));
                 }
@@ -145,7 +145,7 @@ impl Lookups {
         }
     }
 
-    /// Answers without a thread: IP literals, and questions that got no answer a moment ago.
+    /// Results that need no thread: IP literals, and lookups that timed out a moment ago.
     fn at_once(&self, question: &Question) -> Option<Slot> {
         let answer = match question {
             Question::Addresses(host, _) if literal(host).is_some() => self.0.answer(question),
@@ -157,7 +157,7 @@ impl Lookups {
         Some(Arc::new(OnceLock::from(answer)))
     }
 
-    /// Where the answer to `question` will appear, with a thread that asks it. `None` while all threads are busy.
+    /// The slot for the result of `question`, for which a thread is started unless there is one. `None` while all threads are busy.
     fn begin(&self, question: &Question, in_progress: &mut HashMap<Question, Slot>) -> Option<Slot> {
         if let Some(slot) = in_progress.get(question) {
             return Some(Arc::clone(slot));
@@ -167,7 +167,7 @@ impl Lookups {
         }
         let slot = Slot::default();
         let (shared, asked, answer) = (Arc::clone(&self.0), question.clone(), Arc::clone(&slot));
-        // Made in the thread: dropped here, where the table is locked, it would wait for ever.
+        // Created in the thread: its drop locks the table, which is locked here already.
         let work = move || Asking { shared, question: asked, slot: answer }.ask();
         match thread::Builder::new().name("dns".to_owned()).stack_size(STACK).spawn(work) {
             Ok(_detached) => {
@@ -178,14 +178,14 @@ impl Lookups {
         }
     }
 
-    /// The questions that a thread is asking.
+    /// The lookups in progress.
     fn in_progress(&self) -> MutexGuard<'_, HashMap<Question, Slot>> {
         self.0.in_progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Shared {
-    /// Asks DNS. Blocks for as long as it takes.
+    /// Runs the lookup. Blocks for as long as it takes.
     fn answer(&self, question: &Question) -> Result<Answer, (io::ErrorKind, String)> {
         let answer = match question {
             Question::Addresses(host, port) => self.dns.addresses(host, *port).map(Answer::Addresses),
@@ -194,7 +194,7 @@ impl Shared {
         answer.map_err(|error| (error.kind(), error.to_string()))
     }
 
-    /// Notes that a question is not to be asked again for a while.
+    /// Records that a lookup timed out and is not to be repeated for a while.
     fn note_unanswered(&self, question: &Question) {
         if let Some(until) = Instant::now().checked_add(SILENCE_KEPT) {
             self.unanswered.insert(question.clone(), until);
@@ -210,7 +210,7 @@ struct Asking {
 }
 
 impl Asking {
-    /// Asks, and remembers whether there was an answer.
+    /// Runs the lookup and records whether it timed out.
     fn ask(self) {
         let started = Instant::now();
         let answer = self.shared.answer(&self.question);
@@ -241,7 +241,7 @@ fn outcome(answer: Option<Result<Answer, (io::ErrorKind, String)>>) -> io::Resul
     }
 }
 
-/// No answer in time.
+/// The error when there is no result in time.
 fn silence() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "DNS does not answer in time")
 }

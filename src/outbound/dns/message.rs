@@ -1,6 +1,6 @@
-//! DNS messages: a question for SRV records, and what an answer says of it.
+//! DNS messages: a query for SRV records, and the response.
 //!
-//! Owns the simple-dns crate. Refuses to know how messages travel. Answers come from strangers: what cannot be read is an error.
+//! Owns the simple-dns crate. Refuses to know how messages are sent. Responses are untrusted: a malformed one is an error.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ const HEADER: usize = 12;
 /// Bytes of the shortest record: a name of one byte, type, class, lifetime and length.
 const SHORTEST_RECORD: usize = 11;
 
-/// A question for the SRV records of a name.
+/// A query for the SRV records of a name.
 pub(super) struct Query {
-    /// Tells the answer from others.
+    /// Random; the response must repeat it.
     id: u16,
     /// The name, in lower case, without a trailing dot.
     name: String,
@@ -26,21 +26,21 @@ pub(super) struct Query {
 
 /// What a message from a DNS server is.
 pub(super) enum Reply {
-    /// Not an answer to this question: a late one, or a forged one.
+    /// Not the response to this query, but a late or forged one.
     Unrelated,
-    /// Too long for UDP; the whole answer is to be had over TCP.
+    /// Truncated, because it is too long for UDP. TCP gives all of it.
     Truncated,
-    /// The server cannot or will not answer, in words for the log.
+    /// The server failed or refused, with the reason for the log.
     Failed(String),
     Answer(Answer),
 }
 
-/// What a DNS server says of a name.
+/// The content of a response.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// SRV records and aliases, of any name; empty when there are none.
+    /// SRV records and aliases of any name; may be empty.
     pub(super) records: Vec<Record>,
-    /// How long it may be remembered that there are none, where the server says so
+    /// How long it may be cached that there are none, if the server says so
     /// ([RFC 2308](https://www.rfc-editor.org/rfc/rfc2308)).
     pub(super) none_lifetime: Option<Duration>,
 }
@@ -50,25 +50,25 @@ pub(super) struct Answer {
 pub(super) struct Record {
     /// The name it belongs to, in lower case, without a trailing dot.
     pub(super) name: String,
-    /// How long it is good.
+    /// Its time to live.
     pub(super) lifetime: Duration,
     pub(super) data: Data,
 }
 
-/// What a record says.
+/// The data of a record.
 #[derive(Debug)]
 pub(super) enum Data {
     /// The name is an alias (CNAME) of this one, in lower case.
     Alias(String),
-    /// The service is found here.
+    /// A target of the service.
     Service(Service),
 }
 
 impl Query {
-    /// A question. `udp_size`: the longest answer over UDP that is offered by EDNS; `None` offers nothing, which means 512.
+    /// A query. `udp_size`: the UDP payload size offered with EDNS; `None`: no EDNS, which means 512.
     ///
     /// # Errors
-    /// The name is none: a part is longer than 63 bytes, or the whole is longer than 255.
+    /// When the name is not valid: a label is longer than 63 bytes, or the name is longer than 255.
     pub(super) fn new(id: u16, name: &str, udp_size: Option<u16>) -> Result<Self, SimpleDnsError> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         let mut packet = Packet::new_query(id);
@@ -85,7 +85,7 @@ impl Query {
         &self.bytes
     }
 
-    /// What a message that arrived says of this question.
+    /// Parses a message as the response to this query.
     pub(super) fn read(&self, message: &[u8]) -> Reply {
         if message.get(..2) != Some(&self.id.to_be_bytes()) {
             return Reply::Unrelated;
@@ -100,14 +100,14 @@ impl Query {
         let is_ours = |question: &Question<'_>| {
             question.qtype == TYPE::SRV.into() && text(&question.qname) == self.name
         };
-        // Some servers repeat no question when they refuse it.
+        // Some servers do not repeat the question when they refuse it.
         if !packet.has_flags(PacketFlag::RESPONSE) || !packet.questions.iter().all(is_ours) {
             return Reply::Unrelated;
         }
         if packet.has_flags(PacketFlag::TRUNCATION) {
             return Reply::Truncated;
         }
-        // A name that does not exist is an answer too.
+        // That a name does not exist is a valid response, too.
         if !matches!(packet.rcode(), RCODE::NoError | RCODE::NameError) {
             return Reply::Failed(format!("it answers {:?}", packet.rcode()));
         }
@@ -118,7 +118,7 @@ impl Query {
     }
 }
 
-/// Whether a message claims more records than have room in it: the parser would reserve memory for all.
+/// Whether a message claims more records than can fit into it: the parser would reserve memory for all of them.
 fn has_too_many_records(message: &[u8]) -> bool {
     let header = message.get(..HEADER).unwrap_or_default();
     let counts =
@@ -126,7 +126,7 @@ fn has_too_many_records(message: &[u8]) -> bool {
     counts.sum::<usize>().saturating_mul(SHORTEST_RECORD) > message.len()
 }
 
-/// A record as it is used here; other kinds are passed over.
+/// A record of a type that is used here; other types are ignored.
 fn record(record: &ResourceRecord<'_>) -> Option<Record> {
     let data = if let RData::CNAME(target) = &record.rdata {
         Data::Alias(text(&target.0))
@@ -139,7 +139,7 @@ fn record(record: &ResourceRecord<'_>) -> Option<Record> {
     Some(Record { name: text(&record.name), lifetime: seconds(record.ttl), data })
 }
 
-/// How long a zone wants it remembered that there is no record.
+/// How long it may be cached that there is no record, according to the zone.
 fn none_lifetime(record: &ResourceRecord<'_>) -> Option<Duration> {
     let RData::SOA(zone) = &record.rdata else { return None };
     Some(seconds(record.ttl.min(zone.minimum)))
@@ -150,7 +150,7 @@ fn text(name: &Name<'_>) -> String {
     name.to_string().to_ascii_lowercase()
 }
 
-/// A span of DNS.
+/// A duration from a number of seconds.
 fn seconds(count: u32) -> Duration {
     Duration::from_secs(count.into())
 }

@@ -1,7 +1,7 @@
 //! DNS: names to addresses, and SRV records.
 //!
-//! Owns the two resolvers: the system's for addresses, our own for SRV records, which the system's cannot ask for (`srv.rs`); and the
-//! deadlines of both (`lookups.rs`). Refuses to judge what it finds: `outbound` does. Blocks.
+//! Owns the two resolvers and their deadlines (`lookups.rs`): the system's resolver for addresses, and our own for SRV records (`srv.rs`),
+//! which the system's API does not offer. Refuses to judge what it finds: `outbound` does. Blocks.
 
 mod exchange;
 mod lookups;
@@ -18,18 +18,18 @@ use self::exchange::Servers;
 pub(crate) use self::lookups::Lookups;
 use self::srv::{QUESTION_TIME, Srv};
 
-/// Where the system names its DNS servers.
+/// The file with the system's DNS servers.
 const SYSTEM_CONFIGURATION: &str = "/etc/resolv.conf";
 
-/// Where names lead. Tests put a table in its place. Questions block for as long as DNS takes; `Lookups` keeps the callers' deadlines.
+/// Name resolution. Tests use a table instead. Lookups block for as long as DNS takes; `Lookups` adds deadlines.
 pub trait Dns: Send + Sync + fmt::Debug + 'static {
-    /// The addresses of `host`, an IP literal or a DNS name, with `port`. Literals are answered at once.
+    /// The addresses of `host`, an IP literal or a DNS name, with `port`. Literals do not block.
     fn addresses(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 
-    /// The SRV records of `name`, or of what it is an alias of; none when there are none.
+    /// The SRV records of `name`, or of the name that it is an alias of. May be empty.
     ///
     /// # Errors
-    /// `TimedOut` when no DNS server answers, others when all fail.
+    /// `TimedOut` when no DNS server responds, other errors when all fail.
     fn services(&self, name: &str) -> io::Result<Vec<Service>>;
 }
 
@@ -46,14 +46,14 @@ pub struct Service {
     pub port: u16,
 }
 
-/// The system's resolver and, for SRV, the DNS servers that the system names.
+/// The system's resolver and, for SRV records, the DNS servers in `resolv.conf`.
 #[derive(Default)]
 pub struct SystemDns {
-    /// Made when first needed, and anew when the system's configuration changed.
+    /// Created when first needed, and again when `resolv.conf` has changed.
     srv: Renewed<Option<SystemTime>, Arc<Srv>>,
 }
 
-/// What is made from a source and made anew when that changes. What could not be made is tried again.
+/// A value that is built from a source, and built again when the source changes or building has failed.
 struct Renewed<M, T>(Mutex<Option<(M, T)>>);
 
 impl<M, T> Default for Renewed<M, T> {
@@ -63,7 +63,7 @@ impl<M, T> Default for Renewed<M, T> {
 }
 
 impl<M: PartialEq, T: Clone> Renewed<M, T> {
-    /// What was made when the source's mark was `mark`, else what `make` makes; if it makes nothing, what there was before.
+    /// The value if it was built when the source had this `mark`, else the result of `make`; if that is `None`, the previous value.
     fn get(&self, mark: M, make: impl FnOnce() -> Option<T>) -> Option<T> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.as_ref().is_none_or(|(of, _)| *of != mark)
@@ -97,7 +97,7 @@ impl Dns for SystemDns {
     }
 }
 
-/// The address that a host spells out, with or without brackets.
+/// The address of a host that is an IP literal, with or without brackets.
 fn literal(host: &str) -> Option<IpAddr> {
     host.trim_matches(['[', ']']).parse().ok()
 }

@@ -1,6 +1,6 @@
-//! SRV records, asked of the system's DNS servers ([RFC 2782](https://www.rfc-editor.org/rfc/rfc2782)).
+//! SRV records from the system's DNS servers ([RFC 2782](https://www.rfc-editor.org/rfc/rfc2782)).
 //!
-//! Owns the walk along aliases, and the cache: answers are remembered as long as they say. Refuses to know how questions travel.
+//! Owns following aliases, and the cache, in which responses stay for their time to live. Refuses to know how queries are sent.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -11,49 +11,48 @@ use super::Service;
 use super::exchange::Servers;
 use super::message::{Data, Record};
 
-/// Answers remembered.
+/// Most responses cached.
 const CACHED_ANSWERS: usize = 512;
 
-/// Longest wait for the answer to one question, repeated meanwhile as UDP needs it. Most servers have no SRV record, so a DNS server
-/// that drops such questions delays every first contact by this.
+/// Longest wait for the response to one query, which is repeated in that time because UDP may lose it. Most servers have no SRV record, so a
+/// DNS server that drops such queries delays every first contact by this time.
 pub(super) const QUESTION_TIME: Duration = Duration::from_secs(2);
 
-/// The same for all questions along a chain of aliases, as multiples of one.
+/// The same for all queries along a chain of aliases, as a multiple of one.
 const QUESTIONS_AT_LENGTH: u32 = 2;
 
 /// Names that DNS must not be asked about (RFC 6761, RFC 7686).
 const NOT_IN_DNS: [&str; 3] = ["invalid", "localhost", "onion"];
 
-/// Aliases followed.
+/// Most aliases followed.
 const MAX_ALIASES: usize = 8;
 
-/// Longest time an answer is remembered, whatever it says.
+/// Longest time a response is cached, whatever its time to live.
 const MAX_LIFETIME: Duration = Duration::from_hours(24);
 
-/// How long an old answer is used while no DNS server gives a new one, before it is asked for again.
+/// How long an expired response is used while no DNS server responds, before the next query.
 const SILENCE_BRIDGED: Duration = Duration::from_mins(1);
 
-/// How long it is remembered that there is no record, if the answer does not say; and longest whatever it says.
+/// How long it is cached that there is no record, if the response does not say so, and at most.
 const NONE_LIFETIME: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(1));
 
-/// Asks for SRV records. Blocks.
+/// Resolves SRV records. Blocks.
 pub(super) struct Srv {
-    /// The DNS servers.
     servers: Servers,
-    /// What they said, and until when it is good.
+    /// Cached responses and their expiry.
     answers: Cache<String, (Vec<Service>, Instant)>,
 }
 
 impl Srv {
-    /// Asks these servers.
+    /// A resolver that queries these servers.
     pub(super) fn new(servers: Servers) -> Self {
         Self { servers, answers: Cache::new(CACHED_ANSWERS) }
     }
 
-    /// The SRV records of `name` or of what it is an alias of.
+    /// The SRV records of `name`, or of the name that it is an alias of.
     ///
     /// # Errors
-    /// `TimedOut` when no DNS server answers.
+    /// `TimedOut` when no DNS server responds.
     pub(super) fn services(&self, name: &str) -> io::Result<Vec<Service>> {
         let is_under =
             |top: &&str| name.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case(top));
@@ -67,7 +66,7 @@ impl Srv {
         }
         let (services, lifetime) = match (self.ask(name), known) {
             (Ok(found), _) => found,
-            // The old record of a server that was found by it is more likely right than none.
+            // An expired record is more likely right than none.
             (Err(error), Some((old, _))) if error.kind() == io::ErrorKind::TimedOut && !old.is_empty() => {
                 (old, SILENCE_BRIDGED)
             }
@@ -79,7 +78,7 @@ impl Srv {
         Ok(services)
     }
 
-    /// Asks, along aliases, those in an answer first. Gives the records and how long they are good.
+    /// Queries, following aliases; those in a response need no further query. Returns the records and their time to live.
     fn ask(&self, name: &str) -> io::Result<(Vec<Service>, Duration)> {
         let time = self.servers.timeout.saturating_mul(QUESTIONS_AT_LENGTH);
         let until = Instant::now().checked_add(time).ok_or(io::ErrorKind::InvalidInput)?;
@@ -106,7 +105,7 @@ impl Srv {
     }
 }
 
-/// What `name` is an alias of by one of these records, and how long that is good.
+/// The name that `name` is an alias of according to these records, and the time to live.
 fn alias(records: &[Record], name: &str) -> Option<(String, Duration)> {
     records.iter().filter(|record| record.name == name).find_map(|record| match &record.data {
         Data::Alias(target) => Some((target.clone(), record.lifetime)),
@@ -114,7 +113,7 @@ fn alias(records: &[Record], name: &str) -> Option<(String, Duration)> {
     })
 }
 
-/// The service that a record names.
+/// The target that a record contains.
 fn service(record: &Record) -> Option<Service> {
     match &record.data {
         Data::Service(service) => Some(service.clone()),

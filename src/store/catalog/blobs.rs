@@ -1,7 +1,7 @@
-//! Questions about blobs: which are wanted, and what the store holds, in running totals by kind, by user and by server.
+//! Queries about blobs: which are referred to, and running totals by kind, by user and by server.
 //!
-//! The sums are kept by triggers, in the transaction that changes a row (`assets/migrations/0007_blob.sql`). Reading them
-//! looks at one row, or at four.
+//! Triggers keep the totals in the transaction that changes a row (`assets/migrations/0007_blob.sql`), so reading them is reading one row,
+//! or four.
 
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
@@ -11,28 +11,28 @@ use crate::error::Result;
 use crate::matrix::{ServerName, Timestamp, UserId};
 use crate::store::sha256::Sha256;
 
-/// What the store holds, by kind. A blob that is used in several ways counts whole in the first of these kinds that
-/// it has a row of, so that the bytes of all kinds together are those of all blobs.
+/// The totals of the store, by kind. A blob with rows of several kinds counts only in the first of them, so that the kinds add up to the
+/// bytes of all blobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
-    /// Uploaded here.
+    /// Media uploaded here.
     pub(crate) local: KindTotal,
-    /// Fetched from other servers.
+    /// Media fetched from other servers.
     pub(crate) remote: KindTotal,
     /// Images of linked pages.
     pub(crate) preview: KindTotal,
-    /// Made of the others.
+    /// Thumbnails of any of these.
     pub(crate) thumbnail: KindTotal,
 }
 
-/// What the store holds of one kind.
+/// The totals of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KindTotal {
-    /// Filled media IDs, or thumbnails. Several may share a blob.
+    /// Media IDs with content, or thumbnails. Several may share a blob.
     pub(crate) files: u64,
     /// Blobs that count as this kind.
     pub(crate) blobs: u64,
-    /// Their sizes together.
+    /// Sizes of these blobs together.
     pub(crate) bytes: u64,
 }
 
@@ -40,15 +40,15 @@ pub(crate) struct KindTotal {
 #[cfg_attr(not(test), allow(dead_code, reason = "for quotas and for what an operator is shown"))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct UserTotal {
-    /// Filled media IDs.
+    /// Media IDs with content.
     pub(crate) files: u64,
     /// Their sizes together. Those that share a blob count each.
     pub(crate) bytes: u64,
-    /// Media IDs that are created and not filled, expired ones included until they are forgotten.
+    /// Media IDs without content, expired ones included until they are deleted.
     pub(crate) pending: u64,
 }
 
-/// What is kept of another server's media.
+/// Stored media of another server.
 #[cfg_attr(not(test), allow(dead_code, reason = "for quotas and for what an operator is shown"))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ServerTotal {
@@ -58,16 +58,15 @@ pub(crate) struct ServerTotal {
     pub(crate) bytes: u64,
 }
 
-/// Questions about blobs, and about what they take.
+/// Queries about blobs and totals.
 pub(crate) trait BlobRows {
     /// Whether any row of media or of thumbnails refers to a blob.
     fn refers_to(&self, sha256: &Sha256) -> Result<bool>;
 
-    /// Whether a blob in `blobs/` must stay: a row refers to it, or it is noted as one without a row, which another catalog may want.
+    /// Whether a blob in `blobs/` must stay: a row refers to it, or it is a noted orphan, which may belong to another catalog.
     fn is_wanted(&self, sha256: &Sha256) -> Result<bool>;
 
-    /// Writes when thumbnails were last served, by their own hashes. As
-    /// [`MediaRows::touch`](super::media::MediaRows::touch) does for media.
+    /// As [`MediaRows::touch`](super::media::MediaRows::touch), for thumbnails, which are named by their own hashes.
     fn touch_blobs(&self, accesses: Vec<(Sha256, Timestamp)>) -> Result<()>;
 
     /// What the store holds, by kind.
@@ -147,7 +146,7 @@ impl BlobRows for SqliteCatalog {
     }
 }
 
-/// The sums by kind.
+/// Reads the totals by kind.
 pub(super) fn read_totals(connection: &Connection) -> rusqlite::Result<Totals> {
     let mut totals = Totals::default();
     let mut statement = connection.prepare_cached("SELECT kind, files, blobs, bytes FROM kind_usage")?;
@@ -164,7 +163,7 @@ pub(super) fn read_totals(connection: &Connection) -> rusqlite::Result<Totals> {
     Ok(totals)
 }
 
-/// A sum in a column. Negative ones do not occur.
+/// A total from a column. It is never negative.
 fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(column).map(|sum| u64::try_from(sum).unwrap_or(0))
 }
@@ -350,7 +349,7 @@ mod tests {
     }
 
     #[allow(clippy::arithmetic_side_effects, clippy::needless_range_loop, reason = "tests")]
-    /// The accounts, counted anew from the rows of media and thumbnails.
+    /// The totals, counted again from the rows of media and thumbnails.
     fn recounted(connection: &Connection) -> rusqlite::Result<Accounts> {
         let mut accounts = Accounts::default();
         let mut statement =

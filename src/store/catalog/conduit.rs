@@ -1,4 +1,4 @@
-//! Conduit's own SQLite database, of which one record is read: the signing key.
+//! Reads the signing key from Conduit's own SQLite database.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ pub(crate) enum ConduitError {
 pub(crate) fn read_keypair(file: &Path) -> Result<Option<Vec<u8>>, ConduitError> {
     match query(file, Sharing::WithWriters) {
         Err(error) if is_refusal(&error) && has_wal(file) => Err(ConduitError::NeedsWriting),
-        // SQLite makes its shared files even to read. Where it may not, a database that was closed cleanly is all in one file.
+        // SQLite creates its shared-memory file even for reading. If it may not, the database can still be read if it was closed cleanly.
         Err(error) if is_refusal(&error) => Ok(query(file, Sharing::Alone)?),
         other => Ok(other?),
     }
@@ -30,7 +30,7 @@ pub(crate) fn read_keypair(file: &Path) -> Result<Option<Vec<u8>>, ConduitError>
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sharing {
     WithWriters,
-    /// Nothing is locked, and nothing is looked for beside the file.
+    /// Takes no locks and ignores files beside the database.
     Alone,
 }
 
@@ -46,7 +46,7 @@ fn query(file: &Path, sharing: Sharing) -> rusqlite::Result<Option<Vec<u8>>> {
         .optional()
 }
 
-/// `file` as SQLite's URI for a database that nobody writes. Every byte is escaped but those of plain names.
+/// `file` as an SQLite URI for a database that does not change. Escapes every byte except letters, digits and a few others.
 fn uri(file: &Path) -> String {
     use std::os::unix::ffi::OsStrExt as _;
     let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
@@ -55,7 +55,7 @@ fn uri(file: &Path) -> String {
     format!("file:{}?immutable=1", escaped.to_string().replace("%2F", "/"))
 }
 
-/// Whether SQLite was not allowed what it needed.
+/// Whether SQLite had not enough permissions.
 fn is_refusal(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
@@ -63,7 +63,7 @@ fn is_refusal(error: &rusqlite::Error) -> bool {
     )
 }
 
-/// Whether changes lie beside the database that are not in it yet. A log that cannot be looked at counts as one that holds some.
+/// Whether the write-ahead log may contain changes that are not in the database yet. A log that cannot be read counts as such.
 fn has_wal(file: &Path) -> bool {
     let mut wal = file.as_os_str().to_owned();
     wal.push("-wal");

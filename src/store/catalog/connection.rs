@@ -1,7 +1,7 @@
-//! `SQLite` connections: a pool that reads, a thread that writes.
+//! `SQLite` connections: a pool for reading, a thread for writing.
 //!
-//! Owns pragmas and group commit: writes that arrive while a commit is being synced to disk share the next one, so many
-//! small uploads cost few syncs and each is still durable when it is answered.
+//! Owns pragmas and group commit: writes that arrive while a commit is synced to the disk share the next commit. Many small uploads cost few
+//! syncs, and each is durable before its response.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,7 +37,7 @@ pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pool of read-only connections.
 pub(super) struct Readers {
     pool: Pool<SqliteConnectionManager>,
-    /// Questions asked so far.
+    /// Reads so far.
     asked: AtomicU64,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Readers {
 pub(super) struct Writer {
     /// `None` once dropping has begun.
     queue: Option<SyncSender<Job>>,
-    /// Writes asked for so far.
+    /// Writes so far.
     asked: AtomicU64,
     /// How the last commit ended.
     last_commit: Arc<LastCommit>,
@@ -57,14 +57,15 @@ pub(super) struct Writer {
 #[derive(Debug)]
 struct LastCommit(Mutex<(Instant, bool)>);
 
-/// How long the health check relies on the last commit. A trial commit of its own would write to the card each time.
+/// How long a successful commit proves that the catalog can be written. The health check commits only without such a proof, to spare the SD
+/// card.
 const COMMIT_PROOF: Duration = Duration::from_mins(5);
 
-/// A write: runs inside the transaction, if one could be begun, and returns why it failed, if it did, and what to do when the
-/// transaction has ended.
+/// A write. It runs inside the transaction, or without one if that could not be begun. Returns its error, if it failed, and what to do when
+/// the transaction has ended.
 type Job = Box<dyn FnOnce(Option<&Connection>) -> (Option<Error>, Finish) + Send>;
 
-/// Tells the caller how its write ended, given how the commit did.
+/// Sends the caller the result of its write, given the result of the commit.
 type Finish = Box<dyn FnOnce(&Result<()>) + Send>;
 
 impl Readers {
@@ -87,12 +88,12 @@ impl Readers {
             .map_err(|error| Error::internal("opening the catalog for reading", error))
     }
 
-    /// How many questions were asked so far.
+    /// How many reads were made so far.
     pub(super) fn count(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// Runs one question.
+    /// Runs one read.
     pub(super) fn ask<T>(&self, question: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let connection =
@@ -105,7 +106,7 @@ impl Writer {
     /// Starts the thread on `connection`.
     pub(super) fn start(connection: Connection) -> Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE);
-        // The opening has written.
+        // Opening the catalog has written to it.
         let last_commit = Arc::new(LastCommit(Mutex::new((Instant::now(), true))));
         let noted = Arc::clone(&last_commit);
         let thread = std::thread::Builder::new()
@@ -121,7 +122,7 @@ impl Writer {
         worked && at.elapsed() < COMMIT_PROOF
     }
 
-    /// How many writes were asked for so far.
+    /// How many writes were made so far.
     pub(super) fn count(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
     }
@@ -137,7 +138,7 @@ impl Writer {
             let result = connection.map(|connection| {
                 in_savepoint(connection, change).map_err(|error| failed("writing to the catalog", error))
             });
-            // Without a transaction the commit is an error, which says why.
+            // Without a transaction the commit has failed, and its error says why.
             let result = result.unwrap_or_else(|| Err(Error::internal("writing to the catalog", WriterGone)));
             let error = result.as_ref().err().cloned();
             // The receiver is gone only if the caller's thread has panicked.
@@ -153,7 +154,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.queue = None;
         if let Some(thread) = self.thread.take() {
-            // A panic of the thread has been printed by then.
+            // If the thread has panicked, that was printed already.
             drop(thread.join());
         }
     }
@@ -164,12 +165,12 @@ impl Drop for Writer {
 #[error("the catalog's writer has stopped")]
 struct WriterGone;
 
-/// `SQLite` has undone a transaction by itself.
+/// `SQLite` has rolled back a transaction by itself.
 #[derive(Debug, thiserror::Error)]
 #[error("the transaction was rolled back")]
 struct RolledBack;
 
-/// The writer's loop: takes what waits into one transaction, commits, answers.
+/// The writer's loop: runs all waiting writes in one transaction, commits, and sends the results.
 fn write_batches(connection: &Connection, jobs: &Receiver<Job>, last_commit: &LastCommit) {
     while let Ok(first) = jobs.recv() {
         let begun = connection.execute_batch("BEGIN IMMEDIATE");
@@ -180,7 +181,7 @@ fn write_batches(connection: &Connection, jobs: &Receiver<Job>, last_commit: &La
         for job in jobs {
             let (error, answer) = job(commit.is_ok().then_some(connection));
             finish.push(answer);
-            // A full disk or an I/O error ends the whole transaction: what came before in it is undone, too.
+            // A full disk or an I/O error rolls back the whole transaction, with the earlier writes in it.
             if connection.is_autocommit() && commit.is_ok() {
                 commit = Err(error.unwrap_or_else(|| Error::internal("writing to the catalog", RolledBack)));
             }
@@ -207,20 +208,20 @@ fn write_batches(connection: &Connection, jobs: &Receiver<Job>, last_commit: &La
 }
 
 impl LastCommit {
-    /// Ignores poisoning: a panic elsewhere cannot leave the value half-changed.
+    /// The value is never left half-changed, so a poisoned lock can be used.
     fn lock(&self) -> MutexGuard<'_, (Instant, bool)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Why the catalog could not be written. A full disk is told from our own faults.
+/// The error for a failed write. A full disk is not an internal error.
 fn failed(what: &'static str, error: rusqlite::Error) -> Error {
     let is_full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
     let inside = Error::internal(what, error);
     if is_full { inside.with_kind(Kind::NoRoom, "no room left on the server") } else { inside }
 }
 
-/// Runs `change`. If it fails, undoes it and nothing else of the transaction.
+/// Runs `change` in a savepoint. If it fails, only its own changes are rolled back.
 fn in_savepoint<T>(
     connection: &Connection,
     change: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -229,7 +230,7 @@ fn in_savepoint<T>(
     match change(connection) {
         Ok(value) => connection.execute_batch("RELEASE change").map(|()| value),
         Err(error) => {
-            // Some errors have undone the whole transaction already. The caller is told the first error.
+            // Some errors have rolled back the whole transaction already. The first error is the cause, so that one is returned.
             if !connection.is_autocommit() {
                 connection.execute_batch("ROLLBACK TO change; RELEASE change")?;
             }
@@ -247,12 +248,12 @@ pub(super) fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
     connection.busy_timeout(LOCK_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "cache_size", CACHE_SIZE)?;
-    // Readers do not wait for the writer, and the file stays sound whenever power fails.
+    // Readers do not wait for the writer, and the file survives a power failure at any moment.
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    // A commit is on disk when it returns.
+    // A commit is on the disk when it returns.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    // Rows that REPLACE deletes are counted like others: see 0007_blob.sql.
+    // So that triggers also fire for rows that REPLACE deletes: see 0007_blob.sql.
     connection.pragma_update(None, "recursive_triggers", true)?;
     connection.pragma_update(None, "journal_size_limit", 8 << 20)?;
     Ok(connection)

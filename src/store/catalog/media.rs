@@ -1,4 +1,4 @@
-//! Questions about media IDs.
+//! Queries about media IDs.
 
 use std::time::Duration;
 
@@ -10,39 +10,39 @@ use crate::error::Result;
 use crate::matrix::{Expiry, MediaId, Mxc, ServerName, Timestamp, UserId};
 use crate::store::sha256::Sha256;
 
-/// How much later an access must be than the one written, to be written.
+/// How much later than the stored time an access must be to be written.
 pub(super) const ACCESS_GRAIN: Duration = Duration::from_hours(24);
 
-/// Access times in one transaction. Fewer would write the same pages again (8192 at random in a million rows: 102 MB of log by
-/// 512, 66 MB by 2048, 57 MB in one), more would have uploads wait longer.
+/// Access times in one transaction. With fewer, the same pages are written again (8192 random rows of a million: 102 MB of log with 512,
+/// 66 MB with 2048, 57 MB in one transaction); with more, uploads wait longer.
 const ACCESSES_AT_ONCE: usize = 2048;
 
-/// What the catalog knows about a media ID.
+/// The row of a media ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Media {
-    /// Whether and with what it is filled.
+    /// Its content, if it has any.
     pub(crate) content: Content,
     /// Uploader, for local media.
     pub(crate) user_id: Option<UserId>,
-    /// When the ID was made here, or the remote file fetched.
+    /// When the ID was created here, or the remote file was fetched.
     pub(crate) created: Timestamp,
     /// Whether it may be served without a token.
     pub(crate) open: bool,
 }
 
-/// What a media ID holds.
+/// The content of a media ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// Created, not filled (MSC2246).
+    /// Created, without content (MSC2246).
     Pending {
         /// When the ID ends.
         expires: Expiry,
     },
-    /// Filled, once and for all.
+    /// With content, which does not change.
     Stored(Filled),
 }
 
-/// What a media ID is filled with.
+/// Content of a media ID or thumbnail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Filled {
     /// Name of the blob.
@@ -55,7 +55,7 @@ pub(crate) struct Filled {
     pub(crate) upload_name: Option<String>,
 }
 
-/// A row to be written for media that is complete.
+/// A row to be written for media with content.
 #[derive(Clone, Debug)]
 pub(crate) struct NewMedia {
     pub(crate) mxc: Mxc,
@@ -68,75 +68,74 @@ pub(crate) struct NewMedia {
     pub(crate) open: bool,
 }
 
-/// What media is kept for.
+/// Why media is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Itself.
+    /// For itself.
     Media,
-    /// The preview that names it, and no longer than that.
+    /// For a preview. It is deleted together with the preview.
     PreviewImage,
 }
 
-/// An ID to be created and filled later.
+/// A media ID to be created without content.
 #[derive(Clone, Debug)]
 pub(crate) struct Reservation {
     pub(crate) mxc: Mxc,
-    /// Who may fill it.
+    /// The user who may upload to it.
     pub(crate) user_id: UserId,
     pub(crate) created: Timestamp,
-    /// When it ends unfilled. What would end later was written by a clock that was wrong, and does not count.
+    /// When it expires. Rows with a later expiry were written with a wrong clock and do not count as pending.
     pub(crate) expires: Expiry,
-    /// Most pending IDs the user may hold, this one included.
+    /// Most pending IDs that the user may have, this one included.
     pub(crate) limit: u32,
 }
 
-/// How a reservation went.
+/// The result of creating a media ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reserved {
-    /// The ID exists.
+    /// The ID was created.
     Done,
-    /// The user has too many pending; the first of them ends then.
+    /// The user has too many pending IDs.
     TooMany {
-        /// When the next place is free.
+        /// When the first of them expires.
         next_free: Timestamp,
     },
 }
 
-/// Questions about media IDs. Each write is durable when it returns, and leaves no trace when it fails.
+/// Queries about media IDs. A write is durable when it returns; a failed write changes nothing.
 pub(crate) trait MediaRows {
     fn media(&self, mxc: &Mxc) -> Result<Option<Media>>;
 
-    /// Adds complete media. An ID that is known stays as it is; the answer says whether a row was added.
+    /// Adds media with content. Returns whether a row was added: an existing ID stays as it is.
     fn add(&self, media: NewMedia) -> Result<bool>;
 
-    /// Gives the row of remote media, whose blob was lost, what was fetched anew. Who may see it stays, and when it came if the bytes
-    /// are the same. Returns what the row held before; `None` when there is no such row.
+    /// Updates the row of remote media whose blob was lost and has been fetched again. `open` stays, and `created` stays if the bytes are the
+    /// same. Returns what the row referred to before; `None` if there is no such row.
     fn refill(&self, media: NewMedia) -> Result<Option<Removed>>;
 
-    /// Adds many at once, durable together. Says how many rows were added.
+    /// Adds many rows in one transaction and returns how many were new.
     #[cfg(test)]
     fn add_many(&self, media: Vec<NewMedia>) -> Result<usize>;
 
-    /// Creates a pending ID unless its user holds too many.
+    /// Creates a pending ID unless its user has too many.
     fn reserve(&self, reservation: Reservation) -> Result<Reserved>;
 
-    /// Fills a pending ID that has not expired by `now`. Says whether it did: `false` means that it is filled, expired or
-    /// gone.
+    /// Gives a pending ID its content, unless it has expired by `now`. `false` if it has content already, has expired or does not exist.
     fn fill(&self, mxc: &Mxc, filled: Filled, now: Timestamp, open: bool) -> Result<bool>;
 
-    /// Forgets pending IDs that ended before `before`.
+    /// Deletes pending IDs that expired before `before`.
     fn forget_expired(&self, before: Timestamp) -> Result<Removed>;
 
-    /// Forgets an ID.
+    /// Deletes an ID.
     #[cfg(test)]
     fn forget(&self, mxc: &Mxc) -> Result<Removed>;
 
-    /// Writes when media was last served, and its blobs with it; only where what is written is more than [`ACCESS_GRAIN`] older, as
-    /// `relatime` has it: a card wears with each write. Many are written in several transactions, so that others may write in
+    /// Writes when media and its blobs were last served, but only where the stored time is more than [`ACCESS_GRAIN`] older, like the mount
+    /// option `relatime`: each write wears an SD card. Many times are written in several transactions, so that other writes can run in
     /// between.
     fn touch(&self, accesses: Vec<(Mxc, Timestamp)>) -> Result<()>;
 
-    /// When media was last served, as far as written.
+    /// When media was last served, according to the catalog.
     #[cfg(test)]
     fn last_access(&self, mxc: &Mxc) -> Result<Option<Timestamp>>;
 }
@@ -255,7 +254,7 @@ impl MediaRows for SqliteCatalog {
     }
 
     fn touch(&self, mut accesses: Vec<(Mxc, Timestamp)>) -> Result<()> {
-        // In the order of the table: neighbours share pages.
+        // In the order of the table, because neighbouring rows share pages.
         accesses.sort_unstable_by(|(one, _), (other, _)| order(one).cmp(&order(other)));
         in_batches(accesses, |batch| {
             self.writer.write(move |connection| {
@@ -286,7 +285,7 @@ impl MediaRows for SqliteCatalog {
     }
 }
 
-/// Writes what was fetched anew into the row of remote media. Returns what the row held before.
+/// Updates the row of remote media that was fetched again. Returns what the row referred to before.
 fn refill_media(connection: &Connection, media: NewMedia) -> rusqlite::Result<Option<Removed>> {
     let NewMedia { mxc, filled, created, .. } = media;
     let old: Option<[u8; 32]> = connection
@@ -317,7 +316,7 @@ fn refill_media(connection: &Connection, media: NewMedia) -> rusqlite::Result<Op
     Ok(Some(Removed { media: vec![mxc], blobs, previews: Vec::new() }))
 }
 
-/// Writes the row of complete media unless its ID is known. Says whether it did.
+/// Inserts the row of media with content unless its ID exists. Returns whether it did.
 pub(super) fn insert_media(
     connection: &Connection,
     media: &NewMedia,
@@ -347,12 +346,12 @@ pub(super) fn insert_media(
     Ok(added == 1)
 }
 
-/// Where an address stands in the table.
+/// The position of an address in the table.
 fn order(mxc: &Mxc) -> (&str, &str) {
     (mxc.server_name.as_str(), mxc.media_id.as_str())
 }
 
-/// Hands access times to `write`, so many at once as go into one transaction.
+/// Passes access times to `write` in batches of one transaction each.
 pub(super) fn in_batches<T>(mut accesses: Vec<T>, write: impl Fn(Vec<T>) -> Result<()>) -> Result<()> {
     while !accesses.is_empty() {
         let rest = accesses.split_off(accesses.len().min(ACCESSES_AT_ONCE));
@@ -387,7 +386,7 @@ fn read_media(row: &Row<'_>) -> rusqlite::Result<Media> {
     })
 }
 
-/// An address in two columns, the server's name first. What does not parse was not written here.
+/// An address from two columns, the server name first. Text that does not parse was not written by this program.
 pub(super) fn read_mxc(row: &Row<'_>, first: usize) -> rusqlite::Result<Mxc> {
     let second = first.saturating_add(1);
     let unread =

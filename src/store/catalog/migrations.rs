@@ -1,6 +1,6 @@
-//! Bringing a database up to the schema of this build.
+//! Migrations: they bring a database to the schema of this version.
 //!
-//! Owns the list of migrations, the copy that is kept before they run, and what is said when a database cannot be opened.
+//! Owns the list of migrations, the copy that is made before they run, and the errors of opening a database.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::store::fs::Fs as _;
 use crate::store::fs::SystemFs;
 
-/// The schema, in the order it grew; `user_version` counts how many a database has.
+/// The migrations, in order; `user_version` is the number of those that have run.
 const MIGRATIONS: [&str; 7] = [
     include_str!("../../../assets/migrations/0001_media.sql"),
     include_str!("../../../assets/migrations/0002_server.sql"),
@@ -24,32 +24,32 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("../../../assets/migrations/0007_blob.sql"),
 ];
 
-/// What `user_version` is when all have run.
+/// `user_version` after all of them have run.
 pub(super) const NEWEST: u32 = 7;
 
-/// Between the name of a database and the number of the first migration that its copy lacks.
+/// In the name of a copy: between the name of the database and the number of the first migration that the copy lacks.
 const COPY: &str = ".before-";
 
-/// Why a database could not be brought up to date.
+/// Why a database could not be migrated.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MigrationError {
-    /// Written by a version with more migrations.
+    /// A newer version of this program has written it.
     #[error("catalog.db was written by a newer version of media-sidecar; run that one")]
     Newer,
-    /// No database, or half of one: a copy that was interrupted.
+    /// Not a database, or a part of one, for example an interrupted copy.
     #[error(
         "catalog.db is damaged; nothing was changed. Restore it from a backup (README, \"Backup and restore\")"
     )]
     Damaged,
-    /// The disk has no room for the copy and for what the migrations write.
+    /// Not enough space for the copy and for the migrations.
     #[error(
         "this version has to upgrade catalog.db and keeps a copy of it first: {needed} bytes must be free on the disk of data_dir, \
          {free} are. Nothing was changed"
     )]
     NoRoom {
-        /// Bytes that must be free.
+        /// Required free bytes.
         needed: u64,
-        /// Bytes that are.
+        /// Free bytes.
         free: u64,
     },
     /// The copy cannot be written.
@@ -57,7 +57,7 @@ pub(super) enum MigrationError {
         "this version has to upgrade catalog.db, and a copy of it cannot be kept first; nothing was changed: {0}"
     )]
     Copy(#[from] io::Error),
-    /// `SQLite` refused.
+    /// An error of `SQLite`.
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
 }
@@ -76,8 +76,7 @@ impl From<MigrationError> for Error {
     }
 }
 
-/// Runs the migrations that the database at `path` lacks, all in one transaction. If it has a schema already, a copy of it is
-/// kept beside it first.
+/// Runs the migrations that the database at `path` lacks, all in one transaction. If it has a schema already, first makes a copy beside it.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), MigrationError> {
     let done: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if done > NEWEST {
@@ -98,14 +97,14 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Mi
     transaction.pragma_update(None, "user_version", NEWEST)?;
     transaction.commit()?;
     if done > 0 {
-        // The log has grown as large as what the migrations wrote.
+        // The write-ahead log has grown to the size of all that the migrations wrote.
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     }
     Ok(())
 }
 
-/// Refuses when the disk has no room for a copy and for the migrations: those of a million rows add two fifths to the
-/// database, and as much again to its log.
+/// Fails if there is not enough space for a copy and for the migrations. With a million rows they add two fifths to the database, and as
+/// much again to its log.
 fn check_room(connection: &Connection, path: &Path, free: u64) -> Result<(), MigrationError> {
     let log = fs::metadata(beside(path, "-wal")).map_or(0, |log| log.len());
     let pages: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
@@ -115,7 +114,7 @@ fn check_room(connection: &Connection, path: &Path, free: u64) -> Result<(), Mig
     if free < needed { Err(MigrationError::NoRoom { needed, free }) } else { Ok(()) }
 }
 
-/// Keeps a copy of the database beside it, durable and for the owner alone, in place of older copies.
+/// Makes a copy of the database beside it, durable and readable by its owner only. Replaces older copies.
 fn keep_copy(connection: &Connection, path: &Path) -> Result<(), MigrationError> {
     let copy = beside(path, &format!("{COPY}{NEWEST}"));
     let unfinished = beside(&copy, ".tmp");
@@ -123,7 +122,7 @@ fn keep_copy(connection: &Connection, path: &Path) -> Result<(), MigrationError>
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    // SQLite writes into a file that is there if it is empty; so the copy is private from its first byte on.
+    // Created here with its mode, because SQLite would use the default mode. It accepts an existing empty file.
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
     let name = unfinished.to_str().ok_or_else(|| io::Error::other("the path of data_dir is not UTF-8"))?;
     connection.execute("VACUUM INTO ?1", [name])?;
@@ -138,7 +137,7 @@ fn keep_copy(connection: &Connection, path: &Path) -> Result<(), MigrationError>
     Ok(())
 }
 
-/// Removes the copies that earlier upgrades left.
+/// Removes the copies of earlier migrations.
 fn remove_older_copies(path: &Path, copy: &Path) -> io::Result<()> {
     for number in 0..NEWEST {
         let older = beside(path, &format!("{COPY}{number}"));
@@ -149,7 +148,7 @@ fn remove_older_copies(path: &Path, copy: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// `path` with something at the end of its name.
+/// `path` with a suffix.
 fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);

@@ -1,8 +1,7 @@
-//! The catalog: what is known of each media ID, of blobs and thumbnails, of previews and of other servers.
+//! The catalog: the database of media IDs, blobs, thumbnails, previews and other servers.
 //!
-//! Owns one method for each question that the system asks, in a trait for each group of tables, and their implementation by
-//! `SQLite`: schema, connections, all SQL. Refuses to know where bytes lie or why a question is asked; time comes in as an argument. The
-//! columns are described in `assets/migrations`.
+//! Owns the queries, as one trait for each group of tables, and their implementation with `SQLite`: schema, connections, all SQL. Refuses to
+//! know where the bytes are and why a query is made; the time is an argument. The columns are described in `assets/migrations`.
 
 mod blobs;
 mod conduit;
@@ -32,8 +31,7 @@ pub(crate) use self::servers::{ServerRows, StoredKey};
 pub(crate) use self::store::{Place, StoreId, StoreRows, peek};
 pub(crate) use self::thumbnails::{NewThumbnail, ThumbnailKey, ThumbnailRows};
 
-/// All questions that the system asks of its catalog. [`SqliteCatalog`] answers them. Methods block. None of their types is
-/// a database's.
+/// All queries, implemented by [`SqliteCatalog`]. The methods block. None of their types belongs to a database.
 pub(crate) trait Catalog:
     MediaRows + ThumbnailRows + PreviewRows + BlobRows + ServerRows + StoreRows + Send + Sync
 {
@@ -41,7 +39,7 @@ pub(crate) trait Catalog:
 
 impl Catalog for SqliteCatalog {}
 
-/// The catalog in `catalog.db`. Reads run on pooled connections, writes on one thread that commits several at once.
+/// The catalog in `catalog.db`. Reads use pooled connections; writes run on one thread, which commits several at once.
 pub(crate) struct SqliteCatalog {
     /// Read-only connections.
     readers: Readers,
@@ -49,29 +47,28 @@ pub(crate) struct SqliteCatalog {
     writer: Writer,
 }
 
-/// What callers have asked of the catalog since it was opened. The opening itself, with its migrations, is not counted.
+/// Numbers of queries since the catalog was opened, without those of the opening itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counters {
-    /// Questions that reached a reading connection, one for each call, whatever their answer.
+    /// Reads: calls that used a reading connection.
     pub(crate) reads: u64,
-    /// Writes handed to the writer, one for each call. Group commit may join several in one transaction of `SQLite`; here each
-    /// counts, as it costs a sync when nothing else is being written.
+    /// Writes: calls that used the writer. Group commit may join several in one transaction, but each costs a sync when it is alone.
     pub(crate) writes: u64,
 }
 
-/// What went with rows that were deleted. Each may still be wanted by another row.
+/// What deleted rows referred to. Other rows may still refer to the same blobs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Removed {
-    /// Addresses whose rows went, or hold something else than before.
+    /// Addresses whose rows were deleted or have other content than before.
     pub(crate) media: Vec<Mxc>,
     /// Blobs that the rows referred to.
     pub(crate) blobs: Vec<Sha256>,
-    /// URLs whose previews went.
+    /// URLs whose previews were deleted.
     pub(crate) previews: Vec<String>,
 }
 
 impl SqliteCatalog {
-    /// Opens `catalog.db` in `data_dir`, creates or migrates it.
+    /// Opens `catalog.db` in `data_dir`; creates or migrates it if necessary.
     pub(crate) fn open(data_dir: &Path) -> Result<Self> {
         let path = data_dir.join("catalog.db");
         let mut connection = connection::open_writer(&path).map_err(MigrationError::Sqlite)?;
@@ -81,7 +78,7 @@ impl SqliteCatalog {
     }
 }
 
-/// Says in the log what the store holds.
+/// Logs the totals of the store.
 fn log_totals(connection: &Connection) -> Result<()> {
     let Totals { local, remote, preview, thumbnail } =
         blobs::read_totals(connection).map_err(MigrationError::Sqlite)?;
@@ -97,7 +94,7 @@ fn log_totals(connection: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Does something to the catalog below `data_dir` behind the service's back.
+/// Changes the catalog below `data_dir` directly, without the service.
 #[cfg(test)]
 pub(crate) fn execute(data_dir: &Path, sql: &str) {
     Connection::open(data_dir.join("catalog.db"))

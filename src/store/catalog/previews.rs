@@ -1,4 +1,4 @@
-//! Questions about previews of linked pages.
+//! Queries about previews of linked pages.
 
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 
@@ -8,55 +8,54 @@ use crate::error::Result;
 use crate::matrix::{Expiry, MediaId, Mxc, ServerName, Timestamp};
 use crate::store::sha256::Sha256;
 
-/// A preview as it is kept.
+/// A stored preview.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Preview {
-    /// The JSON object to answer.
+    /// The JSON object for clients.
     pub(crate) answer: String,
-    /// When it goes.
+    /// When it expires.
     pub(crate) expires: Expiry,
 }
 
-/// A preview to be kept.
+/// A preview to be stored.
 #[derive(Clone, Debug)]
 pub(crate) struct NewPreview {
-    /// Of which URL, normalised.
+    /// Normalised URL of the page.
     pub(crate) url: String,
-    /// What to keep.
     pub(crate) preview: Preview,
-    /// The image it names, whose blob is durable and claimed. One that is known already stays as it is.
+    /// Its image, whose blob is durable and claimed. An existing row stays as it is.
     pub(crate) image: Option<NewMedia>,
 }
 
-/// How much previews may keep.
+/// What all previews together may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
-    /// Previews.
+    /// Most previews.
     pub(crate) count: u32,
-    /// Bytes of their images together, each blob counted once.
+    /// Most bytes of their images together, each blob counted once.
     pub(crate) bytes: u64,
 }
 
-/// What goes with previews while they are deleted.
+/// Collects what is deleted together with previews.
 #[derive(Default)]
 struct Dropped {
-    /// Images, their blobs and those of thumbnails that no media has the source of any more, URLs.
+    /// Images, blobs (also of thumbnails that have lost their source) and URLs.
     removed: Removed,
-    /// Bytes of images that no preview has any more.
+    /// Bytes of images that no other preview has.
     bytes: u64,
 }
 
-/// Questions about previews of linked pages.
+/// Queries about previews of linked pages.
 pub(crate) trait PreviewRows {
     fn preview(&self, url: &str) -> Result<Option<Preview>>;
 
-    /// The image that the preview of `url` names: its ID and its bytes.
+    /// The image of the preview of `url`: its ID and the hash of its bytes.
     fn preview_image(&self, url: &str, server_name: &ServerName) -> Result<Option<(MediaId, Sha256)>>;
 
-    /// Keeps a preview in place of the one its URL had, and no more than there is room for in all: the next to expire go.
+    /// Stores a preview, replacing the earlier one of its URL. Beyond `room`, previews that expire next are deleted.
     fn keep_preview(&self, new: NewPreview, server_name: &ServerName, room: Room) -> Result<Removed>;
 
-    /// Forgets previews that have expired by `now`, with their images, and further ones whose images take more than `bytes`.
+    /// Deletes previews that have expired by `now`, with their images, and further ones while the images take more than `bytes`.
     fn forget_previews(&self, now: Timestamp, server_name: &ServerName, bytes: u64) -> Result<Removed>;
 }
 
@@ -140,15 +139,15 @@ impl PreviewRows for SqliteCatalog {
                 .collect::<rusqlite::Result<Vec<_>>>()?;
             let mut dropped = Dropped::default();
             drop_previews(connection, &server_name, rows, &mut dropped)?;
-            // No preview's URL is empty: all may go.
+            // No preview has an empty URL, so none is spared.
             free_bytes(connection, &server_name, (bytes, ""), &mut dropped)?;
             Ok(dropped.removed)
         })
     }
 }
 
-/// Deletes previews with images, the next to expire first, until the images of the others take at most `bytes`. The preview of
-/// the URL `but` stays.
+/// Deletes previews with images, those that expire next first, until the remaining images take at most `bytes`. The preview of the URL `but`
+/// stays.
 fn free_bytes(
     connection: &Connection,
     server_name: &ServerName,
@@ -198,7 +197,7 @@ fn drop_previews(
     Ok(())
 }
 
-/// Deletes a preview's image, and thumbnails that are left without a source by it.
+/// Deletes a preview's image, and thumbnails that lose their source with it.
 fn drop_image(
     connection: &Connection,
     server_name: &ServerName,
@@ -231,7 +230,7 @@ fn drop_image(
     Ok(())
 }
 
-/// Previews looked at in one go while room is made.
+/// Previews deleted in one step while room is made.
 const AT_ONCE: u32 = 64;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What is remembered of other servers: their verify keys, and which endpoints they have.
+//! Queries about other servers: their verify keys, and which endpoints they have.
 
 use rusqlite::OptionalExtension as _;
 use rusqlite::types::{FromSqlError, Type};
@@ -8,7 +8,7 @@ use crate::config::Family;
 use crate::error::Result;
 use crate::matrix::{Expiry, ServerName, Timestamp};
 
-/// A key that verifies requests of a server.
+/// A verify key of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoredKey {
     /// `ed25519:version`
@@ -20,28 +20,28 @@ pub(crate) struct StoredKey {
     pub(crate) fetched: Timestamp,
 }
 
-/// Keys kept; a busy server of a small community knows a few thousand others.
+/// Most keys stored. A busy server of a small community knows a few thousand others.
 const MAX_ROWS: u32 = 20_000;
 
-/// Questions about other servers.
+/// Queries about other servers.
 pub(crate) trait ServerRows: Send + Sync {
-    /// The keys known of a server, valid or not.
+    /// The stored keys of a server, valid or not.
     fn server_keys(&self, server_name: &ServerName) -> Result<Vec<StoredKey>>;
 
-    /// Replaces what is known of a server's keys: a key it no longer publishes verifies nothing.
+    /// Replaces all keys of a server: a key that it no longer publishes verifies nothing.
     fn put_server_keys(&self, server_name: &ServerName, keys: Vec<StoredKey>) -> Result<()>;
 
-    /// Forgets keys that are no longer valid at `now`, and of the others all but the [`MAX_ROWS`] fetched last: anybody can
-    /// claim to be a server whose keys are then fetched. Says how many.
+    /// Deletes keys that are not valid at `now`, and of the others all but the [`MAX_ROWS`] fetched last, because anyone can make us fetch the
+    /// keys of a server by claiming to be it. Returns how many.
     fn forget_expired_keys(&self, now: Timestamp) -> Result<usize>;
 
-    /// The endpoint family that gave a server's media, and when that was first seen.
+    /// The endpoint family under which a server sent media, and since when.
     fn family(&self, server_name: &ServerName) -> Result<Option<(Family, Timestamp)>>;
 
-    /// Remembers the family that gave a server's media.
+    /// Stores the family under which a server sent media.
     fn put_family(&self, server_name: &ServerName, family: Family, now: Timestamp) -> Result<()>;
 
-    /// Forgets families that were proven before `before`. Says how many.
+    /// Deletes families stored before `before`. Returns how many.
     fn forget_families(&self, before: Timestamp) -> Result<usize>;
 }
 

@@ -1,5 +1,5 @@
-//! Questions about the store as a whole: which blob directory belongs to this catalog, which blobs lie there without a row, and whether
-//! the catalog works.
+//! Queries about the store as a whole: which blob directory belongs to this catalog, which blobs there have no row, and whether the catalog
+//! works.
 
 use std::fmt;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::{Counters, SqliteCatalog};
 use crate::error::Result;
 use crate::store::sha256::Sha256;
 
-/// What a catalog and its blob directory have in common.
+/// The ID that a catalog and its blob directory have in common.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StoreId([u8; 16]);
 
@@ -37,7 +37,7 @@ impl fmt::Debug for StoreId {
     }
 }
 
-/// Where a blob without a row lies.
+/// The place of a blob without a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// In `blobs/`, where it was found.
@@ -46,14 +46,14 @@ pub(crate) enum Place {
     Orphans,
 }
 
-/// Which store the catalog at `path` belongs to, if it is new enough to know, and whether it has media. The file is not changed;
-/// `SQLite` may make its `-shm` beside it.
+/// The store ID of the catalog at `path`, if it has one, and whether it has media. The file is not changed; `SQLite` may create its `-shm`
+/// file beside it.
 ///
 /// # Errors
-/// When it cannot be read, is damaged, or a newer version's.
+/// When it cannot be read, is damaged, or was written by a newer version.
 pub(crate) fn peek(path: &Path) -> Result<(Option<StoreId>, bool)> {
     let look = || {
-        // The log that a crash left can be read only through a connection that may write.
+        // After a crash, the write-ahead log can be read only through a connection that may write.
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
             .or_else(|_| Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY))?;
         connection.busy_timeout(LOCK_TIMEOUT)?;
@@ -75,46 +75,45 @@ pub(crate) fn peek(path: &Path) -> Result<(Option<StoreId>, bool)> {
     Ok(look()?)
 }
 
-/// The migration that brought the table `store`.
+/// The migration that created the table `store`.
 const FIRST_WITH_ID: u32 = 6;
 
-/// Questions about the store as a whole.
+/// Queries about the store as a whole.
 pub(crate) trait StoreRows {
-    /// Whether the catalog answers and can be written to, for the health check. A commit of the last minutes is proof
-    /// enough, unless it failed: then one is tried.
+    /// Whether the catalog can be read and written, for the health check. A successful commit in the last minutes is proof enough; otherwise
+    /// one is tried.
     fn check(&self) -> Result<()>;
 
-    /// How much callers have asked so far.
+    /// The numbers of queries so far.
     #[cfg_attr(not(test), allow(dead_code, reason = "tests count with it what a request costs"))]
     fn counters(&self) -> Counters;
 
-    /// Which store this catalog belongs to, and how far both have counted: at each opening, by the hour, at the end.
+    /// The store ID, and the generation that catalog and directory have in common. It grows at each opening, every hour, and at the end.
     fn store_id(&self) -> Result<(StoreId, i64)>;
 
-    /// Writes how far the store has counted.
+    /// Writes the generation.
     fn set_openings(&self, openings: i64) -> Result<()>;
 
-    /// Notes blobs that were found in `blobs/` without a row. Those that are noted already stay as they are; `is_kept` says that
-    /// they are never to be removed.
+    /// Notes blobs that were found in `blobs/` without a row. Existing notes stay as they are; with `is_kept` they are never removed
+    /// automatically.
     fn note_orphans(&self, found: Vec<Sha256>, is_kept: bool) -> Result<()>;
 
-    /// How many of the orphans in `blobs/` are never removed by themselves.
+    /// How many of the orphans in `blobs/` are never removed automatically.
     fn kept_orphans(&self) -> Result<u64>;
 
-    /// Has none of the orphans in `blobs/` removed by itself.
+    /// Marks all orphans in `blobs/` as never to be removed automatically.
     fn keep_orphans(&self) -> Result<()>;
 
-    /// Forgets orphans: they have a row, or are gone.
+    /// Deletes the notes about orphans that have a row now, or were removed.
     fn forget_orphans(&self, sha256: Vec<Sha256>) -> Result<()>;
 
-    /// Notes that orphans were moved to `orphans/`: their time there begins.
+    /// Notes that orphans were moved to `orphans/`. Their time there begins.
     fn set_orphans_aside(&self, sha256: Vec<Sha256>) -> Result<()>;
 
-    /// Makes all orphans that are not kept older by the time the service has run since the last call. Says whether there are any.
+    /// Adds the running time since the last call to the age of all orphans that are not kept. Returns whether there are any.
     fn age_orphans(&self, by: Duration) -> Result<bool>;
 
-    /// At most `limit` orphans in `place` that are `age` old and may be dealt with, those after `after` in the order of their
-    /// names.
+    /// At most `limit` orphans in `place` that are at least `age` old and not kept, after `after` in the order of their names.
     fn old_orphans(
         &self,
         place: Place,
@@ -130,7 +129,7 @@ impl StoreRows for SqliteCatalog {
             connection.query_row("SELECT count(*) FROM pragma_user_version", [], |_| Ok(()))
         })?;
         if self.writer.is_proven() {
-            // Somebody else's lock shows without writing.
+            // A lock of another process makes this fail without writing anything.
             return self.writer.write(|_| Ok(()));
         }
         self.writer

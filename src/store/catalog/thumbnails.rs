@@ -1,4 +1,4 @@
-//! Questions about thumbnails.
+//! Queries about thumbnails.
 
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 
@@ -8,16 +8,16 @@ use crate::error::Result;
 use crate::matrix::Timestamp;
 use crate::store::sha256::Sha256;
 
-/// Which thumbnail of a source.
+/// The key of a thumbnail: its source and how it was rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThumbnailKey {
-    /// The picture it is made of.
+    /// The blob of the original.
     pub(crate) source: Sha256,
     /// Left, top, width, height of the part it shows, pixels after orientation.
     pub(crate) crop: [u32; 4],
     /// Width and height, pixels.
     pub(crate) size: [u32; 2],
-    /// Whether it has all frames.
+    /// Whether it is animated.
     pub(crate) animated: bool,
 }
 
@@ -25,26 +25,26 @@ pub(crate) struct ThumbnailKey {
 #[derive(Clone, Debug)]
 pub(crate) struct NewThumbnail {
     pub(crate) key: ThumbnailKey,
-    /// What it is. Its blob is durable and claimed.
+    /// Its content, whose blob is durable and claimed.
     pub(crate) filled: Filled,
     pub(crate) created: Timestamp,
-    /// Most thumbnails of the same source that are kept besides this one.
+    /// Most thumbnails of the same source to keep besides this one.
     pub(crate) limit: u32,
 }
 
-/// Questions about thumbnails.
+/// Queries about thumbnails.
 pub(crate) trait ThumbnailRows {
-    /// The thumbnail, if it was made.
+    /// The thumbnail, if it is stored.
     fn thumbnail(&self, key: &ThumbnailKey) -> Result<Option<Filled>>;
 
-    /// Adds a thumbnail in place of one with the same key, and forgets the oldest thumbnails of the source beyond `new.limit`. One
-    /// transaction. `None`: no media has the source, and nothing was changed.
+    /// Adds a thumbnail, replacing one with the same key, and deletes the oldest thumbnails of the source beyond `new.limit`, in one
+    /// transaction. `None` if no media has the source; then nothing is changed.
     fn add_thumbnail(&self, new: NewThumbnail) -> Result<Option<Removed>>;
 
-    /// Forgets all thumbnails of a source, whose bytes were damaged when they were made.
+    /// Deletes all thumbnails of a source whose bytes were damaged when they were rendered.
     fn forget_thumbnails_of(&self, source: &Sha256) -> Result<Removed>;
 
-    /// Forgets thumbnails whose source no media has.
+    /// Deletes thumbnails whose source no media has.
     fn forget_sourceless_thumbnails(&self) -> Result<Removed>;
 }
 
@@ -87,7 +87,7 @@ impl ThumbnailRows for SqliteCatalog {
     }
 }
 
-/// Writes the row of a thumbnail unless no media has its source. Says whether it did.
+/// Inserts the row of a thumbnail unless no media has its source. Returns whether it did.
 fn insert_thumbnail(connection: &Connection, new: &NewThumbnail) -> rusqlite::Result<bool> {
     let NewThumbnail { key, filled, created, .. } = new;
     let ThumbnailKey { source, crop: [x, y, crop_width, crop_height], size: [width, height], animated } = key;

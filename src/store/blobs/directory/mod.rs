@@ -1,5 +1,5 @@
-//! Blobs in a directory: `blobs/ab/<sha256>`, so that `sha256sum` can check it. Its 256 folders are made at the opening: a new blob
-//! then costs the sync of one folder, and a million blobs are 4000 in each.
+//! Blobs in a directory: `blobs/ab/<sha256>`, so that `sha256sum` can check them. The 256 folders are created at the opening, so that a new
+//! blob costs the sync of one folder only. With a million blobs each has 4000 files.
 //!
 //! Owns the durability of what is published: temp file in the same file system → write → fsync → rename → fsync of the folder.
 //! Everything that changes the directory goes through its [`Fs`].

@@ -1,7 +1,7 @@
-//! Room on the disk: what is left free, and what is promised to bytes on their way in.
+//! Free space: how much must stay free, and how much is reserved for uploads in progress.
 //!
-//! The file system says what is free. Bytes that were announced and have not come yet are counted here, so that several uploads at
-//! once cannot each take the same room for theirs.
+//! The file system says how much is free. Bytes that were announced and not yet written are counted here, so that several uploads at the
+//! same time cannot all rely on the same space.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,39 +9,38 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::store::fs::Fs;
 
-/// Room that is left free on the disk, bytes: the catalog needs some for its log even to forget things. Nothing is begun below it, and
-/// what is under way may use one [`STEP`] of it.
+/// Space that must stay free on the disk, bytes: the catalog needs some for its log, even to delete rows. No blob is begun below it; one in
+/// progress may use one [`STEP`] of it.
 pub(super) const FLOOR: u64 = 64 << 20;
 
-/// How much room is taken at once for bytes that were not announced, and how many bytes are written before free space is looked at
-/// again.
+/// Space reserved at once for bytes that were not announced, and bytes written before free space is checked again.
 pub(super) const STEP: u64 = 4 << 20;
 
-/// The room of one file system.
+/// The free space of one file system.
 #[derive(Debug)]
 pub(super) struct Room {
     fs: Arc<dyn Fs>,
     /// A folder on the file system.
     folder: PathBuf,
-    /// Bytes promised to all that are being written, and not yet written.
+    /// Bytes reserved for all blobs in progress and not yet written.
     promised: Mutex<u64>,
 }
 
-/// Room promised to one writer. What is left of it is free again when this is dropped.
+/// Space reserved for one writer. The rest of it is released when this is dropped.
 #[derive(Debug)]
 pub(super) struct Reservation {
     room: Arc<Room>,
-    /// Bytes promised and not yet written.
+    /// Bytes reserved and not yet written.
     left: u64,
 }
 
 impl Room {
-    /// The room where `folder` lies.
+    /// The free space of the file system of `folder`.
     pub(super) fn new(fs: Arc<dyn Fs>, folder: PathBuf) -> Self {
         Self { fs, folder, promised: Mutex::default() }
     }
 
-    /// Whether more is free than what is left free. Promises do not count: they may be used.
+    /// Whether more than the required space is free. Reservations are not counted, because they may be used.
     pub(super) fn check(&self) -> io::Result<()> {
         let free = self.fs.free(&self.folder)?;
         if free < FLOOR {
@@ -51,24 +50,24 @@ impl Room {
         Ok(())
     }
 
-    /// The sum of promises. A panic elsewhere cannot leave it half-changed.
+    /// The sum of reservations. It is never left half-changed, so a poisoned lock can be used.
     fn promised(&self) -> MutexGuard<'_, u64> {
         self.promised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Reservation {
-    /// Room for `bytes`.
+    /// Reserves space for `bytes`.
     ///
     /// # Errors
-    /// `StorageFull` when they would eat into what is left free, or into what others were promised.
+    /// `StorageFull` when they do not fit beside the space that must stay free and the reservations of others.
     pub(super) fn new(room: &Arc<Room>, bytes: u64) -> io::Result<Self> {
         let mut reservation = Self { room: Arc::clone(room), left: 0 };
         reservation.grow(bytes)?;
         Ok(reservation)
     }
 
-    /// Makes sure that `bytes` more may be written: there is room for what was announced, and for the rest a further step is taken.
+    /// Makes sure that `bytes` more may be written. Announced bytes are reserved already; for others a further step is reserved.
     pub(super) fn prepare(&mut self, bytes: u64) -> io::Result<()> {
         if bytes > self.left { self.grow(bytes.saturating_sub(self.left).max(STEP)) } else { Ok(()) }
     }
@@ -81,7 +80,7 @@ impl Reservation {
         *promised = promised.saturating_sub(bytes);
     }
 
-    /// Promises `bytes` more. Looked at and counted under one lock.
+    /// Reserves `bytes` more. Checked and counted under one lock.
     fn grow(&mut self, bytes: u64) -> io::Result<()> {
         let mut promised = self.room.promised();
         let free = self.room.fs.free(&self.room.folder)?;

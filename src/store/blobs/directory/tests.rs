@@ -1,4 +1,4 @@
-//! What only a directory can show: names, modes, and what else may stand in it.
+//! Tests of what only a directory has: names, modes, and foreign files in it.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -18,7 +18,7 @@ fn store() -> (tempfile::TempDir, Arc<DirectoryBlobs>) {
     (folder, blobs)
 }
 
-/// Puts `bytes` through the gate.
+/// Stores `bytes` as a blob.
 fn put(blobs: &Arc<DirectoryBlobs>, bytes: &[u8]) -> Claim {
     let mut ingest = Arc::clone(blobs).begin(100, None).unwrap();
     ingest.write(bytes).unwrap();

@@ -1,4 +1,4 @@
-//! A blob on its way into the directory: a temp file that takes the blob's name when it is complete.
+//! Writes a blob into the directory: a temp file that is renamed to the blob's name when it is complete.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,20 +18,20 @@ use crate::store::sha256::Sha256;
 #[derive(Debug)]
 pub(super) struct TempFile {
     blobs: Arc<DirectoryBlobs>,
-    /// Its name; `None` once that is a blob's.
+    /// Its name; `None` after it was renamed to a blob.
     path: Option<PathBuf>,
-    /// The one handle that writes.
+    /// The only handle that can write to it.
     file: File,
-    /// Room for what is still to come.
+    /// Space reserved for the rest.
     reservation: Reservation,
     /// Bytes so far.
     size: u64,
-    /// Those of them that are on their way to the medium.
+    /// Bytes for which writing to the medium has been started.
     syncing: u64,
 }
 
 impl TempFile {
-    /// Makes an empty one.
+    /// Creates an empty file.
     pub(super) fn create(blobs: Arc<DirectoryBlobs>, reservation: Reservation) -> io::Result<Self> {
         let path = blobs.temp_path(blobs.next_temp.fetch_add(1, Ordering::Relaxed));
         let file = blobs.fs.create(&path)?;
@@ -50,7 +50,7 @@ impl BlobWriter for TempFile {
         if waiting >= STEP {
             self.blobs.fs.begin_sync(&self.file, self.syncing, waiting);
             self.syncing = self.size;
-            // Others write to the same disk.
+            // Other programs write to the same disk, so the reservation may not be there any more.
             self.blobs.room.check()?;
         }
         Ok(())
@@ -73,17 +73,17 @@ impl BlobWriter for TempFile {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
             if fs::symlink_metadata(&path).is_ok_and(|there| there.is_dir()) {
-                // No file can be renamed over a folder. It is kept: somebody made it.
+                // A file cannot be renamed over a folder. The folder is not ours and stays.
                 blobs.fs.rename(&path, &path.with_extension("aside"))?;
             }
             if let Some(temp) = &self.path {
-                // When two uploads of the same bytes end at once, the second rename puts identical bytes over the first's.
+                // If two uploads of the same bytes end at the same time, the second rename replaces the first file by identical bytes.
                 blobs.fs.rename(temp, &path)?;
                 self.path = None;
             }
             blobs.note_verified(&path, sha256);
         }
-        // For a file that was found there too: the upload that renamed it may not have come this far.
+        // Also if the file existed already: the upload that renamed it may not have synced the folder yet.
         let [first, ..] = *sha256.as_bytes();
         blobs.fs.sync_folder(&blobs.folder(first))?;
         Ok(if found == Found::Damaged { Replaced::Damage } else { Replaced::Nothing })
