@@ -11,10 +11,10 @@ use crate::accounts::homeserver::HomeserverClient;
 use crate::accounts::{Account, Accounts, CredentialHash};
 use crate::config::{Config, Live};
 use crate::error::{Error, Result};
-use crate::federation::{Federation, KeyFile, Parts, SigningKey};
+use crate::federation::{Federation, FederationParts, KeyFile, SigningKey};
 use crate::http::file_stream::Readers;
 use crate::matrix::{Clock, Moment, Monotonic, Random, ServerName, Timestamp};
-use crate::media::{self, ANIMATION_TIMEOUT, Media};
+use crate::media::{ANIMATION_TIMEOUT, Media, MediaParts};
 use crate::outbound::dns::{Dns, SystemDns};
 use crate::preview::Fetcher;
 use crate::store::Store;
@@ -108,7 +108,7 @@ impl App {
         let accounts =
             Accounts::new(Arc::clone(&homeserver), config.homeserver.token_cache.0, Arc::clone(&monotonic));
         accounts.reload(&config.homeserver);
-        let parts = Parts {
+        let parts = FederationParts {
             signing_key,
             key_file: KeyFile::locate(&config.homeserver.signing_key),
             homeserver,
@@ -126,7 +126,7 @@ impl App {
 
         let (pools, readers) = (Arc::new(Pools::new(config.thumbnails.workers)), Readers::new(READ_THREADS));
         let activity = Arc::new(Activity::new(Arc::clone(&monotonic), load));
-        let parts = media::Parts {
+        let parts = MediaParts {
             store: Arc::clone(&store),
             federation: Arc::clone(&federation),
             fetcher,

@@ -9,10 +9,10 @@
 //! | 7 | `api`, `housekeeping` | one short async function for each endpoint; background jobs |
 //! | 6 | [`app`] | wiring |
 //! | 5 | `media` | the use cases: download, upload, thumbnail, preview, fetching from other servers |
-//! | 4 | `accounts`, [`federation`], `thumbnail`, `preview` | access token → user; other servers; pictures made small; what a page says of itself |
+//! | 4 | `accounts`, [`federation`], `thumbnail`, `preview` | access token → user; other servers; smaller pictures; what a page says about itself |
 //! | 3 | `http` | requests, responses and their bodies |
-//! | 2 | [`store`], [`outbound`] | catalog, blobs and the order of their changes; the guarded way out |
-//! | 1 | [`config`], `sync` | `sidecar.yaml`; primitives of concurrency |
+//! | 2 | [`store`], [`outbound`] | catalog, blobs and the order of their changes; outgoing requests, checked against address lists |
+//! | 1 | [`config`], `sync` | `sidecar.yaml`; concurrency primitives |
 //! | 0 | [`matrix`], `error`, `log` | vocabulary; request IDs and how much is logged |
 
 mod accounts;

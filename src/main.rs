@@ -29,8 +29,8 @@ enum Command {
         #[command(flatten)]
         config: ConfigArg,
         /// Format of log lines
-        #[arg(long, value_enum, default_value_t = Format::Text)]
-        log_format: Format,
+        #[arg(long, value_enum, default_value_t = LogFormatArg::Text)]
+        log_format: LogFormatArg,
     },
     /// Show two complete servers on loopback that exchange media
     #[command(after_help = "Example: media-sidecar demo --once")]
@@ -69,7 +69,7 @@ enum Command {
         config: ConfigArg,
         /// Which proxy
         #[arg(value_enum)]
-        proxy: Proxy,
+        proxy: ProxyArg,
         /// Certificate with its chain, PEM [default: /etc/letsencrypt/live/HOST/fullchain.pem]
         #[arg(long, value_name = "FILE")]
         tls_cert: Option<PathBuf>,
@@ -87,7 +87,7 @@ enum Command {
 
 /// The supported proxies.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Proxy {
+enum ProxyArg {
     /// nginx 1.22 or later
     Nginx,
     /// Caddy 2.6 or later
@@ -147,7 +147,7 @@ struct ConfigArg {
 
 /// `--log-format`
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
+enum LogFormatArg {
     /// For people
     Text,
     /// One JSON object a line
@@ -172,8 +172,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve { config, log_format } => {
             let format = match log_format {
-                Format::Text => LogFormat::Text,
-                Format::Json => LogFormat::Json,
+                LogFormatArg::Text => LogFormat::Text,
+                LogFormatArg::Json => LogFormat::Json,
             };
             cli::serve(config.config.as_deref(), format)?;
         }
@@ -198,9 +198,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::ProxyConfig { config, proxy, tls_cert, tls_key, public_host, fallback } => {
             let proxy = match proxy {
-                Proxy::Nginx => cli::Proxy::Nginx,
-                Proxy::Caddy => cli::Proxy::Caddy,
-                Proxy::Traefik => cli::Proxy::Traefik,
+                ProxyArg::Nginx => cli::Proxy::Nginx,
+                ProxyArg::Caddy => cli::Proxy::Caddy,
+                ProxyArg::Traefik => cli::Proxy::Traefik,
             };
             let options = ProxyOptions {
                 tls: TlsFiles { cert: tls_cert, key: tls_key },

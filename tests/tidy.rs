@@ -249,6 +249,21 @@ fn levels_by(text: &str, start: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
+fn files_that_the_readme_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let quoted = readme.split('`').skip(1).step_by(2);
+    let paths = quoted.filter_map(|quoted| quoted.split_whitespace().next());
+    let of_this_repository =
+        |path: &&str| ["src/", "tests/", "assets/", ".ci/"].iter().any(|start| path.starts_with(start));
+    let named: Vec<&str> = paths.filter(of_this_repository).collect();
+    assert!(named.len() > 10, "{named:?}");
+    for path in named {
+        assert!(root.join(path).exists(), "README.md names {path}");
+    }
+}
+
+#[test]
 fn the_maps_in_the_readme_and_in_lib_rs_name_the_levels_and_src_has_no_other_module() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let expected: Vec<Vec<String>> = LEVELS

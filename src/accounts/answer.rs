@@ -53,7 +53,7 @@ pub(super) enum NoReply {
 }
 
 /// A request to the homeserver on behalf of a client.
-pub(super) struct Question {
+pub(super) struct HomeserverRequest {
     /// For the log.
     pub(super) name: &'static str,
     /// The message for the client when there is no usable response.
@@ -68,7 +68,7 @@ struct UnansweredQuestion {
     why: NoReply,
 }
 
-impl Question {
+impl HomeserverRequest {
     /// The error when there is no usable response. It never says that the token is bad.
     pub(super) fn unanswered(&self, why: impl Into<NoReply>) -> Error {
         let cause = UnansweredQuestion { question: self.name, why: why.into() };
@@ -101,7 +101,7 @@ impl HomeserverReply {
     ///
     /// # Errors
     /// The homeserver's refusal of the caller, or `HomeserverFailed`.
-    pub(super) fn into_object(self, question: &Question) -> Result<Map<String, Value>> {
+    pub(super) fn into_object(self, question: &HomeserverRequest) -> Result<Map<String, Value>> {
         let Self { status, retry_after, body } = self;
         let body = body.unwrap_or_default();
         let Ok(object) = serde_json::from_str::<Map<String, Value>>(&body) else {

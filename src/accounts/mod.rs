@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use self::answer::{HomeserverReply, NoReply, Question};
+use self::answer::{HomeserverReply, HomeserverRequest, NoReply};
 use self::homeserver::HomeserverClient;
 use self::pause::Pause;
 use crate::config::{self, Guests, Live};
@@ -53,12 +53,13 @@ const VERSION_PATH: &str = "/_matrix/federation/v1/version";
 /// Where the homeserver says which versions and features of the specification it has.
 const VERSIONS_PATH: &str = "/_matrix/client/versions";
 
-const WHOAMI: Question = Question {
+const WHOAMI: HomeserverRequest = HomeserverRequest {
     name: "whoami",
     failed: "the homeserver cannot be asked about the access token; try again later",
 };
 
-const VERSIONS: Question = Question { name: VERSIONS_PATH, failed: "the homeserver cannot be reached" };
+const VERSIONS: HomeserverRequest =
+    HomeserverRequest { name: VERSIONS_PATH, failed: "the homeserver cannot be reached" };
 
 /// Checks access tokens with the homeserver and caches the results.
 pub(crate) struct Accounts {

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::app::Environment;
 use crate::config::Config;
-use crate::federation::{Discovery, Endpoint};
+use crate::federation::{Discovery, ServerAddress};
 use crate::matrix::{Host, ServerName};
 use crate::outbound::Outbound;
 use crate::outbound::dns::Dns;
@@ -26,9 +26,9 @@ const SERVER: &str = "/.well-known/matrix/server";
 #[derive(Clone, Debug)]
 pub(super) struct Delegation {
     /// The endpoint for other servers.
-    pub(super) servers: Endpoint,
+    pub(super) servers: ServerAddress,
     /// The endpoint for clients.
-    pub(super) clients: Endpoint,
+    pub(super) clients: ServerAddress,
     /// Problems of the well-known documents, each with how to fix it.
     pub(super) problems: Vec<String>,
 }
@@ -73,12 +73,12 @@ impl Delegation {
 
     /// Whether servers and clients go to the same host and port.
     pub(super) fn is_one(&self) -> bool {
-        let with_port = |endpoint: &Endpoint| (base_host(endpoint).to_owned(), port(endpoint));
+        let with_port = |endpoint: &ServerAddress| (base_host(endpoint).to_owned(), port(endpoint));
         with_port(&self.servers) == with_port(&self.clients)
     }
 }
 
-pub(super) fn base_host(endpoint: &Endpoint) -> &str {
+pub(super) fn base_host(endpoint: &ServerAddress) -> &str {
     let authority = authority(endpoint);
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
@@ -87,7 +87,7 @@ pub(super) fn base_host(endpoint: &Endpoint) -> &str {
 }
 
 /// The port that is connected to: of the SRV record, of the URL, or the scheme's default.
-pub(super) fn port(endpoint: &Endpoint) -> u16 {
+pub(super) fn port(endpoint: &ServerAddress) -> u16 {
     if let Some((_, port)) = endpoint.via.first() {
         return *port;
     }
@@ -98,15 +98,15 @@ pub(super) fn port(endpoint: &Endpoint) -> u16 {
 }
 
 /// `host[:port]` as written in the endpoint's URL.
-fn authority(endpoint: &Endpoint) -> &str {
+fn authority(endpoint: &ServerAddress) -> &str {
     let url = endpoint.base_url.as_str();
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest)
 }
 
-fn endpoint_of(base_url: String) -> Endpoint {
-    let endpoint = Endpoint { host: String::new(), base_url, via: Vec::new() };
-    Endpoint { host: authority(&endpoint).to_owned(), ..endpoint }
+fn endpoint_of(base_url: String) -> ServerAddress {
+    let endpoint = ServerAddress { host: String::new(), base_url, via: Vec::new() };
+    ServerAddress { host: authority(&endpoint).to_owned(), ..endpoint }
 }
 
 /// Whether the name can be delegated: it is a DNS name without a port (spec, Resolving server names).
@@ -262,7 +262,7 @@ mod tests {
             let endpoint = endpoint_of(url.to_owned());
             assert_eq!((base_host(&endpoint), port(&endpoint)), (host, expected), "{url}");
         }
-        let srv = Endpoint {
+        let srv = ServerAddress {
             via: vec![("a".to_owned(), 444)],
             ..endpoint_of("https://example.org:8448".to_owned())
         };

@@ -87,7 +87,7 @@ fn render(config: &Config, proxy: Proxy, public: &Public, options: &ProxyOptions
         return Err("--fallback is for nginx".into());
     }
     let sidecar = Sidecar::of(config, proxy)?;
-    let homeserver = Homeserver::of(config, proxy)?;
+    let homeserver = HomeserverAddress::of(config, proxy)?;
     let Public { hosts, ports, documents } = public;
     let certbot = |file: &str| PathBuf::from(format!("/etc/letsencrypt/live/{}/{file}", public.first_host()));
     let tls_file = |given: &Option<PathBuf>, file| plain_path(given.clone().unwrap_or_else(|| certbot(file)));
@@ -161,7 +161,7 @@ impl Sidecar {
 }
 
 /// The homeserver's address in each proxy's notation.
-struct Homeserver {
+struct HomeserverAddress {
     /// `http` or `https`
     scheme: String,
     /// For `server` in an upstream.
@@ -174,7 +174,7 @@ struct Homeserver {
     tcp: String,
 }
 
-impl Homeserver {
+impl HomeserverAddress {
     fn of(config: &Config, proxy: Proxy) -> Result<Self, Failure> {
         let shown = redacted(&config.homeserver.url);
         match HomeserverUrl::parse(&config.homeserver.url) {
@@ -244,13 +244,13 @@ const FALLBACK_PREFIXES: [&str; 10] = [
 ];
 
 /// Locations that pass a 404 of the sidecar on to the homeserver.
-fn fallback_nginx(homeserver: &Homeserver) -> String {
+fn fallback_nginx(homeserver: &HomeserverAddress) -> String {
     let location = |path: &str| {
         format!(
             "        location {path} {{ proxy_pass http://media_sidecar; proxy_intercept_errors on; error_page 404 = @homeserver; }}"
         )
     };
-    let Homeserver { scheme, tls_nginx, .. } = homeserver;
+    let HomeserverAddress { scheme, tls_nginx, .. } = homeserver;
     format!(
         "\n\n        # Media from before, which the sidecar does not have: its 404 is the homeserver's to answer.\n{}\n        \
          location @homeserver {{\n            proxy_pass {scheme}://homeserver;{tls_nginx}\n        }}",

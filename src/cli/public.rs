@@ -125,7 +125,7 @@ impl Documents {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::federation::Endpoint;
+    use crate::federation::ServerAddress;
 
     fn name(text: &str) -> ServerName {
         ServerName::parse(text).unwrap()
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn what_is_found_decides_hosts_ports_and_documents() {
-        let endpoint = |base_url: &str, via: &[(&str, u16)]| Endpoint {
+        let endpoint = |base_url: &str, via: &[(&str, u16)]| ServerAddress {
             base_url: base_url.to_owned(),
             host: String::new(),
             via: via.iter().map(|(host, port)| ((*host).to_owned(), *port)).collect(),

@@ -23,7 +23,7 @@ const BEFORE_PUBLIC_KEY: [&[u8]; 2] = [&[0xa1, 0x23, 0x03, 0x21, 0x00], &[0x81, 
 
 /// The parts of a record.
 #[derive(PartialEq, Eq)]
-pub(super) struct Record {
+pub(super) struct KeypairRecord {
     /// What follows `ed25519:` in the key ID.
     pub(super) version: String,
     pub(super) seed: [u8; 32],
@@ -32,7 +32,7 @@ pub(super) struct Record {
 }
 
 /// Parses a record, raw or in hex as `sqlite3` and `ldb` print it. `None` when it is not one.
-pub(super) fn parse(bytes: &[u8]) -> Option<Record> {
+pub(super) fn parse(bytes: &[u8]) -> Option<KeypairRecord> {
     match from_hex(bytes) {
         Some(raw) => parse_raw(&raw),
         None => parse_raw(bytes),
@@ -48,7 +48,7 @@ fn from_hex(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Parses the record itself.
-fn parse_raw(record: &[u8]) -> Option<Record> {
+fn parse_raw(record: &[u8]) -> Option<KeypairRecord> {
     let at = record.iter().position(|byte| *byte == SEPARATOR)?;
     let version = std::str::from_utf8(record.get(..at)?).ok()?.to_owned();
     let document = record.get(at..)?.get(1..)?;
@@ -69,7 +69,7 @@ fn parse_raw(record: &[u8]) -> Option<Record> {
             Some(key.try_into().ok()?)
         }
     };
-    Some(Record { version, seed: *seed, public_key })
+    Some(KeypairRecord { version, seed: *seed, public_key })
 }
 
 #[cfg(test)]

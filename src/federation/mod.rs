@@ -39,7 +39,7 @@ use crate::outbound::{
 };
 use crate::store::catalog::{ServerRows, StoredKey};
 
-pub(crate) use self::discovery::{Discovery, Endpoint};
+pub(crate) use self::discovery::{Discovery, ServerAddress};
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::discovery::{read_well_known, well_known_lifetime};
 pub(crate) use self::inbound::{InboundRequest, UnverifiedRequest, Verification};
@@ -166,7 +166,7 @@ pub(crate) struct FetchOptions {
 }
 
 /// What a [`Federation`] is made of besides its configuration.
-pub(crate) struct Parts {
+pub(crate) struct FederationParts {
     pub(crate) signing_key: SigningKey,
     /// Where `signing_key` was read.
     pub(crate) key_file: KeyFile,
@@ -183,9 +183,10 @@ impl Federation {
     pub(crate) fn new(
         server_name: ServerName,
         config: &config::Federation,
-        parts: Parts,
+        parts: FederationParts,
     ) -> std::result::Result<Self, TlsSetupError> {
-        let Parts { signing_key, key_file, homeserver, catalog, dns, clock, monotonic, random } = parts;
+        let FederationParts { signing_key, key_file, homeserver, catalog, dns, clock, monotonic, random } =
+            parts;
         let dns = Lookups::from(dns);
         let rules = FederationRules::new(
             config,
@@ -252,7 +253,7 @@ impl Federation {
     ) -> std::result::Result<OutboundResponse, RemoteError> {
         outbound::time_left(Some(deadline))?;
         let rules = self.rules.get();
-        let Endpoint { base_url, host, via } = rules.discovery.resolve(server_name, Some(deadline));
+        let ServerAddress { base_url, host, via } = rules.discovery.resolve(server_name, Some(deadline));
         let url = format!("{base_url}{path}");
         let timeout = outbound::time_left(Some(deadline))?;
         Ok(rules.outbound_small.get(&OutboundRequest {

@@ -11,7 +11,7 @@ use ed25519_dalek::Signer as _;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::conduit_key::{self, Record};
+use super::conduit_key::{self, KeypairRecord};
 use super::signed_json::{Object, decode_base64, signable};
 use crate::matrix::{ServerName, Timestamp};
 
@@ -123,8 +123,8 @@ impl SigningKey {
     }
 
     /// From Conduit's record. A public key beside the seed must be the seed's own.
-    fn from_conduit(record: Record) -> Result<Self, KeyFormatError> {
-        let Record { version, seed, public_key } = record;
+    fn from_conduit(record: KeypairRecord) -> Result<Self, KeyFormatError> {
+        let KeypairRecord { version, seed, public_key } = record;
         if !is_version(&version) {
             return Err(KeyFormatError::Version);
         }

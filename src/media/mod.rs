@@ -75,7 +75,7 @@ pub(crate) struct Media {
 }
 
 /// What [`Media`] is built from besides the configuration.
-pub(crate) struct Parts {
+pub(crate) struct MediaParts {
     pub(crate) store: Arc<Store>,
     pub(crate) federation: Arc<Federation>,
     /// Fetches linked pages.
@@ -100,9 +100,9 @@ pub(crate) enum Viewer {
 }
 
 impl Media {
-    pub(crate) fn new(config: &Config, parts: Parts) -> Arc<Self> {
-        let Parts { store, federation, fetcher, pools, readers, activity, animation_time, .. } = parts;
-        let Parts { clock, monotonic, random, .. } = parts;
+    pub(crate) fn new(config: &Config, parts: MediaParts) -> Arc<Self> {
+        let MediaParts { store, federation, fetcher, pools, readers, activity, animation_time, .. } = parts;
+        let MediaParts { clock, monotonic, random, .. } = parts;
         let media = Arc::new(Self {
             server_name: config.server_name.clone(),
             config: Live::new(config.clone()),

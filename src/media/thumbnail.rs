@@ -12,7 +12,7 @@ mod render;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::outcomes::{Answer, Outcomes};
+use self::outcomes::{CachedAnswer, Outcomes};
 use self::render::{Batch, MadePicture, RenderTask, thumbnail_key};
 use super::Media;
 use super::download::{AccessOptions, Download, WaitFor};
@@ -173,8 +173,10 @@ impl Media {
     fn plan_thumbnail(&self, original: &StoredMedia, requested: ThumbnailRequest) -> Result<Planned> {
         let (source, outcomes) = (original.content.sha256, &self.thumbnails.outcomes);
         match outcomes.answer(source, requested) {
-            Some(Answer::Original(content_type)) => return Ok(original_as_thumbnail(original, content_type)),
-            Some(Answer::Made(content)) => {
+            Some(CachedAnswer::Original(content_type)) => {
+                return Ok(original_as_thumbnail(original, content_type));
+            }
+            Some(CachedAnswer::Made(content)) => {
                 if let Some(blob) = self.store.open_blob(None, &content)? {
                     return Ok(Planned::Ready(PreparedMedia::new(as_thumbnail(original, content, blob))));
                 }
@@ -190,7 +192,7 @@ impl Media {
             Plan::Render(spec) if !self.is_better_as_it_is(&header, spec, requested) => spec,
             Plan::Original | Plan::Render(_) => {
                 let content_type = header.content_type();
-                outcomes.note_answer(source, requested, Answer::Original(content_type));
+                outcomes.note_answer(source, requested, CachedAnswer::Original(content_type));
                 return Ok(original_as_thumbnail(original, content_type));
             }
         };
@@ -228,7 +230,7 @@ impl Media {
         if is_stopgap {
             return PreparedMedia::stopgap(as_thumbnail(original, content, blob));
         }
-        let answer = Answer::Made(content.clone());
+        let answer = CachedAnswer::Made(content.clone());
         self.thumbnails.outcomes.note_answer(original.content.sha256, requested, answer);
         PreparedMedia::new(as_thumbnail(original, content, blob))
     }

@@ -4,7 +4,7 @@ use std::io;
 
 use super::blobs::{BlobReader, Claim, Ingest, Unfinished};
 use super::catalog::{
-    Filled, NewMedia, NewPreview, NewThumbnail, Preview, Removed as RemovedRows, Room, ThumbnailKey,
+    Filled, NewMedia, NewPreview, NewThumbnail, Preview, PreviewLimits, Removed as RemovedRows, ThumbnailKey,
 };
 use super::sha256::Sha256;
 use super::stored_media::StoredMedia;
@@ -52,7 +52,7 @@ pub(crate) struct PreviewPage {
     /// Our own name.
     pub(crate) server_name: ServerName,
     /// What all previews together may take. The ones that expire next are deleted to make room.
-    pub(crate) room: Room,
+    pub(crate) room: PreviewLimits,
 }
 
 /// The image of a preview that is to be stored.

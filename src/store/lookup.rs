@@ -6,7 +6,7 @@ use quick_cache::sync::Cache;
 
 use super::Store;
 use super::blobs::{BlobReader, Lost};
-use super::catalog::{Content, Filled, Media, Preview, Reservation, Reserved, ThumbnailKey};
+use super::catalog::{Content, Filled, MediaRow, Preview, Reservation, Reserved, ThumbnailKey};
 use super::sha256::Sha256;
 use super::stored_media::StoredMedia;
 use crate::error::{Error, Result};
@@ -63,7 +63,7 @@ impl LossReports {
 impl Store {
     /// Looks for media and opens its blob.
     pub(crate) fn find(&self, mxc: &Mxc) -> Result<Lookup> {
-        let Some(Media { content, created, open, .. }) = self.catalog.media(mxc)? else {
+        let Some(MediaRow { content, created, open, .. }) = self.catalog.media(mxc)? else {
             return Ok(Lookup::Unknown);
         };
         Ok(match content {
@@ -76,7 +76,7 @@ impl Store {
     }
 
     /// The row of an address. Does not look at the blob.
-    pub(crate) fn media(&self, mxc: &Mxc) -> Result<Option<Media>> {
+    pub(crate) fn media(&self, mxc: &Mxc) -> Result<Option<MediaRow>> {
         self.catalog.media(mxc)
     }
 

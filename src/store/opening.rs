@@ -56,7 +56,7 @@ impl Store {
         if let Some(error) = inspect(data_dir)? {
             return Err(Error::internal("opening the store", error));
         }
-        let directory = Directory::look(data_dir)?;
+        let directory = BlobDirectory::look(data_dir)?;
         let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::open(data_dir)?);
         let (id, openings) = catalog.store_id()?;
         let blobs: Arc<dyn BlobStore> = DirectoryBlobs::open(data_dir, fs)
@@ -112,7 +112,7 @@ impl Store {
 /// # Errors
 /// When catalog or directory cannot be read, and when the catalog is damaged or was written by a newer version.
 pub(crate) fn inspect(data_dir: &Path) -> Result<Option<StoreError>> {
-    let directory = Directory::look(data_dir)?;
+    let directory = BlobDirectory::look(data_dir)?;
     let path = data_dir.join("catalog.db");
     if is_empty(&path) {
         let blobs = directory.root;
@@ -123,7 +123,7 @@ pub(crate) fn inspect(data_dir: &Path) -> Result<Option<StoreError>> {
 }
 
 /// The blob directory as found before the opening.
-struct Directory {
+struct BlobDirectory {
     /// `data_dir/blobs`
     root: PathBuf,
     marker_path: PathBuf,
@@ -143,7 +143,7 @@ struct Marker {
     catalog: Option<String>,
 }
 
-impl Directory {
+impl BlobDirectory {
     /// Reads the directory without changing it.
     fn look(data_dir: &Path) -> Result<Self> {
         let failed = |error| Error::internal("looking at blobs/", error);

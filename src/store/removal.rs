@@ -24,11 +24,11 @@ pub(crate) struct Removed {
 }
 
 /// Told what was removed, in the thread that removed it. It must not call the store.
-type Listener = Box<dyn Fn(&Removed) + Send + Sync>;
+type RemovalListener = Box<dyn Fn(&Removed) + Send + Sync>;
 
 /// The listener for removals.
 #[derive(Default)]
-pub(super) struct Removals(OnceLock<Listener>);
+pub(super) struct Removals(OnceLock<RemovalListener>);
 
 impl Removed {
     /// Whether nothing was removed.

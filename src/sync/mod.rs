@@ -26,19 +26,19 @@ pub(crate) use self::weighted_semaphore::WeightedSemaphore;
 pub(crate) const RETRY: Duration = Duration::from_secs(5);
 
 /// An entry of a shared table. It is removed when this is dropped, so a task that holds it leaves the table even if it panics.
-pub(crate) struct Entry<K: Eq + Hash, V> {
+pub(crate) struct TableEntry<K: Eq + Hash, V> {
     table: Arc<Mutex<HashMap<K, V>>>,
     key: K,
 }
 
-impl<K: Eq + Hash, V> Entry<K, V> {
+impl<K: Eq + Hash, V> TableEntry<K, V> {
     /// Guards the entry at `key`, which the caller has inserted or is about to.
     pub(crate) fn new(table: &Arc<Mutex<HashMap<K, V>>>, key: K) -> Self {
         Self { table: Arc::clone(table), key }
     }
 }
 
-impl<K: Eq + Hash, V> Drop for Entry<K, V> {
+impl<K: Eq + Hash, V> Drop for TableEntry<K, V> {
     fn drop(&mut self) {
         lock(&self.table).remove(&self.key);
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::Instrument as _;
 
-use super::{Entry, RETRY, lock};
+use super::{RETRY, TableEntry, lock};
 use crate::error::{Error, Kind, Result};
 use crate::log;
 
@@ -100,7 +100,7 @@ impl<K: Clone + Eq + Hash + Send + 'static, V: Clone + Send + Sync + 'static> Si
         let (sender, outcome) = watch::channel(None);
         flights.insert(key.clone(), outcome.clone());
         let future = start();
-        let entry = Entry::new(&self.flights, key);
+        let entry = TableEntry::new(&self.flights, key);
         // Log lines carry the ID of the request that started the flight, not of those that share its result.
         let span = log::request_span();
         let flight = async move {

@@ -15,10 +15,10 @@ use super::pixels::{Layout, Pixels, from_unit};
 
 /// A conversion to sRGB for pixels of one layout, set up once for several pictures. Without a profile, or with one that is
 /// broken or for another colour space, colours count as sRGB.
-pub(super) struct Conversion(Option<Transform>);
+pub(super) struct Conversion(Option<ColorTransform>);
 
 /// A conversion by an ICC profile.
-struct Transform {
+struct ColorTransform {
     /// Of the source.
     layout: Layout,
     /// Of the result.
@@ -28,7 +28,7 @@ struct Transform {
 
 impl Conversion {
     pub(super) fn new(layout: Layout, icc: Option<&[u8]>) -> Self {
-        Self(icc.and_then(|icc| Transform::new(layout, icc)))
+        Self(icc.and_then(|icc| ColorTransform::new(layout, icc)))
     }
 
     /// Converts pixels. The result is grey, RGB, or one of them with alpha, never CMYK.
@@ -41,7 +41,7 @@ impl Conversion {
     }
 }
 
-impl Transform {
+impl ColorTransform {
     /// `None` if the profile is malformed or for another colour space.
     fn new(layout: Layout, icc: &[u8]) -> Option<Self> {
         let profile = ColorProfile::new_from_slice(icc).ok()?;

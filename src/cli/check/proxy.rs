@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::report::{Causes, Level, Problem, Report};
-use super::service::State;
+use super::report::{Causes, CheckProblem, Level, Report};
+use super::service::ServiceState;
 use super::{Failure, HomeserverState, read_json, supports_authenticated_media};
 use crate::app::Environment;
 use crate::cli::delegation::Delegation;
 use crate::config::{Config, Size};
 use crate::error::in_words;
-use crate::federation::{Endpoint, SigningKey};
+use crate::federation::{ServerAddress, SigningKey};
 use crate::http::probe_header::{self, ProbeHeader};
 use crate::outbound::{CaFile, Guard, Outbound, OutboundError, OutboundRequest, OutboundResponse, Timeouts};
 use crate::server::PROXY_PREFIXES;
@@ -53,7 +53,7 @@ pub(super) struct PublicView {
 
 /// A host and port where clients or servers, or both, connect.
 struct EntryPoint<'a> {
-    endpoint: &'a Endpoint,
+    endpoint: &'a ServerAddress,
     /// The path prefixes that are requested there.
     prefixes: Vec<&'static str>,
     /// Whether clients connect there.
@@ -118,7 +118,7 @@ impl PublicView {
 
     fn get(
         &self,
-        endpoint: &Endpoint,
+        endpoint: &ServerAddress,
         target: &str,
         headers: &[(&str, &str)],
     ) -> Result<OutboundResponse, OutboundError> {
@@ -128,7 +128,7 @@ impl PublicView {
 
 /// Calls `ask` with a request for `target` at an endpoint.
 fn with<T>(
-    endpoint: &Endpoint,
+    endpoint: &ServerAddress,
     target: &str,
     headers: &[(&str, &str)],
     ask: impl FnOnce(&OutboundRequest<'_>) -> T,
@@ -152,10 +152,10 @@ enum VersionsAnswer {
 pub(super) fn check(
     config: &Config,
     public_view: &PublicView,
-    (state, homeserver): (State, HomeserverState),
+    (state, homeserver): (ServiceState, HomeserverState),
     report: &mut Report<'_, impl Write>,
 ) -> Result<(), Failure> {
-    if state == State::NotRunning {
+    if state == ServiceState::NotRunning {
         let finding = "not checked while the service does not run; start it, then run `check` again";
         return report.say(Level::Warn, "proxy", finding);
     }
@@ -187,7 +187,7 @@ pub(super) fn check(
     unanswered.tell(report)?;
     causes.tell(report)?;
     report_versions(public_view, homeserver, &open, report)?;
-    let is_routed = |endpoint: &Endpoint| {
+    let is_routed = |endpoint: &ServerAddress| {
         let health = public_view.get(endpoint, "/_sidecar/health", &[]).ok().and_then(read_json);
         health.is_some_and(|health| health.get("database").is_some())
     };
@@ -223,7 +223,7 @@ fn report_delegation(
 fn report_versions(
     public_view: &PublicView,
     homeserver: HomeserverState,
-    open: &[(&Endpoint, VersionsAnswer)],
+    open: &[(&ServerAddress, VersionsAnswer)],
     report: &mut Report<'_, impl Write>,
 ) -> Result<(), Failure> {
     let clients = &public_view.delegation.clients.base_url;
@@ -285,7 +285,7 @@ impl PublicView {
     ///
     /// # Errors
     /// Why the request did not reach our sidecar.
-    fn probe_get(&self, endpoint: &Endpoint, prefix: &str) -> Result<Vec<Problem>, Problem> {
+    fn probe_get(&self, endpoint: &ServerAddress, prefix: &str) -> Result<Vec<CheckProblem>, CheckProblem> {
         let target = format!("{prefix}{PROBE}");
         let credential = if is_federation(prefix) { &self.x_matrix } else { BEARER };
         let headers = [
@@ -296,9 +296,9 @@ impl PublicView {
             ("If-Modified-Since", "Thu, 01 Jan 2026 00:00:00 GMT"),
             ("Origin", ORIGIN),
         ];
-        let answer = self
-            .get(endpoint, &target, &headers)
-            .map_err(|error| Problem::from(format!("no answer ({}); check the proxy", in_words(&error))))?;
+        let answer = self.get(endpoint, &target, &headers).map_err(|error| {
+            CheckProblem::from(format!("no answer ({}); check the proxy", in_words(&error)))
+        })?;
         let arrived = self.our_probe_header(&answer)?;
         let mut problems = Vec::new();
         if !arrived.has_target(&target) {
@@ -330,7 +330,7 @@ impl PublicView {
     }
 
     /// Uploads a body larger than the default limit of proxies.
-    fn probe_body(&self, endpoint: &Endpoint, prefix: &str) -> Option<Problem> {
+    fn probe_body(&self, endpoint: &ServerAddress, prefix: &str) -> Option<CheckProblem> {
         let target = format!("{prefix}{PROBE}");
         let headers = [("Authorization", BEARER), ("Content-Type", BODY_TYPE)];
         let body = vec![0; BODY];
@@ -358,7 +358,7 @@ impl PublicView {
     }
 
     /// Announces an upload of `uploads.max_size`.
-    fn probe_length(&self, endpoint: &Endpoint, prefix: &str) -> Option<Problem> {
+    fn probe_length(&self, endpoint: &ServerAddress, prefix: &str) -> Option<CheckProblem> {
         let target = format!("{prefix}{PROBE}");
         let headers = [("Authorization", BEARER), ("Content-Type", BODY_TYPE)];
         let length = self.max_upload.0;
@@ -375,7 +375,7 @@ impl PublicView {
     }
 
     /// Sends the preflight request that browsers send before an upload.
-    fn probe_preflight(&self, endpoint: &Endpoint, prefix: &str) -> Option<Problem> {
+    fn probe_preflight(&self, endpoint: &ServerAddress, prefix: &str) -> Option<CheckProblem> {
         let headers = [
             ("Origin", ORIGIN),
             ("Access-Control-Request-Method", "POST"),
@@ -394,7 +394,7 @@ impl PublicView {
     ///
     /// # Errors
     /// Who answered instead.
-    fn our_probe_header(&self, answer: &OutboundResponse) -> Result<ProbeHeader, Problem> {
+    fn our_probe_header(&self, answer: &OutboundResponse) -> Result<ProbeHeader, CheckProblem> {
         let status = answer.status();
         match answer.header(probe_header::NAME.as_str()).map(ProbeHeader::parse) {
             Some(Some(arrived)) if arrived.fingerprint == self.fingerprint => Ok(arrived),
@@ -413,7 +413,7 @@ impl PublicView {
 }
 
 /// The problem of the CORS headers, if any.
-fn cors_problem(answer: &OutboundResponse) -> Option<Problem> {
+fn cors_problem(answer: &OutboundResponse) -> Option<CheckProblem> {
     let origins = answer.header_list("access-control-allow-origin");
     let exposed = answer.header_list("access-control-expose-headers");
     if origins.len() > 1 {
@@ -432,7 +432,7 @@ fn cors_problem(answer: &OutboundResponse) -> Option<Problem> {
 }
 
 /// Why an entry point does not answer, and how to fix it.
-fn describe_no_answer(error: &OutboundError, endpoint: &Endpoint) -> String {
+fn describe_no_answer(error: &OutboundError, endpoint: &ServerAddress) -> String {
     let why = in_words(error);
     match error {
         OutboundError::Unresolved => "the name has no address; check its DNS records".into(),
@@ -483,13 +483,13 @@ fn is_federation(prefix: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::{Endpoint as Route, ROUTES};
+    use crate::server::{Endpoint, ROUTES};
 
     #[test]
     fn uploads_are_tried_below_every_prefix_that_has_them() {
         let uploads = ROUTES
             .iter()
-            .filter(|row| matches!(row.endpoint, Route::Upload | Route::Create | Route::UploadInto));
+            .filter(|row| matches!(row.endpoint, Endpoint::Upload | Endpoint::Create | Endpoint::UploadInto));
         for path in uploads.flat_map(|row| row.cells).map(|(_, path)| path).filter(|path| !path.is_empty()) {
             assert!(UPLOAD_PREFIXES.iter().any(|prefix| path.starts_with(prefix)), "{path}");
         }

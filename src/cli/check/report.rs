@@ -49,15 +49,15 @@ impl<'a, W: Write> Report<'a, W> {
 
 /// A problem and how to fix it, in one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Problem(String);
+pub(super) struct CheckProblem(String);
 
-impl<T: Into<String>> From<T> for Problem {
+impl<T: Into<String>> From<T> for CheckProblem {
     fn from(text: T) -> Self {
         Self(text.into())
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for CheckProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -65,7 +65,7 @@ impl fmt::Display for Problem {
 
 /// Problems, each with all the places where it was seen.
 #[derive(Default)]
-pub(super) struct Causes(Vec<(Problem, Vec<String>)>);
+pub(super) struct Causes(Vec<(CheckProblem, Vec<String>)>);
 
 impl Causes {
     pub(super) fn is_empty(&self) -> bool {
@@ -73,7 +73,7 @@ impl Causes {
     }
 
     /// Notes that `cause` was seen at `place`.
-    pub(super) fn add(&mut self, cause: Problem, place: String) {
+    pub(super) fn add(&mut self, cause: CheckProblem, place: String) {
         match self.0.iter_mut().find(|(known, _)| *known == cause) {
             Some((_, places)) if places.contains(&place) => {}
             Some((_, places)) => places.push(place),

@@ -12,7 +12,7 @@ use crate::outbound::{Outbound, OutboundError, OutboundRequest, OutboundResponse
 
 /// Whether the service runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum ServiceState {
     Running,
     /// It cannot be asked directly.
     Unknown,
@@ -25,16 +25,16 @@ pub(super) fn check(
     public_view: &PublicView,
     homeserver: HomeserverState,
     report: &mut Report<'_, impl Write>,
-) -> Result<State, Failure> {
+) -> Result<ServiceState, Failure> {
     let mut states = Vec::new();
     for address in &config.listen.addresses {
         states.push(check_address(address, public_view, homeserver, report)?);
     }
     let any = |state| states.contains(&state);
-    Ok(match (any(State::Running), any(State::Unknown)) {
-        (true, _) => State::Running,
-        (false, true) => State::Unknown,
-        (false, false) => State::NotRunning,
+    Ok(match (any(ServiceState::Running), any(ServiceState::Unknown)) {
+        (true, _) => ServiceState::Running,
+        (false, true) => ServiceState::Unknown,
+        (false, false) => ServiceState::NotRunning,
     })
 }
 
@@ -43,13 +43,13 @@ fn check_address(
     public_view: &PublicView,
     homeserver: HomeserverState,
     report: &mut Report<'_, impl Write>,
-) -> Result<State, Failure> {
+) -> Result<ServiceState, Failure> {
     let (outbound, base_url) = match address {
         ListenAddr::Tcp(address) if address.port() == 0 => {
             let finding =
                 format!("`listen: {address}` means any free port, so the service cannot be asked directly");
             report.say(Level::Warn, "service", finding)?;
-            return Ok(State::Unknown);
+            return Ok(ServiceState::Unknown);
         }
         ListenAddr::Tcp(address) => {
             (public_view.outbound().clone(), format!("http://{}", reachable(*address)))
@@ -70,7 +70,7 @@ fn check_address(
                 answer.status()
             );
             report.say(Level::Fail, "service", finding)?;
-            return Ok(State::NotRunning);
+            return Ok(ServiceState::NotRunning);
         }
         Some(None) => format!(
             "another version of media-sidecar runs at {address}; restart it (`systemctl restart media-sidecar`)"
@@ -83,13 +83,13 @@ fn check_address(
         Some(Some(_)) => {
             let Some(why) = health_problems(&outbound, &base_url, homeserver) else {
                 report.say(Level::Ok, "service", format!("running at {address}"))?;
-                return Ok(State::Running);
+                return Ok(ServiceState::Running);
             };
             format!("running at {address}, but failing: {why}")
         }
     };
     report.say(Level::Fail, "service", finding)?;
-    Ok(State::Running)
+    Ok(ServiceState::Running)
 }
 
 /// Reports an address without an answer. With systemd's sockets `listen` may be another address: then the proxy's route shows that the service
@@ -99,26 +99,26 @@ fn report_no_answer(
     why: &OutboundError,
     public_view: &PublicView,
     report: &mut Report<'_, impl Write>,
-) -> Result<State, Failure> {
+) -> Result<ServiceState, Failure> {
     if let ListenAddr::Unix(path) = address
         && rustix::fs::access(path, rustix::fs::Access::WRITE_OK)
             .is_err_and(|why| why == rustix::io::Errno::ACCESS)
     {
         let finding = format!("this user may not connect to {address}; run `check` as root");
         report.say(Level::Warn, "service", finding)?;
-        return Ok(State::Unknown);
+        return Ok(ServiceState::Unknown);
     }
     if public_view.is_reached() {
         let finding = format!(
             "no answer at {address}, but the service runs; if systemd opens its socket, set `listen` to that socket"
         );
         report.say(Level::Warn, "service", finding)?;
-        return Ok(State::Running);
+        return Ok(ServiceState::Running);
     }
     let finding =
         format!("no answer at {address} ({}); start it (`systemctl start media-sidecar`)", in_words(why));
     report.say(Level::Fail, "service", finding)?;
-    Ok(State::NotRunning)
+    Ok(ServiceState::NotRunning)
 }
 
 /// The failing parts of its health that were not reported yet.

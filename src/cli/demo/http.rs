@@ -61,14 +61,14 @@ impl Certificates {
 
 /// A response with its whole body.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct WholeResponse {
     /// Status and headers.
     pub(super) head: hyper::http::response::Parts,
     /// Body.
     pub(super) body: Bytes,
 }
 
-impl Answer {
+impl WholeResponse {
     /// HTTP status.
     pub(super) fn status(&self) -> u16 {
         self.head.status.as_u16()
@@ -91,11 +91,11 @@ pub(super) async fn ask(
     connector: &TlsConnector,
     address: SocketAddr,
     request: Request<Full<Bytes>>,
-) -> Result<Answer, Failure> {
+) -> Result<WholeResponse, Failure> {
     let stream = TcpStream::connect(address).await?;
     let stream = connector.connect(ServerName::IpAddress(address.ip().into()), stream).await?;
     let (head, body) = send(stream, request).await?.into_parts();
-    Ok(Answer { head, body: body.collect().await?.to_bytes() })
+    Ok(WholeResponse { head, body: body.collect().await?.to_bytes() })
 }
 
 /// Sends one request on a fresh connection.

@@ -10,7 +10,7 @@ use hyper::body::Bytes;
 use hyper::{Method, Request, header};
 
 use super::Server;
-use super::http::{self, Answer, Certificates};
+use super::http::{self, Certificates, WholeResponse};
 use super::site::TITLE;
 use crate::cli::Failure;
 
@@ -201,7 +201,7 @@ impl<W: Write> Tour<'_, W> {
     }
 
     /// Sends a request that must be answered with `status`.
-    async fn ask(&mut self, asked: Asked<'_>, status: u16) -> Result<Answer, Failure> {
+    async fn ask(&mut self, asked: Asked<'_>, status: u16) -> Result<WholeResponse, Failure> {
         let started = Instant::now();
         let request = asked.request.body(Full::new(Bytes::from_static(asked.body)))?;
         let answer = http::ask(&self.certificates.connector, asked.server.address, request).await?;

@@ -28,7 +28,7 @@ const SRV_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where a server is reached, and under which names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Endpoint {
+pub(crate) struct ServerAddress {
     /// `https://host:port`; the certificate must carry the host.
     pub(crate) base_url: String,
     /// For the `Host` header.
@@ -63,7 +63,7 @@ impl Discovery {
 
     /// Where `server_name` is reached. Waits for documents and DNS within the time left until `deadline`; what does not arrive by then is
     /// treated as absent.
-    pub(crate) fn resolve(&self, server_name: &ServerName, deadline: Option<Instant>) -> Endpoint {
+    pub(crate) fn resolve(&self, server_name: &ServerName, deadline: Option<Instant>) -> ServerAddress {
         match (server_name.host(), server_name.port()) {
             // Step 3: only a bare DNS name may be delegated.
             (Host::Name(_), None) => match self.well_known.delegated(server_name, deadline) {
@@ -76,9 +76,9 @@ impl Discovery {
 
     /// Where a name is reached that is not delegated further: the server's own (steps 1, 2, 4 to 6) or the one it delegates to
     /// (steps 3.1 to 3.5). `Host` and certificate are for this name, never for an SRV target.
-    fn reach(&self, name: &ServerName, deadline: Option<Instant>) -> Endpoint {
+    fn reach(&self, name: &ServerName, deadline: Option<Instant>) -> ServerAddress {
         let host = name.host_str();
-        let direct = |port: u16| Endpoint {
+        let direct = |port: u16| ServerAddress {
             base_url: format!("https://{host}:{port}"),
             host: name.to_string(),
             via: Vec::new(),
@@ -88,7 +88,11 @@ impl Discovery {
             (Host::Ip(_), None) => direct(DEFAULT_PORT),
             (Host::Name(_), None) => {
                 let via = self.targets(host, deadline);
-                if via.is_empty() { direct(DEFAULT_PORT) } else { Endpoint { via, ..direct(DEFAULT_PORT) } }
+                if via.is_empty() {
+                    direct(DEFAULT_PORT)
+                } else {
+                    ServerAddress { via, ..direct(DEFAULT_PORT) }
+                }
             }
         }
     }

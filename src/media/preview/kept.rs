@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::matrix::{Expiry, Moment, len_u64};
 use crate::media::Media;
 use crate::preview::{Fetcher, HttpUrl, MAX_OEMBED_CACHE_AGE, OembedProviders};
-use crate::store::catalog::{Preview, Room};
+use crate::store::catalog::{Preview, PreviewLimits};
 use crate::store::{Incoming, PreviewImage, PreviewPage};
 use crate::sync::{KeyedSemaphore, SingleFlight};
 
@@ -205,7 +205,7 @@ impl Media {
                 incoming: Incoming { mxc, content_type, upload_name, user_id, created, open },
             }
         });
-        let room = Room { count: MAX_PREVIEWS, bytes: self.previews.rules().config.max_stored.0 };
+        let room = PreviewLimits { count: MAX_PREVIEWS, bytes: self.previews.rules().config.max_stored.0 };
         let page = PreviewPage { url: link.as_str().to_owned(), server_name: self.server_name.clone(), room };
         self.store.keep_preview(page, image, |image| {
             if let Some(mxc) = image {

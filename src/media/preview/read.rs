@@ -76,8 +76,10 @@ impl Media {
         let (mut page, unverified) = match preview::sniff(&head, claimed) {
             _ if head.is_empty() => (Page::default(), None),
             BodyKind::Html => {
-                let mut body =
-                    Watched { inner: body.take(self.previews.rules().config.max_page.0), broke_off: false };
+                let mut body = WatchedBody {
+                    inner: body.take(self.previews.rules().config.max_page.0),
+                    broke_off: false,
+                };
                 let page = preview::read_page(&mut body, claimed, &url).map_err(preview::body_error)?;
                 broke_off = body.broke_off;
                 (page, None)
@@ -262,12 +264,12 @@ impl Read for Break {
 }
 
 /// Notes whether a body broke off.
-struct Watched<R> {
+struct WatchedBody<R> {
     inner: R,
     broke_off: bool,
 }
 
-impl<R: Read> Read for Watched<R> {
+impl<R: Read> Read for WatchedBody<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer);
         self.broke_off |= read.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::Interrupted);

@@ -21,7 +21,7 @@ use crate::matrix::Mxc;
 use crate::media::Viewer;
 use crate::store::blobs::BlobReader;
 use crate::store::stored_media::StoredMedia;
-use crate::sync::{Entry, RETRY, lock};
+use crate::sync::{RETRY, TableEntry, lock};
 
 /// Chunks read ahead for a client that receives an arriving file.
 const READ_AHEAD: usize = 2;
@@ -186,7 +186,7 @@ impl InFlightFetches {
         let sender = Arc::new(sender);
         let fetch = fetch(ProgressReporter(Arc::clone(&sender)));
         // Dropped in this order: the table has room by the time waiting requests are woken.
-        let entry = (Entry::new(&self.table, mxc.clone()), NotifyOnDrop(Arc::clone(&self.ended)));
+        let entry = (TableEntry::new(&self.table, mxc.clone()), NotifyOnDrop(Arc::clone(&self.ended)));
         let span = log::request_span();
         let task = async move {
             let outcome = fetch.instrument(span).await;

@@ -35,7 +35,7 @@ const ANIMATION_RETRY: Duration = Duration::from_mins(10);
 /// The caches, all of them bounded. They may be out of date: callers check that a blob they name still exists.
 #[derive(Debug)]
 pub(super) struct Outcomes {
-    answers: Cache<(Sha256, ThumbnailRequest), Answer>,
+    answers: Cache<(Sha256, ThumbnailRequest), CachedAnswer>,
     made: Cache<(Sha256, RenderSpec), Filled>,
     refusals: Cache<(Sha256, Step), (Error, Moment)>,
     /// Until when a still stands in for the animation.
@@ -45,7 +45,7 @@ pub(super) struct Outcomes {
 
 /// The cached answer to a request for a thumbnail.
 #[derive(Clone, Debug)]
-pub(super) enum Answer {
+pub(super) enum CachedAnswer {
     /// The original itself; its bytes have this type.
     Original(&'static str),
     /// A rendered picture.
@@ -78,11 +78,11 @@ impl Outcomes {
         }
     }
 
-    pub(super) fn answer(&self, source: Sha256, requested: ThumbnailRequest) -> Option<Answer> {
+    pub(super) fn answer(&self, source: Sha256, requested: ThumbnailRequest) -> Option<CachedAnswer> {
         self.answers.get(&(source, requested))
     }
 
-    pub(super) fn note_answer(&self, source: Sha256, requested: ThumbnailRequest, answer: Answer) {
+    pub(super) fn note_answer(&self, source: Sha256, requested: ThumbnailRequest, answer: CachedAnswer) {
         self.answers.insert((source, requested), answer);
     }
 
@@ -132,8 +132,8 @@ impl Outcomes {
         }
         self.made.retain(|_, picture| !blobs.contains(&picture.sha256));
         self.answers.retain(|_, answer| match answer {
-            Answer::Made(picture) => !blobs.contains(&picture.sha256),
-            Answer::Original(_) => true,
+            CachedAnswer::Made(picture) => !blobs.contains(&picture.sha256),
+            CachedAnswer::Original(_) => true,
         });
         self.refusals.retain(|(source, _), _| !blobs.contains(source));
         self.partial.retain(|source, ()| !blobs.contains(source));

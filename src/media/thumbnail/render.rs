@@ -33,12 +33,12 @@ pub(super) struct RenderTask {
     header: Header,
     /// Equal specs of one source are the same picture.
     pub(super) spec: RenderSpec,
-    purpose: Purpose,
+    purpose: RenderPurpose,
 }
 
 /// Why a picture is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
+enum RenderPurpose {
     /// A request waits for it.
     Requested,
     /// It may be requested later. Nothing is rendered ahead from a truncated file.
@@ -66,7 +66,7 @@ pub(super) struct Batch {
 impl RenderTask {
     /// The same picture, made ahead of requests.
     pub(super) fn ahead(self) -> Self {
-        Self { purpose: Purpose::Ahead, ..self }
+        Self { purpose: RenderPurpose::Ahead, ..self }
     }
 }
 
@@ -87,7 +87,7 @@ impl Media {
     ) -> Result<RenderTask> {
         let (source, original) = (original.content.sha256, original.content.clone());
         self.thumbnails.outcomes.check_refused(source, Step::of(&spec), &self.monotonic)?;
-        let task = RenderTask { source, original, header, spec, purpose: Purpose::Requested };
+        let task = RenderTask { source, original, header, spec, purpose: RenderPurpose::Requested };
         if memory(std::slice::from_ref(&task)) > self.config.get().thumbnails.memory.0 {
             return Err(Error::new(Kind::UploadTooLarge, "the image takes too much memory to decode"));
         }
@@ -156,7 +156,7 @@ impl Media {
                 if rendered.is_partial {
                     self.thumbnails.outcomes.note_partial(*source);
                     let is_requested =
-                        |task: &RenderTask| task.spec == *spec && task.purpose == Purpose::Requested;
+                        |task: &RenderTask| task.spec == *spec && task.purpose == RenderPurpose::Requested;
                     if !batch.iter().any(is_requested) {
                         continue;
                     }

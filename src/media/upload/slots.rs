@@ -23,11 +23,11 @@ const MAX_WAITING_PER_USER: usize = 256;
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// Users with uploads in progress or waiting.
-type Table = Arc<Mutex<HashMap<UserId, User>>>;
+type UserTable = Arc<Mutex<HashMap<UserId, User>>>;
 
 /// The upload slots of all users.
 #[derive(Debug, Default)]
-pub(super) struct UploadSlots(Table);
+pub(super) struct UploadSlots(UserTable);
 
 /// The uploads of one user.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(crate) struct UploadSlot {
 /// An upload that is counted in the table, until this is dropped.
 #[derive(Debug)]
 struct Counted {
-    table: Table,
+    table: UserTable,
     user_id: UserId,
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use resolv_conf::{Config, ScopedIp};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::message::{Answer, Query, Reply};
+use super::message::{Reply, SrvQuery, SrvResponse};
 
 /// Port of DNS.
 const PORT: u16 = 53;
@@ -96,10 +96,10 @@ impl Servers {
     ///
     /// # Errors
     /// `TimedOut` when a server did not respond; other errors when all servers failed.
-    pub(super) fn ask(&self, name: &str, until: Instant) -> io::Result<Answer> {
+    pub(super) fn ask(&self, name: &str, until: Instant) -> io::Result<SrvResponse> {
         let mut id = [0; 2];
         getrandom::fill(&mut id).map_err(io::Error::other)?;
-        let query = Query::new(u16::from_be_bytes(id), name, self.udp_size)
+        let query = SrvQuery::new(u16::from_be_bytes(id), name, self.udp_size)
             .map_err(|error| io::Error::new(ErrorKind::InvalidInput, error.to_string()))?;
         let until = Instant::now().checked_add(self.timeout).map_or(until, |end| end.min(until));
         match self.transport {
@@ -122,7 +122,7 @@ impl Servers {
 
 /// A query in progress, sent to several servers.
 struct Round<'a> {
-    query: &'a Query,
+    query: &'a SrvQuery,
     /// The deadline.
     until: Instant,
     /// The servers and their state.
@@ -147,7 +147,7 @@ enum State {
 impl Round<'_> {
     /// Queries the servers one after the other, `attempts` times each, evenly over the time until the deadline. Accepts a response from any
     /// of them.
-    fn ask(mut self, attempts: usize) -> io::Result<Answer> {
+    fn ask(mut self, attempts: usize) -> io::Result<SrvResponse> {
         let count = self.peers.len();
         let turns = count.saturating_mul(attempts);
         let left = self.until.saturating_duration_since(Instant::now());
@@ -170,7 +170,7 @@ impl Round<'_> {
     }
 
     /// Waits for a response until `until`, or until a server fails.
-    fn listen(&mut self, until: Instant) -> Option<Answer> {
+    fn listen(&mut self, until: Instant) -> Option<SrvResponse> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let sockets: Vec<&UdpSocket> = self.peers.iter().filter_map(Peer::socket).collect();
@@ -198,7 +198,7 @@ impl Round<'_> {
 
 impl Peer {
     /// Sends the query. Returns whether a response can be expected.
-    fn send(&mut self, query: &Query) -> bool {
+    fn send(&mut self, query: &SrvQuery) -> bool {
         if let State::Unasked = self.state {
             self.state = connect(self.address).map_or_else(State::Failed, State::Asked);
         }
@@ -224,7 +224,7 @@ impl Peer {
     }
 
     /// Its response, or why there will be none; `None` while it has not responded. If the response is truncated, queries again over TCP.
-    fn receive(&self, query: &Query, until: Instant) -> Option<io::Result<Answer>> {
+    fn receive(&self, query: &SrvQuery, until: Instant) -> Option<io::Result<SrvResponse>> {
         let mut message = [0; BUFFER];
         loop {
             let count = match self.socket()?.recv(&mut message) {
@@ -256,7 +256,7 @@ fn connect(server: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// Queries one server after the other over TCP; each gets its share of the time left.
-fn ask_by_tcp(peers: &[Peer], query: &Query, until: Instant) -> io::Result<Answer> {
+fn ask_by_tcp(peers: &[Peer], query: &SrvQuery, until: Instant) -> io::Result<SrvResponse> {
     let mut failure = silence();
     for (index, peer) in peers.iter().enumerate() {
         let others = u32::try_from(peers.len().saturating_sub(index)).unwrap_or(u32::MAX);
@@ -271,7 +271,7 @@ fn ask_by_tcp(peers: &[Peer], query: &Query, until: Instant) -> io::Result<Answe
 }
 
 /// Queries one server over TCP ([RFC 7766](https://www.rfc-editor.org/rfc/rfc7766)).
-fn by_tcp(server: SocketAddr, query: &Query, until: Instant) -> io::Result<Answer> {
+fn by_tcp(server: SocketAddr, query: &SrvQuery, until: Instant) -> io::Result<SrvResponse> {
     let mut stream = TcpStream::connect_timeout(&server, time_left(until)?)?;
     let length = u16::try_from(query.bytes().len()).map_err(io::Error::other)?;
     let message = [&length.to_be_bytes(), query.bytes()].concat();

@@ -40,15 +40,15 @@ pub(crate) struct Lookups(Arc<Shared>);
 struct Shared {
     dns: Arc<dyn Dns>,
     /// Lookups in progress.
-    in_progress: Mutex<HashMap<Question, Slot>>,
+    in_progress: Mutex<HashMap<DnsQuestion, Slot>>,
     /// Notified when a thread ends.
     answered: Condvar,
     /// Lookups that timed out, and until when they are not repeated.
-    unanswered: Cache<Question, Instant>,
+    unanswered: Cache<DnsQuestion, Instant>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Question {
+enum DnsQuestion {
     /// Addresses of a host, for a port.
     Addresses(String, u16),
     /// SRV records of a name.
@@ -56,13 +56,13 @@ enum Question {
 }
 
 #[derive(Clone, Debug)]
-enum Answer {
+enum LookupResult {
     Addresses(Vec<SocketAddr>),
     Services(Vec<Service>),
 }
 
 /// The slot for the result of a lookup. Errors are kept as kind and text, which can be copied to every caller.
-type Slot = Arc<OnceLock<Result<Answer, (io::ErrorKind, String)>>>;
+type Slot = Arc<OnceLock<Result<LookupResult, (io::ErrorKind, String)>>>;
 
 impl<N: Dns> From<Arc<N>> for Lookups {
     fn from(dns: Arc<N>) -> Self {
@@ -93,10 +93,10 @@ impl Lookups {
         until: Instant,
     ) -> Vec<io::Result<Vec<SocketAddr>>> {
         let questions: Vec<_> =
-            hosts.iter().map(|(host, port)| Question::Addresses(host.clone(), *port)).collect();
+            hosts.iter().map(|(host, port)| DnsQuestion::Addresses(host.clone(), *port)).collect();
         let addresses = |answer| match answer {
-            Answer::Addresses(addresses) => addresses,
-            Answer::Services(_) => Vec::new(),
+            LookupResult::Addresses(addresses) => addresses,
+            LookupResult::Services(_) => Vec::new(),
         };
         self.ask(&questions, until).into_iter().map(|answer| answer.map(addresses)).collect()
     }
@@ -106,15 +106,15 @@ impl Lookups {
     /// # Errors
     /// `TimedOut` when DNS does not respond.
     pub(crate) fn services(&self, name: &str, until: Instant) -> io::Result<Vec<Service>> {
-        let answer = self.ask(&[Question::Services(name.to_owned())], until).pop();
+        let answer = self.ask(&[DnsQuestion::Services(name.to_owned())], until).pop();
         match answer.unwrap_or_else(|| Err(silence()))? {
-            Answer::Services(services) => Ok(services),
-            Answer::Addresses(_) => Ok(Vec::new()),
+            LookupResult::Services(services) => Ok(services),
+            LookupResult::Addresses(_) => Ok(Vec::new()),
         }
     }
 
     /// The results of several lookups, which run at the same time.
-    fn ask(&self, questions: &[Question], until: Instant) -> Vec<io::Result<Answer>> {
+    fn ask(&self, questions: &[DnsQuestion], until: Instant) -> Vec<io::Result<LookupResult>> {
         let started = Instant::now();
         let mut slots: Vec<Option<Slot>> = questions.iter().map(|question| self.at_once(question)).collect();
         let (mut until, mut is_one_known) = (until, false);
@@ -146,10 +146,10 @@ impl Lookups {
     }
 
     /// Results that need no thread: IP literals, and lookups that timed out a moment ago.
-    fn at_once(&self, question: &Question) -> Option<Slot> {
+    fn at_once(&self, question: &DnsQuestion) -> Option<Slot> {
         let answer = match question {
-            Question::Addresses(host, _) if literal(host).is_some() => self.0.answer(question),
-            Question::Addresses(..) | Question::Services(_) => {
+            DnsQuestion::Addresses(host, _) if literal(host).is_some() => self.0.answer(question),
+            DnsQuestion::Addresses(..) | DnsQuestion::Services(_) => {
                 self.0.unanswered.get(question).filter(|until| Instant::now() < *until)?;
                 Err((io::ErrorKind::TimedOut, "DNS did not answer a moment ago".to_owned()))
             }
@@ -158,7 +158,7 @@ impl Lookups {
     }
 
     /// The slot for the result of `question`, for which a thread is started unless there is one. `None` while all threads are busy.
-    fn begin(&self, question: &Question, in_progress: &mut HashMap<Question, Slot>) -> Option<Slot> {
+    fn begin(&self, question: &DnsQuestion, in_progress: &mut HashMap<DnsQuestion, Slot>) -> Option<Slot> {
         if let Some(slot) = in_progress.get(question) {
             return Some(Arc::clone(slot));
         }
@@ -179,23 +179,25 @@ impl Lookups {
     }
 
     /// The lookups in progress.
-    fn in_progress(&self) -> MutexGuard<'_, HashMap<Question, Slot>> {
+    fn in_progress(&self) -> MutexGuard<'_, HashMap<DnsQuestion, Slot>> {
         self.0.in_progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Shared {
     /// Runs the lookup. Blocks for as long as it takes.
-    fn answer(&self, question: &Question) -> Result<Answer, (io::ErrorKind, String)> {
+    fn answer(&self, question: &DnsQuestion) -> Result<LookupResult, (io::ErrorKind, String)> {
         let answer = match question {
-            Question::Addresses(host, port) => self.dns.addresses(host, *port).map(Answer::Addresses),
-            Question::Services(name) => self.dns.services(name).map(Answer::Services),
+            DnsQuestion::Addresses(host, port) => {
+                self.dns.addresses(host, *port).map(LookupResult::Addresses)
+            }
+            DnsQuestion::Services(name) => self.dns.services(name).map(LookupResult::Services),
         };
         answer.map_err(|error| (error.kind(), error.to_string()))
     }
 
     /// Records that a lookup timed out and is not to be repeated for a while.
-    fn note_unanswered(&self, question: &Question) {
+    fn note_unanswered(&self, question: &DnsQuestion) {
         if let Some(until) = Instant::now().checked_add(SILENCE_KEPT) {
             self.unanswered.insert(question.clone(), until);
         }
@@ -205,7 +207,7 @@ impl Shared {
 /// A thread's work. When it is dropped, after a panic too, the slot is filled and every caller is woken.
 struct Asking {
     shared: Arc<Shared>,
-    question: Question,
+    question: DnsQuestion,
     slot: Slot,
 }
 
@@ -234,7 +236,7 @@ impl Drop for Asking {
 }
 
 /// A slot's content, for one caller.
-fn outcome(answer: Option<Result<Answer, (io::ErrorKind, String)>>) -> io::Result<Answer> {
+fn outcome(answer: Option<Result<LookupResult, (io::ErrorKind, String)>>) -> io::Result<LookupResult> {
     match answer {
         Some(answer) => answer.map_err(|(kind, words)| io::Error::new(kind, words)),
         None => Err(silence()),

@@ -16,7 +16,7 @@ const HEADER: usize = 12;
 const SHORTEST_RECORD: usize = 11;
 
 /// A query for the SRV records of a name.
-pub(super) struct Query {
+pub(super) struct SrvQuery {
     /// Random; the response must repeat it.
     id: u16,
     /// The name, in lower case, without a trailing dot.
@@ -32,12 +32,12 @@ pub(super) enum Reply {
     Truncated,
     /// The server failed or refused, with the reason for the log.
     Failed(String),
-    Answer(Answer),
+    Answer(SrvResponse),
 }
 
 /// The content of a response.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct SrvResponse {
     /// SRV records and aliases of any name; may be empty.
     pub(super) records: Vec<Record>,
     /// How long it may be cached that there are none, if the server says so
@@ -64,7 +64,7 @@ pub(super) enum Data {
     Service(Service),
 }
 
-impl Query {
+impl SrvQuery {
     /// A query. `udp_size`: the UDP payload size offered with EDNS; `None`: no EDNS, which means 512.
     ///
     /// # Errors
@@ -111,7 +111,7 @@ impl Query {
         if !matches!(packet.rcode(), RCODE::NoError | RCODE::NameError) {
             return Reply::Failed(format!("it answers {:?}", packet.rcode()));
         }
-        Reply::Answer(Answer {
+        Reply::Answer(SrvResponse {
             records: packet.answers.iter().filter_map(record).collect(),
             none_lifetime: packet.name_servers.iter().find_map(none_lifetime),
         })
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_in_lower_case_with_its_lifetimes() {
-        let query = Query::new(7, "_a._tcp.X.test.", Some(1232)).unwrap();
+        let query = SrvQuery::new(7, "_a._tcp.X.test.", Some(1232)).unwrap();
         let Reply::Answer(answer) = query.read(&answer(7)) else { panic!("no answer") };
         assert_eq!(answer.none_lifetime, Some(Duration::from_mins(1)));
         let [alias, service] = &answer.records[..] else { panic!("{answer:?}") };
@@ -204,8 +204,8 @@ mod tests {
 
     #[test]
     fn what_answers_another_question_is_passed_over() {
-        let query = Query::new(7, "_a._tcp.x.test", None).unwrap();
-        let other = Query::new(7, "_a._tcp.y.test", None).unwrap();
+        let query = SrvQuery::new(7, "_a._tcp.x.test", None).unwrap();
+        let other = SrvQuery::new(7, "_a._tcp.y.test", None).unwrap();
         assert!(matches!(query.read(&answer(8)), Reply::Unrelated));
         assert!(matches!(other.read(&answer(7)), Reply::Unrelated));
         assert!(matches!(query.read(query.bytes()), Reply::Unrelated), "a question");
@@ -215,8 +215,8 @@ mod tests {
 
     #[test]
     fn names_that_cannot_be_asked_for_are_errors() {
-        assert!(Query::new(1, &"x".repeat(64), None).is_err());
-        assert!(Query::new(1, &"x.".repeat(200), None).is_err());
+        assert!(SrvQuery::new(1, &"x".repeat(64), None).is_err());
+        assert!(SrvQuery::new(1, &"x.".repeat(200), None).is_err());
     }
 
     proptest! {
@@ -226,7 +226,7 @@ mod tests {
             changes in prop::collection::vec((0_usize..200, any::<u8>()), 0..8),
             length in 0_usize..200,
         ) {
-            let query = Query::new(7, "_a._tcp.x.test", None).unwrap();
+            let query = SrvQuery::new(7, "_a._tcp.x.test", None).unwrap();
             let mut changed = answer(7);
             for (at, byte) in changes {
                 if let Some(place) = changed.get_mut(at) {

@@ -3,12 +3,12 @@
 //! Triggers keep the totals in the transaction that changes a row (`assets/migrations/0007_blob.sql`), so reading them is reading one row,
 //! or four.
 
-use rusqlite::{Connection, OptionalExtension as _, Row};
+use rusqlite::{Connection, Row};
 
 use super::SqliteCatalog;
 use super::media::{ACCESS_GRAIN, in_batches};
 use crate::error::Result;
-use crate::matrix::{ServerName, Timestamp, UserId};
+use crate::matrix::Timestamp;
 use crate::store::sha256::Sha256;
 
 /// The totals of the store, by kind. A blob with rows of several kinds counts only in the first of them, so that the kinds add up to the
@@ -36,29 +36,7 @@ pub(crate) struct KindTotal {
     pub(crate) bytes: u64,
 }
 
-/// What a user has uploaded here.
-#[cfg_attr(not(test), allow(dead_code, reason = "for quotas and for what an operator is shown"))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct UserTotal {
-    /// Media IDs with content.
-    pub(crate) files: u64,
-    /// Their sizes together. Those that share a blob count each.
-    pub(crate) bytes: u64,
-    /// Media IDs without content, expired ones included until they are deleted.
-    pub(crate) pending: u64,
-}
-
-/// Stored media of another server.
-#[cfg_attr(not(test), allow(dead_code, reason = "for quotas and for what an operator is shown"))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ServerTotal {
-    /// Media IDs.
-    pub(crate) files: u64,
-    /// Their sizes together. Those that share a blob count each.
-    pub(crate) bytes: u64,
-}
-
-/// Queries about blobs and totals.
+/// Queries about blobs.
 pub(crate) trait BlobRows {
     /// Whether any row of media or of thumbnails refers to a blob.
     fn refers_to(&self, sha256: &Sha256) -> Result<bool>;
@@ -68,18 +46,6 @@ pub(crate) trait BlobRows {
 
     /// As [`MediaRows::touch`](super::media::MediaRows::touch), for thumbnails, which are named by their own hashes.
     fn touch_blobs(&self, accesses: Vec<(Sha256, Timestamp)>) -> Result<()>;
-
-    /// What the store holds, by kind.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for quotas and for what an operator is shown"))]
-    fn totals(&self) -> Result<Totals>;
-
-    /// What `user_id` has uploaded here.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for quotas and for what an operator is shown"))]
-    fn user_total(&self, user_id: &UserId) -> Result<UserTotal>;
-
-    /// What is kept of `server_name`'s media.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for quotas and for what an operator is shown"))]
-    fn server_total(&self, server_name: &ServerName) -> Result<ServerTotal>;
 }
 
 impl BlobRows for SqliteCatalog {
@@ -116,34 +82,6 @@ impl BlobRows for SqliteCatalog {
             })
         })
     }
-
-    fn totals(&self) -> Result<Totals> {
-        self.readers.ask(read_totals)
-    }
-
-    fn user_total(&self, user_id: &UserId) -> Result<UserTotal> {
-        self.readers.ask(|connection| {
-            let total = connection
-                .prepare_cached("SELECT files, bytes, pending FROM user_usage WHERE user_id = ?1")?
-                .query_row([user_id.as_str()], |row| {
-                    Ok(UserTotal { files: count(row, 0)?, bytes: count(row, 1)?, pending: count(row, 2)? })
-                })
-                .optional()?;
-            Ok(total.unwrap_or_default())
-        })
-    }
-
-    fn server_total(&self, server_name: &ServerName) -> Result<ServerTotal> {
-        self.readers.ask(|connection| {
-            let total = connection
-                .prepare_cached("SELECT files, bytes FROM server_usage WHERE server_name = ?1")?
-                .query_row([server_name.as_str()], |row| {
-                    Ok(ServerTotal { files: count(row, 0)?, bytes: count(row, 1)? })
-                })
-                .optional()?;
-            Ok(total.unwrap_or_default())
-        })
-    }
 }
 
 /// Reads the totals by kind.
@@ -169,18 +107,75 @@ fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
     use proptest::prelude::*;
+    use rusqlite::OptionalExtension as _;
 
     use super::*;
-    use crate::matrix::{Expiry, MediaId, Mxc};
+    use crate::matrix::{Expiry, MediaId, Mxc, ServerName, UserId};
     use crate::store::catalog::{
-        Filled, MediaRows as _, NewMedia, NewPreview, NewThumbnail, Place, Preview, PreviewRows as _,
-        Reservation, Room, StoreRows as _, ThumbnailKey, ThumbnailRows as _,
+        Filled, MediaRows as _, NewMedia, NewPreview, NewThumbnail, Place, Preview, PreviewLimits,
+        PreviewRows as _, Reservation, StoreRows as _, ThumbnailKey, ThumbnailRows as _,
     };
+
+    /// What a user has uploaded.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub(in crate::store::catalog) struct UserTotal {
+        /// Media IDs with content.
+        pub(in crate::store::catalog) files: u64,
+        /// Their sizes together. Those that share a blob count each.
+        pub(in crate::store::catalog) bytes: u64,
+        /// Media IDs without content, expired ones included until they are deleted.
+        pub(in crate::store::catalog) pending: u64,
+    }
+
+    /// Stored media of another server.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub(in crate::store::catalog) struct ServerTotal {
+        pub(in crate::store::catalog) files: u64,
+        /// Their sizes together. Those that share a blob count each.
+        pub(in crate::store::catalog) bytes: u64,
+    }
+
+    impl SqliteCatalog {
+        pub(in crate::store::catalog) fn totals(&self) -> Result<Totals> {
+            self.readers.ask(read_totals)
+        }
+
+        pub(in crate::store::catalog) fn user_total(&self, user_id: &UserId) -> Result<UserTotal> {
+            self.readers.ask(|connection| {
+                let total = connection
+                    .prepare_cached("SELECT files, bytes, pending FROM user_usage WHERE user_id = ?1")?
+                    .query_row([user_id.as_str()], |row| {
+                        Ok(UserTotal {
+                            files: count(row, 0)?,
+                            bytes: count(row, 1)?,
+                            pending: count(row, 2)?,
+                        })
+                    })
+                    .optional()?;
+                Ok(total.unwrap_or_default())
+            })
+        }
+
+        pub(in crate::store::catalog) fn server_total(
+            &self,
+            server_name: &ServerName,
+        ) -> Result<ServerTotal> {
+            self.readers.ask(|connection| {
+                let total = connection
+                    .prepare_cached("SELECT files, bytes FROM server_usage WHERE server_name = ?1")?
+                    .query_row([server_name.as_str()], |row| {
+                        Ok(ServerTotal { files: count(row, 0)?, bytes: count(row, 1)? })
+                    })
+                    .optional()?;
+                Ok(total.unwrap_or_default())
+            })
+        }
+    }
 
     /// Something that is done to a catalog. Numbers choose among a few IDs, blobs, users and servers, so that they meet again.
     #[derive(Clone, Debug)]
@@ -292,7 +287,11 @@ mod tests {
                 let preview = Preview { answer: String::new(), expires };
                 let image = id.map(|id| NewMedia { user_id: None, ..media(id & !1, blob, 0) });
                 let new = NewPreview { url: format!("u{url}"), preview, image };
-                catalog.keep_preview(new, &ours, Room { count: count.into(), bytes: bytes.into() })?;
+                catalog.keep_preview(
+                    new,
+                    &ours,
+                    PreviewLimits { count: count.into(), bytes: bytes.into() },
+                )?;
             }
             Step::ForgetPreviews { now, bytes } => {
                 drop(catalog.forget_previews(Timestamp(now.into()), &ours, bytes.into())?);

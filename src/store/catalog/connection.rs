@@ -35,14 +35,14 @@ const BATCH: usize = 64;
 pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The pool of read-only connections.
-pub(super) struct Readers {
+pub(super) struct ReaderPool {
     pool: Pool<SqliteConnectionManager>,
     /// Reads so far.
     asked: AtomicU64,
 }
 
 /// The thread that writes, stopped when this is dropped.
-pub(super) struct Writer {
+pub(super) struct WriterThread {
     /// `None` once dropping has begun.
     queue: Option<SyncSender<Job>>,
     /// Writes so far.
@@ -68,7 +68,7 @@ type Job = Box<dyn FnOnce(Option<&Connection>) -> (Option<Error>, Finish) + Send
 /// Sends the caller the result of its write, given the result of the commit.
 type Finish = Box<dyn FnOnce(&Result<()>) + Send>;
 
-impl Readers {
+impl ReaderPool {
     /// A pool on the database at `path`, which exists.
     pub(super) fn new(path: &Path) -> Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -102,7 +102,7 @@ impl Readers {
     }
 }
 
-impl Writer {
+impl WriterThread {
     /// Starts the thread on `connection`.
     pub(super) fn start(connection: Connection) -> Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE);
@@ -150,7 +150,7 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for WriterThread {
     fn drop(&mut self) {
         self.queue = None;
         if let Some(thread) = self.thread.take() {
@@ -269,7 +269,7 @@ mod tests {
         let path = folder.path().join("x.db");
         let connection = open_writer(&path).unwrap();
         connection.execute_batch("CREATE TABLE t (x INTEGER UNIQUE)").unwrap();
-        let writer = Writer::start(connection).unwrap();
+        let writer = WriterThread::start(connection).unwrap();
         writer.write(|connection| connection.execute("INSERT INTO t VALUES (1)", [])).unwrap();
         let failed = writer.write(|connection| {
             connection.execute("INSERT INTO t VALUES (2)", [])?;
@@ -277,7 +277,7 @@ mod tests {
         });
         assert!(failed.unwrap_err().causes().contains("UNIQUE"));
         writer.write(|connection| connection.execute("INSERT INTO t VALUES (3)", [])).unwrap();
-        let sum: i64 = Readers::new(&path)
+        let sum: i64 = ReaderPool::new(&path)
             .unwrap()
             .ask(|c| c.query_row("SELECT sum(x) FROM t", [], |r| r.get(0)))
             .unwrap();

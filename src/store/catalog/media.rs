@@ -19,7 +19,7 @@ const ACCESSES_AT_ONCE: usize = 2048;
 
 /// The row of a media ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Media {
+pub(crate) struct MediaRow {
     /// Its content, if it has any.
     pub(crate) content: Content,
     /// Uploader, for local media.
@@ -104,7 +104,7 @@ pub(crate) enum Reserved {
 
 /// Queries about media IDs. A write is durable when it returns; a failed write changes nothing.
 pub(crate) trait MediaRows {
-    fn media(&self, mxc: &Mxc) -> Result<Option<Media>>;
+    fn media(&self, mxc: &Mxc) -> Result<Option<MediaRow>>;
 
     /// Adds media with content. Returns whether a row was added: an existing ID stays as it is.
     fn add(&self, media: NewMedia) -> Result<bool>;
@@ -141,7 +141,7 @@ pub(crate) trait MediaRows {
 }
 
 impl MediaRows for SqliteCatalog {
-    fn media(&self, mxc: &Mxc) -> Result<Option<Media>> {
+    fn media(&self, mxc: &Mxc) -> Result<Option<MediaRow>> {
         self.readers.ask(|connection| {
             connection
                 .prepare_cached(
@@ -361,7 +361,7 @@ pub(super) fn in_batches<T>(mut accesses: Vec<T>, write: impl Fn(Vec<T>) -> Resu
 }
 
 /// One row in the order of [`MediaRows::media`].
-fn read_media(row: &Row<'_>) -> rusqlite::Result<Media> {
+fn read_media(row: &Row<'_>) -> rusqlite::Result<MediaRow> {
     let content = match (row.get::<_, Option<[u8; 32]>>(0)?, row.get::<_, Option<i64>>(6)?) {
         (Some(sha256), _) => Content::Stored(Filled {
             sha256: Sha256::from_bytes(sha256),
@@ -378,7 +378,7 @@ fn read_media(row: &Row<'_>) -> rusqlite::Result<Media> {
         }
     };
     let user_id: Option<String> = row.get(4)?;
-    Ok(Media {
+    Ok(MediaRow {
         content,
         user_id: user_id.as_deref().map(UserId::new),
         created: Timestamp(row.get(5)?),

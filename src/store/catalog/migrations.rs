@@ -161,7 +161,8 @@ mod tests {
 
     use super::*;
     use crate::matrix::{MediaId, Mxc, ServerName, Timestamp, UserId};
-    use crate::store::catalog::blobs::{KindTotal, ServerTotal, Totals, UserTotal};
+    use crate::store::catalog::blobs::tests::{ServerTotal, UserTotal};
+    use crate::store::catalog::blobs::{KindTotal, Totals};
     use crate::store::catalog::{BlobRows as _, MediaRows as _, Removed, SqliteCatalog};
     use crate::store::sha256::Sha256;
 

@@ -17,7 +17,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use self::connection::{Readers, Writer};
+use self::connection::{ReaderPool, WriterThread};
 use self::migrations::{MigrationError, migrate};
 use crate::error::Result;
 use crate::matrix::Mxc;
@@ -25,8 +25,8 @@ use crate::store::sha256::Sha256;
 
 pub(crate) use self::blobs::{BlobRows, Totals};
 pub(crate) use self::conduit::{ConduitError, read_keypair as read_conduit_keypair};
-pub(crate) use self::media::{Content, Filled, Media, MediaRows, NewMedia, Reservation, Reserved};
-pub(crate) use self::previews::{NewPreview, Preview, PreviewRows, Room};
+pub(crate) use self::media::{Content, Filled, MediaRow, MediaRows, NewMedia, Reservation, Reserved};
+pub(crate) use self::previews::{NewPreview, Preview, PreviewLimits, PreviewRows};
 pub(crate) use self::servers::{ServerRows, StoredKey};
 pub(crate) use self::store::{Place, StoreId, StoreRows, peek};
 pub(crate) use self::thumbnails::{NewThumbnail, ThumbnailKey, ThumbnailRows};
@@ -42,9 +42,9 @@ impl Catalog for SqliteCatalog {}
 /// The catalog in `catalog.db`. Reads use pooled connections; writes run on one thread, which commits several at once.
 pub(crate) struct SqliteCatalog {
     /// Read-only connections.
-    readers: Readers,
+    readers: ReaderPool,
     /// The one connection that writes.
-    writer: Writer,
+    writer: WriterThread,
 }
 
 /// Numbers of queries since the catalog was opened, without those of the opening itself.
@@ -74,7 +74,7 @@ impl SqliteCatalog {
         let mut connection = connection::open_writer(&path).map_err(MigrationError::Sqlite)?;
         migrate(&mut connection, &path)?;
         log_totals(&connection)?;
-        Ok(Self { readers: Readers::new(&path)?, writer: Writer::start(connection)? })
+        Ok(Self { readers: ReaderPool::new(&path)?, writer: WriterThread::start(connection)? })
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct NewPreview {
 
 /// What all previews together may take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
+pub(crate) struct PreviewLimits {
     /// Most previews.
     pub(crate) count: u32,
     /// Most bytes of their images together, each blob counted once.
@@ -53,7 +53,8 @@ pub(crate) trait PreviewRows {
     fn preview_image(&self, url: &str, server_name: &ServerName) -> Result<Option<(MediaId, Sha256)>>;
 
     /// Stores a preview, replacing the earlier one of its URL. Beyond `room`, previews that expire next are deleted.
-    fn keep_preview(&self, new: NewPreview, server_name: &ServerName, room: Room) -> Result<Removed>;
+    fn keep_preview(&self, new: NewPreview, server_name: &ServerName, room: PreviewLimits)
+    -> Result<Removed>;
 
     /// Deletes previews that have expired by `now`, with their images, and further ones while the images take more than `bytes`.
     fn forget_previews(&self, now: Timestamp, server_name: &ServerName, bytes: u64) -> Result<Removed>;
@@ -85,7 +86,12 @@ impl PreviewRows for SqliteCatalog {
         Ok(found.and_then(|(id, sha256)| Some((MediaId::parse(&id).ok()?, Sha256::from_bytes(sha256)))))
     }
 
-    fn keep_preview(&self, new: NewPreview, server_name: &ServerName, room: Room) -> Result<Removed> {
+    fn keep_preview(
+        &self,
+        new: NewPreview,
+        server_name: &ServerName,
+        room: PreviewLimits,
+    ) -> Result<Removed> {
         let server_name = server_name.clone();
         self.writer.write(move |connection| {
             let NewPreview { url, preview, image } = &new;
@@ -267,7 +273,7 @@ mod tests {
         NewThumbnail { key, filled: media("t", 2).filled, created: Timestamp(1), limit: 9 }
     }
 
-    const ROOM: Room = Room { count: 9, bytes: 1000 };
+    const ROOM: PreviewLimits = PreviewLimits { count: 9, bytes: 1000 };
 
     fn new(url: &str, expires: i64, image: Option<NewMedia>) -> NewPreview {
         let preview =
@@ -334,8 +340,9 @@ mod tests {
     fn the_next_to_expire_make_room() {
         let (_folder, catalog, ours) = catalog();
         for (url, expires) in [("late", 9), ("soon", 3), ("later", 10)] {
-            let removed =
-                catalog.keep_preview(new(url, expires, None), &ours, Room { count: 2, ..ROOM }).unwrap();
+            let removed = catalog
+                .keep_preview(new(url, expires, None), &ours, PreviewLimits { count: 2, ..ROOM })
+                .unwrap();
             assert_eq!(removed.previews.len(), usize::from(url == "later"));
         }
         assert!(catalog.preview("soon").unwrap().is_none() && catalog.preview("late").unwrap().is_some());
@@ -355,7 +362,7 @@ mod tests {
     fn previews_with_images_make_room_in_bytes() {
         let (_folder, catalog, ours) = catalog();
         // 7 bytes each; the last two are the same.
-        let room = Room { count: 9, bytes: 21 };
+        let room = PreviewLimits { count: 9, bytes: 21 };
         let keep =
             |url: &str, expires, image| catalog.keep_preview(new(url, expires, image), &ours, room).unwrap();
         for (url, expires, image) in [

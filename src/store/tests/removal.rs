@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use super::super::catalog::{Reservation, Room, ThumbnailKey};
+use super::super::catalog::{PreviewLimits, Reservation, ThumbnailKey};
 use super::super::{Incoming, Lookup, MadeThumbnail, PreviewImage, PreviewPage, Removed};
 use super::*;
 use crate::matrix::{Expiry, UserId};
@@ -215,7 +215,7 @@ fn a_preview_keeps_the_address_of_its_image_until_that_changes() {
         let page = PreviewPage {
             url: "https://page.example/".to_owned(),
             server_name: mxc("x").server_name,
-            room: Room { count: 9, bytes: 1000 },
+            room: PreviewLimits { count: 9, bytes: 1000 },
         };
         let image = image.map(|text| PreviewImage { ingest: heard.ingest(text), incoming: incoming(id) });
         let describe = |mxc: Option<&Mxc>| Preview {

@@ -13,7 +13,7 @@ use image_webp::vp8::{Frame as Vp8Frame, Vp8Decoder};
 use super::super::ThumbnailError;
 use super::super::input::Input;
 use super::super::pixels::{Decoded, Layout, length};
-use super::super::probe::{Coding, Header, Span, bytes, from_webp, webp_first_frame, webp_profile};
+use super::super::probe::{ByteSpan, Coding, Header, bytes, from_webp, webp_first_frame, webp_profile};
 use super::padding::{PAD, padding};
 use super::sink::FrameSink;
 
@@ -46,8 +46,8 @@ pub(super) fn decode(
 /// Decodes a lossy picture. Its alpha is stored before it, and so is complete if any of the picture is present.
 fn lossy(
     input: &mut Input<'_>,
-    data: Span,
-    alpha: Option<Span>,
+    data: ByteSpan,
+    alpha: Option<ByteSpan>,
     (width, height): (u32, u32),
     frame_sink: &mut FrameSink,
 ) -> Result<(), ThumbnailError> {
@@ -84,7 +84,12 @@ fn lossy(
 
 /// Decodes the planes of a lossy picture. Bytes of `pad` stand in for the missing ones, and more than are missing, because the
 /// decoder may consume more of them.
-fn planes(input: &mut Input<'_>, data: Span, size: (u32, u32), pad: u8) -> Result<Vp8Frame, ThumbnailError> {
+fn planes(
+    input: &mut Input<'_>,
+    data: ByteSpan,
+    size: (u32, u32),
+    pad: u8,
+) -> Result<Vp8Frame, ThumbnailError> {
     input.seek(SeekFrom::Start(data.start))?;
     let padding = if data.is_truncated() {
         data.claimed
@@ -194,13 +199,13 @@ fn to_rgb(y: u8, u: u8, v: u8) -> [u8; 3] {
 /// Reads an alpha plane (RFC 9649, 2.7.1.2).
 fn read_alpha(
     input: &mut Input<'_>,
-    span: Span,
+    span: ByteSpan,
     (width, height): (u32, u32),
 ) -> Result<Vec<u8>, ThumbnailError> {
     input.seek(SeekFrom::Start(span.start))?;
     let [flags] = bytes(input)?;
     let rest = |bytes: u64| bytes.saturating_sub(1);
-    let span = Span {
+    let span = ByteSpan {
         start: span.start.saturating_add(1),
         claimed: rest(span.claimed),
         present: rest(span.present),
@@ -260,7 +265,7 @@ fn unfilter(alpha: &mut [u8], width: usize, method: u8) {
 /// Decodes a lossless picture.
 fn lossless(
     input: &mut Input<'_>,
-    data: Span,
+    data: ByteSpan,
     (width, height): (u32, u32),
     frame_sink: &mut FrameSink,
 ) -> Result<(), ThumbnailError> {
@@ -286,7 +291,8 @@ fn lossless(
     for pad in 0..tries {
         if known.is_none() {
             // The same file cut a little earlier makes a second picture.
-            let shorter = argb(input, Span { present: cut, ..data }, (width, height), LOSSLESS_HEADER, pad);
+            let shorter =
+                argb(input, ByteSpan { present: cut, ..data }, (width, height), LOSSLESS_HEADER, pad);
             known = shorter.ok().map(|pixels| pixels.chunks_exact(stride.max(1)).map(hash).collect());
         }
         let Ok(pixels) = argb(input, data, (width, height), LOSSLESS_HEADER, pad) else { continue };
@@ -307,7 +313,7 @@ fn lossless(
 /// Decodes a lossless stream to RGBA. `skipped` is the length of its own header, which is replaced.
 fn argb(
     input: &mut Input<'_>,
-    span: Span,
+    span: ByteSpan,
     (width, height): (u32, u32),
     skipped: u64,
     pad: u8,

@@ -14,7 +14,7 @@ const ENTRIES: usize = 1 << LOOKUP_BITS;
 #[derive(Clone, Debug)]
 pub(super) struct Huffman {
     /// By the next ten bits: a short code and, where they cover it, the number after it.
-    lookup: Box<[Entry; ENTRIES]>,
+    lookup: Box<[CodeEntry; ENTRIES]>,
     /// By code length: the first 16-bit value above all codes of this length; 0 if there are none.
     limits: [u32; 17],
     /// By code length: what to add to a code to get the index of its symbol.
@@ -25,7 +25,7 @@ pub(super) struct Huffman {
 
 /// The meaning of ten bits.
 #[derive(Clone, Copy, Debug, Default)]
-struct Entry {
+struct CodeEntry {
     /// The number after the code, if the ten bits cover it.
     value: i16,
     symbol: u8,
@@ -46,7 +46,7 @@ impl Huffman {
     /// A table from a DHT segment: the number of codes of each length, and the symbols. `None` if they do not make a code.
     pub(super) fn new(counts: [u8; 16], symbols: Vec<u8>) -> Option<Self> {
         let mut table = Self {
-            lookup: Box::new([Entry::default(); ENTRIES]),
+            lookup: Box::new([CodeEntry::default(); ENTRIES]),
             limits: [0; 17],
             offsets: [0; 17],
             symbols,
@@ -91,7 +91,7 @@ impl Huffman {
                 total = length.checked_add(size)?;
             }
             let lengths = u8::try_from(total.wrapping_shl(4) | length).ok()?;
-            *entry = Entry { value, symbol, lengths };
+            *entry = CodeEntry { value, symbol, lengths };
         }
         Some(())
     }
@@ -136,7 +136,7 @@ impl Huffman {
     }
 
     #[inline]
-    fn entry(&self, bits: &Bits<impl BufRead>) -> Entry {
+    fn entry(&self, bits: &Bits<impl BufRead>) -> CodeEntry {
         let index = usize::try_from(bits.peek(LOOKUP_BITS)).unwrap_or(0);
         self.lookup.get(index).copied().unwrap_or_default()
     }

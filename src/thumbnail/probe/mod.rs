@@ -19,7 +19,7 @@ pub(super) use self::bmp::Bitmap;
 pub(super) use self::gif::{canvas as gif_canvas, count_frames as count_gif_frames};
 pub(super) use self::tiff::{Directory, FLOATING, OLD_JPEG};
 pub(super) use self::webp::{
-    Coding, Span, first_frame_of as webp_first_frame, from_webp, profile as webp_profile,
+    ByteSpan, Coding, first_frame_of as webp_first_frame, from_webp, profile as webp_profile,
 };
 use super::Limits;
 use super::ThumbnailError;

@@ -20,7 +20,7 @@ pub(in crate::thumbnail) struct FirstFrame {
     pub(in crate::thumbnail) canvas: (u32, u32),
     /// The part of the canvas that the frame covers.
     pub(in crate::thumbnail) part: Rect,
-    pub(in crate::thumbnail) data: Span,
+    pub(in crate::thumbnail) data: ByteSpan,
     pub(in crate::thumbnail) coding: Coding,
     pub(in crate::thumbnail) motion: Motion,
 }
@@ -31,7 +31,7 @@ pub(in crate::thumbnail) enum Coding {
     /// VP8.
     Lossy {
         /// The separate alpha channel (`ALPH`).
-        alpha: Option<Span>,
+        alpha: Option<ByteSpan>,
     },
     /// VP8L.
     Lossless {
@@ -42,7 +42,7 @@ pub(in crate::thumbnail) enum Coding {
 
 /// The data of a chunk in the file.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::thumbnail) struct Span {
+pub(in crate::thumbnail) struct ByteSpan {
     /// Offset of the first byte.
     pub(in crate::thumbnail) start: u64,
     /// Its length according to the chunk.
@@ -51,7 +51,7 @@ pub(in crate::thumbnail) struct Span {
     pub(in crate::thumbnail) present: u64,
 }
 
-impl Span {
+impl ByteSpan {
     /// Whether the file ends inside it.
     pub(in crate::thumbnail) fn is_truncated(&self) -> bool {
         self.present < self.claimed
@@ -111,7 +111,7 @@ pub(in crate::thumbnail) fn first_frame_of(input: &mut Input<'_>) -> Result<Firs
         let Some((name, length)) = chunk(input)? else { break };
         let start = at.saturating_add(8);
         let span =
-            Span { start, claimed: length.into(), present: end.saturating_sub(start).min(length.into()) };
+            ByteSpan { start, claimed: length.into(), present: end.saturating_sub(start).min(length.into()) };
         match &name {
             b"VP8X" => {
                 let [flags, _, _, _, w0, w1, w2, h0, h1, h2] = bytes(input)?;
@@ -157,7 +157,7 @@ fn animation_frame(
         let Some((name, length)) = chunk(input)? else { break };
         let start = at.saturating_add(8);
         let span =
-            Span { start, claimed: length.into(), present: end.saturating_sub(start).min(length.into()) };
+            ByteSpan { start, claimed: length.into(), present: end.saturating_sub(start).min(length.into()) };
         match &name {
             b"ALPH" => alpha = Some(span),
             b"VP8 " | b"VP8L" => {
@@ -181,8 +181,8 @@ fn animation_frame(
 fn image(
     input: &mut Input<'_>,
     name: [u8; 4],
-    data: Span,
-    alpha: Option<Span>,
+    data: ByteSpan,
+    alpha: Option<ByteSpan>,
 ) -> Result<FirstFrame, ThumbnailError> {
     let (width, height, coding) = if &name == b"VP8 " {
         let [_, _, _, _, _, _, w0, w1, h0, h1] = bytes(input)?;

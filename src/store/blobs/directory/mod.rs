@@ -22,7 +22,7 @@ use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256 as Hasher};
 
 pub(super) use self::file::FileSource;
-use self::room::{Reservation, Room, STEP};
+use self::room::{FreeSpace, STEP, SpaceReservation};
 use self::writer::TempFile;
 use super::claims::Claims;
 use super::{BlobReader, BlobStore, Ingest, IsWanted, Lost, Visit};
@@ -46,7 +46,7 @@ pub(crate) struct DirectoryBlobs {
     /// `data_dir/orphans`
     aside: PathBuf,
     fs: Arc<dyn Fs>,
-    room: Arc<Room>,
+    room: Arc<FreeSpace>,
     /// Blobs whose bytes were compared with their name since the opening, or written by this process.
     verified: Cache<Sha256, Stamp>,
     /// Names the next temp file. `tmp` is emptied at the opening and used by one process alone, so that a number is enough.
@@ -82,7 +82,7 @@ impl DirectoryBlobs {
         }
         fs.sync_folder(&root)?;
         Ok(Arc::new(Self {
-            room: Arc::new(Room::new(Arc::clone(&fs), tmp.clone())),
+            room: Arc::new(FreeSpace::new(Arc::clone(&fs), tmp.clone())),
             root,
             tmp,
             aside,
@@ -175,7 +175,7 @@ impl DirectoryBlobs {
 
 impl BlobStore for DirectoryBlobs {
     fn begin(self: Arc<Self>, limit: u64, announced: Option<u64>) -> io::Result<Ingest> {
-        let reservation = Reservation::new(&self.room, announced.unwrap_or(STEP).min(limit))?;
+        let reservation = SpaceReservation::new(&self.room, announced.unwrap_or(STEP).min(limit))?;
         let temp = TempFile::create(Arc::clone(&self), reservation)?;
         Ok(Ingest::new(temp, &self.claims, limit))
     }

@@ -18,7 +18,7 @@ pub(super) const STEP: u64 = 4 << 20;
 
 /// The free space of one file system.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct FreeSpace {
     fs: Arc<dyn Fs>,
     /// A folder on the file system.
     folder: PathBuf,
@@ -28,13 +28,13 @@ pub(super) struct Room {
 
 /// Space reserved for one writer. The rest of it is released when this is dropped.
 #[derive(Debug)]
-pub(super) struct Reservation {
-    room: Arc<Room>,
+pub(super) struct SpaceReservation {
+    room: Arc<FreeSpace>,
     /// Bytes reserved and not yet written.
     left: u64,
 }
 
-impl Room {
+impl FreeSpace {
     /// The free space of the file system of `folder`.
     pub(super) fn new(fs: Arc<dyn Fs>, folder: PathBuf) -> Self {
         Self { fs, folder, promised: Mutex::default() }
@@ -56,12 +56,12 @@ impl Room {
     }
 }
 
-impl Reservation {
+impl SpaceReservation {
     /// Reserves space for `bytes`.
     ///
     /// # Errors
     /// `StorageFull` when they do not fit beside the space that must stay free and the reservations of others.
-    pub(super) fn new(room: &Arc<Room>, bytes: u64) -> io::Result<Self> {
+    pub(super) fn new(room: &Arc<FreeSpace>, bytes: u64) -> io::Result<Self> {
         let mut reservation = Self { room: Arc::clone(room), left: 0 };
         reservation.grow(bytes)?;
         Ok(reservation)
@@ -99,7 +99,7 @@ impl Reservation {
     }
 }
 
-impl Drop for Reservation {
+impl Drop for SpaceReservation {
     fn drop(&mut self) {
         self.used(self.left);
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::file::FileSource;
-use super::room::{Reservation, STEP};
+use super::room::{STEP, SpaceReservation};
 use super::{DirectoryBlobs, Found};
 use crate::matrix::len_u64;
 use crate::store::blobs::BlobReader;
@@ -23,7 +23,7 @@ pub(super) struct TempFile {
     /// The only handle that can write to it.
     file: File,
     /// Space reserved for the rest.
-    reservation: Reservation,
+    reservation: SpaceReservation,
     /// Bytes so far.
     size: u64,
     /// Bytes for which writing to the medium has been started.
@@ -32,7 +32,7 @@ pub(super) struct TempFile {
 
 impl TempFile {
     /// Creates an empty file.
-    pub(super) fn create(blobs: Arc<DirectoryBlobs>, reservation: Reservation) -> io::Result<Self> {
+    pub(super) fn create(blobs: Arc<DirectoryBlobs>, reservation: SpaceReservation) -> io::Result<Self> {
         let path = blobs.temp_path(blobs.next_temp.fetch_add(1, Ordering::Relaxed));
         let file = blobs.fs.create(&path)?;
         Ok(Self { blobs, path: Some(path), file, reservation, size: 0, syncing: 0 })

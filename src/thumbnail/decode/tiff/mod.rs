@@ -33,7 +33,7 @@ pub(super) fn decode(
     let photometric = Photometric::of(&directory)?;
     let icc = profile(&mut input, &directory, header)?;
     let layout = photometric.layout(&directory);
-    let mut page = PageReader {
+    let mut page = TiffReader {
         input,
         photometric,
         layout,
@@ -87,7 +87,7 @@ fn profile(
 }
 
 /// Reads the rows of a page.
-struct PageReader<'a> {
+struct TiffReader<'a> {
     input: Input<'a>,
     directory: Directory,
     photometric: Photometric,
@@ -99,7 +99,7 @@ struct PageReader<'a> {
     pixels: Vec<u8>,
 }
 
-impl PageReader<'_> {
+impl TiffReader<'_> {
     /// Reads a strip and passes on its rows.
     fn read_strip(&mut self, band: u32, rows: u32) -> Result<(), ThumbnailError> {
         let Self { input, directory, photometric, layout, sink, lost, pixels } = self;
