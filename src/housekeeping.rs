@@ -60,7 +60,7 @@ async fn tend_orphans(app: Arc<App>) {
             app.pools.run(Pool::Disk, look).await.inspect(|()| is_known = true)
         };
         if let Err(error) = done {
-            tracing::error!(?error, "looking after blobs without a row failed; it is tried again in an hour");
+            tracing::error!(?error, "checking blobs without a row failed; the next try is in an hour");
         }
     }
 }

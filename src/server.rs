@@ -329,7 +329,7 @@ pub async fn run(app: Arc<App>, main: Vec<Listener>, ops: Option<Listener>, stop
     while accepting.join_next().await.is_some() {}
     let all_ended = async { tokio::join!(main_surface.drained(), ops_surface.drained()) };
     if tokio::time::timeout(DRAIN, all_ended).await.is_err() {
-        tracing::warn!("some requests did not end in {} s and are cut off", DRAIN.as_secs());
+        tracing::warn!("some requests did not end within {} s and are aborted", DRAIN.as_secs());
     }
     tasks.shutdown().await;
     let media = Arc::clone(&app.media);
@@ -476,7 +476,7 @@ impl Surface {
             // Boxed, because the endpoints' futures are large and this one is part of every connection.
             Some(route) => Box::pin(self.call(route, &mut call)).await,
             None if routes.is_empty() => Err(Error::new(Kind::Unrecognized, "unrecognized request")),
-            None => Err(Error::new(Kind::MethodNotAllowed, "this method is not for this path")),
+            None => Err(Error::new(Kind::MethodNotAllowed, "this path does not support this method")),
         };
         let Call { method, version, headers, body, mut access, .. } = call;
         if outcome.is_err() {
@@ -648,7 +648,7 @@ pub fn bind_ops(config: &Config) -> io::Result<Option<Listener>> {
     let Some(address) = config.ops_address() else { return Ok(None) };
     match bind_one(&address, OPS_MODE, "ops.listen") {
         Err(error) if config.ops.listen.is_none() && error.kind() != io::ErrorKind::AddrInUse => {
-            tracing::warn!("{error}; the service goes on without it");
+            tracing::warn!("{error}; the service runs without it");
             Ok(None)
         }
         bound => bound.map(Some),
@@ -698,7 +698,10 @@ fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
             }
         }
         Ok(_) => {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there"));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "a file that is not a socket exists there",
+            ));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),

@@ -203,7 +203,7 @@ impl HomeserverAddress {
         let host = uri.host().unwrap_or_default();
         if uri.path_and_query().is_some_and(|rest| rest.as_str() != "/") {
             return Err(format!(
-                "`homeserver.url: {shown}` has a path; a proxy must pass paths on as they are, so name the homeserver without"
+                "`homeserver.url: {shown}` has a path; a proxy must pass paths on as they are, so write the URL without it"
             )
             .into());
         }

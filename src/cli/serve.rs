@@ -142,7 +142,7 @@ fn reload_at_signal(
                 Ok(Ok(())) => {}
                 Ok(Err(failure)) => {
                     let why = failure.to_string().replace('\n', "; ");
-                    tracing::error!("the configuration cannot be read again, nothing was changed: {why}");
+                    tracing::error!("the configuration cannot be reloaded, nothing was changed: {why}");
                 }
                 Err(error) => tracing::error!(%error, "reloading failed"),
             }
@@ -159,9 +159,9 @@ fn reload(app: &App, path: Option<&Path>, log: &LogHandle) -> Result<(), Failure
     for warning in loaded.warnings {
         tracing::warn!("{warning}");
     }
-    tracing::info!("the configuration was read again");
+    tracing::info!("the configuration was reloaded");
     if !fixed.is_empty() {
-        tracing::warn!("changed, but in force only after a restart: {}", fixed.join(", "));
+        tracing::warn!("changed, but effective only after a restart: {}", fixed.join(", "));
     }
     Ok(())
 }

@@ -67,7 +67,7 @@ pub(super) fn read(path: &Path) -> Result<YamlFile, Broken> {
                 path.join("sidecar.yaml").display()
             )
         } else if why.kind() == io::ErrorKind::PermissionDenied {
-            "this user may not read it; let everybody read it (it holds no secret), or run this as root"
+            "this user may not read it; make it readable for everyone (it contains no secret), or run this as root"
                 .to_owned()
         } else {
             format!("cannot read it: {}", in_words(&why))

@@ -23,7 +23,7 @@ pub(crate) enum HomeserverUrlError {
     #[error("is not a URL (like http://127.0.0.1:6167 or unix:/run/conduwuit/conduwuit.sock)")]
     NotAUrl,
     /// Port 0.
-    #[error("has a port that cannot be (1 to 65535)")]
+    #[error("has an invalid port (use 1 to 65535)")]
     Port,
     /// A query or fragment.
     #[error("has a query or fragment; end it after host and port (like http://127.0.0.1:6167)")]
@@ -122,8 +122,8 @@ mod tests {
             ("http://", "is not a URL"),
             ("http://a b", "is not a URL"),
             ("http://[::1", "is not a URL"),
-            ("http://127.0.0.1:66167", "has a port that cannot be"),
-            ("http://127.0.0.1:0", "has a port that cannot be"),
+            ("http://127.0.0.1:66167", "has an invalid port"),
+            ("http://127.0.0.1:0", "has an invalid port"),
             ("http://127.0.0.1:6167/?a=b", "has a query"),
             ("http://127.0.0.1:6167#a", "has a query or fragment"),
             ("unix:conduwuit.sock", "absolute path"),

@@ -121,7 +121,7 @@ impl Sources<'_> {
                 self.problems.push(Problem {
                     place: name,
                     key,
-                    message: "this is nested too deep".to_owned(),
+                    message: "this is nested too deeply".to_owned(),
                 });
             } else {
                 let Ok(value) = text.parse::<Value>();
@@ -174,8 +174,9 @@ impl Sources<'_> {
                 if self.path.is_none() {
                     self.problems.push(no_file());
                 } else {
-                    let mend = "missing; set it to the name in your users' IDs (`server_name: example.org`)";
-                    self.complain(field, mend);
+                    let message =
+                        "missing; set it to the name in your users' IDs (`server_name: example.org`)";
+                    self.complain(field, message);
                 }
                 figment = figment.merge((field.as_ref(), "missing.invalid"));
                 continue;

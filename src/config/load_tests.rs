@@ -75,7 +75,7 @@ fn values_that_do_not_fit_are_told_in_the_operators_words() {
         ("homeserver: http://a", "1: `homeserver`: `http://a` is not a group of keys (lines like `url: http"),
         ("homeserver: [a]", "1: `homeserver`: it is a list; give a group of keys"),
         ("homeserver: [3]", "1: `homeserver`: it is a list; give a group of keys"),
-        ("homeserver: {url: 'http://a:66167'}", "`http://a:66167` has a port that cannot be (1 to 65535)"),
+        ("homeserver: {url: 'http://a:66167'}", "`http://a:66167` has an invalid port (use 1 to 65535)"),
         ("homeserver: {url: 7}", "1: `homeserver.url`: `7` is not text; put it in quotes"),
         ("homeserver: {url: 'http://localhost:8090'}", "is where media-sidecar itself listens (`listen`)"),
         (
@@ -152,7 +152,7 @@ fn addresses_that_do_not_fit_are_told_in_the_operators_words() {
             "listen: {trust_forwarded: [unix, tcp]}",
             "1: `listen.trust_forwarded`: entry 2: `tcp` is not a proxy's address (like 127.0.0.0/8",
         ),
-        ("ops: {listen: 127.0.0.1:8090}", "1: `ops.listen`: `127.0.0.1:8090` stands in `listen` too"),
+        ("ops: {listen: 127.0.0.1:8090}", "1: `ops.listen`: `127.0.0.1:8090` is in `listen` too"),
         ("ops: {listen: true}", "1: `ops.listen`: `true` is not an address (like unix:/run"),
         ("ops: off", "1: `ops`: `off` is not a group of keys (lines like `listen: off`"),
     ] {

@@ -33,14 +33,14 @@ impl Sources<'_> {
             && config.listen.addresses.contains(address)
             && !matches!(address, ListenAddr::Tcp(address) if address.port() == 0)
         {
-            self.complain("ops.listen", format!("`{address}` stands in `listen` too; give another address"));
+            self.complain("ops.listen", format!("`{address}` is in `listen` too; use another address"));
         }
         let families = &config.federation.families;
         let twice = |family: &Family| families.iter().filter(|other| *other == family).count() > 1;
         if families.is_empty() || families.iter().any(twice) {
             self.complain(
                 "federation.families",
-                "name each of msc1902, msc3916, legacy at most once, and one at least",
+                "list each of msc1902, msc3916, legacy at most once, and at least one",
             );
         }
         for (key, bytes) in [

@@ -34,13 +34,12 @@ impl YamlFile {
     pub(super) fn parse(path: &Path, text: &str) -> Result<Self, Broken> {
         let mut file = Self { path: path.to_owned(), dict: Dict::new(), lines: BTreeMap::new() };
         if let Some(line) = line_too_deep(text) {
-            let message = "this is nested too deep; no key stands in so many others".to_owned();
+            let message = "this is nested too deeply; no key has so many levels".to_owned();
             return Err(Broken { line: Some(line), message });
         }
         let documents = MarkedYaml::load_from_str(text).map_err(|why| in_words(&why, text))?;
         if let Some(second) = documents.get(1) {
-            let message =
-                "a second document begins here; let all keys stand in one, without `---` between them";
+            let message = "a second document begins here; put all keys into one document, without `---`";
             return Err(Broken { line: Some(second.span.start.line()), message: message.to_owned() });
         }
         match documents.first().map(|document| &document.data) {
@@ -166,11 +165,11 @@ fn in_words(why: &ScanError, text: &str) -> Broken {
         "a tab; YAML is indented with spaces".to_owned()
     } else if said.contains("duplicated key") {
         let key: String = from_there().take_while(|c| *c != ':').collect();
-        format!("`{}` stands twice in the same group; keep one", key.trim())
+        format!("`{}` is in the same group twice; keep one", key.trim())
     } else if said.contains("quoted scalar") {
         "a quote that begins here is not closed".to_owned()
     } else if said.contains("mapping values are not allowed") || said.contains("invalid indentation") {
-        "the indentation is not that of the lines above, or a value with `: ` in it needs quotes".to_owned()
+        "the indentation differs from the lines above, or a value that contains `: ` needs quotes".to_owned()
     } else if said.contains("illegal placement of ':'")
         || said.contains("flow sequence")
         || said.contains("flow mapping")
@@ -279,12 +278,12 @@ mod tests {
             ("a:\n  - b\n\t- c\n", 3, "a tab"),
             ("a: [1,\n\t2]\nb:\n\tc: 1\n", 4, "a tab"),
             ("# why\na:\n\t\n\tb: 1\n", 4, "a tab"),
-            ("a: 1\nb: 2\na: 3\n", 3, "`a` stands twice in the same group; keep one (column 1)"),
-            ("ä: 1\nb: {ü: 1, ü: 2}\n", 2, "`ü` stands twice in the same group; keep one (column 11)"),
+            ("a: 1\nb: 2\na: 3\n", 3, "`a` is in the same group twice; keep one (column 1)"),
+            ("ä: 1\nb: {ü: 1, ü: 2}\n", 2, "`ü` is in the same group twice; keep one (column 11)"),
             ("a: \"x\nb: 1\n", 1, "a quote that begins here is not closed"),
-            ("a: b: c\n", 1, "a value with `: ` in it needs quotes (column 5)"),
+            ("a: b: c\n", 1, "a value that contains `: ` needs quotes (column 5)"),
             ("ü: ü: c\n", 1, "needs quotes (column 5)"),
-            ("a:\n  b: 1\n   c: 2\n", 3, "the indentation is not that of the lines above"),
+            ("a:\n  b: 1\n   c: 2\n", 3, "the indentation differs from the lines above"),
             ("a: [*]\n", 1, "needs quotes, like \"*\""),
             ("a: @b\n", 1, "a value that begins with `@` needs quotes (column 4)"),
             ("a: 1\n---\nb: 2\n", 3, "a second document begins here"),

@@ -123,7 +123,7 @@ impl Federation {
                 }
                 Attempt::NotFound => not_found = true,
                 Attempt::Broken(why) => {
-                    tracing::warn!(%mxc, ?family, why = why.to_string(), "the remote server sent a broken answer");
+                    tracing::warn!(%mxc, ?family, why = why.to_string(), "the remote server sent an invalid response");
                     broken = Some(why);
                 }
                 Attempt::Refused(why) => {
@@ -153,7 +153,7 @@ impl Federation {
         let failed = |message| Error::new(Kind::RemoteFailed, message);
         Err(match (refused, broken) {
             (Some(why), _) => failed("the remote server refused our signature").caused_by(why),
-            (None, Some(why)) => failed("the remote server sent a broken answer").caused_by(why),
+            (None, Some(why)) => failed("the remote server sent an invalid response").caused_by(why),
             (None, None) if not_found => Error::not_found(),
             (None, None) => failed("the remote server has no media endpoint that this server knows"),
         })
@@ -239,7 +239,7 @@ impl Federation {
     /// preferred get their chance. A failure to store it is only logged.
     fn remember_family(&self, server_name: &ServerName, family: Family) {
         if let Err(error) = self.catalog.put_family(server_name, family, (self.clock)()) {
-            tracing::warn!(%server_name, ?family, ?error, "the endpoint family of a server cannot be remembered");
+            tracing::warn!(%server_name, ?family, ?error, "the endpoint family of a server cannot be stored");
         }
     }
 

@@ -93,7 +93,7 @@ impl Federation {
         let LoadedKey { key, warning } = match self.key_file.load() {
             Ok(loaded) => loaded,
             Err(error) => {
-                tracing::warn!(%error, "the signing key cannot be read again");
+                tracing::warn!(%error, "the signing key cannot be reloaded");
                 return false;
             }
         };
@@ -104,7 +104,7 @@ impl Federation {
         if let Some(warning) = warning {
             tracing::warn!("{warning}");
         }
-        tracing::info!(key_id = key.key_id(), "the signing key was read again");
+        tracing::info!(key_id = key.key_id(), "the signing key was reloaded");
         *self.signing_key.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
         true
     }

@@ -33,7 +33,7 @@ pub(crate) enum RemoteError {
         why: io::Error,
     },
     /// Its response broke off.
-    #[error("its response broke off: {0}")]
+    #[error("its response was truncated: {0}")]
     BrokenOff(io::Error),
     /// Its response is longer than this many bytes.
     #[error("its response exceeds {0} bytes")]

@@ -169,7 +169,7 @@ where
             return Ok(());
         };
         let frame =
-            frame.map_err(|error| Error::new(Kind::BadRequest, "the upload broke off").caused_by(error))?;
+            frame.map_err(|error| Error::new(Kind::BadRequest, "the upload was aborted").caused_by(error))?;
         self.rest = frame.into_data().unwrap_or_default();
         self.size = self.size.saturating_add(len_u64(self.rest.len()));
         Ok(())

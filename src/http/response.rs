@@ -214,7 +214,8 @@ pub(crate) fn media(
             return response;
         }
         Judgement::Failed => {
-            let failed = Error::new(Kind::PreconditionFailed, "the media is another than the request names");
+            let failed =
+                Error::new(Kind::PreconditionFailed, "the media is not the one that the request names");
             return error_response::error(&failed, "precondition");
         }
     };
@@ -294,7 +295,7 @@ fn make_partial(response: &mut Response, (start, length): (u64, u64), size: u64)
 
 /// 416 for a range outside `size` bytes.
 fn unsatisfiable(size: u64) -> Response {
-    let unsatisfiable = Error::new(Kind::RangeNotSatisfiable, "the range lies outside the media");
+    let unsatisfiable = Error::new(Kind::RangeNotSatisfiable, "the range is outside the media");
     let mut response = error_response::error(&unsatisfiable, "range");
     insert(response.headers_mut(), header::CONTENT_RANGE, format!("bytes */{size}"));
     response

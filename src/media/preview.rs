@@ -300,11 +300,11 @@ impl Media {
                 Ok(Ok(Err(error))) => tracing::error!(?error, "storing a preview failed"),
                 Ok(Err(error)) => tracing::error!(%error, "storing a preview failed"),
                 Err(_elapsed) => {
-                    tracing::warn!("a preview is answered before it is stored: the disk is slow");
+                    tracing::warn!("a preview was sent before it was stored: the disk is slow");
                 }
             }
         } else {
-            tracing::warn!("a preview is answered and not stored: the disk is slow");
+            tracing::warn!("a preview was sent and not stored: the disk is slow");
         }
         self.answer_unstored(&link, without_image)
     }

@@ -167,14 +167,14 @@ fn copy_body(
     let is_other = |size: u64| announced.is_some_and(|announced| announced != size);
     let is_more = |size: u64| announced.is_some_and(|announced| announced < size);
     // A server that sends more or less than it announced is broken or hostile: neither may become a stored file.
-    let another_length = || Err(broke_off(io::Error::other("another length than announced")));
+    let another_length = || Err(broke_off(io::Error::other("the length differs from the announced one")));
     let started = Instant::now();
     let mut chunk = vec![0; CHUNK];
     loop {
         // A server that sends one byte a second would otherwise keep a thread for days.
         let elapsed = started.elapsed();
         if elapsed > GRACE && ingest.size() < elapsed.as_secs().saturating_mul(MIN_RATE) {
-            return Err(broke_off(io::Error::other("it sends too slowly")));
+            return Err(broke_off(io::Error::other("the body arrives too slowly")));
         }
         let count = match body.read(&mut chunk) {
             Ok(0) if is_other(ingest.size()) => return another_length(),
@@ -197,7 +197,7 @@ fn copy_body(
 
 /// The error for clients when a remote server sent less than it announced.
 fn broke_off(source: io::Error) -> Error {
-    Error::new(Kind::RemoteFailed, "the remote server broke off").caused_by(source)
+    Error::new(Kind::RemoteFailed, "the remote server's response was truncated").caused_by(source)
 }
 
 #[cfg(test)]

@@ -232,7 +232,7 @@ pub(super) fn transport_error(error: io::Error, timeout: NextTimeout) -> ureq::E
 fn not_an_end_of_body(error: io::Error) -> io::Error {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, UnexpectedEof};
     if matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted) {
-        return io::Error::other(format!("the connection broke off: {error}"));
+        return io::Error::other(format!("the connection was aborted: {error}"));
     }
     error
 }

@@ -225,7 +225,7 @@ pub(crate) fn body_error(source: io::Error) -> Error {
         let why = "the site uses a content encoding that was not asked for";
         return Error::new(Kind::PageFailed, why).caused_by(source);
     }
-    Error::new(Kind::PageUnavailable, "the site broke off its answer").caused_by(source)
+    Error::new(Kind::PageUnavailable, "the site's response was truncated").caused_by(source)
 }
 
 /// The error for a request without a response. A name that resolves to a forbidden address reads like one that does not exist:
@@ -250,7 +250,7 @@ fn request_error(host: &str, error: OutboundError) -> Error {
             Error::new(Kind::PageFailed, "the site cannot be reached").caused_by(error)
         }
         OutboundError::Malformed(_) => {
-            Error::new(Kind::PageFailed, "the site's answer cannot be understood").caused_by(error)
+            Error::new(Kind::PageFailed, "the site sent an invalid response").caused_by(error)
         }
     }
 }

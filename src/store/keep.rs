@@ -195,7 +195,7 @@ impl Store {
         match self.catalog.forget_thumbnails_of(&sha256) {
             Ok(thumbnails) => self.finish_replacement(sha256, thumbnails),
             Err(error) => {
-                tracing::error!(?error, "thumbnails of a damaged picture stay");
+                tracing::error!(?error, "deleting the thumbnails of a damaged picture failed");
                 self.finish_replacement(sha256, RemovedRows::default());
             }
         }

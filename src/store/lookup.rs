@@ -56,7 +56,7 @@ impl LossReports {
         }
         self.0.insert(key, now);
         let mxc = mxc.map(tracing::field::display);
-        tracing::error!(mxc, %sha256, why = lost.to_string(), "the catalog knows a blob that is lost");
+        tracing::error!(mxc, %sha256, why = lost.to_string(), "a blob in the catalog is missing or damaged");
     }
 }
 

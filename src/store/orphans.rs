@@ -38,7 +38,7 @@ impl Store {
             }
         }
         if !wanted.is_empty() {
-            tracing::warn!(count = wanted.len(), "took files back from orphans/ that the catalog refers to");
+            tracing::warn!(count = wanted.len(), "moved files that the catalog refers to back from orphans/");
             self.catalog.forget_orphans(wanted)?;
         }
         Ok(())

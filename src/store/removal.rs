@@ -99,7 +99,7 @@ impl Store {
             // count as wanted: they may belong to another catalog.
             let removed = self.blobs.remove_unless(sha256, &|| self.catalog.is_wanted(sha256));
             removed.unwrap_or_else(|error| {
-                tracing::error!(?error, %sha256, "a blob that nothing refers to stays until the next start");
+                tracing::error!(?error, %sha256, "removing an unused blob failed; the next start finds it again");
                 false
             })
         });

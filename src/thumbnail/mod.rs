@@ -61,7 +61,7 @@ pub(crate) enum ThumbnailError {
     Timeout,
     /// [`Limits::animation_deadline`] has passed. The caller may render a still, with another spec: [`render`] never answers
     /// a spec for an animation with a still for lack of time, since that would give other bytes for the same spec.
-    #[error("there was no time to animate the image")]
+    #[error("there was not enough time to animate the image")]
     AnimationTimeout,
     /// The first bytes are not those of a supported format: status 400.
     #[error("the media is not an image that can be thumbnailed")]
@@ -70,7 +70,7 @@ pub(crate) enum ThumbnailError {
     #[error("the image is broken")]
     Broken(#[source] Box<dyn StdError + Send + Sync>),
     /// The picture uses a variant of its format that is not supported, named here; it need not be broken: status 400.
-    #[error("the image is of a kind that is not read: {0}")]
+    #[error("this kind of image is not supported: {0}")]
     Unsupported(&'static str),
     /// Reading the source failed: status 500.
     #[error("reading the image failed")]

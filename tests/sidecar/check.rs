@@ -298,7 +298,7 @@ fn browsers_must_be_let_in() {
 }
 
 #[test]
-fn each_fault_is_named_with_its_mend() {
+fn each_fault_is_named_with_its_fix() {
     let target = |target: &str| match target {
         _ if target.starts_with("/_matrix/federation/v1/remote_media/") => None,
         _ => Some(target.replace("%2F", "/")),
@@ -309,7 +309,7 @@ fn each_fault_is_named_with_its_mend() {
         &[
             ("/_matrix/media/: reaches media-sidecar changed", "let the proxy pass the path unchanged"),
             ("remote_media/: does not reach media-sidecar (status 404)", "see `media-sidecar proxy-config`"),
-            ("/_sidecar/", "reachable by everybody"),
+            ("/_sidecar/", "reachable by everyone"),
         ],
     );
 }
@@ -475,7 +475,7 @@ fn clients_and_servers_may_have_doors_of_their_own_and_both_are_looked_through()
     let service = deployment.serve(&for_servers);
     for_clients.sidecar.set(service.address).unwrap();
     let report = deployment.check();
-    let words = format!("reachable by everybody at https://{}", for_servers.name());
+    let words = format!("reachable by everyone at https://{}", for_servers.name());
     fails_with(&report, &[("/_sidecar/", &words)]);
     for (door, places) in [(&for_clients, 5), (&for_servers, 5)] {
         let start = format!("ok    https://{}/_matrix/", door.name());

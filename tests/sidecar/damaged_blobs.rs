@@ -80,7 +80,7 @@ fn our_own_media_is_404_before_the_first_byte_on_every_route_and_whole_again_aft
                 let response = sidecar.anonymous().with_header("Authorization", &authorization).get(&target);
                 assert_eq!(response.failure(), not_found, "{damage} {target}");
             }
-            // The same bytes again mend all that refers to them.
+            // The same bytes, uploaded again, repair everything that refers to them.
             let again = sidecar.upload("video/mp4", &bytes);
             for mxc in [&mxc, &again] {
                 let response = sidecar.alice().get(&format!("/_matrix/client/v1/media/download/{mxc}"));

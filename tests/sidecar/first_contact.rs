@@ -81,13 +81,10 @@ fn broken_files_are_told_once_with_line_and_column() {
         (b"server_name: a\nlog: \xff\n", "sidecar.yaml:2: it is not UTF-8 text; save the file as UTF-8"),
         (b"\xff\xfes\0e\0", "sidecar.yaml:1: it is not UTF-8 text; save the file as UTF-8"),
         (b"uploads:\n\tmax_size: 3\n", "sidecar.yaml:2: a tab; YAML is indented with spaces (column 1)"),
-        (
-            b"log: info\nlog: warn\n",
-            "sidecar.yaml:2: `log` stands twice in the same group; keep one (column 1)",
-        ),
+        (b"log: info\nlog: warn\n", "sidecar.yaml:2: `log` is in the same group twice; keep one (column 1)"),
         (
             "# ü\nlog: ü: a\n".as_bytes(),
-            "sidecar.yaml:2: the indentation is not that of the lines above, or a value with `: ` in it needs quotes (column 7)",
+            "sidecar.yaml:2: the indentation differs from the lines above, or a value that contains `: ` needs quotes (column 7)",
         ),
         (
             b"server_name example.org\n",
@@ -157,7 +154,7 @@ fn a_proxys_configuration_follows_a_public_host_and_offers_a_fallback() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_told_with_the_mend() {
+fn an_address_that_is_taken_is_reported_with_its_fix() {
     let folder = Folder::new("");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -53,7 +53,7 @@ fn conduit(folder: &Path) -> rusqlite::Connection {
 }
 
 #[test]
-fn a_key_that_others_can_read_or_write_stops_the_start_with_the_mend() {
+fn a_key_that_others_can_read_or_write_stops_the_start_and_says_how_to_fix_it() {
     let folder = Folder::new("");
     for (mode, words) in [
         (0o644, "can be read by every user (mode 0644)"),

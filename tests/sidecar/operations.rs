@@ -72,7 +72,11 @@ fn what_a_process_that_is_gone_left_is_replaced_and_what_is_in_use_stops_the_sta
     std::fs::remove_file(&elsewhere).unwrap();
     std::fs::write(&elsewhere, "mine").unwrap();
     let refused = with_ops_at(&folder, &address).output().unwrap();
-    assert!(text(&refused.stderr).contains("a file that is no socket is there"), "{}", text(&refused.stderr));
+    assert!(
+        text(&refused.stderr).contains("a file that is not a socket exists there"),
+        "{}",
+        text(&refused.stderr)
+    );
     assert_eq!(std::fs::read(&elsewhere).unwrap(), b"mine");
 }
 
@@ -97,7 +101,7 @@ fn a_data_directory_that_no_socket_fits_in_is_served_all_the_same() {
     let folder = Folder::new(&format!("data_dir: {}\n", "d".repeat(120)));
     let service = folder.serve();
     assert_eq!(Client::new(service.address).get(HEALTH).status, 200);
-    line_with(&service, "the service goes on without it");
+    line_with(&service, "the service runs without it");
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn heads_that_browsers_put_up_with_are_read() {
     for path in ["/huge", "/lines", "/ssh"] {
         let failed = preview(&sidecar, &format!("http://site.test{path}"));
         assert_eq!(failed.status, 502, "{path}");
-        assert_eq!(failed.json()["error"], "the site's answer cannot be understood", "{path}");
+        assert_eq!(failed.json()["error"], "the site sent an invalid response", "{path}");
     }
 }
 

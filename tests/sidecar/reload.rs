@@ -11,7 +11,7 @@ use crate::harness::{Authority, Peer, Reply, eventually};
 const UPLOAD: &str = "/_matrix/media/v3/upload";
 
 /// What the log says after a reload.
-const READ: &str = "the configuration was read again";
+const READ: &str = "the configuration was reloaded";
 
 /// Changes the configuration and has it read again. `tells` is what the log says then.
 fn reload(folder: &Folder, service: &Service, change: impl FnOnce(&str) -> String, tells: &str) {
@@ -69,7 +69,7 @@ fn what_needs_a_restart_is_named_and_the_rest_is_in_force() {
         &folder,
         &service,
         |text| text.replace("workers: 1", "workers: 2").replace("max_size: 100", "max_size: 50"),
-        "changed, but in force only after a restart: thumbnails.workers",
+        "changed, but effective only after a restart: thumbnails.workers",
     );
     assert_eq!(service.alice().post(UPLOAD, &[7; 100]).status, 413);
 }

@@ -182,7 +182,7 @@ fn a_multipart_answer_that_ends_before_the_file_leads_on_to_the_next_family() {
             eventually("it is stored", || get(&sidecar, &remote).header("etag").is_some());
         } else {
             assert_eq!(response.failure(), (502, "M_UNKNOWN".to_owned()));
-            assert!(response.text().contains("broken answer"), "{}", response.text());
+            assert!(response.text().contains("invalid response"), "{}", response.text());
         }
         // It is about this file, not about the server.
         assert_eq!(sidecar.alice().get(&download(&remote, "y")).body, FILE);

@@ -194,7 +194,7 @@ pub(super) fn check(
     match open.iter().find(|(endpoint, _)| is_routed(endpoint)) {
         Some((endpoint, _)) => {
             let finding =
-                format!("reachable by everybody at {}; do not route it in the proxy", endpoint.base_url);
+                format!("reachable by everyone at {}; do not route it in the proxy", endpoint.base_url);
             report.say(Level::Fail, "/_sidecar/", finding)
         }
         None if open.is_empty() => report.say(Level::Warn, "/_sidecar/", "not checked: no proxy answered"),
@@ -338,7 +338,7 @@ impl PublicView {
         let answer = match with(endpoint, &target, &headers, |get| self.outbound.post(get, &body)) {
             Ok(answer) => answer,
             Err(error) => {
-                return Some(format!("an upload of 1.1 MB is cut off ({}); {fix}", in_words(&error)).into());
+                return Some(format!("an upload of 1.1 MB is aborted ({}); {fix}", in_words(&error)).into());
             }
         };
         match self.our_probe_header(&answer) {

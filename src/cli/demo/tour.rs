@@ -41,7 +41,7 @@ pub(super) async fn walk(
     tour.note(&format!("it is now {mxc}"))?;
     tour.check(path.starts_with(alice.name.as_str()), "the picture has an address at A")?;
 
-    tour.tell("a server that does not say who it is gets nothing from A's federation side")?;
+    tour.tell("an unsigned request gets nothing from A's federation routes")?;
     let remote_media = format!("/_matrix/federation/v1/remote_media/download/{path}");
     let refused = tour.ask(Asked::new(alice, Method::GET, &remote_media), 401).await?;
     tour.note(&format!("{}: {}", refused.field("errcode"), refused.field("error")))?;
@@ -58,12 +58,12 @@ pub(super) async fn walk(
     tour.check(seen.iter().any(|line| line.contains("/remote_media/")), "it came through remote_media")?;
     tour.check(fetched.header("content-disposition").contains("mountains.png"), "and kept its name")?;
 
-    tour.tell("asked again, B answers from its own store and does not trouble A")?;
+    tour.tell("requested again, B serves it from its own store without asking A")?;
     let again = tour.ask(Asked::new(bob, Method::GET, &download).token(&bob.token), 200).await?;
     tour.note(&format!("ETag {}", again.header("etag")))?;
     tour.check(again.body == PICTURE && alice.seen.take().is_empty(), "nothing crossed between the servers")?;
 
-    tour.tell("a copy that is still good is not sent twice, and a video player gets the range it asks for")?;
+    tour.tell("an unchanged copy is not sent again, and a video player gets the range it requests")?;
     let unchanged =
         Asked::new(bob, Method::GET, &download).header(header::IF_NONE_MATCH, again.header("etag"));
     tour.ask(unchanged, 304).await?;
@@ -71,12 +71,12 @@ pub(super) async fn walk(
         tour.ask(Asked::new(bob, Method::GET, &download).header(header::RANGE, "bytes=0-7"), 206).await?;
     tour.check(Some(&*part.body) == PICTURE.get(..8), &format!("{}, no more", part.header("content-range")))?;
 
-    tour.tell("both make a small picture of it, each from its own copy")?;
+    tour.tell("both make a thumbnail of it, each from its own copy")?;
     let thumbnail = format!("/_matrix/client/r0/media/thumbnail/{path}?width=96&height=96&method=crop");
     let at_a = tour.ask(Asked::new(alice, Method::GET, &thumbnail).token(&alice.token), 200).await?;
     let at_b = tour.ask(Asked::new(bob, Method::GET, &thumbnail).token(&bob.token), 200).await?;
     tour.check(at_a.header("content-disposition").contains("thumbnail.png"), "a thumbnail, called as one")?;
-    tour.check(at_a.body == at_b.body, "the same bytes at both, though neither asked the other")?;
+    tour.check(at_a.body == at_b.body, "the same bytes at both, without a request between them")?;
 
     tour.tell("what MSC1902 became: the same picture through the released specification's routes (MSC3916)")?;
     let released = format!("/_matrix/client/v1/media/download/{path}");
@@ -95,7 +95,7 @@ pub(super) async fn walk(
     writeln!(
         out,
         "\n{}",
-        if passed { "All as told." } else { "NOT all as told: see the lines marked FAIL." }
+        if passed { "All as told." } else { "Some steps failed: see the lines marked FAIL." }
     )?;
     Ok(passed)
 }
@@ -165,7 +165,7 @@ struct Tour<'a, W> {
 impl<W: Write> Tour<'_, W> {
     /// Shows a preview of a page at `site`, and that a preview of the sidecar itself is refused.
     async fn preview(&mut self, server: &Server, site: SocketAddr) -> Result<(), Failure> {
-        self.tell("alice's client shows what stands behind a link: A fetches the page, which it may, and its picture")?;
+        self.tell("alice's client previews a link: A fetches the page, which is allowed, and its picture")?;
         let preview_url = "/_matrix/client/r0/media/preview_url?url=http%3A%2F%2F";
         let target = format!("{preview_url}{}%3A{}%2F", site.ip(), site.port());
         let preview = self.ask(Asked::new(server, Method::GET, &target).token(&server.token), 200).await?;
@@ -175,7 +175,10 @@ impl<W: Write> Tour<'_, W> {
         self.note(&format!("its picture is now {copy}"))?;
         let path = format!("/_matrix/client/r0/media/download/{}", copy.trim_start_matches("mxc://"));
         let picture = self.ask(Asked::new(server, Method::GET, &path).token(&server.token), 200).await?;
-        self.check(picture.body == PICTURE, "a copy of it, byte for byte: the site does not see who looks")?;
+        self.check(
+            picture.body == PICTURE,
+            "a copy of it, byte for byte: the site does not see who looks at it",
+        )?;
 
         self.tell("a link to an address inside the network is not followed")?;
         let inside = format!("{preview_url}169.254.169.254%3A{}%2F", site.port());

@@ -179,7 +179,10 @@ impl Media {
             Some(image) => match self.commit_preview(link, keys, Some(image), lifetime) {
                 Ok(stored) => stored,
                 Err(error) => {
-                    tracing::error!(?error, "a preview goes without its image");
+                    tracing::error!(
+                        ?error,
+                        "storing the image of a preview failed; the preview is stored without it"
+                    );
                     lifetime = lifetime.min(FAILURE_KEPT);
                     self.commit_preview(link, without_image, None, lifetime)?
                 }

@@ -159,7 +159,7 @@ impl Media {
             .read_to_end(&mut json)
             .map_err(preview::body_error)?;
         let json = preview::json_to_utf8(json, fetched.content_type.as_deref());
-        let none = || Error::new(Kind::PageFailed, "the site's oEmbed answer is malformed");
+        let none = || Error::new(Kind::PageFailed, "the site's oEmbed response is malformed");
         preview::parse_oembed(&json, &fetched.url).ok_or_else(none)
     }
 

@@ -68,7 +68,7 @@ impl Servers {
     pub(super) fn from_config(text: &[u8], longest: Duration) -> Self {
         let (config, errors) = Config::parse_with_errors(text);
         for error in errors {
-            tracing::debug!(%error, "a line of resolv.conf is passed over");
+            tracing::debug!(%error, "ignoring a line of resolv.conf");
         }
         let at = |server: &ScopedIp| socket_address(server);
         let mut addresses: Vec<_> = config.nameservers.iter().take(MAX_SERVERS).map(at).collect();
@@ -284,7 +284,7 @@ fn by_tcp(server: SocketAddr, query: &SrvQuery, until: Instant) -> io::Result<Sr
     match query.read(&message) {
         Reply::Answer(answer) => Ok(answer),
         Reply::Failed(words) => Err(io::Error::other(words)),
-        Reply::Truncated | Reply::Unrelated => Err(io::Error::other("its answer over TCP is none")),
+        Reply::Truncated | Reply::Unrelated => Err(io::Error::other("its response over TCP is invalid")),
     }
 }
 
@@ -332,7 +332,7 @@ fn outcome(peers: Vec<Peer>) -> io::Error {
 
 /// The error when there is no response in time.
 fn silence() -> io::Error {
-    io::Error::new(ErrorKind::TimedOut, "no DNS server answered in time")
+    io::Error::new(ErrorKind::TimedOut, "no DNS server responded in time")
 }
 
 /// The address of a server. A numeric zone is kept (`fe80::1%2`).

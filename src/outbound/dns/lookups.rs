@@ -151,7 +151,7 @@ impl Lookups {
             DnsQuestion::Addresses(host, _) if literal(host).is_some() => self.0.answer(question),
             DnsQuestion::Addresses(..) | DnsQuestion::Services(_) => {
                 self.0.unanswered.get(question).filter(|until| Instant::now() < *until)?;
-                Err((io::ErrorKind::TimedOut, "DNS did not answer a moment ago".to_owned()))
+                Err((io::ErrorKind::TimedOut, "DNS did not respond a moment ago".to_owned()))
             }
         };
         Some(Arc::new(OnceLock::from(answer)))
@@ -245,7 +245,7 @@ fn outcome(answer: Option<Result<LookupResult, (io::ErrorKind, String)>>) -> io:
 
 /// The error when there is no result in time.
 fn silence() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "DNS does not answer in time")
+    io::Error::new(io::ErrorKind::TimedOut, "DNS did not respond in time")
 }
 
 impl fmt::Debug for Lookups {

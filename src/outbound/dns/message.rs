@@ -91,11 +91,11 @@ impl SrvQuery {
             return Reply::Unrelated;
         }
         if has_too_many_records(message) {
-            return Reply::Failed("its answer cannot be read".to_owned());
+            return Reply::Failed("its response is malformed".to_owned());
         }
         let packet = match Packet::parse(message) {
             Ok(packet) => packet,
-            Err(error) => return Reply::Failed(format!("its answer cannot be read: {error}")),
+            Err(error) => return Reply::Failed(format!("its response is malformed: {error}")),
         };
         let is_ours = |question: &Question<'_>| {
             question.qtype == TYPE::SRV.into() && text(&question.qname) == self.name

@@ -82,17 +82,17 @@ pub(crate) trait BlobStore: Send + Sync + fmt::Debug {
 /// Why a blob that there ought to be is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Lost {
-    /// Nothing stands under its name.
+    /// There is no file with its name.
     #[error("it is missing")]
     Missing,
-    /// A folder or the like does.
-    #[error("something that is no file stands in its place")]
+    /// Something other than a file, such as a folder, has its name.
+    #[error("something that is not a file is in its place")]
     NoFile,
-    /// It was cut off, or something was appended.
+    /// It was truncated, or something was appended.
     #[error("it has {there} bytes, not {size}")]
     Length {
         there: u64,
-        /// Those it ought to have.
+        /// The expected length, bytes.
         size: u64,
     },
 }

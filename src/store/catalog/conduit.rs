@@ -9,7 +9,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _};
 pub(crate) enum ConduitError {
     /// The database is in WAL mode and in use, or was not closed cleanly: reading it needs files beside it that this user
     /// may not write.
-    #[error("it cannot be read without writing beside it")]
+    #[error("it cannot be read without creating files beside it")]
     NeedsWriting,
     #[error("{0}")]
     Unusable(#[from] rusqlite::Error),

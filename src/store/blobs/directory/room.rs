@@ -44,7 +44,7 @@ impl FreeSpace {
     pub(super) fn check(&self) -> io::Result<()> {
         let free = self.fs.free(&self.folder)?;
         if free < FLOOR {
-            let why = format!("only {free} bytes are free, and {FLOOR} are left alone");
+            let why = format!("only {free} bytes are free, and {FLOOR} must stay free");
             return Err(io::Error::new(io::ErrorKind::StorageFull, why));
         }
         Ok(())

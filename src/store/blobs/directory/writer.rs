@@ -95,7 +95,7 @@ impl Drop for TempFile {
         if let Some(path) = &self.path
             && let Err(error) = self.blobs.fs.remove(path)
         {
-            tracing::error!(%error, "a temp file stays until the next start");
+            tracing::error!(%error, "removing a temp file failed; the next start removes it");
         }
     }
 }
