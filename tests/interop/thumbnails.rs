@@ -61,7 +61,7 @@ impl Scenario {
         self.sidecar_a.process.log.wait_for(&[route, "status=200", &caller]);
         let tower = self.bob_uploads(&photograph);
         shows_tower(&self.alice_gets(&thumbnail(&tower, query)), (32, 32));
-        self.step("all as told");
+        self.step("every step succeeded");
     }
 }
 

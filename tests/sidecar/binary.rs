@@ -420,7 +420,7 @@ fn the_demo_goes_as_told() {
         "/_matrix/federation/v1/remote_media/download/",
         "M_UNAUTHORIZED",
         "X-Matrix origin=",
-        "All as told.",
+        "Every step succeeded.",
     ] {
         assert!(story.contains(part), "{part} is not in\n{story}");
     }

@@ -95,7 +95,7 @@ pub(super) async fn walk(
     writeln!(
         out,
         "\n{}",
-        if passed { "All as told." } else { "Some steps failed: see the lines marked FAIL." }
+        if passed { "Every step succeeded." } else { "Some steps failed: see the lines marked FAIL." }
     )?;
     Ok(passed)
 }
