@@ -30,7 +30,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::api::auth::Auth::{self, Homeserver, Internal, Optional, Required, Server, UserOnly};
+use crate::api::auth::Auth::{self, Homeserver, Internal, Operator, Optional, Required, Server, UserOnly};
 use crate::api::auth::Principal;
 use crate::api::auth::authenticate;
 use crate::api::client::{self, AllowRemote};
@@ -188,7 +188,7 @@ pub(crate) const OWN_ROUTES: [Route; 2] = [
 ];
 
 /// The routes of `ops.listen`.
-pub(crate) const OPS_ROUTES: [Route; 1] = [Route::own(Endpoint::Health, Internal, "/_sidecar/health")];
+pub(crate) const OPS_ROUTES: [Route; 1] = [Route::own(Endpoint::Health, Operator, "/_sidecar/health")];
 
 /// Prefixes of all paths in [`ROUTES`] under all their names: what a reverse proxy must send here.
 pub(crate) const PROXY_PREFIXES: [&str; 9] = [
@@ -797,6 +797,7 @@ mod tests {
     fn the_ops_listener_serves_no_media_and_a_path_names_all_its_methods() {
         let routes = compile(ops_routes());
         assert!(routes.at("/_sidecar/health").is_ok());
+        assert!(main_routes().iter().all(|(_, route)| route.auth != Operator), "the world reaches `listen`");
         for (path, _) in main_routes().iter().filter(|(_, route)| route.column != Column::Own) {
             assert!(routes.at(path).is_err(), "{path}");
         }

@@ -31,6 +31,8 @@ pub(crate) enum Auth {
     Homeserver,
     /// Anyone who can connect. The reverse proxy must not route to it.
     Internal,
+    /// The operator: whoever can connect to `ops.listen`, which nothing else may reach.
+    Operator,
 }
 
 /// Who calls.
@@ -40,6 +42,8 @@ pub(crate) enum Principal {
     Anonymous,
     /// The owner of a valid access token.
     User(Account),
+    /// The operator, on `ops.listen`.
+    Admin,
     /// The server whose signature on the request is valid.
     Server(ServerName),
 }
@@ -49,7 +53,7 @@ impl Principal {
     pub(crate) fn viewer(&self) -> Viewer {
         match self {
             Self::Anonymous => Viewer::Anonymous,
-            Self::User(_) | Self::Server(_) => Viewer::Known,
+            Self::User(_) | Self::Admin | Self::Server(_) => Viewer::Known,
         }
     }
 
@@ -60,14 +64,15 @@ impl Principal {
     pub(crate) fn user(self) -> Result<Account> {
         match self {
             Self::User(account) => Ok(account),
-            Self::Anonymous | Self::Server(_) => Err(missing_token()),
+            Self::Anonymous | Self::Admin | Self::Server(_) => Err(missing_token()),
         }
     }
 
-    /// The user ID or server name.
+    /// The user ID, server name or `admin`.
     fn name(&self) -> Option<&str> {
         match self {
             Self::Anonymous => None,
+            Self::Admin => Some("admin"),
             Self::User(account) => Some(account.user_id.as_str()),
             Self::Server(name) => Some(name.as_str()),
         }
@@ -87,6 +92,7 @@ pub(crate) async fn authenticate(app: &Arc<App>, auth: Auth, call: &mut Call) ->
             Principal::User(who_is(app, credential).await?)
         }
         Auth::Server => Principal::Server(server(app, call).await?),
+        Auth::Operator => Principal::Admin,
         Auth::Homeserver | Auth::Internal => Principal::Anonymous,
     };
     if let Some(name) = principal.name() {

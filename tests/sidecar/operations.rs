@@ -35,12 +35,14 @@ fn line_with(service: &Service, part: &str) -> String {
 
 #[test]
 fn the_ops_socket_serves_health_and_no_media_to_its_owner_alone() {
-    let folder = Folder::new("");
+    let folder = Folder::new("log: debug");
     let service = folder.serve();
     let socket = folder.path("data/ops.sock");
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
     let health = get(&socket, HEALTH);
     assert_eq!((health.status, &health.json()["status"]), (200, &"ok".into()));
+    let line = line_with(&service, "route=\"/_sidecar/health\"");
+    assert!(line.contains("caller=\"admin\""), "{line}");
     for target in ["/_matrix/client/v1/media/config", "/_matrix/media/v3/download/sidecar.test/x", "/"] {
         assert_eq!(get(&socket, target).failure(), (404, "M_UNRECOGNIZED".to_owned()), "{target}");
     }
