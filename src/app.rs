@@ -7,38 +7,47 @@ use std::sync::atomic::AtomicBool;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use quick_cache::sync::Cache;
+
 use crate::accounts::homeserver::HomeserverClient;
 use crate::accounts::{Account, Accounts, CredentialHash};
-use crate::config::{Config, Live};
+use crate::config::{self, Config, Live};
 use crate::error::{Error, Result};
 use crate::federation::{Federation, FederationParts, KeyFile, SigningKey};
 use crate::http::file_stream::Readers;
 use crate::matrix::{Clock, Moment, Monotonic, Random, ServerName, Timestamp};
 use crate::media::{ANIMATION_TIMEOUT, Media, MediaParts};
-use crate::outbound::dns::{Dns, SystemDns};
+use crate::outbound::dns::{Dns, Lookups, SystemDns};
 use crate::preview::Fetcher;
 use crate::store::Store;
 use crate::store::fs::{Fs, SystemFs};
+use crate::sync::admission::{ClassPlaces, Share, WorkKind};
 use crate::sync::pools::{Pools, READ_THREADS};
-use crate::sync::{Activity, SingleFlight};
+use crate::sync::{Activity, Admission, SingleFlight};
+
+/// Blocks of addresses remembered from which a good token came; about 50 bytes each.
+const KNOWN_CLIENTS: usize = 4096;
 
 /// The parts of a running sidecar.
 pub struct App {
     /// The name of this homeserver.
     pub(crate) server_name: ServerName,
     config: Live<Config>,
-    dns: Arc<dyn Dns>,
+    dns: Lookups,
     pub(crate) accounts: Arc<Accounts>,
     pub(crate) federation: Arc<Federation>,
     pub(crate) media: Arc<Media>,
     pub(crate) store: Arc<Store>,
     pub(crate) pools: Arc<Pools>,
+    pub(crate) admission: Arc<Admission>,
     /// For bodies that read files.
     pub(crate) readers: Readers,
     /// `whoami` requests in flight.
     pub(crate) token_checks: SingleFlight<CredentialHash, Account>,
     /// Servers whose keys are being fetched.
     pub(crate) key_fetches: SingleFlight<ServerName, ()>,
+    /// Addresses, by their blocks, from which a good token came lately.
+    pub(crate) known_clients: Cache<Share, ()>,
     pub(crate) activity: Arc<Activity>,
     /// Whether the last health check found something.
     pub(crate) is_failing: AtomicBool,
@@ -101,8 +110,10 @@ impl App {
     pub fn open(config: &Config, signing_key: SigningKey, environment: Environment) -> Result<Arc<Self>> {
         let Environment { clock, monotonic, random, dns, load, animation_time, fs } = environment;
         let store = Arc::new(Store::open(&config.data_dir, fs)?);
+        let admission = Arc::new(Admission::new(|kind| places(config, kind)));
+        let dns_lookups = Lookups::new(Arc::clone(&dns), Arc::clone(&admission));
 
-        let homeserver = HomeserverClient::new(&config.homeserver.url, Arc::clone(&dns))
+        let homeserver = HomeserverClient::new(&config.homeserver.url, dns)
             .map_err(|error| Error::internal("preparing requests to the homeserver", error))?;
         let homeserver = Arc::new(homeserver);
         let accounts =
@@ -113,7 +124,7 @@ impl App {
             key_file: KeyFile::locate(&config.homeserver.signing_key),
             homeserver,
             catalog: store.servers(),
-            dns: Arc::clone(&dns),
+            dns: dns_lookups.clone(),
             clock: Arc::clone(&clock),
             monotonic: Arc::clone(&monotonic),
             random: Arc::clone(&random),
@@ -121,16 +132,17 @@ impl App {
         let federation = Federation::new(config.server_name.clone(), &config.federation, parts)
             .map_err(|error| Error::internal("preparing requests to other servers", error))?;
         let federation = Arc::new(federation);
-        let fetcher = Fetcher::new(&config.previews, Arc::clone(&dns))
+        let fetcher = Fetcher::new(&config.previews, dns_lookups.clone())
             .map_err(|error| Error::internal("preparing requests to linked pages", error))?;
 
-        let (pools, readers) = (Arc::new(Pools::new(config.thumbnails.workers)), Readers::new(READ_THREADS));
+        let (pools, readers) = (Arc::new(Pools::new()), Readers::new(READ_THREADS));
         let activity = Arc::new(Activity::new(Arc::clone(&monotonic), load));
         let parts = MediaParts {
             store: Arc::clone(&store),
             federation: Arc::clone(&federation),
             fetcher,
             pools: Arc::clone(&pools),
+            admission: Arc::clone(&admission),
             readers: readers.clone(),
             activity: Arc::clone(&activity),
             animation_time,
@@ -141,15 +153,17 @@ impl App {
         Ok(Arc::new(Self {
             server_name: config.server_name.clone(),
             config: Live::new(config.clone()),
-            dns,
+            dns: dns_lookups,
             accounts: Arc::new(accounts),
             federation,
             media: Media::new(config, parts),
             store,
             pools,
+            admission,
             readers,
             token_checks: SingleFlight::default(),
             key_fetches: SingleFlight::default(),
+            known_clients: Cache::new(KNOWN_CLIENTS),
             activity,
             is_failing: AtomicBool::new(false),
             random,
@@ -175,12 +189,39 @@ impl App {
             .federation
             .prepare(&config.federation)
             .map_err(|error| Error::internal("preparing requests to other servers", error))?;
-        let fetcher = Fetcher::new(&config.previews, Arc::clone(&self.dns))
+        let fetcher = Fetcher::new(&config.previews, self.dns.clone())
             .map_err(|error| Error::internal("preparing requests to linked pages", error))?;
         self.federation.reload(rules);
         self.accounts.reload(&config.homeserver);
         self.media.reload(&config, fetcher);
         self.config.set(config);
         Ok(fixed)
+    }
+}
+
+/// The places for one kind of work.
+fn places(config: &Config, kind: WorkKind) -> ClassPlaces {
+    let Config { limits, thumbnails, .. } = config;
+    let places = |users: u32, servers: u32, unknown: u32| {
+        let [users, servers, unknown] =
+            [users, servers, unknown].map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+        ClassPlaces { users, servers, unknown }
+    };
+    let of = |configured: &config::Places| places(configured.users, configured.servers, configured.unknown);
+    match kind {
+        WorkKind::Fetch => of(&limits.fetches),
+        // Bounded by the number of fetches, and for each destination.
+        WorkKind::Asking => places(u32::MAX, u32::MAX, u32::MAX),
+        WorkKind::Transfer => of(&limits.transfers),
+        WorkKind::KeyLookup => of(&limits.key_lookups),
+        WorkKind::DnsLookup => of(&limits.dns_lookups),
+        WorkKind::HomeserverRequest => of(&limits.homeserver_requests),
+        WorkKind::HeaderRead => of(&limits.header_reads),
+        WorkKind::Still => places(thumbnails.workers, limits.stills.servers, limits.stills.unknown),
+        WorkKind::Animation => of(&limits.animations),
+        WorkKind::Preview => places(limits.previews.users, 0, 0),
+        WorkKind::PageFetch => places(limits.page_fetches.users, 0, 0),
+        WorkKind::PendingWait => of(&limits.pending_waits),
+        WorkKind::Upload => places(limits.uploads.users, 0, 0),
     }
 }

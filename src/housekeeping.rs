@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use crate::accounts::{Software, strangers};
 use crate::app::App;
 use crate::error::Result;
 use crate::federation::KeyCheck;
 use crate::media::Media;
+use crate::sync::admission::{Ask, Caller, Work, WorkKind};
 use crate::sync::pools::Pool;
 
 /// Time between two writes of last-access times.
@@ -35,6 +37,7 @@ pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
     tasks.spawn(compare_keys(Arc::clone(app)));
     tasks.spawn(Arc::clone(&app.media).pregenerate());
     tasks.spawn(expire(Arc::clone(app)));
+    tasks.spawn(follow_homeserver(Arc::clone(app)));
     tasks.spawn(flush_accesses(Arc::clone(app)));
 }
 
@@ -69,9 +72,38 @@ async fn tend_orphans(app: Arc<App>) {
 async fn compare_keys(app: Arc<App>) {
     loop {
         let federation = Arc::clone(&app.federation);
-        let checked = app.pools.run(Pool::Homeserver, move || Ok(federation.check_own_key())).await;
+        let operator = Work::of(Caller::operator());
+        let compare = move || Ok(federation.check_own_key());
+        let checked =
+            app.admission.run(WorkKind::HomeserverRequest, &operator, Ask::default(), compare).await;
         let pause =
             if matches!(checked, Ok(KeyCheck::Matches)) { COMPARE_AGAIN_EVERY } else { COMPARE_EVERY };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Finds out, at intervals, whether the homeserver serves new media to callers without a token, and says what they may do here.
+async fn follow_homeserver(app: Arc<App>) {
+    let mut said = None;
+    loop {
+        let accounts = Arc::clone(&app.accounts);
+        let ask = move || Ok(accounts.software());
+        let operator = Work::of(Caller::operator());
+        let asked = app.admission.run(WorkKind::HomeserverRequest, &operator, Ask::default(), ask).await;
+        let software = asked.ok().flatten();
+        if let Some(serves) = software.as_ref().and_then(Software::serves_strangers) {
+            app.media.note_homeserver(serves);
+        }
+        let (is_same, finding) = strangers(app.config().unauthenticated_media, software.as_ref());
+        if said.as_ref() != Some(&finding) {
+            if is_same {
+                tracing::info!("{finding}");
+            } else {
+                tracing::warn!("{finding}");
+            }
+            said = Some(finding);
+        }
+        let pause = if software.is_some() { COMPARE_AGAIN_EVERY } else { COMPARE_EVERY };
         tokio::time::sleep(pause).await;
     }
 }

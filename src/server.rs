@@ -98,6 +98,8 @@ pub(crate) enum Endpoint {
     /// The homeserver's versions with our features added.
     Versions,
     Health,
+    /// How much work is admitted, waits and was refused.
+    Limits,
 }
 
 /// A column of the table: one kind of caller under one proposal.
@@ -188,7 +190,10 @@ pub(crate) const OWN_ROUTES: [Route; 2] = [
 ];
 
 /// The routes of `ops.listen`.
-pub(crate) const OPS_ROUTES: [Route; 1] = [Route::own(Endpoint::Health, Operator, "/_sidecar/health")];
+pub(crate) const OPS_ROUTES: [Route; 2] = [
+    Route::own(Endpoint::Health, Operator, "/_sidecar/health"),
+    Route::own(Endpoint::Limits, Operator, "/_sidecar/limits"),
+];
 
 /// Prefixes of all paths in [`ROUTES`] under all their names: what a reverse proxy must send here.
 pub(crate) const PROXY_PREFIXES: [&str; 9] = [
@@ -512,38 +517,40 @@ impl Surface {
 
 /// Calls the endpoint of a route. The match covers every pair of endpoint and column.
 async fn dispatch(app: &Arc<App>, route: &Route, principal: Principal, call: &mut Call) -> Result<Response> {
+    let caller = principal.caller(call.access.client);
     match (route.endpoint, route.column) {
         (Endpoint::Download, Column::Legacy | Column::ClientMsc1902) => {
-            client::get_content(app, call, &principal, AllowRemote::Heeded).await
+            client::get_content(app, call, caller, AllowRemote::Heeded).await
         }
         (Endpoint::Download, Column::ClientMsc3916 | Column::Own) => {
-            client::get_content(app, call, &principal, AllowRemote::Ignored).await
+            client::get_content(app, call, caller, AllowRemote::Ignored).await
         }
         (Endpoint::Download, Column::FederationMsc1902) => {
-            federation::get_content(app, call, BodyFormat::Raw).await
+            federation::get_content(app, call, caller, BodyFormat::Raw).await
         }
         (Endpoint::Download, Column::FederationMsc3916) => {
-            federation::get_content(app, call, BodyFormat::Multipart).await
+            federation::get_content(app, call, caller, BodyFormat::Multipart).await
         }
         (Endpoint::Thumbnail, Column::Legacy | Column::ClientMsc1902) => {
-            client::get_content_thumbnail(app, call, &principal, AllowRemote::Heeded).await
+            client::get_content_thumbnail(app, call, caller, AllowRemote::Heeded).await
         }
         (Endpoint::Thumbnail, Column::ClientMsc3916 | Column::Own) => {
-            client::get_content_thumbnail(app, call, &principal, AllowRemote::Ignored).await
+            client::get_content_thumbnail(app, call, caller, AllowRemote::Ignored).await
         }
         (Endpoint::Thumbnail, Column::FederationMsc1902) => {
-            federation::get_content_thumbnail(app, call, BodyFormat::Raw).await
+            federation::get_content_thumbnail(app, call, caller, BodyFormat::Raw).await
         }
         (Endpoint::Thumbnail, Column::FederationMsc3916) => {
-            federation::get_content_thumbnail(app, call, BodyFormat::Multipart).await
+            federation::get_content_thumbnail(app, call, caller, BodyFormat::Multipart).await
         }
-        (Endpoint::PreviewUrl, _) => client::get_url_preview(app, call).await,
-        (Endpoint::Upload, _) => client::create_content(app, call, principal.user()?).await,
+        (Endpoint::PreviewUrl, _) => client::get_url_preview(app, call, caller).await,
+        (Endpoint::Upload, _) => client::create_content(app, call, caller, principal.user()?).await,
         (Endpoint::Create, _) => client::create_mxc_uri(app, call, principal.user()?).await,
-        (Endpoint::UploadInto, _) => client::create_content_async(app, call, principal.user()?).await,
+        (Endpoint::UploadInto, _) => client::create_content_async(app, call, caller, principal.user()?).await,
         (Endpoint::Config, _) => Ok(client::get_media_config(app)),
         (Endpoint::Versions, _) => ops::get_supported_versions(app, call).await,
         (Endpoint::Health, _) => ops::health(app).await,
+        (Endpoint::Limits, _) => Ok(ops::limits(app)),
     }
 }
 

@@ -7,6 +7,7 @@
 mod answer;
 pub(crate) mod homeserver;
 mod pause;
+mod software;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use sha2::{Digest as _, Sha256};
 use self::answer::{HomeserverReply, HomeserverRequest, NoReply};
 use self::homeserver::HomeserverClient;
 use self::pause::Pause;
+use self::software::VersionDocument;
+pub(crate) use self::software::{Software, strangers};
 use crate::config::{self, Guests, Live};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{self, Moment, Monotonic, UserId};
@@ -43,10 +46,6 @@ const SOFTWARE_CACHE: Duration = Duration::from_hours(1);
 /// How long it is cached that the homeserver does not name its software.
 const NO_SOFTWARE_CACHE: Duration = Duration::from_mins(1);
 
-/// Homeservers that report every account without a password as a guest, bridges and bots included, and let them upload: Conduit and its
-/// relatives. The first words of the names that they report, in lower case.
-const CALL_BOTS_GUESTS: [&str; 5] = ["conduit", "conduwuit", "continuwuity", "tuwunel", "grapevine"];
-
 /// Where the homeserver names its software.
 const VERSION_PATH: &str = "/_matrix/federation/v1/version";
 
@@ -68,8 +67,8 @@ pub(crate) struct Accounts {
     /// Results of `whoami`, good and bad.
     cache: Cache<CredentialHash, Expiring<Result<Account>>>,
     pause: Pause,
-    /// What guests may do if the operator has not configured it: it depends on the homeserver's software.
-    guests: Cache<(), Expiring<Guests>>,
+    /// The homeserver's software: what guests and callers without a token may do depends on it if the operator has not configured it.
+    software: Cache<(), Expiring<Option<Software>>>,
     clock: Monotonic,
 }
 
@@ -108,17 +107,6 @@ struct WhoAmI {
     is_guest: Option<bool>,
 }
 
-/// The body of `/_matrix/federation/v1/version`.
-#[derive(Deserialize)]
-struct Version {
-    server: Software,
-}
-
-#[derive(Deserialize)]
-struct Software {
-    name: String,
-}
-
 /// What the configuration says about accounts.
 struct AccountOptions {
     /// How long a good result is cached.
@@ -130,9 +118,9 @@ struct AccountOptions {
 impl Accounts {
     /// Asks `homeserver`, and caches good results for `token_cache`.
     pub(crate) fn new(homeserver: Arc<HomeserverClient>, token_cache: Duration, clock: Monotonic) -> Self {
-        let (cache, guests) = (Cache::new(CACHED_TOKENS), Cache::new(1));
+        let (cache, software) = (Cache::new(CACHED_TOKENS), Cache::new(1));
         let options = Live::new(AccountOptions { token_cache, guests: None });
-        Self { homeserver, options, cache, pause: Pause::default(), guests, clock }
+        Self { homeserver, options, cache, pause: Pause::default(), software, clock }
     }
 
     /// Applies a changed configuration. Cached results keep their expiry.
@@ -176,6 +164,26 @@ impl Accounts {
         reply.into_object(&VERSIONS).map(drop)
     }
 
+    /// The homeserver's software, if it names it: cached, else asked for. Blocks.
+    pub(crate) fn software(&self) -> Option<Software> {
+        let now = (self.clock)();
+        if let Some(known) = self.software.get(&()).filter(|known| now < known.until) {
+            return known.value;
+        }
+        let (software, lifetime) = match self.get_unless_paused(VERSION_PATH, None).and_then(read_software) {
+            Ok(software) => (Some(software), SOFTWARE_CACHE),
+            Err(why) => {
+                tracing::info!(
+                    why = why.to_string(),
+                    "the homeserver does not name its software at {VERSION_PATH}, so its guests may only download; if they are bots, set homeserver.guests"
+                );
+                (None, NO_SOFTWARE_CACHE)
+            }
+        };
+        self.software.insert((), Expiring { until: now.after(lifetime), value: software.clone() });
+        software
+    }
+
     fn whoami(&self, credential: &Credential) -> Result<Account> {
         let mut path = "/_matrix/client/v3/account/whoami".to_owned();
         if let Some(user_id) = &credential.user_id {
@@ -195,23 +203,10 @@ impl Accounts {
         if let Some(guests) = self.options.get().guests {
             return guests;
         }
-        let now = (self.clock)();
-        if let Some(known) = self.guests.get(&()).filter(|known| now < known.until) {
-            return known.value;
+        match self.software() {
+            Some(software) if software.calls_bots_guests() => Guests::Allow,
+            Some(_) | None => Guests::Spec,
         }
-        let (guests, lifetime) = match self.get_unless_paused(VERSION_PATH, None).and_then(software_name) {
-            Ok(name) if CALL_BOTS_GUESTS.contains(&name.as_str()) => (Guests::Allow, SOFTWARE_CACHE),
-            Ok(_) => (Guests::Spec, SOFTWARE_CACHE),
-            Err(why) => {
-                tracing::info!(
-                    why = why.to_string(),
-                    "the homeserver does not name its software at {VERSION_PATH}, so its guests may only download; if they are bots, set homeserver.guests"
-                );
-                (Guests::Spec, NO_SOFTWARE_CACHE)
-            }
-        };
-        self.guests.insert((), Expiring { until: now.after(lifetime), value: guests });
-        guests
     }
 
     fn get_unless_paused(
@@ -242,15 +237,20 @@ impl Accounts {
     }
 }
 
-/// The first word of the name of the homeserver's software, in lower case.
-fn software_name(reply: HomeserverReply) -> std::result::Result<String, NoReply> {
+/// The software of the homeserver behind a client, if it names it. Blocks.
+pub(crate) fn software_of(homeserver: &HomeserverClient) -> Option<Software> {
+    let answer = homeserver.get(VERSION_PATH, None).ok().filter(|answer| answer.status() == 200)?;
+    let body = answer.read_at_most(MAX_ANSWER).ok()??;
+    Some(serde_json::from_slice::<VersionDocument>(&body).ok()?.server)
+}
+
+/// The homeserver's software.
+fn read_software(reply: HomeserverReply) -> std::result::Result<Software, NoReply> {
     let HomeserverReply { status, body, .. } = reply;
-    let version = match (status, body) {
-        (200, Some(body)) => serde_json::from_str::<Version>(&body)?,
-        (status, body) => return Err(NoReply::failed(status, &body.unwrap_or_default())),
-    };
-    let mut words = version.server.name.split(|char: char| !char.is_alphanumeric());
-    Ok(words.next().unwrap_or_default().to_ascii_lowercase())
+    match (status, body) {
+        (200, Some(body)) => Ok(serde_json::from_str::<VersionDocument>(&body)?.server),
+        (status, body) => Err(NoReply::failed(status, &body.unwrap_or_default())),
+    }
 }
 
 impl Credential {

@@ -2,6 +2,7 @@
 //!
 //! Owns which credentials each kind of route requires, and the principals. Refuses to know which routes exist (`server.rs`).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tracing::Instrument as _;
@@ -13,7 +14,7 @@ use crate::federation::{UnverifiedRequest, Verification};
 use crate::http::request::Call;
 use crate::log;
 use crate::matrix::ServerName;
-use crate::media::Viewer;
+use crate::sync::admission::{Ask, Caller, Share, Work, WorkKind};
 use crate::sync::pools::Pool;
 
 /// Who may call a route.
@@ -49,11 +50,14 @@ pub(crate) enum Principal {
 }
 
 impl Principal {
-    /// The rights with which this caller sees media.
-    pub(crate) fn viewer(&self) -> Viewer {
+    /// This caller's class and share where work is admitted, and so the rights with which it sees media.
+    pub(crate) fn caller(&self, client: Option<IpAddr>) -> Caller {
         match self {
-            Self::Anonymous => Viewer::Anonymous,
-            Self::User(_) | Self::Admin | Self::Server(_) => Viewer::Known,
+            Self::Anonymous => Caller::unknown(client),
+            Self::User(account) if account.is_guest => Caller::guest(client),
+            Self::User(account) => Caller::user(&account.user_id),
+            Self::Admin => Caller::operator(),
+            Self::Server(name) => Caller::server(name),
         }
     }
 
@@ -89,7 +93,7 @@ pub(crate) async fn authenticate(app: &Arc<App>, auth: Auth, call: &mut Call) ->
         Auth::Optional => user_if_any(app, call).await?,
         Auth::Required | Auth::UserOnly => {
             let credential = call.credential()?.ok_or_else(missing_token)?;
-            Principal::User(who_is(app, credential).await?)
+            Principal::User(who_is(app, credential, call.access.client).await?)
         }
         Auth::Server => Principal::Server(server(app, call).await?),
         Auth::Operator => Principal::Admin,
@@ -114,7 +118,7 @@ fn missing_token() -> Error {
 /// The caller of a route that needs no token.
 async fn user_if_any(app: &Arc<App>, call: &Call) -> Result<Principal> {
     let Some(credential) = call.credential()? else { return Ok(Principal::Anonymous) };
-    match who_is(app, credential).await {
+    match who_is(app, credential, call.access.client).await {
         Ok(account) => Ok(Principal::User(account)),
         Err(error) if error.kind() == Kind::HomeserverFailed => Ok(Principal::Anonymous),
         Err(error) => Err(error),
@@ -126,7 +130,11 @@ async fn server(app: &Arc<App>, call: &Call) -> Result<ServerName> {
     let request = app.federation.identify(call.inbound())?;
     let outcome = match verify(app, request.clone()).await? {
         Verification::KeysMissing => {
-            refresh_keys(app, &request.origin).await?;
+            let (federation, origin) = (Arc::clone(&app.federation), request.origin.clone());
+            let is_proven = app.pools.run(Pool::Lookup, move || federation.is_proven(&origin)).await?;
+            let unknown = Caller::unknown(call.access.client);
+            let caller = if is_proven { Caller::server(&request.origin) } else { unknown };
+            refresh_keys(app, &request.origin, caller).await?;
             verify(app, request.clone()).await?
         }
         verified @ (Verification::Verified | Verification::VerifiedKeysExpireSoon) => verified,
@@ -136,7 +144,7 @@ async fn server(app: &Arc<App>, call: &Call) -> Result<ServerName> {
         Verification::VerifiedKeysExpireSoon => {
             let (app, origin) = (Arc::clone(app), request.origin.clone());
             // In the background, because this request is verified already. A failure is not logged; the next request tries again.
-            let refresh = async move { refresh_keys(&app, &origin).await };
+            let refresh = async move { refresh_keys(&app, &origin, Caller::server(&origin)).await };
             tokio::spawn(refresh.instrument(log::request_span()));
         }
         Verification::KeysMissing => {
@@ -154,25 +162,37 @@ async fn verify(app: &Arc<App>, request: UnverifiedRequest) -> Result<Verificati
 }
 
 /// Fetches a server's keys, one fetch at a time for each server.
-async fn refresh_keys(app: &Arc<App>, origin: &ServerName) -> Result<()> {
+async fn refresh_keys(app: &Arc<App>, origin: &ServerName, caller: Caller) -> Result<()> {
     let (fetching, of) = (Arc::clone(app), origin.clone());
-    let fetch = || async move {
+    let fetch = |work: Work| async move {
         let federation = Arc::clone(&fetching.federation);
-        fetching.pools.run(Pool::Keys, move || federation.refresh_keys(&of)).await
+        let ask = Ask::to(Share::of_server(&of));
+        let step = move || federation.refresh_keys(&of);
+        fetching.admission.run(WorkKind::KeyLookup, &work, ask, step).await
     };
-    app.key_fetches.run(origin.clone(), fetch).await
+    app.key_fetches.run(origin.clone(), caller, fetch).await
 }
 
 /// The owner of a token, from the cache or the homeserver. Requests with the same token share one check.
-async fn who_is(app: &Arc<App>, credential: Credential) -> Result<Account> {
+async fn who_is(app: &Arc<App>, credential: Credential, client: Option<IpAddr>) -> Result<Account> {
     let hash = credential.hash();
     if let Some(known) = app.accounts.cached(&hash) {
         return known;
     }
     let asking = Arc::clone(app);
-    let ask = || async move {
+    let ask = |work: Work| async move {
         let accounts = Arc::clone(&asking.accounts);
-        asking.pools.run(Pool::Homeserver, move || accounts.ask(&credential)).await
+        let step = move || accounts.ask(&credential);
+        asking.admission.run(WorkKind::HomeserverRequest, &work, Ask::default(), step).await
     };
-    app.token_checks.run(hash, ask).await
+    let account = app.token_checks.run(hash, client_of_homeserver(app, client), ask).await?;
+    app.known_clients.insert(Caller::known_client(client).share, ());
+    Ok(account)
+}
+
+/// The caller of a request to the homeserver, before the token is known: those at addresses from which a good token came lately count as
+/// users, so that a flood of made-up tokens from elsewhere does not delay them.
+pub(crate) fn client_of_homeserver(app: &App, client: Option<IpAddr>) -> Caller {
+    let known = Caller::known_client(client);
+    if app.known_clients.get(&known.share).is_some() { known } else { Caller::unknown(client) }
 }

@@ -10,7 +10,6 @@ use hyper::body::{Body as _, Incoming};
 use serde_json::{Map, Value, json};
 
 use crate::accounts::Account;
-use crate::api::auth::Principal;
 use crate::app::App;
 use crate::error::Result;
 use crate::http::request::Call;
@@ -18,6 +17,7 @@ use crate::http::response::{self, ArrivingHead, Caching, Response};
 use crate::matrix::Mxc;
 use crate::media::download::{AccessOptions, Download, RemoteFetch, RemoteHead, WaitFor};
 use crate::media::{Upload, Viewer};
+use crate::sync::admission::Caller;
 
 /// Whether a route knows the parameter `allow_remote`, by which clients ask not to fetch remote media. MSC3916's routes do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +33,10 @@ const DISCARD_TIME: Duration = Duration::from_secs(10);
 pub(crate) async fn get_content(
     app: &Arc<App>,
     call: &mut Call,
-    principal: &Principal,
+    caller: Caller,
     allow_remote: AllowRemote,
 ) -> Result<Response> {
-    let options = options(call, principal, allow_remote);
+    let options = options(call, caller, allow_remote);
     let mxc = call.mxc(&app.server_name)?;
     let file_name = call.path.file_name()?;
     let conditions = call.conditions();
@@ -49,7 +49,7 @@ pub(crate) async fn get_content(
     };
     match app.media.download(&mxc, options, wait_for).await? {
         Download::Stored(prepared) => {
-            let caching = caching(options.viewer);
+            let caching = caching(options.viewer());
             Ok(response::media(&prepared, file_name.as_deref(), caching, &conditions, &app.readers))
         }
         Download::Arriving(file) => {
@@ -65,22 +65,22 @@ pub(crate) async fn get_content(
 pub(crate) async fn get_content_thumbnail(
     app: &Arc<App>,
     call: &mut Call,
-    principal: &Principal,
+    caller: Caller,
     allow_remote: AllowRemote,
 ) -> Result<Response> {
-    let options = options(call, principal, allow_remote);
+    let options = options(call, caller, allow_remote);
     let mxc = call.mxc(&app.server_name)?;
     let picture = app.media.thumbnail(&mxc, call.query().wanted_thumbnail()?, options).await?;
-    Ok(response::media(&picture, None, caching(options.viewer), &call.conditions(), &app.readers))
+    Ok(response::media(&picture, None, caching(options.viewer()), &call.conditions(), &app.readers))
 }
 
 /// The rights and wishes of a caller.
-fn options(call: &Call, principal: &Principal, allow_remote: AllowRemote) -> AccessOptions {
+fn options(call: &Call, caller: Caller, allow_remote: AllowRemote) -> AccessOptions {
     let remote = match allow_remote {
         AllowRemote::Heeded if call.query().refuses_remote() => RemoteFetch::Refused,
         AllowRemote::Heeded | AllowRemote::Ignored => RemoteFetch::Allowed,
     };
-    AccessOptions { viewer: principal.viewer(), remote, timeout: call.query().timeout() }
+    AccessOptions { caller, remote, timeout: call.query().timeout() }
 }
 
 /// Which caches may store a response for this viewer.
@@ -92,9 +92,14 @@ fn caching(viewer: Viewer) -> Caching {
 }
 
 /// `POST upload`
-pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call, account: Account) -> Result<Response> {
+pub(crate) async fn create_content(
+    app: &Arc<App>,
+    call: &mut Call,
+    caller: Caller,
+    account: Account,
+) -> Result<Response> {
     // Held until the request ends.
-    let _slot = app.media.upload_slot(&account.user_id).await?;
+    let _place = app.media.upload_place(caller).await?;
     let upload = Upload {
         user_id: account.user_id,
         content_type: call.content_type(),
@@ -104,7 +109,7 @@ pub(crate) async fn create_content(app: &Arc<App>, call: &mut Call, account: Acc
     let mxc = app.media.upload(upload, &mut call.body).await?;
     call.access.mxc = Some(mxc.clone());
     let mut answer = Map::from_iter([("content_uri".to_owned(), mxc.to_string().into())]);
-    add_blurhash(app, call, &mxc, &mut answer).await;
+    add_blurhash(app, call, &mxc, caller, &mut answer).await;
     Ok(response::json(&answer.into()))
 }
 
@@ -121,9 +126,10 @@ pub(crate) async fn create_mxc_uri(app: &Arc<App>, call: &mut Call, account: Acc
 pub(crate) async fn create_content_async(
     app: &Arc<App>,
     call: &mut Call,
+    caller: Caller,
     account: Account,
 ) -> Result<Response> {
-    let _slot = app.media.upload_slot(&account.user_id).await?;
+    let _place = app.media.upload_place(caller).await?;
     let mxc = call.mxc(&app.server_name)?;
     let target = app.media.upload_target(&mxc, &account.user_id).await?;
     let upload = Upload {
@@ -134,7 +140,7 @@ pub(crate) async fn create_content_async(
     };
     let mxc = app.media.upload_to(target, upload, &mut call.body).await?;
     let mut answer = Map::new();
-    add_blurhash(app, call, &mxc, &mut answer).await;
+    add_blurhash(app, call, &mxc, caller, &mut answer).await;
     Ok(response::json(&answer.into()))
 }
 
@@ -144,16 +150,22 @@ pub(crate) fn get_media_config(app: &Arc<App>) -> Response {
 }
 
 /// `GET preview_url`
-pub(crate) async fn get_url_preview(app: &Arc<App>, call: &mut Call) -> Result<Response> {
+pub(crate) async fn get_url_preview(app: &Arc<App>, call: &mut Call, caller: Caller) -> Result<Response> {
     let timeout = app.media.preview_timeout()?;
-    let preview = app.media.preview(call.query().preview_link()?, timeout).await?;
+    let preview = app.media.preview(call.query().preview_link()?, caller, timeout).await?;
     Ok(response::json_text(&preview))
 }
 
 /// Adds the blurhash of the uploaded picture, if the client asked for it and it can be computed (MSC2448, under its unstable name).
-async fn add_blurhash(app: &Arc<App>, call: &Call, mxc: &Mxc, answer: &mut Map<String, Value>) {
+async fn add_blurhash(
+    app: &Arc<App>,
+    call: &Call,
+    mxc: &Mxc,
+    caller: Caller,
+    answer: &mut Map<String, Value>,
+) {
     if call.query().wants_blurhash()
-        && let Some(blurhash) = app.media.blurhash(mxc).await
+        && let Some(blurhash) = app.media.blurhash(mxc, caller).await
     {
         answer.insert("xyz.amorgan.blurhash".to_owned(), blurhash.into());
     }

@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::http::request::Call;
 use crate::http::response::{self, Caching, PreparedMedia, Response};
 use crate::matrix::Mxc;
-use crate::media::Viewer;
 use crate::media::download::{AccessOptions, Download, RemoteFetch, WaitFor};
+use crate::sync::admission::Caller;
 
 /// How media is wrapped for a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,9 +24,14 @@ pub(crate) enum BodyFormat {
 
 /// `GET remote_media/download/{o}/{m}` and `GET media/download/{m}`. Only media of this server: MSC3916 forbids to serve other servers'
 /// media to servers.
-pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, format: BodyFormat) -> Result<Response> {
+pub(crate) async fn get_content(
+    app: &Arc<App>,
+    call: &mut Call,
+    caller: Caller,
+    format: BodyFormat,
+) -> Result<Response> {
     let mxc = our_media(app, call)?;
-    match app.media.download(&mxc, options(call), WaitFor::Stored).await? {
+    match app.media.download(&mxc, options(call, caller), WaitFor::Stored).await? {
         Download::Stored(prepared) => Ok(wrap(app, call, &prepared, format)),
         Download::Arriving(_) => Err(Error::not_found()),
     }
@@ -36,10 +41,11 @@ pub(crate) async fn get_content(app: &Arc<App>, call: &mut Call, format: BodyFor
 pub(crate) async fn get_content_thumbnail(
     app: &Arc<App>,
     call: &mut Call,
+    caller: Caller,
     format: BodyFormat,
 ) -> Result<Response> {
     let mxc = our_media(app, call)?;
-    let picture = app.media.thumbnail(&mxc, call.query().wanted_thumbnail()?, options(call)).await?;
+    let picture = app.media.thumbnail(&mxc, call.query().wanted_thumbnail()?, options(call, caller)).await?;
     Ok(wrap(app, call, &picture, format))
 }
 
@@ -50,8 +56,8 @@ fn our_media(app: &App, call: &mut Call) -> Result<Mxc> {
 }
 
 /// Servers see all media of this server and may not cause a fetch.
-fn options(call: &Call) -> AccessOptions {
-    AccessOptions { viewer: Viewer::Known, remote: RemoteFetch::Refused, timeout: call.query().timeout() }
+fn options(call: &Call, caller: Caller) -> AccessOptions {
+    AccessOptions { caller, remote: RemoteFetch::Refused, timeout: call.query().timeout() }
 }
 
 /// The response in the form of the requested endpoint family.

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hyper::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use crate::api::auth::client_of_homeserver;
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
 use crate::http::request::Call;
 use crate::http::response::{self, Response};
+use crate::sync::admission::{Ask, Caller, Counts, Work, WorkKind};
 use crate::sync::pools::Pool;
 
 /// `GET /_sidecar/health`: 200 when everything works, else 503 with the reason. The reverse proxy must not expose it.
@@ -21,9 +23,10 @@ pub(crate) async fn health(app: &Arc<App>) -> Result<Response> {
     let store =
         app.pools.run(Pool::Disk, move || Ok(blobs.check_blobs().err().map(|error| error.to_string())));
     let federation = Arc::clone(&app.federation);
-    let homeserver = app.pools.run(Pool::Homeserver, move || {
-        Ok(accounts.check().err().map(|error| error.causes()).or_else(|| federation.key_problem()))
-    });
+    let ask =
+        move || Ok(accounts.check().err().map(|error| error.causes()).or_else(|| federation.key_problem()));
+    let operator = Work::of(Caller::operator());
+    let homeserver = app.admission.run(WorkKind::HomeserverRequest, &operator, Ask::default(), ask);
     let (database, store, homeserver) = tokio::try_join!(database, store, homeserver)?;
 
     let failing = database.is_some() || store.is_some() || homeserver.is_some();
@@ -46,11 +49,36 @@ pub(crate) async fn health(app: &Arc<App>) -> Result<Response> {
     Ok(response::json_with(status, body.to_string()))
 }
 
+/// `GET /_sidecar/limits`: for each kind of work and class of callers, the places, and what happened since the start.
+pub(crate) fn limits(app: &Arc<App>) -> Response {
+    let mut body = Map::new();
+    for (kind, class, counts) in app.admission.counts() {
+        let Counts { places, running, waiting, granted, waited, refused_full, refused_late } = counts;
+        // There is no limit where the places are counted for each server.
+        let places = u32::try_from(places).ok().filter(|places| *places < u32::MAX);
+        let of_kind = body.entry(kind.name()).or_insert_with(|| json!({}));
+        if let Some(of_kind) = of_kind.as_object_mut() {
+            let counts = json!({
+                "places": places,
+                "running": running,
+                "waiting": waiting,
+                "granted": granted,
+                "waited_ms": u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+                "refused_queue_full": refused_full,
+                "refused_after_wait": refused_late,
+            });
+            of_kind.insert(class.name().to_owned(), counts);
+        }
+    }
+    response::json(&Value::Object(body))
+}
+
 /// `GET /_matrix/client/versions`: the homeserver's response with our features added.
 pub(crate) async fn get_supported_versions(app: &Arc<App>, call: &Call) -> Result<Response> {
     let (accounts, credential) = (Arc::clone(&app.accounts), call.credential()?);
-    let mut versions =
-        app.pools.run(Pool::Homeserver, move || accounts.versions(credential.as_ref())).await?;
+    let caller = Work::of(client_of_homeserver(app, call.access.client));
+    let ask = move || accounts.versions(credential.as_ref());
+    let mut versions = app.admission.run(WorkKind::HomeserverRequest, &caller, Ask::default(), ask).await?;
     let features = versions.entry("unstable_features").or_insert_with(|| json!({}));
     let features = features
         .as_object_mut()

@@ -45,6 +45,7 @@ impl Config {
             federation: _,
             thumbnails: Thumbnails { sizes: _, max_pixels: _, memory, workers, pregenerate },
             previews: _,
+            limits,
             log: _,
         } = running;
         [
@@ -57,6 +58,7 @@ impl Config {
             ("thumbnails.memory", keep(&mut self.thumbnails.memory, memory)),
             ("thumbnails.workers", keep(&mut self.thumbnails.workers, workers)),
             ("thumbnails.pregenerate", keep(&mut self.thumbnails.pregenerate, pregenerate)),
+            ("limits", keep(&mut self.limits, limits)),
         ]
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))

@@ -11,6 +11,7 @@ pub(crate) mod host_list;
 mod hosts;
 mod keys;
 mod languages;
+mod limits;
 mod live;
 mod load;
 mod ports;
@@ -31,6 +32,7 @@ pub use self::file::find;
 pub(crate) use self::homeserver_url::{HomeserverUrl, HomeserverUrlError};
 pub(crate) use self::hosts::{host_glob, host_name};
 pub(crate) use self::languages::accept_language;
+pub use self::limits::{LeakyBucket, Limits, OtherPlaces, Places, UserPlaces};
 pub(crate) use self::live::Live;
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::load::load_text;
@@ -40,7 +42,7 @@ pub(crate) use self::print::redacted;
 pub use self::problem::{Problem, Problems};
 pub(crate) use self::units::reachable;
 pub use self::units::{
-    ListenAddr, OpsListen, Size, Span, ThumbnailMethod, ThumbnailSize, TrustedProxy, UnitError,
+    ListenAddr, OpsListen, Rate, Size, Span, ThumbnailMethod, ThumbnailSize, TrustedProxy, UnitError,
 };
 pub(crate) use self::validate::is_log_directives;
 
@@ -69,6 +71,8 @@ pub struct Config {
     pub thumbnails: Thumbnails,
     /// Pages summarised.
     pub previews: Previews,
+    /// What callers may cause at the same time.
+    pub limits: Limits,
     /// Log directives as in `RUST_LOG`: `info`, `warn,media_sidecar=debug`.
     pub log: String,
 }
@@ -134,6 +138,8 @@ pub enum UnauthenticatedMedia {
     Frozen,
     /// No media.
     Closed,
+    /// `open` beside a homeserver that serves new media without a token itself, else `frozen`.
+    Auto,
 }
 
 /// Exchange with other servers.
@@ -344,6 +350,7 @@ impl Config {
                 ip_deny: not_public(),
                 ip_allow: vec![],
             },
+            limits: Limits::defaults(),
             log: "info".to_owned(),
         }
     }

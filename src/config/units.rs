@@ -20,6 +20,10 @@ pub struct Size(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
+/// Bytes a second: `87KiB/s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rate(pub u64);
+
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddr {
@@ -76,6 +80,9 @@ pub enum UnitError {
     /// Not a [`Span`].
     #[error("`{0}` is not a duration (like 500ms, 2m, 24h or 7days)")]
     Span(String),
+    /// Not a [`Rate`].
+    #[error("`{0}` is not a rate (like 87KiB/s)")]
+    Rate(String),
     /// Neither an IP address with a port nor a Unix socket.
     #[error("`{0}` is not an address (like 127.0.0.1:8090 or unix:/run/x.sock)")]
     Address(String),
@@ -144,6 +151,21 @@ impl fmt::Display for Span {
             (secs, 0) => write!(f, "{secs}s"),
             (..) => write!(f, "{}ms", self.0.as_millis()),
         }
+    }
+}
+
+impl FromStr for Rate {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let size = text.strip_suffix("/s").and_then(|size| size.trim_end().parse::<Size>().ok());
+        size.map(|size| Self(size.0)).ok_or_else(|| UnitError::Rate(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/s", Size(self.0))
     }
 }
 
@@ -255,6 +277,7 @@ macro_rules! serde_as_text {
 serde_as_text!(
     Size: "a size (like 50MiB, 2GB or 1048576)",
     Span: "a duration (like 500ms, 2m, 24h or 7days)",
+    Rate: "a rate (like 87KiB/s)",
     ListenAddr: "an address (like 127.0.0.1:8090 or unix:/run/x.sock)",
     TrustedProxy: "a proxy's address (like 127.0.0.0/8, ::1 or unix)",
     OpsListen: "an address (like unix:/run/media-sidecar/ops.sock or 127.0.0.1:8091), or off",
@@ -351,6 +374,8 @@ mod tests {
         assert!("-1".parse::<Size>().is_err());
         assert_eq!("24h".parse(), Ok(Span(Duration::from_hours(24))));
         assert!("soon".parse::<Span>().is_err());
+        assert_eq!("87KiB/s".parse(), Ok(Rate(87 << 10)));
+        assert!("87KiB".parse::<Rate>().is_err() && "fast/s".parse::<Rate>().is_err());
     }
 
     #[test]
@@ -361,6 +386,7 @@ mod tests {
         for text in ["24h", "2m", "90s", "0s", "1500ms"] {
             assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
         }
+        assert_eq!(Rate(87 << 10).to_string(), "87KiB/s");
         for text in ["127.0.0.1:8090", "[::1]:80", "unix:/run/x.sock"] {
             assert_eq!(text.parse::<ListenAddr>().unwrap().to_string(), text);
         }

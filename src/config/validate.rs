@@ -5,9 +5,12 @@
 use super::load::Sources;
 use super::print::redacted;
 use super::{
-    Config, Family, HomeserverUrl, ListenAddr, OembedProvider, OpsListen, Previews, accept_language,
-    host_glob,
+    Config, Family, HomeserverUrl, Limits, ListenAddr, OembedProvider, OpsListen, Places, Previews, Size,
+    UserPlaces, accept_language, host_glob,
 };
+
+/// Most places of a class for a kind of work.
+const MAX_PLACES: u32 = 4096;
 
 impl Sources<'_> {
     /// Reports every value that has the right type and cannot work.
@@ -70,11 +73,56 @@ impl Sources<'_> {
         if config.thumbnails.workers == 0 || config.thumbnails.workers > 64 {
             self.complain("thumbnails.workers", "must be 1 to 64");
         }
+        self.validate_limits(&config.limits);
         if !is_log_directives(&config.log) {
             self.complain(
                 "log",
                 format!("`{}` is not a log level or list of directives (like info)", config.log),
             );
+        }
+    }
+
+    /// Reports numbers of places that can never work. 0 shuts servers or strangers out; users cannot be shut out.
+    fn validate_limits(&mut self, limits: &Limits) {
+        let Limits { anonymous_fetch, stills, .. } = limits;
+        let Limits { fetches, transfers, key_lookups, dns_lookups, homeserver_requests, .. } = limits;
+        let Limits { header_reads, animations, previews, page_fetches, pending_waits, uploads, .. } = limits;
+        let is_too_much = |count: u32| count > MAX_PLACES;
+        for (key, least, Places { users, servers, unknown }) in [
+            ("limits.fetches", 1, fetches),
+            ("limits.transfers", 1, transfers),
+            ("limits.key_lookups", 0, key_lookups),
+            ("limits.dns_lookups", 1, dns_lookups),
+            ("limits.homeserver_requests", 1, homeserver_requests),
+            ("limits.header_reads", 1, header_reads),
+            ("limits.animations", 1, animations),
+            ("limits.pending_waits", 1, pending_waits),
+        ] {
+            if *users < least || [*users, *servers, *unknown].into_iter().any(is_too_much) {
+                self.complain(
+                    key,
+                    format!("users must be {least} to {MAX_PLACES}, servers and unknown 0 to {MAX_PLACES}"),
+                );
+            }
+        }
+        for (key, UserPlaces { users }) in [
+            ("limits.previews", previews),
+            ("limits.page_fetches", page_fetches),
+            ("limits.uploads", uploads),
+        ] {
+            if *users == 0 || is_too_much(*users) {
+                self.complain(key, format!("users must be 1 to {MAX_PLACES}"));
+            }
+        }
+        if is_too_much(stills.servers) || is_too_much(stills.unknown) {
+            self.complain("limits.stills", format!("servers and unknown must be 0 to {MAX_PLACES}"));
+        }
+        let largest = Size(u64::from(u32::MAX >> 3));
+        if anonymous_fetch.burst.0 == 0 || anonymous_fetch.burst > largest {
+            self.complain("limits.anonymous_fetch.burst", "must be 1 to 511MiB");
+        }
+        if anonymous_fetch.rate.0 == 0 || anonymous_fetch.rate.0 > largest.0 {
+            self.complain("limits.anonymous_fetch.rate", "must be 1/s to 511MiB/s");
         }
     }
 

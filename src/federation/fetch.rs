@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
-use super::backoff::Wait;
+use super::backoff::{Wait, is_for_unknown};
 use super::response::{Attempt, RemoteMedia, ResponseReader, rate_limited};
 use super::{Federation, FetchOptions, RemoteError, Unavailable, backing_off, too_large};
 use crate::config::Family;
 use crate::error::{Error, Kind, Result};
 use crate::http::multipart::MultipartError;
-use crate::matrix::{Expiry, Mxc, ServerName, Timestamp};
+use crate::matrix::{Expiry, Moment, Mxc, ServerName, Timestamp};
 
 /// How much earlier than our own time-out the remote is told to stop waiting for an upload: its "not yet" has to arrive in time.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -51,12 +51,12 @@ impl Federation {
         self.rules.get().policy.check(server_name)?;
         self.require_matching_key()?;
         let now = (self.monotonic)();
-        match self.negative_cache.get(mxc) {
-            Some((Unavailable::NotFound, until)) if now < until => return Err(Error::not_found()),
-            Some((Unavailable::TooLarge, until)) if now < until => return Err(too_large()),
-            Some(_) | None => {}
+        match self.known_unavailable(mxc, now) {
+            Some(Unavailable::NotFound) => return Err(Error::not_found()),
+            Some(Unavailable::TooLarge) => return Err(too_large()),
+            None => {}
         }
-        match self.backoff.wait(server_name, now) {
+        match self.failures.wait(mxc, now) {
             Some(Wait::Failing(wait)) => return Err(backing_off(server_name, wait)),
             Some(Wait::Limited(wait)) => return Err(rate_limited(wait)),
             None => {}
@@ -64,11 +64,10 @@ impl Federation {
         let outcome = self.try_families(mxc, options).and_then(|media| media.at_most(options.max_size));
         match &outcome {
             Err(error) if error.kind() == Kind::NotFound => {
-                self.negative_cache
-                    .insert(mxc.clone(), (Unavailable::NotFound, now.after(NEGATIVE_LIFETIME)));
+                self.record_unavailable(mxc, Unavailable::NotFound);
             }
             Err(error) if error.kind() == Kind::LimitExceeded => {
-                self.backoff.record_limit(server_name, now, error.wait().unwrap_or_default());
+                self.failures.record_limit(mxc, now, error.wait().unwrap_or_default());
             }
             Err(error) if error.kind() == Kind::RemoteTooLarge => self.record_too_large(mxc),
             Ok(_) | Err(_) => {}
@@ -78,19 +77,40 @@ impl Federation {
 
     /// The file is larger than we accept. Without this each view would fetch as much of it as we accept again.
     pub(crate) fn record_too_large(&self, mxc: &Mxc) {
-        self.backoff.record_success(&mxc.server_name);
-        self.negative_cache
-            .insert(mxc.clone(), (Unavailable::TooLarge, (self.monotonic)().after(NEGATIVE_LIFETIME)));
+        self.failures.record_success(&mxc.server_name);
+        self.record_unavailable(mxc, Unavailable::TooLarge);
+    }
+
+    /// Remembers that the media cannot be had, for callers like those of this work.
+    fn record_unavailable(&self, mxc: &Mxc, why: Unavailable) {
+        let until = (self.monotonic)().after(NEGATIVE_LIFETIME);
+        self.negative_cache.insert((mxc.clone(), is_for_unknown()), (why, until));
+    }
+
+    /// Why the media cannot be had, if that was seen a moment ago.
+    fn known_unavailable(&self, mxc: &Mxc, now: Moment) -> Option<Unavailable> {
+        let seen_by = |unknown: bool| {
+            let (why, until) = self.negative_cache.get(&(mxc.clone(), unknown))?;
+            (now < until).then_some(why)
+        };
+        seen_by(false).or_else(|| is_for_unknown().then(|| seen_by(true))?)
     }
 
     /// The server sent a whole file.
     pub(crate) fn record_success(&self, server_name: &ServerName) {
-        self.backoff.record_success(server_name);
+        self.failures.record_success(server_name);
+        // It can be reached, so its keys probably can as well.
+        self.key_backoff.record_success(server_name);
+    }
+
+    /// The server fell silent in the middle of a file.
+    pub(crate) fn record_silence(&self, server_name: &ServerName) {
+        self.failures.record_server(server_name, (self.monotonic)());
     }
 
     /// The server broke off in the middle of a file.
-    pub(crate) fn record_failure(&self, server_name: &ServerName) {
-        self.backoff.record_failure(server_name, (self.monotonic)());
+    pub(crate) fn record_failure(&self, mxc: &Mxc) {
+        self.failures.record_file(mxc, (self.monotonic)());
     }
 
     /// Tries one family after the other until one sends the media or settles the matter.
@@ -133,22 +153,26 @@ impl Federation {
                 Attempt::Settled(error) => {
                     tracing::debug!(%mxc, ?family, ?error, "the remote server does not send the media");
                     if error.kind() != Kind::LimitExceeded {
-                        self.backoff.record_success(&mxc.server_name);
+                        self.failures.record_success(&mxc.server_name);
                     }
                     return Err(error);
                 }
                 Attempt::Down(cause) => {
                     tracing::warn!(%mxc, ?family, cause = cause.to_string(), "the remote server fails");
-                    self.backoff.record_failure(&mxc.server_name, (self.monotonic)());
+                    if cause.is_about_file() {
+                        self.record_failure(mxc);
+                    } else {
+                        self.record_silence(&mxc.server_name);
+                    }
                     return Err(down(mxc, cause));
                 }
             }
         }
         // The server answered, so it is up. A response that was too slow counts as a failure instead.
         if broken.as_ref().is_some_and(MultipartError::is_late) {
-            self.backoff.record_failure(&mxc.server_name, (self.monotonic)());
+            self.record_silence(&mxc.server_name);
         } else {
-            self.backoff.record_success(&mxc.server_name);
+            self.failures.record_success(&mxc.server_name);
         }
         let failed = |message| Error::new(Kind::RemoteFailed, message);
         Err(match (refused, broken) {

@@ -100,7 +100,8 @@ impl Federation {
             }
         }
         // A server that sends requests is up again, whatever failed before.
-        self.backoff.record_success(origin);
+        self.failures.record_success(origin);
+        self.key_backoff.record_success(origin);
         Ok(outcome)
     }
 }

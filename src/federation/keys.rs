@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::matrix::{ServerName, Timestamp};
 use crate::outbound::OutboundResponse;
 use crate::store::catalog::StoredKey;
+use crate::sync::admission::Work;
 
 /// Largest key document, bytes.
 const MAX_DOCUMENT: u64 = 64 * 1024;
@@ -55,6 +56,11 @@ impl Federation {
         Ok(KnownKey::Missing)
     }
 
+    /// Whether the server proved once who it is: its keys are known, or it sent a file.
+    pub(crate) fn is_proven(&self, server_name: &ServerName) -> Result<bool> {
+        Ok(!self.stored_keys(server_name)?.is_empty() || self.catalog.family(server_name)?.is_some())
+    }
+
     /// Fetches the keys of `server_name` and remembers them: from the server itself, then from our homeserver, which probably knows
     /// them, then from the configured notaries. A server whose keys cannot be had is not asked again for a while.
     ///
@@ -87,7 +93,10 @@ impl Federation {
                 Ok(())
             }
             Err(error) => {
-                self.key_backoff.record_failure(server_name, (self.monotonic)());
+                // A look-up that nobody waits for any more was broken off by ourselves.
+                if !Work::current_should_end() {
+                    self.key_backoff.record_failure(server_name, (self.monotonic)());
+                }
                 Err(unavailable().caused_by(error))
             }
         }

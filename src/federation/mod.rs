@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
-use self::backoff::Backoff;
+use self::backoff::{Backoff, Failures};
 use self::policy::Policy;
 use self::remote_error::RemoteError;
 use self::x_matrix::SignedRequest;
@@ -33,7 +33,7 @@ use crate::accounts::homeserver::HomeserverClient;
 use crate::config::{self, Family, Live};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Clock, Moment, Monotonic, Mxc, Random, ServerName};
-use crate::outbound::dns::{Dns, Lookups};
+use crate::outbound::dns::Lookups;
 use crate::outbound::{
     self, CaFile, Guard, Outbound, OutboundRequest, OutboundResponse, Timeouts, TlsSetupError,
 };
@@ -85,16 +85,16 @@ pub(crate) struct Federation {
     rules: Live<FederationRules>,
     dns: Lookups,
     homeserver: Arc<HomeserverClient>,
-    /// Servers that failed to send media.
-    backoff: Backoff,
+    /// Servers and files that failed.
+    failures: Failures,
     /// Servers whose keys could not be fetched.
-    key_backoff: Backoff,
+    key_backoff: Backoff<ServerName>,
     /// Keys that could not be stored.
     unstored_keys: Cache<ServerName, Vec<StoredKey>>,
     /// Whether a server has MSC1902's endpoints under the unstable prefix, and until when that is cached.
     unstable_prefix: Cache<ServerName, (bool, Moment)>,
-    /// Media that its server does not send us, and until when it is not requested again.
-    negative_cache: Cache<Mxc, (Unavailable, Moment)>,
+    /// Media that its server does not send us, and until when it is not requested again; `true` for what callers without rights saw.
+    negative_cache: Cache<(Mxc, bool), (Unavailable, Moment)>,
     catalog: Arc<dyn ServerRows>,
     clock: Clock,
     monotonic: Monotonic,
@@ -172,7 +172,7 @@ pub(crate) struct FederationParts {
     pub(crate) key_file: KeyFile,
     pub(crate) homeserver: Arc<HomeserverClient>,
     pub(crate) catalog: Arc<dyn ServerRows>,
-    pub(crate) dns: Arc<dyn Dns>,
+    pub(crate) dns: Lookups,
     pub(crate) clock: Clock,
     pub(crate) monotonic: Monotonic,
     pub(crate) random: Random,
@@ -187,7 +187,6 @@ impl Federation {
     ) -> std::result::Result<Self, TlsSetupError> {
         let FederationParts { signing_key, key_file, homeserver, catalog, dns, clock, monotonic, random } =
             parts;
-        let dns = Lookups::from(dns);
         let rules = FederationRules::new(
             config,
             &dns,
@@ -203,8 +202,8 @@ impl Federation {
             rules: Live::new(rules),
             dns,
             homeserver,
-            backoff: Backoff::new(),
-            key_backoff: Backoff::new(),
+            failures: Failures::new(),
+            key_backoff: Backoff::for_keys(),
             unstored_keys: Cache::new(UNSTORED_KEYS),
             unstable_prefix: Cache::new(UNSTABLE_PREFIX_CACHE),
             negative_cache: Cache::new(NEGATIVE_CACHE),

@@ -62,6 +62,13 @@ impl RemoteError {
         Self::Status { status, errcode }
     }
 
+    /// Whether it says something about the requested file rather than about the server: a response in time, whatever it is.
+    pub(super) fn is_about_file(&self) -> bool {
+        let is_late = matches!(self, Self::BrokenOff(why) if why.kind() == io::ErrorKind::TimedOut)
+            || matches!(self, Self::SlowError { .. });
+        self.is_response() && !is_late
+    }
+
     /// Whether the server answered at all.
     pub(super) fn is_response(&self) -> bool {
         match self {

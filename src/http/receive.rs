@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn a_body_of_any_size_is_taken_in_whole() {
         run(async {
-            let ((_folder, blobs), pools) = (store(), Pools::new(1));
+            let ((_folder, blobs), pools) = (store(), Pools::new());
             for size in [0, 1, SMALL_BATCH, UPLOAD_BATCH, UPLOAD_BATCH + 1, 3 * UPLOAD_BATCH + 7] {
                 let (feed, body) = fed();
                 vec![7; size].chunks(50_000).for_each(|piece| feed.send(piece.to_vec()).unwrap());
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn an_upload_that_stalls_is_given_up_and_leaves_nothing() {
         run(async {
-            let ((folder, blobs), pools) = (store(), Pools::new(1));
+            let ((folder, blobs), pools) = (store(), Pools::new());
             let (feed, body) = fed();
             feed.send(vec![7; UPLOAD_BATCH]).unwrap();
             let began = Instant::now();
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn an_upload_that_trickles_is_given_up() {
         run(async {
-            let ((_folder, blobs), pools) = (store(), Pools::new(1));
+            let ((_folder, blobs), pools) = (store(), Pools::new());
             let (feed, body) = fed();
             let trickle = tokio::spawn(async move {
                 while feed.send(vec![7; 1000]).is_ok() {
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn an_upload_whose_request_is_gone_leaves_nothing() {
         run(async {
-            let ((folder, blobs), pools) = (store(), Pools::new(1));
+            let ((folder, blobs), pools) = (store(), Pools::new());
             let (feed, body) = fed();
             feed.send(vec![7; UPLOAD_BATCH]).unwrap();
             {
@@ -349,7 +349,7 @@ mod tests {
     #[test]
     fn uploads_past_the_first_ones_gather_less_and_get_the_same() {
         run(async {
-            let ((_folder, blobs), pools) = (store(), Pools::new(1));
+            let ((_folder, blobs), pools) = (store(), Pools::new());
             let receiver = BodyReceiver::new();
             let feeds: Vec<_> = (0..LARGE_UPLOADS).map(|_| fed()).collect();
             let (feeds, stalled): (Vec<_>, Vec<_>) = feeds.into_iter().unzip();

@@ -7,7 +7,8 @@ use tokio::sync::Notify;
 
 use super::Media;
 use crate::error::Result;
-use crate::matrix::{Mxc, Timestamp};
+use crate::matrix::Mxc;
+use crate::store::catalog::LastAccess;
 use crate::store::sha256::Sha256;
 use crate::sync::lock;
 
@@ -27,31 +28,31 @@ pub(super) struct AccessTimes {
 
 #[derive(Debug, Default)]
 struct Noted {
-    media: HashMap<Mxc, Timestamp>,
+    media: HashMap<Mxc, LastAccess>,
     /// By their own hashes: they have no address.
-    thumbnails: HashMap<Sha256, Timestamp>,
+    thumbnails: HashMap<Sha256, LastAccess>,
 }
 
 impl AccessTimes {
-    /// Notes that media is served at `now`.
-    pub(super) fn note_media(&self, mxc: &Mxc, now: Timestamp) {
+    /// Notes that media is served.
+    pub(super) fn note_media(&self, mxc: &Mxc, access: LastAccess) {
         let mut noted = lock(&self.noted);
         // Looked up first: a copy of the address is needed once only.
         if let Some(last) = noted.media.get_mut(mxc) {
-            *last = now;
+            *last = last.then(access);
         } else if noted.len() < MAX {
-            noted.media.insert(mxc.clone(), now);
+            noted.media.insert(mxc.clone(), access);
             self.notify_if_many(&noted);
         }
     }
 
-    /// Notes that a thumbnail is served at `now`.
-    pub(super) fn note_thumbnail(&self, sha256: Sha256, now: Timestamp) {
+    /// Notes that a thumbnail is served.
+    pub(super) fn note_thumbnail(&self, sha256: Sha256, access: LastAccess) {
         let mut noted = lock(&self.noted);
         if let Some(last) = noted.thumbnails.get_mut(&sha256) {
-            *last = now;
+            *last = last.then(access);
         } else if noted.len() < MAX {
-            noted.thumbnails.insert(sha256, now);
+            noted.thumbnails.insert(sha256, access);
             self.notify_if_many(&noted);
         }
     }
@@ -70,11 +71,13 @@ impl AccessTimes {
     /// Puts back what could not be written, except where a later access was noted since.
     fn put_back(&self, taken: Noted) {
         let mut noted = lock(&self.noted);
-        for (mxc, at) in taken.media {
-            noted.media.entry(mxc).or_insert(at);
+        for (mxc, earlier) in taken.media {
+            let access = noted.media.get(&mxc).map_or(earlier, |later| earlier.then(*later));
+            noted.media.insert(mxc, access);
         }
-        for (sha256, at) in taken.thumbnails {
-            noted.thumbnails.entry(sha256).or_insert(at);
+        for (sha256, earlier) in taken.thumbnails {
+            let access = noted.thumbnails.get(&sha256).map_or(earlier, |later| earlier.then(*later));
+            noted.thumbnails.insert(sha256, access);
         }
     }
 }
@@ -120,11 +123,16 @@ mod tests {
     use super::*;
     use crate::app::Environment;
     use crate::config::ThumbnailMethod;
-    use crate::matrix::{MediaId, ServerName, UserId};
+    use crate::matrix::{MediaId, ServerName, Timestamp, UserId};
+    use crate::media::Upload;
     use crate::media::download::{AccessOptions, RemoteFetch};
     use crate::media::tests::{media_with, picture};
-    use crate::media::{Upload, Viewer};
+    use crate::sync::admission::Caller;
     use crate::thumbnail::{Motion, ThumbnailRequest};
+
+    fn at(time: i64) -> LastAccess {
+        LastAccess { at: Timestamp(time), by_known: false }
+    }
 
     /// Media `number` of a server.
     fn file(number: usize) -> Mxc {
@@ -136,27 +144,24 @@ mod tests {
     async fn none_is_dropped_while_the_catalog_can_be_written() {
         let times = AccessTimes::default();
         for number in 0..MANY {
-            times.note_media(&file(number), Timestamp(1));
+            times.note_media(&file(number), at(1));
         }
         times.many.notified().await;
-        times.note_media(&file(MANY), Timestamp(1));
-        times.note_media(&file(0), Timestamp(2));
+        times.note_media(&file(MANY), at(1));
+        times.note_media(&file(0), at(2));
         let taken = times.take();
-        assert_eq!((taken.len(), taken.media[&file(0)]), (MANY + 1, Timestamp(2)));
-        times.note_media(&file(1), Timestamp(3));
+        assert_eq!((taken.len(), taken.media[&file(0)]), (MANY + 1, at(2)));
+        times.note_media(&file(1), at(3));
         times.put_back(taken);
         let again = times.take();
-        assert_eq!(
-            (again.len(), again.media[&file(1)], again.media[&file(0)]),
-            (MANY + 1, Timestamp(3), Timestamp(2))
-        );
+        assert_eq!((again.len(), again.media[&file(1)], again.media[&file(0)]), (MANY + 1, at(3), at(2)));
     }
 
     #[test]
     fn the_table_is_bounded_when_nothing_can_be_written() {
         let times = AccessTimes::default();
         for number in 0..=MAX {
-            times.note_media(&file(number), Timestamp(1));
+            times.note_media(&file(number), at(1));
         }
         assert_eq!(times.take().len(), MAX);
     }
@@ -177,7 +182,7 @@ mod tests {
         };
         let mxc = media.upload(upload, &mut Full::new(Bytes::from(picture(200, 150)))).await.unwrap();
         let options = AccessOptions {
-            viewer: Viewer::Known,
+            caller: Caller::operator(),
             remote: RemoteFetch::Refused,
             timeout: Duration::from_secs(1),
         };

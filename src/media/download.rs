@@ -17,6 +17,7 @@ use crate::http::response::PreparedMedia;
 use crate::matrix::{Expiry, Mxc, Timestamp};
 use crate::store::Lookup;
 use crate::store::stored_media::StoredMedia;
+use crate::sync::admission::{Caller, Class, WorkKind};
 use crate::sync::pools::Pool;
 
 pub(crate) use super::remote::{ArrivingFile, RemoteHead};
@@ -24,10 +25,20 @@ pub(crate) use super::remote::{ArrivingFile, RemoteHead};
 /// Who asks for media, and how far we go to get it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AccessOptions {
-    pub(crate) viewer: Viewer,
+    pub(crate) caller: Caller,
     pub(crate) remote: RemoteFetch,
     /// How long to wait for a pending upload, here or at its origin.
     pub(crate) timeout: Duration,
+}
+
+impl AccessOptions {
+    /// The rights of the caller.
+    pub(crate) fn viewer(self) -> Viewer {
+        match self.caller.class {
+            Class::User | Class::Server => Viewer::Known,
+            Class::Unknown => Viewer::Anonymous,
+        }
+    }
 }
 
 /// Whether a download may cause a fetch from another server.
@@ -78,7 +89,7 @@ impl Media {
         wait_for: WaitFor,
     ) -> Result<Download> {
         let key = CacheKey { mxc: mxc.clone(), requested: None };
-        if let Some(prepared) = self.recently_served(&key, options.viewer)? {
+        if let Some(prepared) = self.recently_served(&key, options.viewer())? {
             return Ok(Download::Stored(prepared));
         }
         // Taken before the look-up: media that is removed while we look must not get into the cache.
@@ -120,7 +131,8 @@ impl Media {
     /// Waits until a pending ID has content, up to `options.timeout`.
     async fn wait_for_upload(self: &Arc<Self>, mxc: &Mxc, options: AccessOptions) -> Result<StoredMedia> {
         let not_yet = || Error::new(Kind::NotYetUploaded, "the media is not yet uploaded");
-        let mut waiter = self.pending.waiter(mxc).ok_or_else(not_yet)?;
+        let _place = self.admission.try_enter(WorkKind::PendingWait, options.caller).ok_or_else(not_yet)?;
+        let mut waiter = self.pending.waiter(mxc);
         // The upload may have ended before the waiter was in place.
         if let Found::Stored(stored) = self.look_up(mxc, options).await? {
             return Ok(stored);
@@ -145,10 +157,10 @@ impl Media {
     /// Looks for media in the store, on behalf of the viewer.
     fn find(&self, mxc: &Mxc, options: AccessOptions) -> Result<Found> {
         self.check_policy(mxc)?;
-        let viewer = options.viewer;
+        let viewer = options.viewer();
         match self.store.find(mxc)? {
             Lookup::Stored(stored) if self.may_see(viewer, stored.open) => {
-                self.access_times.note_media(mxc, (self.clock)());
+                self.access_times.note_media(mxc, self.access(viewer));
                 Ok(Found::Stored(stored))
             }
             // Whether it will be open is decided at the upload. Until then everyone who might be allowed to see it may wait.
@@ -166,7 +178,7 @@ impl Media {
 
     /// Decides about media that is not stored here: it may be fetched if it belongs to another server and the viewer may see the result.
     fn elsewhere(&self, mxc: &Mxc, options: AccessOptions) -> Result<Found> {
-        let AccessOptions { viewer, remote, .. } = options;
+        let (viewer, remote) = (options.viewer(), options.remote);
         // Fetched media is stored as open or closed by the setting of today, so today's setting decides here too.
         let may_fetch = remote == RemoteFetch::Allowed && (viewer == Viewer::Known || self.is_open());
         if may_fetch && !self.is_ours(mxc) { Ok(Found::Elsewhere) } else { Err(Error::not_found()) }

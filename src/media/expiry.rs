@@ -39,6 +39,7 @@ impl Media {
     /// Deletes what has expired: pending IDs, keys and families of other servers, previews. Blocks.
     pub(crate) fn remove_expired(&self) -> Result<()> {
         self.uploads.tidy();
+        self.fetches.tidy();
         let now = (self.clock)();
         if self.clock_watch.was_set(now, (self.monotonic)()) {
             return Ok(());

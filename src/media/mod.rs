@@ -25,6 +25,7 @@ mod thumbnail;
 mod upload;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use self::access_times::AccessTimes;
 use self::expiry::ClockWatch;
@@ -40,9 +41,10 @@ use crate::federation::Federation;
 use crate::http::file_stream::Readers;
 use crate::matrix::{Clock, MediaId, Monotonic, Mxc, Random, ServerName};
 use crate::preview::Fetcher;
+use crate::store::catalog::LastAccess;
 use crate::store::{Removed, Store};
-use crate::sync::Activity;
 use crate::sync::pools::{Pool, Pools};
+use crate::sync::{Activity, Admission};
 
 pub(crate) use self::thumbnail::{ANIMATION_TIMEOUT, AnimationTime};
 pub(crate) use self::upload::Upload;
@@ -52,9 +54,12 @@ pub(crate) struct Media {
     /// The name of this homeserver. Media of other servers is fetched.
     server_name: ServerName,
     config: Live<Config>,
+    /// Whether the homeserver itself serves new media to callers without a token.
+    homeserver_serves_strangers: AtomicBool,
     store: Arc<Store>,
     federation: Arc<Federation>,
     pools: Arc<Pools>,
+    admission: Arc<Admission>,
     /// Read arriving files for the clients that wait for them.
     readers: Readers,
     clock: Clock,
@@ -81,6 +86,7 @@ pub(crate) struct MediaParts {
     /// Fetches linked pages.
     pub(crate) fetcher: Fetcher,
     pub(crate) pools: Arc<Pools>,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) readers: Readers,
     /// Tells when the machine is idle: thumbnails are then rendered ahead of requests.
     pub(crate) activity: Arc<Activity>,
@@ -101,14 +107,26 @@ pub(crate) enum Viewer {
 
 impl Media {
     pub(crate) fn new(config: &Config, parts: MediaParts) -> Arc<Self> {
-        let MediaParts { store, federation, fetcher, pools, readers, activity, animation_time, .. } = parts;
+        let MediaParts {
+            store,
+            federation,
+            fetcher,
+            pools,
+            admission,
+            readers,
+            activity,
+            animation_time,
+            ..
+        } = parts;
         let MediaParts { clock, monotonic, random, .. } = parts;
         let media = Arc::new(Self {
             server_name: config.server_name.clone(),
             config: Live::new(config.clone()),
+            homeserver_serves_strangers: AtomicBool::new(false),
             store,
             federation,
             pools,
+            admission,
             readers,
             clock,
             monotonic,
@@ -118,7 +136,7 @@ impl Media {
             clock_watch: ClockWatch::default(),
             pending: PendingUploads::default(),
             uploads: UploadState::new(),
-            fetches: RemoteFetches::new(),
+            fetches: RemoteFetches::new(&config.limits.anonymous_fetch),
             thumbnails: ThumbnailState::new(&config.thumbnails, activity, animation_time),
             previews: PreviewState::new(config.previews.clone(), fetcher),
         });
@@ -174,18 +192,41 @@ impl Media {
         if self.is_ours(mxc) { Ok(()) } else { self.federation.check_policy(&mxc.server_name) }
     }
 
+    /// Notes whether the homeserver itself serves new media to callers without a token: `unauthenticated_media: auto` follows it.
+    pub(crate) fn note_homeserver(&self, serves_strangers: bool) {
+        self.homeserver_serves_strangers.store(serves_strangers, Ordering::Relaxed);
+    }
+
+    /// What callers without a token may see, with `auto` resolved. Until the homeserver was asked, it is `Frozen`.
+    pub(crate) fn unauthenticated_media(&self) -> UnauthenticatedMedia {
+        match self.config.get().unauthenticated_media {
+            UnauthenticatedMedia::Auto if self.homeserver_serves_strangers.load(Ordering::Relaxed) => {
+                UnauthenticatedMedia::Open
+            }
+            UnauthenticatedMedia::Auto => UnauthenticatedMedia::Frozen,
+            configured @ (UnauthenticatedMedia::Open
+            | UnauthenticatedMedia::Frozen
+            | UnauthenticatedMedia::Closed) => configured,
+        }
+    }
+
     /// Whether media stored now may be served to callers without a token (`unauthenticated_media`). The row keeps the answer.
     fn is_open(&self) -> bool {
-        self.config.get().unauthenticated_media == UnauthenticatedMedia::Open
+        self.unauthenticated_media() == UnauthenticatedMedia::Open
     }
 
     /// Whether `viewer` may see media whose row says `open`.
     fn may_see(&self, viewer: Viewer, open: bool) -> bool {
-        match (viewer, self.config.get().unauthenticated_media) {
+        match (viewer, self.unauthenticated_media()) {
             (Viewer::Known, _) | (Viewer::Anonymous, UnauthenticatedMedia::Open) => true,
-            (Viewer::Anonymous, UnauthenticatedMedia::Frozen) => open,
+            (Viewer::Anonymous, UnauthenticatedMedia::Frozen | UnauthenticatedMedia::Auto) => open,
             (Viewer::Anonymous, UnauthenticatedMedia::Closed) => false,
         }
+    }
+
+    /// An access of this viewer now.
+    fn access(&self, viewer: Viewer) -> LastAccess {
+        LastAccess { at: (self.clock)(), by_known: viewer == Viewer::Known }
     }
 
     /// Checks that `viewer` may see media that was found, and notes the access. Never blocks.
@@ -197,7 +238,7 @@ impl Media {
         if !self.may_see(viewer, open) {
             return Err(Error::not_found());
         }
-        self.access_times.note_media(mxc, (self.clock)());
+        self.access_times.note_media(mxc, self.access(viewer));
         Ok(())
     }
 }
@@ -221,6 +262,7 @@ pub(super) mod tests {
     use crate::config::ThumbnailMethod;
     use crate::federation::SigningKey;
     use crate::matrix::UserId;
+    use crate::sync::admission::Caller;
     use crate::thumbnail::{Motion, ThumbnailRequest};
 
     /// The use cases of a sidecar in `folder`.
@@ -311,8 +353,8 @@ pub(super) mod tests {
             last = now;
             cost
         };
-        let (viewer, remote, timeout) = (Viewer::Known, RemoteFetch::Allowed, Duration::from_secs(1));
-        let options = AccessOptions { viewer, remote, timeout };
+        let (caller, remote, timeout) = (Caller::operator(), RemoteFetch::Allowed, Duration::from_secs(1));
+        let options = AccessOptions { caller, remote, timeout };
         let size = |width| {
             let (method, motion) = (ThumbnailMethod::Crop, Motion::Still);
             ThumbnailRequest { width, height: width, method, motion }

@@ -4,20 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::matrix::Mxc;
 use crate::sync::lock;
-
-/// Requests that may wait for pending uploads at the same time; further ones get `M_NOT_YET_UPLOADED` at once. MSC2246 names the threat:
-/// someone creates many IDs, never uploads to them, and lets clients wait.
-const MAX_WAITING: usize = 1024;
 
 /// Requests that wait for an upload.
 #[derive(Debug)]
 pub(super) struct PendingUploads {
     awaited: Awaited,
-    permits: Arc<Semaphore>,
     /// Becomes true when the service stops; then no request waits any longer.
     stopped: watch::Sender<bool>,
 }
@@ -32,27 +27,21 @@ pub(super) struct Waiter {
     mxc: Mxc,
     filled: watch::Receiver<()>,
     stopped: watch::Receiver<bool>,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl Default for PendingUploads {
     fn default() -> Self {
-        Self {
-            awaited: Arc::default(),
-            permits: Arc::new(Semaphore::new(MAX_WAITING)),
-            stopped: watch::channel(false).0,
-        }
+        Self { awaited: Arc::default(), stopped: watch::channel(false).0 }
     }
 }
 
 impl PendingUploads {
-    /// A waiter for `mxc`; `None` when [`MAX_WAITING`] requests wait already.
-    pub(super) fn waiter(&self, mxc: &Mxc) -> Option<Waiter> {
-        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+    /// A waiter for `mxc`. The caller bounds their number.
+    pub(super) fn waiter(&self, mxc: &Mxc) -> Waiter {
         let filled =
             lock(&self.awaited).entry(mxc.clone()).or_insert_with(|| watch::channel(()).0).subscribe();
         let (awaited, stopped) = (Arc::clone(&self.awaited), self.stopped.subscribe());
-        Some(Waiter { awaited, mxc: mxc.clone(), filled, stopped, _permit: permit })
+        Waiter { awaited, mxc: mxc.clone(), filled, stopped }
     }
 
     /// Ends all waiting, now and later.

@@ -21,13 +21,9 @@ use self::read::{LinkTarget, UnverifiedImage, VerifiedImage};
 use super::Media;
 use crate::error::{Error, Kind, Result};
 use crate::preview::{Accept, FetchedBody, Followed, HttpUrl, Image, OembedResponse, timed_out};
+use crate::sync::Priority;
+use crate::sync::admission::{Ask, Caller, Share, Work, WorkKind};
 use crate::sync::pools::Pool;
-
-/// Previews being made; requests for further ones get 429.
-const MAX_PREVIEWS_IN_FLIGHT: usize = 64;
-
-/// Requests to one host at the same time, to be polite to it.
-const REQUESTS_PER_HOST: usize = 2;
 
 /// Most pages followed that only redirect to another one (`<meta http-equiv=refresh>`).
 const MAX_REFRESHES: usize = 3;
@@ -89,12 +85,21 @@ impl Media {
     /// # Errors
     /// `Forbidden` for hosts that the configuration excludes; `PageFailed` and `PageUnavailable` when the page cannot be fetched;
     /// `LimitExceeded`.
-    pub(crate) async fn preview(self: &Arc<Self>, link: HttpUrl, timeout: Duration) -> Result<Arc<str>> {
+    pub(crate) async fn preview(
+        self: &Arc<Self>,
+        link: HttpUrl,
+        caller: Caller,
+        timeout: Duration,
+    ) -> Result<Arc<str>> {
         if let Some(remembered) = self.remembered_preview(&link) {
             return remembered;
         }
         let (media, of) = (Arc::clone(self), link.clone());
-        self.previews.in_flight.run(link, || async move { media.make_preview(of, timeout).await }).await
+        let make = |work: Work| async move {
+            let _place = media.admission.take(WorkKind::Preview, &work, Ask::default()).await?;
+            media.make_preview(of, &work, timeout).await
+        };
+        self.previews.in_flight.run(link, caller, make).await
     }
 
     /// How long a preview may take.
@@ -108,7 +113,12 @@ impl Media {
     }
 
     /// The stored preview, or a new one.
-    async fn make_preview(self: &Arc<Self>, link: HttpUrl, timeout: Duration) -> Result<Arc<str>> {
+    async fn make_preview(
+        self: &Arc<Self>,
+        link: HttpUrl,
+        work: &Work,
+        timeout: Duration,
+    ) -> Result<Arc<str>> {
         let deadlines = Deadlines::within(timeout);
         let of = link.clone();
         let stored = self.blocking(Pool::Disk, move |media| media.stored_preview(&of));
@@ -117,7 +127,7 @@ impl Media {
         if let Some(stored) = stored.unwrap_or(Ok(None))? {
             return Ok(stored);
         }
-        match self.draft_preview(&link, deadlines).await {
+        match self.draft_preview(&link, work, deadlines).await {
             Ok(draft) => Ok(self.keep_and_answer(link, draft, deadlines.due).await),
             Err(error) => {
                 tracing::debug!(link = link.as_str(), ?error, "no preview");
@@ -128,11 +138,16 @@ impl Media {
     }
 
     /// Fetches the page, its oEmbed description, and an image.
-    async fn draft_preview(self: &Arc<Self>, link: &HttpUrl, deadlines: Deadlines) -> Result<PreviewDraft> {
-        let target = self.read_target(link, deadlines.all);
+    async fn draft_preview(
+        self: &Arc<Self>,
+        link: &HttpUrl,
+        work: &Work,
+        deadlines: Deadlines,
+    ) -> Result<PreviewDraft> {
+        let target = self.read_target(link, work, deadlines.all);
         let oembed = async {
             let endpoint = self.known_oembed(link)?;
-            Some(self.fetch_oembed(endpoint, deadlines.extra).await)
+            Some(self.fetch_oembed(endpoint, work, deadlines.extra).await)
         };
         let (target, oembed) = tokio::join!(target, oembed);
         let is_late = matches!(oembed, Some(OembedOutcome::Late));
@@ -141,26 +156,32 @@ impl Media {
             draft.mark_incomplete();
         }
         if let Some(endpoint) = draft.discovered_oembed() {
-            match self.fetch_oembed(endpoint, deadlines.extra).await {
+            match self.fetch_oembed(endpoint, work, deadlines.extra).await {
                 OembedOutcome::Described(description) => draft.add(*description),
                 OembedOutcome::Late => draft.mark_incomplete(),
                 OembedOutcome::None => {}
             }
         }
-        self.choose_image(&mut draft, deadlines.all).await;
+        self.choose_image(&mut draft, work, deadlines.all).await;
         Ok(draft)
     }
 
     /// Reads the target of a link, following pages that only redirect. A file that looks like an image and cannot be decoded is described
     /// like any other file.
-    async fn read_target(self: &Arc<Self>, link: &HttpUrl, deadline: Deadline) -> Result<LinkTarget> {
-        let mut target = self.fetch_link(link.clone(), Accept::Page, deadline, Self::read_link).await?;
+    async fn read_target(
+        self: &Arc<Self>,
+        link: &HttpUrl,
+        work: &Work,
+        deadline: Deadline,
+    ) -> Result<LinkTarget> {
+        let mut target =
+            self.fetch_link(link.clone(), Accept::Page, (work, deadline), Self::read_link).await?;
         for _ in 0..MAX_REFRESHES {
             let Some(next) = target.refresh() else { break };
-            target = self.fetch_link(next, Accept::Page, deadline, Self::read_link).await?;
+            target = self.fetch_link(next, Accept::Page, (work, deadline), Self::read_link).await?;
         }
         if let Some(image) = target.take_unverified() {
-            match self.verify_image(image, deadline).await {
+            match self.verify_image(image, work, deadline).await {
                 Ok(image) => target.set_image(image),
                 Err(error) => {
                     tracing::debug!(link = link.as_str(), ?error, "an image is described as a file");
@@ -173,8 +194,13 @@ impl Media {
         Ok(target)
     }
 
-    async fn fetch_oembed(self: &Arc<Self>, endpoint: HttpUrl, deadline: Deadline) -> OembedOutcome {
-        match self.fetch_link(endpoint, Accept::Oembed, deadline, Self::read_oembed).await {
+    async fn fetch_oembed(
+        self: &Arc<Self>,
+        endpoint: HttpUrl,
+        work: &Work,
+        deadline: Deadline,
+    ) -> OembedOutcome {
+        match self.fetch_link(endpoint, Accept::Oembed, (work, deadline), Self::read_oembed).await {
             Ok(description) => OembedOutcome::Described(Box::new(description)),
             Err(error) => {
                 tracing::debug!(?error, "no oEmbed");
@@ -184,7 +210,7 @@ impl Media {
     }
 
     /// Adds the first image that is large enough, or the largest of those that can be shown at all.
-    async fn choose_image(self: &Arc<Self>, draft: &mut PreviewDraft, deadline: Deadline) {
+    async fn choose_image(self: &Arc<Self>, draft: &mut PreviewDraft, work: &Work, deadline: Deadline) {
         let mut best: Option<(Image, VerifiedImage)> = None;
         for image in draft.candidates() {
             // Candidates come in the order of their sources, the most reliable first: a small image of a better source beats a
@@ -192,7 +218,7 @@ impl Media {
             if best.as_ref().is_some_and(|(best, _)| best.source < image.source) {
                 break;
             }
-            match self.fetch_image(&image, deadline).await {
+            match self.fetch_image(&image, work, deadline).await {
                 Ok(fetched) if fetched.is_large() => return draft.set_image(image, fetched),
                 Ok(fetched) => {
                     if best.as_ref().is_none_or(|(_, best)| best.pixels() < fetched.pixels()) {
@@ -217,17 +243,24 @@ impl Media {
     }
 
     /// Fetches an image of a page and decodes it.
-    async fn fetch_image(self: &Arc<Self>, image: &Image, deadline: Deadline) -> Result<VerifiedImage> {
+    async fn fetch_image(
+        self: &Arc<Self>,
+        image: &Image,
+        work: &Work,
+        deadline: Deadline,
+    ) -> Result<VerifiedImage> {
         let unverified = if image.url.scheme() == "data" {
             let url = image.url.clone();
-            let reading = self.blocking(Pool::Previews, move |media| media.read_data_image(&url));
+            let media = Arc::clone(self);
+            let step = move || media.read_data_image(&url);
+            let reading = self.admission.run(WorkKind::PageFetch, work, Ask::default(), step);
             let given_up = deadline.given_up.into();
             tokio::time::timeout_at(given_up, reading).await.unwrap_or_else(|_elapsed| Err(timed_out()))?
         } else {
             let link = HttpUrl::parse(image.url.as_str())?;
-            self.fetch_link(link, Accept::Image, deadline, Self::read_image).await?
+            self.fetch_link(link, Accept::Image, (work, deadline), Self::read_image).await?
         };
-        self.verify_image(unverified, deadline).await
+        self.verify_image(unverified, work, deadline).await
     }
 
     /// Decodes an image, because its header alone does not prove that it can be shown. Needs a worker and memory, as a thumbnail does; if
@@ -235,11 +268,12 @@ impl Media {
     async fn verify_image(
         self: &Arc<Self>,
         image: UnverifiedImage,
+        work: &Work,
         deadline: Deadline,
     ) -> Result<VerifiedImage> {
         let verifying = async {
-            let worker = self.pools.enter(Pool::Thumbnails).await?;
-            let memory = self.thumbnails.memory.acquire(image.memory()).await?;
+            let worker = self.admission.enter(WorkKind::Still, work, Ask::default()).await?;
+            let memory = self.thumbnails.memory.acquire(image.memory(), Priority::High).await;
             let media = Arc::clone(self);
             let step = move || {
                 // Held until the work ends, which may be after the deadline: its memory is in use until then.
@@ -252,26 +286,24 @@ impl Media {
         tokio::time::timeout_at(given_up, verifying).await.unwrap_or_else(|_elapsed| Err(timed_out()))
     }
 
-    /// Fetches the target of a link over redirects and runs `read` on the body, in the same thread. Each redirect first waits for a permit
-    /// of its host and only then for a thread: a slow host must not hold threads that others need.
+    /// Fetches the target of a link over redirects and runs `read` on the body, in the same thread. Each redirect waits for a place of
+    /// its host: a slow host must not hold threads that others need.
     async fn fetch_link<T: Send + 'static>(
         self: &Arc<Self>,
         link: HttpUrl,
         accept: Accept,
-        deadline: Deadline,
+        (work, deadline): (&Work, Deadline),
         read: fn(&Self, FetchedBody) -> Result<T>,
     ) -> Result<T> {
         let mut chain = self.previews.rules().fetcher.start(link, accept)?;
         let fetching = async {
             loop {
-                let permit = self.previews.requests_per_host.acquire(&chain.host().to_owned()).await?;
-                let step = move |media: &Arc<Self>| {
-                    // Held as long as the thread runs, even after we have stopped waiting for it: the host is still busy with us.
-                    let _permit = permit;
+                let (media, to_host) = (Arc::clone(self), Ask::to(Share::of_host(chain.host())));
+                let step = move || {
                     let rules = media.previews.rules();
-                    rules.fetcher.follow_once(&chain, deadline.ends, |body| read(media, body))
+                    rules.fetcher.follow_once(&chain, deadline.ends, |body| read(&media, body))
                 };
-                match self.blocking(Pool::Previews, step).await? {
+                match self.admission.run(WorkKind::PageFetch, work, to_host, step).await? {
                     Followed::Redirected(next) => chain = next,
                     Followed::Fetched(made) => return Ok(made),
                 }
@@ -342,15 +374,16 @@ mod tests {
             is_temporary(&error, over())
         };
 
-        let worker = media.pools.enter(Pool::Thumbnails).await.unwrap();
-        assert!(is_late(media.verify_image(image(), over()).await));
+        let work = Work::of(Caller::operator());
+        let worker = media.admission.enter(WorkKind::Still, &work, Ask::default()).await.unwrap();
+        assert!(is_late(media.verify_image(image(), &work, over()).await));
         drop(worker);
-        let memory = media.thumbnails.memory.acquire(u64::MAX).await.unwrap();
-        assert!(is_late(media.verify_image(image(), over()).await));
+        let memory = media.thumbnails.memory.acquire(u64::MAX, Priority::High).await;
+        assert!(is_late(media.verify_image(image(), &work, over()).await));
         drop(memory);
         // Both were given back by those who gave up.
         let soon = Deadlines::within(Duration::from_mins(1)).all;
-        media.verify_image(image(), soon).await.unwrap();
+        media.verify_image(image(), &work, soon).await.unwrap();
         assert!(!is_temporary(&Error::new(Kind::PageFailed, "it is broken"), soon));
     }
 }

@@ -12,6 +12,8 @@ mod render;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::Instrument as _;
+
 use self::outcomes::{CachedAnswer, Outcomes};
 use self::render::{Batch, MadePicture, RenderTask, thumbnail_key};
 use super::Media;
@@ -20,23 +22,19 @@ use super::response_cache::CacheKey;
 use crate::config;
 use crate::error::{Error, Result};
 use crate::http::response::PreparedMedia;
+use crate::log;
 use crate::matrix::Mxc;
 use crate::store::blobs::BlobReader;
 use crate::store::catalog::Filled;
 use crate::store::sha256::Sha256;
 use crate::store::stored_media::StoredMedia;
-use crate::sync::pools::{Permit, Pool};
-use crate::sync::{Activity, Backlog, Batcher, Handle, SingleFlight, WeightedSemaphore};
+use crate::sync::admission::{Ask, Caller, Place, Work, WorkKind};
+use crate::sync::pools::Pool;
+use crate::sync::{Activity, Backlog, Batcher, Handle, Priority, SingleFlight, WeightedSemaphore};
 use crate::thumbnail::{self, Header, Motion, Plan, Rect, RenderSpec, Source, ThumbnailRequest};
 
 /// Longest time to render an animation. What remains of the batch's time is for a still image instead.
 pub(crate) const ANIMATION_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Pictures being rendered or waiting for a worker; requests for further ones wait.
-const MAX_RENDERING: usize = 64;
-
-/// Requests that may wait for that; further ones get 429. A client that opens a room asks for all its pictures at once.
-const MAX_WAITING: usize = 256;
 
 /// Uploads whose thumbnails are rendered ahead when the machine is idle; those of further uploads are rendered on request.
 const MAX_BACKLOG: usize = 256;
@@ -50,6 +48,8 @@ pub(crate) type AnimationTime = Arc<dyn Fn() -> Duration + Send + Sync>;
 /// What requests for thumbnails share.
 pub(super) struct ThumbnailState {
     outcomes: Outcomes,
+    /// Sources whose headers are being read.
+    headers: SingleFlight<Sha256, ()>,
     /// Pictures being rendered. The result is `None` for one that was rendered ahead of requests and not kept.
     rendering: SingleFlight<(Sha256, RenderSpec), Option<MadePicture>>,
     /// Those that wait for a worker. One decode of a source may give several of them.
@@ -67,6 +67,8 @@ pub(super) struct ThumbnailState {
 enum Planned {
     Ready(PreparedMedia),
     Render(RenderTask),
+    /// The picture's header must be read first.
+    HeaderNeeded,
 }
 
 impl Media {
@@ -82,39 +84,74 @@ impl Media {
         options: AccessOptions,
     ) -> Result<Arc<PreparedMedia>> {
         let key = CacheKey { mxc: mxc.clone(), requested: Some(requested) };
-        if let Some(prepared) = self.recently_served(&key, options.viewer)? {
-            self.note_thumbnail(&prepared);
+        if let Some(prepared) = self.recently_served(&key, options.viewer())? {
+            self.note_thumbnail(&prepared, options);
             return Ok(prepared);
         }
         let as_of = self.response_cache.begin_lookup();
         let Download::Stored(original) = self.download(mxc, options, WaitFor::Stored).await? else {
             return Err(Error::not_found());
         };
-        let source = Arc::clone(&original);
-        let plan = move |media: &Arc<Self>| media.plan_thumbnail(source.stored(), requested);
-        let prepared = match self.blocking(Pool::Lookup, plan).await? {
+        let mut planned = Planned::HeaderNeeded;
+        let source = original.stored().content.sha256;
+        let outcomes = &self.thumbnails.outcomes;
+        let mut is_known = outcomes.answer(source, requested).is_some() || outcomes.header(source).is_some();
+        // Once more if what was known is forgotten by then.
+        for _ in 0..3 {
+            if !is_known {
+                self.header(&original, options.caller).await?;
+            }
+            let original = Arc::clone(&original);
+            let plan = move |media: &Arc<Self>| media.plan_thumbnail(original.stored(), requested);
+            planned = self.blocking(Pool::Lookup, plan).await?;
+            if !matches!(planned, Planned::HeaderNeeded) {
+                break;
+            }
+            is_known = false;
+        }
+        let prepared = match planned {
             Planned::Ready(prepared) => prepared,
             Planned::Render(task) => {
-                let picture = self.render_for_request(task).await?;
+                let picture = self.render_for_request(task, options.caller).await?;
                 self.answer_with(original.stored(), requested, picture)
             }
+            Planned::HeaderNeeded => return Err(Error::not_found()),
         };
         let prepared = Arc::new(prepared);
         self.response_cache.insert(&key, &prepared, as_of);
-        self.note_thumbnail(&prepared);
+        self.note_thumbnail(&prepared, options);
         Ok(prepared)
     }
 
     /// Notes that a thumbnail is served. Never blocks.
-    fn note_thumbnail(&self, prepared: &PreparedMedia) {
-        self.access_times.note_thumbnail(prepared.stored().content.sha256, (self.clock)());
+    fn note_thumbnail(&self, prepared: &PreparedMedia, options: AccessOptions) {
+        self.access_times.note_thumbnail(prepared.stored().content.sha256, self.access(options.viewer()));
+    }
+
+    /// Reads the header of a picture, once for all requests, unless that failed recently.
+    pub(super) async fn header(
+        self: &Arc<Self>,
+        original: &Arc<PreparedMedia>,
+        caller: Caller,
+    ) -> Result<()> {
+        let source = original.stored().content.sha256;
+        if self.known_header(source)?.is_some() {
+            return Ok(());
+        }
+        let (media, original) = (Arc::clone(self), Arc::clone(original));
+        let read = |work: Work| async move {
+            let reading = Arc::clone(&media);
+            let step = move || reading.read_header(original.stored());
+            media.admission.run(WorkKind::HeaderRead, &work, Ask::default(), step).await
+        };
+        self.thumbnails.headers.run(source, caller, read).await
     }
 
     /// Renders a picture that a request waits for, twice at most: a picture that was being rendered ahead of requests is not kept if its
     /// source is truncated, and is rendered again for the request.
-    async fn render_for_request(self: &Arc<Self>, task: RenderTask) -> Result<MadePicture> {
+    async fn render_for_request(self: &Arc<Self>, task: RenderTask, caller: Caller) -> Result<MadePicture> {
         for _ in 0..2 {
-            if let Some(picture) = self.render(vec![task.clone()]).await?.pop().flatten() {
+            if let Some(picture) = self.render(vec![task.again()], caller).await?.pop().flatten() {
                 return Ok(picture);
             }
         }
@@ -122,14 +159,19 @@ impl Media {
     }
 
     /// Renders pictures, each once for all requests that want it.
-    async fn render(self: &Arc<Self>, tasks: Vec<RenderTask>) -> Result<Vec<Option<MadePicture>>> {
+    async fn render(
+        self: &Arc<Self>,
+        tasks: Vec<RenderTask>,
+        caller: Caller,
+    ) -> Result<Vec<Option<MadePicture>>> {
         // All of them are queued before the first is made, so that those that share a decode are made together.
-        let queue = |task: RenderTask| ((task.source, task.spec), self.thumbnails.batcher.join(task));
+        let queue = |task: RenderTask| (task.clone(), self.thumbnails.batcher.join(task));
         let queued: Vec<_> = tasks.into_iter().map(queue).collect();
         let mut pictures = Vec::new();
-        for (key, handle) in queued {
-            let start = || Arc::clone(self).render_when_free(handle);
-            pictures.push(self.thumbnails.rendering.run(key, start).await?);
+        for (task, handle) in queued {
+            let key = (task.source, task.spec);
+            let start = |work: Work| Arc::clone(self).render_when_free(task, handle, work);
+            pictures.push(self.thumbnails.rendering.run(key, caller, start).await?);
         }
         Ok(pictures)
     }
@@ -138,15 +180,24 @@ impl Media {
     /// rendered it along with its own meanwhile.
     async fn render_when_free(
         self: Arc<Self>,
+        task: RenderTask,
         mut handle: Handle<RenderTask, Option<MadePicture>>,
+        work: Work,
     ) -> Result<Option<MadePicture>> {
+        task.begin(&work);
+        let (kind, ask) = task.demand();
         let worker = tokio::select! {
             biased;
             outcome = handle.outcome() => return outcome,
-            worker = self.pools.enter(Pool::Thumbnails) => worker?,
+            worker = self.admission.enter(kind, &work, ask) => worker?,
         };
         match handle.take(|batch, further| self.renders_together(batch, further)) {
-            Some((batch, waiters)) => waiters.tell(self.render_with(worker, batch).await),
+            // A task of its own: others may wait for the batch after the request that began it has gone.
+            Some((batch, waiters)) => {
+                let media = Arc::clone(&self);
+                let render = async move { waiters.tell(media.render_with(worker, batch).await) };
+                tokio::spawn(render.instrument(log::request_span()));
+            }
             None => drop(worker),
         }
         handle.outcome().await
@@ -155,13 +206,22 @@ impl Media {
     /// Renders a batch when memory is available.
     async fn render_with(
         self: &Arc<Self>,
-        worker: Permit,
+        worker: Place,
         batch: Vec<RenderTask>,
     ) -> Result<Vec<Option<MadePicture>>> {
         let source = batch.first().map(|task| task.source);
-        let _memory = self.thumbnails.memory.acquire(render::memory(&batch)).await?;
+        let (work, memory) = (render::work(&batch), render::memory(&batch));
+        let priority = if work.is_for_unknown() { Priority::Low } else { Priority::High };
+        if memory > self.thumbnails.memory.most(priority) {
+            return Err(render::too_much_memory());
+        }
+        let memory = self.thumbnails.memory.acquire(memory, priority).await;
         let media = Arc::clone(self);
-        let Batch { pictures, decoded } = worker.run(move || media.render_batch(&batch)).await?;
+        let step = move || {
+            let _memory = memory;
+            media.render_batch(&batch)
+        };
+        let Batch { pictures, decoded } = worker.in_work(work).run(step).await?;
         tracing::debug!(source = source.map(tracing::field::display), sizes = decoded, "decoded a picture");
         Ok(pictures)
     }
@@ -169,7 +229,7 @@ impl Media {
 
 /// The blocking steps.
 impl Media {
-    /// Decides how to answer a request. Reads the picture's header unless the answer is cached.
+    /// Decides how to answer a request.
     fn plan_thumbnail(&self, original: &StoredMedia, requested: ThumbnailRequest) -> Result<Planned> {
         let (source, outcomes) = (original.content.sha256, &self.thumbnails.outcomes);
         match outcomes.answer(source, requested) {
@@ -183,7 +243,7 @@ impl Media {
             }
             None => {}
         }
-        let header = self.read_header(original)?;
+        let Some(header) = self.known_header(source)? else { return Ok(Planned::HeaderNeeded) };
         let planned = match Plan::new(header.source(), requested, &self.config.get().thumbnails.sizes) {
             Plan::Original if !WEB_TYPES.contains(&header.content_type()) => {
                 let Source { width, height, .. } = header.source();
@@ -244,7 +304,8 @@ impl ThumbnailState {
     ) -> Self {
         Self {
             outcomes: Outcomes::new(),
-            rendering: SingleFlight::at_most(MAX_RENDERING).with_queue(MAX_WAITING),
+            headers: SingleFlight::default(),
+            rendering: SingleFlight::default(),
             batcher: Batcher::default(),
             memory: WeightedSemaphore::new(config.memory.0),
             backlog: Backlog::at_most(if config.pregenerate { MAX_BACKLOG } else { 0 }),
@@ -357,8 +418,9 @@ mod tests {
 
     /// What is to be made of an upload.
     async fn missing(media: &Arc<Media>, mxc: &Mxc) -> Vec<RenderTask> {
-        let original = media.own_media(mxc).await.unwrap();
-        media.missing_thumbnails(&original).unwrap()
+        let original = Arc::new(PreparedMedia::new(media.own_media(mxc).await.unwrap()));
+        media.header(&original, Caller::operator()).await.unwrap();
+        media.missing_thumbnails(original.stored()).unwrap()
     }
 
     #[tokio::test]
@@ -368,13 +430,14 @@ mod tests {
         for (is_jpeg, decodes) in [(false, vec![5]), (true, vec![1, 1, 1, 2])] {
             let folder = tempfile::tempdir().unwrap();
             let (media, mxc) = with_upload(folder.path(), is_jpeg).await;
-            let worker = media.pools.enter(Pool::Thumbnails).await.unwrap();
+            let work = Work::of(Caller::operator());
+            let worker = media.admission.enter(WorkKind::Still, &work, Ask::default()).await.unwrap();
             let tasks = missing(&media, &mxc).await;
             assert_eq!(tasks.len(), 5);
             // Each is wanted twice.
             let asking = tasks.iter().chain(&tasks).cloned().map(|task| {
                 let media = Arc::clone(&media);
-                tokio::spawn(async move { media.render(vec![task]).await })
+                tokio::spawn(async move { media.render(vec![task.again()], Caller::operator()).await })
             });
             let asking: Vec<_> = asking.collect();
             while media.thumbnails.batcher.waiting() < 5 {
@@ -413,10 +476,12 @@ mod tests {
         let broken = BlobReader::of(b"\x89PNG\r\n\x1a\nIHDR");
         let requested =
             ThumbnailRequest { width: 32, height: 32, method: ThumbnailMethod::Crop, motion: Motion::Still };
-        let of = |original: &StoredMedia| media.plan_thumbnail(original, requested);
-        let refused = of(&StoredMedia { blob: broken, ..good.clone() }).unwrap_err();
+        let of = |original: StoredMedia| Arc::new(PreparedMedia::new(original));
+        let broken = of(StoredMedia { blob: broken, ..good.clone() });
+        let refused = media.header(&broken, Caller::operator()).await.unwrap_err();
         assert_eq!(refused.kind(), Kind::BadRequest);
         // Whole bytes under the same name would show another look.
-        assert_eq!(of(&good).unwrap_err().kind(), Kind::BadRequest);
+        assert_eq!(media.plan_thumbnail(&good, requested).unwrap_err().kind(), Kind::BadRequest);
+        assert_eq!(media.header(&of(good), Caller::operator()).await.unwrap_err().kind(), Kind::BadRequest);
     }
 }

@@ -5,8 +5,6 @@
 //!
 //! [Spec, content repository](https://spec.matrix.org/v1.19/client-server-api/#content-repository), MSC2246.
 
-mod slots;
-
 use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
@@ -16,8 +14,6 @@ use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 use hyper::body::{Body, Bytes};
 
-pub(crate) use self::slots::UploadSlot;
-use self::slots::UploadSlots;
 use super::Media;
 use crate::error::{Error, Kind, Result};
 use crate::http::receive::{self, BodyReceiver};
@@ -25,6 +21,7 @@ use crate::matrix::{Expiry, MediaId, Mxc, UserId};
 use crate::store::Incoming;
 use crate::store::blobs::Ingest;
 use crate::store::catalog::{Content, Reservation, Reserved};
+use crate::sync::admission::{Ask, Caller, Taken, Work, WorkKind};
 use crate::sync::lock;
 use crate::sync::pools::Pool;
 
@@ -39,7 +36,6 @@ type CreateLimiter = RateLimiter<UserId, HashMapStateStore<UserId>, DefaultClock
 
 /// What uploads share.
 pub(super) struct UploadState {
-    slots: UploadSlots,
     create_limiter: CreateLimiter,
     /// Created IDs to which an upload is in progress.
     targets: Arc<Mutex<HashSet<MediaId>>>,
@@ -74,12 +70,12 @@ pub(crate) struct UploadTarget {
 }
 
 impl Media {
-    /// Waits until the user may start an upload. Hold the slot until the request ends.
+    /// Waits until the user may start an upload. Hold the place until the request ends.
     ///
     /// # Errors
     /// `LimitExceeded` when too many uploads of the user are in progress.
-    pub(crate) async fn upload_slot(&self, user_id: &UserId) -> Result<UploadSlot> {
-        self.uploads.slots.acquire(user_id).await
+    pub(crate) async fn upload_place(&self, caller: Caller) -> Result<Taken> {
+        self.admission.take(WorkKind::Upload, &Work::of(caller), Ask::default()).await
     }
 
     /// Stores uploaded media under a new ID.
@@ -187,7 +183,7 @@ impl Media {
     fn incoming(&self, mxc: &Mxc, upload: Upload) -> Incoming {
         let Upload { user_id, content_type, file_name: upload_name, .. } = upload;
         let (mxc, created, open) = (mxc.clone(), (self.clock)(), self.is_open());
-        Incoming { mxc, content_type, upload_name, user_id: Some(user_id), created, open }
+        Incoming { mxc, content_type, upload_name, user_id: Some(user_id), created, open, anonymous: false }
     }
 
     fn reserve(&self, user_id: UserId) -> Result<Created> {
@@ -218,12 +214,13 @@ impl Media {
         }
         let cannot_overwrite =
             || Error::new(Kind::CannotOverwrite, "this media ID has been uploaded to already");
-        // Claimed before the catalog is asked, so that its answer stays true until the claim is dropped.
-        let target = UploadTarget::enter(mxc, &self.uploads.targets);
-        let media = self.store.media(mxc)?.ok_or_else(Error::not_found)?;
-        if media.user_id.as_ref() != Some(user_id) {
+        // First of all, so that nobody else's attempt gets in the way of the owner's. An owner does not change.
+        if self.store.media(mxc)?.ok_or_else(Error::not_found)?.user_id.as_ref() != Some(user_id) {
             return Err(Error::new(Kind::Forbidden, "only the user who created a media ID may upload to it"));
         }
+        // Claimed before the catalog is asked for the content, so that its answer stays true until the claim is dropped.
+        let target = UploadTarget::enter(mxc, &self.uploads.targets);
+        let media = self.store.media(mxc)?.ok_or_else(Error::not_found)?;
         match media.content {
             Content::Stored(_) => Err(cannot_overwrite()),
             Content::Pending { expires } if !self.is_pending(media.created, expires) => Err(expired()),
@@ -242,7 +239,6 @@ impl UploadState {
     pub(super) fn new() -> Self {
         let quota = Quota::per_second(CREATE_PER_SECOND).allow_burst(CREATE_BURST);
         Self {
-            slots: UploadSlots::default(),
             create_limiter: RateLimiter::hashmap(quota),
             targets: Arc::default(),
             receiver: BodyReceiver::new(),

@@ -16,9 +16,13 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with};
 
 use super::guard::Guard;
+use crate::sync::admission::Work;
 
 /// How long one attempt runs before the next one starts beside it (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// How often the wait for the last attempt looks whether anybody still wants the connection.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long an address that lost to a later attempt is sorted behind others.
 const SLOW_PERIOD: Duration = Duration::from_mins(10);
@@ -114,8 +118,8 @@ pub(super) fn connect_first(
             let none = || io::Error::new(io::ErrorKind::ConnectionRefused, "no address to connect to");
             return Err(attempts.last_error.unwrap_or_else(none));
         }
-        // Without a further address there is nothing to start, and only the deadline ends the wait.
-        let next = waiting.peek().and_then(|_| Instant::now().checked_add(ATTEMPT_DELAY));
+        let delay = if waiting.peek().is_some() { ATTEMPT_DELAY } else { LOOK_EVERY };
+        let next = Instant::now().checked_add(delay);
         if let Some((address, stream)) = attempts.wait([next, deadline].into_iter().flatten().min())? {
             history.record_winner(address, &attempts.tried);
             stream.set_nonblocking(false)?;
@@ -125,6 +129,9 @@ pub(super) fn connect_first(
         }
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(io::ErrorKind::TimedOut.into());
+        }
+        if Work::current_should_end() {
+            return Err(io::Error::other("nobody waits for it any more"));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
@@ -20,10 +20,14 @@ use ureq::unversioned::transport::{
 use super::guard::Guard;
 use super::happy_eyeballs::{AddressHistory, connect_first};
 use super::response_head::ResponseHeadReader;
+use crate::sync::admission::Work;
 
 /// How much of a head is read at once, bytes. The normalised head and what one read brings behind it must fit into the input
 /// buffer.
 const HEAD_CHUNK: usize = 8 * 1024;
+
+/// How often a read that waits looks whether anybody still wants its result.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Makes [`TcpTransport`]s.
 pub(super) struct TcpConnector {
@@ -176,7 +180,7 @@ impl MaybeTls {
 
 impl TimedSocket {
     /// The time left until the deadline; `None` without one.
-    fn left(&self) -> io::Result<Option<std::time::Duration>> {
+    fn left(&self) -> io::Result<Option<Duration>> {
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
     }
@@ -185,10 +189,13 @@ impl TimedSocket {
 impl Read for TimedSocket {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
-            self.stream.set_read_timeout(self.left()?)?;
+            let left = self.left()?.unwrap_or(LOOK_EVERY);
+            self.stream.set_read_timeout(Some(left.min(LOOK_EVERY)))?;
             match self.stream.read(into) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => return read.map_err(timed_out),
+                // Linux reports a socket timeout so (EAGAIN). The deadline is looked at again above.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => check_wanted()?,
+                read => return read,
             }
         }
     }
@@ -203,6 +210,11 @@ impl Write for TimedSocket {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Ends a wait whose result nobody wants any more.
+fn check_wanted() -> io::Result<()> {
+    if Work::current_should_end() { Err(io::Error::other("nobody waits for it any more")) } else { Ok(()) }
 }
 
 /// Linux reports a socket timeout as `WouldBlock` (EAGAIN).

@@ -25,6 +25,8 @@ pub(crate) struct Incoming {
     pub(crate) created: Timestamp,
     /// Whether it may be served without a token (`unauthenticated_media: frozen`).
     pub(crate) open: bool,
+    /// Whether nobody but callers without a token wanted it so far.
+    pub(crate) anonymous: bool,
 }
 
 /// A thumbnail that was rendered.
@@ -35,13 +37,19 @@ pub(crate) struct MadeThumbnail {
     pub(crate) created: Timestamp,
     /// Most thumbnails of the same source to keep besides this one; the oldest are deleted.
     pub(crate) limit: u32,
+    /// Most bytes of all thumbnails of the same source, this one included; the oldest are deleted.
+    pub(crate) max_bytes: u64,
+    /// Whether nobody but callers without a token wanted it so far.
+    pub(crate) anonymous: bool,
 }
 
-/// A thumbnail that is stored and open.
+/// A thumbnail that is open.
 #[derive(Clone, Debug)]
 pub(crate) struct KeptThumbnail {
     pub(crate) content: Filled,
     pub(crate) blob: BlobReader,
+    /// Whether it is stored: one that alone is larger than all of its source may be is not.
+    pub(crate) is_stored: bool,
 }
 
 /// The page of a preview that is to be stored.
@@ -113,20 +121,29 @@ impl Store {
         self.catalog.add_many(media)
     }
 
-    /// Stores a thumbnail, replacing one with the same key, and opens it. `None` when no media refers to its source any more.
+    /// Stores a thumbnail, replacing one with the same key, and opens it. One that is larger than all thumbnails of its source may be is
+    /// opened and not stored. `None` when no media refers to its source any more.
     pub(crate) fn keep_thumbnail(
         &self,
         ingest: Ingest,
         made: MadeThumbnail,
     ) -> Result<Option<KeptThumbnail>> {
-        let MadeThumbnail { key, content_type, created, limit } = made;
+        let MadeThumbnail { key, content_type, created, limit, max_bytes, anonymous } = made;
+        if ingest.size() > max_bytes {
+            let (size, content_type) = (ingest.size(), content_type.to_owned());
+            let opened = ingest.unstored();
+            let (sha256, blob) = opened.map_err(|error| Error::internal("reading a thumbnail", error))?;
+            let content = Filled { sha256, size, content_type, upload_name: None };
+            return Ok(Some(KeptThumbnail { content, blob, is_stored: false }));
+        }
         let (mut kept, mut trimmed) = (None, RemovedRows::default());
         self.keep(ingest, |claim| {
             let content = filled(claim, content_type.to_owned(), None);
-            let new = NewThumbnail { key, filled: content.clone(), created, limit };
+            let new = NewThumbnail { key, filled: content.clone(), created, limit, max_bytes, anonymous };
             let Some(removed) = self.catalog.add_thumbnail(new)? else { return Ok(false) };
             trimmed = removed;
-            kept = self.open_blob(None, &content)?.map(|blob| KeptThumbnail { content, blob });
+            let blob = self.open_blob(None, &content)?;
+            kept = blob.map(|blob| KeptThumbnail { content, blob, is_stored: true });
             Ok(true)
         })?;
         self.finish_removal(trimmed);
@@ -205,8 +222,8 @@ impl Store {
 impl Incoming {
     /// The row for a claimed blob.
     fn with(self, claim: &Claim) -> NewMedia {
-        let Self { mxc, content_type, upload_name, user_id, created, open } = self;
-        NewMedia { mxc, filled: filled(claim, content_type, upload_name), user_id, created, open }
+        let Self { mxc, content_type, upload_name, user_id, created, open, anonymous } = self;
+        NewMedia { mxc, filled: filled(claim, content_type, upload_name), user_id, created, open, anonymous }
     }
 }
 

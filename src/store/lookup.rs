@@ -6,7 +6,7 @@ use quick_cache::sync::Cache;
 
 use super::Store;
 use super::blobs::{BlobReader, Lost};
-use super::catalog::{Content, Filled, MediaRow, Preview, Reservation, Reserved, ThumbnailKey};
+use super::catalog::{Content, Filled, LastAccess, MediaRow, Preview, Reservation, Reserved, ThumbnailKey};
 use super::sha256::Sha256;
 use super::stored_media::StoredMedia;
 use crate::error::{Error, Result};
@@ -102,13 +102,14 @@ impl Store {
         self.catalog.preview(url)
     }
 
-    /// Records when media was last served. A time is written only if it is at least a day later than the one in the catalog.
-    pub(crate) fn touch(&self, accesses: Vec<(Mxc, Timestamp)>) -> Result<()> {
+    /// Records when media was last served, and whether a user or a server wanted it. A time is written only if it is at least a day later
+    /// than the one in the catalog.
+    pub(crate) fn touch(&self, accesses: Vec<(Mxc, LastAccess)>) -> Result<()> {
         self.catalog.touch(accesses)
     }
 
     /// As [`Self::touch`], for thumbnails, which are named by their own hashes.
-    pub(crate) fn touch_thumbnails(&self, accesses: Vec<(Sha256, Timestamp)>) -> Result<()> {
+    pub(crate) fn touch_thumbnails(&self, accesses: Vec<(Sha256, LastAccess)>) -> Result<()> {
         self.catalog.touch_blobs(accesses)
     }
 

@@ -1,10 +1,12 @@
-//! Bounded pools of threads for blocking work: where async code hands over to synchronous code.
+//! Bounded pools of threads for short blocking work on the own disk, and the way to a thread: where async code hands over to synchronous
+//! code.
 //!
-//! Owns how many threads each kind of work has. Refuses to know what the work means.
+//! Owns how many threads each kind of such work has. Work that is not short, or that others may cause, is admitted by
+//! [`Admission`](super::Admission). Refuses to know what the work means.
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
 
 use crate::error::{Error, Result};
@@ -16,58 +18,19 @@ const DISK_THREADS: usize = 8;
 /// Threads that read the catalog and open files. Separate from [`DISK_THREADS`], so that downloads do not wait behind uploads.
 const LOOKUP_THREADS: usize = 8;
 
-/// Threads that wait for the homeserver.
-const HOMESERVER_THREADS: usize = 8;
-
-/// Threads that wait for other servers' media.
-const FEDERATION_THREADS: usize = 16;
-
-/// Threads that wait for other servers' keys. Separate, because anyone can name a server that does not respond.
-const KEY_THREADS: usize = 8;
-
-/// Threads that wait for linked pages.
-const PREVIEW_THREADS: usize = 8;
-
 /// Threads that read blobs which the page cache does not hold.
 pub(crate) const READ_THREADS: usize = 8;
 
-/// The largest value of `thumbnails.workers`.
-const MAX_THUMBNAIL_THREADS: usize = 64;
+/// The runtime's limit of blocking threads. It is never reached: the pools and admission bound how many are in use.
+pub(crate) const MAX_BLOCKING_THREADS: usize = 32 * 1024;
 
-/// The runtime's limit of blocking threads: all pools, and a few for the runtime itself.
-pub(crate) const MAX_BLOCKING_THREADS: usize = DISK_THREADS
-    + LOOKUP_THREADS
-    + HOMESERVER_THREADS
-    + FEDERATION_THREADS
-    + KEY_THREADS
-    + PREVIEW_THREADS
-    + READ_THREADS
-    + MAX_THUMBNAIL_THREADS
-    + 4;
-
-/// A kind of blocking work. Each has its own threads, so that no kind can starve another.
+/// A kind of short blocking work. Each has its own threads, so that no kind can starve another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pool {
     /// Writing files and the catalog.
     Disk,
     /// Reading the catalog, and opening files.
     Lookup,
-    /// Requests to the homeserver.
-    Homeserver,
-    /// Fetching other servers' media.
-    Federation,
-    /// Fetching other servers' keys.
-    Keys,
-    /// Fetching linked pages.
-    Previews,
-    /// Decoding pictures: uses the processor.
-    Thumbnails,
-}
-
-/// The right to use one thread of a pool, for work that is chosen later.
-#[derive(Debug)]
-pub(crate) struct Permit {
-    _permit: OwnedSemaphorePermit,
 }
 
 /// The pools: for each, a semaphore with as many permits as it has threads. The threads belong to the runtime.
@@ -75,26 +38,12 @@ pub(crate) struct Permit {
 pub(crate) struct Pools {
     disk: Arc<Semaphore>,
     lookup: Arc<Semaphore>,
-    homeserver: Arc<Semaphore>,
-    federation: Arc<Semaphore>,
-    keys: Arc<Semaphore>,
-    previews: Arc<Semaphore>,
-    thumbnails: Arc<Semaphore>,
 }
 
 impl Pools {
-    /// Pools of fixed sizes, except [`Pool::Thumbnails`], which has `thumbnail_workers` threads.
-    pub(crate) fn new(thumbnail_workers: u32) -> Self {
+    pub(crate) fn new() -> Self {
         let permits = |count| Arc::new(Semaphore::new(count));
-        Self {
-            disk: permits(DISK_THREADS),
-            lookup: permits(LOOKUP_THREADS),
-            homeserver: permits(HOMESERVER_THREADS),
-            federation: permits(FEDERATION_THREADS),
-            keys: permits(KEY_THREADS),
-            previews: permits(PREVIEW_THREADS),
-            thumbnails: permits(usize::try_from(thumbnail_workers).unwrap_or(1)),
-        }
+        Self { disk: permits(DISK_THREADS), lookup: permits(LOOKUP_THREADS) }
     }
 
     /// Runs blocking work when `pool` has a free thread. Work that has begun runs to its end, even if the caller stops waiting. Its log lines
@@ -104,41 +53,32 @@ impl Pools {
         pool: Pool,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.enter(pool).await?.run(work).await
-    }
-
-    /// Waits until `pool` has a free thread, and reserves it.
-    pub(crate) async fn enter(&self, pool: Pool) -> Result<Permit> {
         let permits = match pool {
             Pool::Disk => &self.disk,
             Pool::Lookup => &self.lookup,
-            Pool::Homeserver => &self.homeserver,
-            Pool::Federation => &self.federation,
-            Pool::Keys => &self.keys,
-            Pool::Previews => &self.previews,
-            Pool::Thumbnails => &self.thumbnails,
         };
         let permit = Arc::clone(permits).acquire_owned().await;
-        Ok(Permit { _permit: permit.map_err(|error| Error::internal("waiting for a thread", error))? })
+        let permit = permit.map_err(|error| Error::internal("waiting for a thread", error))?;
+        run_on_thread(move || {
+            let _permit = permit;
+            work()
+        })
+        .await
     }
 }
 
-impl Permit {
-    /// Runs blocking work in the reserved thread, as [`Pools::run`] does.
-    pub(crate) async fn run<T: Send + 'static>(
-        self,
-        work: impl FnOnce() -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let span = log::request_span();
-        let (sender, mut receiver) = oneshot::channel();
-        run_boxed(Box::new(move || {
-            let _permit = self;
-            // An error means that the caller has stopped waiting.
-            drop(sender.send(span.in_scope(work)));
-        }))
-        .await?;
-        receiver.try_recv().map_err(|error| Error::internal("blocking work", error))?
-    }
+/// Runs blocking work on a thread of the runtime, to its end. Callers bound how much of it there is.
+pub(super) async fn run_on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let span = log::request_span();
+    let (sender, mut receiver) = oneshot::channel();
+    run_boxed(Box::new(move || {
+        // An error means that the caller has stopped waiting.
+        drop(sender.send(span.in_scope(work)));
+    }))
+    .await?;
+    receiver.try_recv().map_err(|error| Error::internal("blocking work", error))?
 }
 
 /// Runs work of any kind to its end. Boxed, because the runtime's code for a task is large and would be compiled again for each kind.

@@ -142,6 +142,13 @@ pub(crate) fn estimate(header: &Header, specs: &[RenderSpec]) -> u64 {
     [reading, finishing, encoding, moving].into_iter().fold(0, u64::max).saturating_add(BASE_BYTES)
 }
 
+/// What decoding costs beside other pictures: about the megapixels that are decoded in full. An animation is a class of its own.
+pub(crate) fn cost(header: &Header) -> u64 {
+    let megapixels = header.pixels().div_euclid(1_000_000);
+    // A JPEG is decoded at a fraction of its size, a quarter of the work.
+    if matches!(header.storage, probe::Storage::Jpeg(_)) { megapixels.div_euclid(4) } else { megapixels }
+}
+
 /// Whether [`render`] can make both specs in one call.
 pub(crate) fn can_share_decode(header: &Header, one: &RenderSpec, other: &RenderSpec) -> bool {
     !one.animated && !other.animated && decode::can_share(header, one, other)

@@ -166,6 +166,7 @@ impl<'a> Maker<'a> {
             user_id,
             created: (self.environment.clock)().before(age),
             open: true,
+            anonymous: false,
         })
     }
 

@@ -382,7 +382,7 @@ fn who_asks_for_more_pictures_than_can_wait_is_told_to_come_back() {
 }
 
 /// Pictures that are made or wait at most.
-const WAITING: usize = 64 + 256;
+const WAITING: usize = 1 + 320;
 
 #[test]
 fn a_broken_picture_is_left_alone_for_a_while() {

@@ -28,8 +28,8 @@ struct Size {
 const SHORT: Size = Size { idle: 2000, floods: 200, uploads: 200, readers: 50, waiters: 2000 };
 const FULL: Size = Size { idle: 2000, floods: 2000, uploads: 2000, readers: 1000, waiters: 10_000 };
 
-/// Requests that may wait for pending uploads, as the README has it.
-const MAX_WAITING: usize = 1024;
+/// Requests of one user that may wait for pending uploads, as the README has it: half of the places for users.
+const MAX_WAITING: usize = 768 / 2;
 
 /// Uploads of one user under way at once, as the README has it.
 const MAX_UPLOADS_PER_USER: usize = 32;

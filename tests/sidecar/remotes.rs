@@ -226,7 +226,7 @@ fn a_refused_signature_gets_one_legacy_try_and_is_told() {
 }
 
 #[test]
-fn a_server_that_fails_is_left_alone_and_tried_again() {
+fn a_server_that_fails_for_several_files_is_left_alone_and_tried_again() {
     let status = Arc::new(AtomicU16::new(503));
     let now = Arc::clone(&status);
     let remote = Peer::tls(move |_| match now.load(Ordering::SeqCst) {
@@ -239,11 +239,13 @@ fn a_server_that_fails_is_left_alone_and_tried_again() {
         let number = count.fetch_add(1, Ordering::SeqCst);
         sidecar.alice().get(&download(&remote, &format!("m{number}")))
     };
-    assert_eq!(fetch().failure(), (502, "M_UNKNOWN".to_owned()));
+    for _ in 0..3 {
+        assert_eq!(fetch().failure(), (502, "M_UNKNOWN".to_owned()));
+    }
     let alone = fetch();
     assert_eq!(alone.status, 502);
     assert!(alone.text().contains("tried again in 30 s"), "{}", alone.text());
-    assert_eq!(remote.requests().len(), 1);
+    assert_eq!(remote.requests().len(), 3);
     sidecar.advance(Duration::from_secs(31));
     assert_eq!(fetch().status, 502);
     assert!(fetch().text().contains("tried again in 60 s"));
@@ -261,13 +263,14 @@ fn any_answer_ends_the_memory_of_failures() {
     let remote = Peer::tls(move |_| Reply::error(now.load(Ordering::SeqCst), "M_NOT_FOUND"));
     let sidecar = Sidecar::start();
     let fetch = |media_id: &str| sidecar.alice().get(&download(&remote, media_id));
-    assert_eq!(fetch("a").status, 502);
+    let fail = |media_ids: [&str; 3]| media_ids.map(|media_id| assert_eq!(fetch(media_id).status, 502));
+    fail(["x", "y", "a"]);
     assert!(fetch("b").text().contains("tried again in 30 s"));
     sidecar.advance(Duration::from_secs(31));
     status.store(404, Ordering::SeqCst);
     assert_eq!(fetch("c").status, 404);
     status.store(503, Ordering::SeqCst);
-    assert_eq!(fetch("d").status, 502);
+    fail(["d", "f", "g"]);
     let alone = fetch("e");
     assert!(alone.text().contains("tried again in 30 s"), "{}", alone.text());
 }
@@ -321,7 +324,9 @@ fn a_request_of_its_own_ends_the_waiting() {
     });
     name.set(remote.name()).unwrap();
     let sidecar = Sidecar::start();
-    assert_eq!(sidecar.alice().get(&download(&remote, "a")).status, 502);
+    for media_id in ["x", "y", "a"] {
+        assert_eq!(sidecar.alice().get(&download(&remote, media_id)).status, 502);
+    }
     broken.store(0, Ordering::SeqCst);
     assert_eq!(sidecar.alice().get(&download(&remote, "b")).status, 502, "left alone");
     let target = "/_matrix/federation/v1/media/download/x";
@@ -348,8 +353,13 @@ fn a_limit_is_passed_on_with_its_time() {
     assert_eq!(response.failure(), (429, "M_LIMIT_EXCEEDED".to_owned()));
     assert_eq!(response.header("retry-after"), Some("17"));
     assert_eq!(remote.requests().len(), 1, "no fallback");
-    assert_eq!(sidecar.alice().get(&download(&remote, "y")).status, 429);
+    assert_eq!(sidecar.alice().get(&download(&remote, "x")).status, 429);
     assert_eq!(remote.requests().len(), 1, "and it is heeded");
+    // Of the whole server only once several files met with it.
+    for media_id in ["y", "z", "w"] {
+        assert_eq!(sidecar.alice().get(&download(&remote, media_id)).status, 429);
+    }
+    assert_eq!(remote.requests().len(), 3);
 }
 
 #[test]

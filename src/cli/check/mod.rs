@@ -16,6 +16,7 @@ use serde_json::Value;
 use self::report::{Level, Report};
 use super::{Failure, load_config, load_signing_key, runtime};
 use crate::accounts::homeserver::{HomeserverClient, HomeserverError};
+use crate::accounts::{software_of, strangers};
 use crate::app::Environment;
 use crate::config::{Config, Size, find as find_config, redacted};
 use crate::error::in_words;
@@ -127,6 +128,9 @@ fn check_homeserver(
     };
     report.say(Level::Ok, "homeserver", format!("{url} answers"))?;
     check_clock(&answer, report)?;
+    let software = software_of(&homeserver);
+    let (is_same, finding) = strangers(config.unauthenticated_media, software.as_ref());
+    report.say(if is_same { Level::Ok } else { Level::Warn }, "strangers", finding)?;
     let announces = read_json(answer).as_ref().is_some_and(supports_authenticated_media);
     let renew = KeyFile::locate(&config.homeserver.signing_key).how_to_renew();
     let key_check = key.map(|key| check_published_key(&homeserver, &config.server_name, key, renew));

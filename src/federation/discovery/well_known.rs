@@ -13,6 +13,7 @@ use serde::Deserialize;
 use crate::federation::backoff;
 use crate::matrix::{Clock, Moment, Monotonic, Random, ServerName, Timestamp};
 use crate::outbound::{Outbound, OutboundError};
+use crate::sync::admission::Work;
 
 /// Servers remembered; about 300 bytes each.
 const CACHED: usize = 2048;
@@ -103,8 +104,10 @@ impl WellKnown {
                 stale_until: now.after(MAX_LIFETIME),
                 failures: 0,
             },
-            // Too little time was left to conclude anything from the failure.
-            Err(Absence::Temporary) if given.is_some_and(|given| given < MIN_TIMEOUT) => {
+            // Too little time was left to conclude anything from the failure, or we broke off ourselves.
+            Err(Absence::Temporary)
+                if given.is_some_and(|given| given < MIN_TIMEOUT) || Work::current_should_end() =>
+            {
                 return old.filter(|old| now < old.stale_until).and_then(|old| old.delegated);
             }
             Err(absence) => {

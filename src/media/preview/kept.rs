@@ -11,7 +11,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::draft::PreviewDraft;
 use super::read::VerifiedImage;
-use super::{MAX_PREVIEWS_IN_FLIGHT, REQUESTS_PER_HOST};
 use crate::config::{self, Live};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Expiry, Moment, len_u64};
@@ -19,7 +18,7 @@ use crate::media::Media;
 use crate::preview::{Fetcher, HttpUrl, MAX_OEMBED_CACHE_AGE, OembedProviders};
 use crate::store::catalog::{Preview, PreviewLimits};
 use crate::store::{Incoming, PreviewImage, PreviewPage};
-use crate::sync::{KeyedSemaphore, SingleFlight};
+use crate::sync::SingleFlight;
 
 /// How long a failure is cached, and a preview that lacks a part which was late.
 pub(super) const FAILURE_KEPT: Duration = Duration::from_mins(1);
@@ -46,7 +45,6 @@ pub(in crate::media) struct PreviewState {
     /// A permit for each preview that is being stored.
     storing: Arc<Semaphore>,
     pub(super) in_flight: SingleFlight<HttpUrl, Arc<str>>,
-    pub(super) requests_per_host: KeyedSemaphore<String>,
 }
 
 /// Everything that follows from the configuration. Replaced as a whole when that is reloaded.
@@ -75,8 +73,7 @@ impl PreviewState {
             rules: Live::new(Rules::new(config, fetcher)),
             remembered: Cache::with_weighter(REMEMBERED, REMEMBERED_BYTES, Weight),
             storing: Arc::new(Semaphore::new(MAX_STORING)),
-            in_flight: SingleFlight::at_most(MAX_PREVIEWS_IN_FLIGHT),
-            requests_per_host: KeyedSemaphore::new(REQUESTS_PER_HOST),
+            in_flight: SingleFlight::default(),
         }
     }
 
@@ -205,7 +202,15 @@ impl Media {
             let (upload_name, user_id, created) = (None, None, now);
             PreviewImage {
                 ingest,
-                incoming: Incoming { mxc, content_type, upload_name, user_id, created, open },
+                incoming: Incoming {
+                    mxc,
+                    content_type,
+                    upload_name,
+                    user_id,
+                    created,
+                    open,
+                    anonymous: false,
+                },
             }
         });
         let room = PreviewLimits { count: MAX_PREVIEWS, bytes: self.previews.rules().config.max_stored.0 };

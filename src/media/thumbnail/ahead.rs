@@ -6,9 +6,11 @@ use super::Planned;
 use super::render::RenderTask;
 use crate::config::ThumbnailSize;
 use crate::error::Result;
+use crate::http::response::PreparedMedia;
 use crate::matrix::Mxc;
 use crate::media::Media;
 use crate::store::stored_media::StoredMedia;
+use crate::sync::admission::Caller;
 use crate::sync::pools::Pool;
 use crate::thumbnail::{Motion, ThumbnailRequest};
 
@@ -35,8 +37,9 @@ impl Media {
 
     /// Makes what one decode gives of the configured sizes that an upload lacks. Says how many it lacked.
     pub(super) async fn render_missing(self: &Arc<Self>, mxc: &Mxc) -> Result<usize> {
-        let original = self.own_media(mxc).await?;
-        let step = move |media: &Arc<Self>| media.missing_thumbnails(&original);
+        let original = Arc::new(PreparedMedia::new(self.own_media(mxc).await?));
+        self.header(&original, Caller::background()).await?;
+        let step = move |media: &Arc<Self>| media.missing_thumbnails(original.stored());
         let mut missing = self.blocking(Pool::Disk, step).await?;
         let lacked = missing.len();
         let Some(first) = missing.pop() else { return Ok(0) };
@@ -46,7 +49,7 @@ impl Media {
                 batch.push(task);
             }
         }
-        self.render(batch).await?;
+        self.render(batch, Caller::background()).await?;
         Ok(lacked)
     }
 
@@ -63,7 +66,7 @@ impl Media {
                 Planned::Render(task) if missing.iter().all(|other| other.spec != task.spec) => {
                     missing.push(task.ahead());
                 }
-                Planned::Render(_) | Planned::Ready(_) => {}
+                Planned::Render(_) | Planned::Ready(_) | Planned::HeaderNeeded => {}
             }
         }
         Ok(missing)

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::matrix::{Moment, Monotonic};
 use crate::store::catalog::Filled;
 use crate::store::sha256::Sha256;
-use crate::thumbnail::{RenderSpec, ThumbnailRequest};
+use crate::thumbnail::{Header, RenderSpec, ThumbnailRequest};
 
 /// Requests whose answer is remembered; about 200 bytes each.
 const ANSWERS: usize = 4096;
@@ -25,6 +25,9 @@ const UNANIMATED: usize = 1024;
 /// Sources remembered as broken off; about 50 bytes each.
 const PARTIAL: usize = 1024;
 
+/// Headers remembered; about 150 bytes each.
+const HEADERS: usize = 4096;
+
 /// How long a failure is cached, of a source that is broken or took too long. The same bytes would fail again, and clients ask again.
 const REFUSAL: Duration = Duration::from_mins(10);
 
@@ -35,6 +38,7 @@ const ANIMATION_RETRY: Duration = Duration::from_mins(10);
 /// The caches, all of them bounded. They may be out of date: callers check that a blob they name still exists.
 #[derive(Debug)]
 pub(super) struct Outcomes {
+    headers: Cache<Sha256, Header>,
     answers: Cache<(Sha256, ThumbnailRequest), CachedAnswer>,
     made: Cache<(Sha256, RenderSpec), Filled>,
     refusals: Cache<(Sha256, Step), (Error, Moment)>,
@@ -70,6 +74,7 @@ impl Step {
 impl Outcomes {
     pub(super) fn new() -> Self {
         Self {
+            headers: Cache::new(HEADERS),
             answers: Cache::new(ANSWERS),
             made: Cache::new(MADE),
             refusals: Cache::new(REFUSALS),
@@ -84,6 +89,15 @@ impl Outcomes {
 
     pub(super) fn note_answer(&self, source: Sha256, requested: ThumbnailRequest, answer: CachedAnswer) {
         self.answers.insert((source, requested), answer);
+    }
+
+    /// The header of a source, if it was read recently.
+    pub(super) fn header(&self, source: Sha256) -> Option<Header> {
+        self.headers.get(&source)
+    }
+
+    pub(super) fn note_header(&self, source: Sha256, header: Header) {
+        self.headers.insert(source, header);
     }
 
     /// The picture of a spec, if it was rendered recently.
@@ -135,6 +149,7 @@ impl Outcomes {
             CachedAnswer::Made(picture) => !blobs.contains(&picture.sha256),
             CachedAnswer::Original(_) => true,
         });
+        self.headers.retain(|source, _| !blobs.contains(source));
         self.refusals.retain(|(source, _), _| !blobs.contains(source));
         self.partial.retain(|source, ()| !blobs.contains(source));
     }

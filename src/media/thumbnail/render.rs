@@ -1,7 +1,8 @@
 //! Rendering thumbnails: several from one decode, each stored before it is sent.
 
 use std::collections::HashMap;
-use std::io::BufReader;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::outcomes::Step;
@@ -13,6 +14,7 @@ use crate::store::catalog::{Filled, ThumbnailKey};
 use crate::store::sha256::Sha256;
 use crate::store::stored_media::StoredMedia;
 use crate::store::{KeptThumbnail, MadeThumbnail};
+use crate::sync::admission::{Ask, Work, WorkKind};
 use crate::thumbnail::{self, Header, Limits, RenderSpec, Rendered, ThumbnailError};
 
 /// Longest work on one batch.
@@ -20,6 +22,12 @@ const RENDER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Thumbnails stored for one source besides the newest; the oldest are deleted. Clients may ask for any size and must not fill the disk.
 const MAX_KEPT: u32 = 64;
+
+/// The least bound of the bytes of all stored thumbnails of one source.
+const LEAST_BYTES: u64 = 1 << 20;
+
+/// The bound for a large source, in multiples of its size.
+const BYTES_OF_SOURCE: u64 = 4;
 
 /// How much of a picture is read at once, bytes.
 const READ_SIZE: usize = 32 * 1024;
@@ -34,6 +42,8 @@ pub(super) struct RenderTask {
     /// Equal specs of one source are the same picture.
     pub(super) spec: RenderSpec,
     purpose: RenderPurpose,
+    /// For whose benefit it is made; empty before it is asked for.
+    work: Arc<OnceLock<Work>>,
 }
 
 /// Why a picture is made.
@@ -50,7 +60,7 @@ enum RenderPurpose {
 pub(super) struct MadePicture {
     pub(super) content: Filled,
     pub(super) blob: BlobReader,
-    /// Whether it is a still in place of an animation that there was no time for.
+    /// Whether it may not be cached: it is a still in place of an animation that there was no time for, or too large to be stored.
     pub(super) is_stopgap: bool,
 }
 
@@ -68,6 +78,31 @@ impl RenderTask {
     pub(super) fn ahead(self) -> Self {
         Self { purpose: RenderPurpose::Ahead, ..self }
     }
+
+    /// The same task, to be begun once more.
+    pub(super) fn again(&self) -> Self {
+        Self { work: Arc::default(), ..self.clone() }
+    }
+
+    /// The task as part of `work`.
+    pub(super) fn begin(&self, work: &Work) {
+        // An error means that it was begun before, which each task is once only.
+        drop(self.work.set(work.clone()));
+    }
+
+    /// The place that it needs, and its cost beside others.
+    pub(super) fn demand(&self) -> (WorkKind, Ask) {
+        if self.spec.animated {
+            (WorkKind::Animation, Ask::default())
+        } else {
+            (WorkKind::Still, Ask::costing(thumbnail::cost(&self.header)))
+        }
+    }
+}
+
+/// The works of a batch as one.
+pub(super) fn work(batch: &[RenderTask]) -> Work {
+    Work::together(batch.iter().filter_map(|task| task.work.get().cloned()).collect())
 }
 
 /// Memory for rendering a batch, bytes.
@@ -87,21 +122,32 @@ impl Media {
     ) -> Result<RenderTask> {
         let (source, original) = (original.content.sha256, original.content.clone());
         self.thumbnails.outcomes.check_refused(source, Step::of(&spec), &self.monotonic)?;
-        let task = RenderTask { source, original, header, spec, purpose: RenderPurpose::Requested };
+        let (purpose, work) = (RenderPurpose::Requested, Arc::default());
+        let task = RenderTask { source, original, header, spec, purpose, work };
         if memory(std::slice::from_ref(&task)) > self.config.get().thumbnails.memory.0 {
-            return Err(Error::new(Kind::UploadTooLarge, "the image takes too much memory to decode"));
+            return Err(too_much_memory());
         }
         Ok(task)
     }
 
-    /// The header of a picture. A failure is cached.
-    pub(super) fn read_header(&self, original: &StoredMedia) -> Result<Header> {
-        let source = original.content.sha256;
+    /// The header of a picture, if it was read recently.
+    ///
+    /// # Errors
+    /// Those of reading it, if that failed recently; `UploadTooLarge` for one over `thumbnails.max_pixels`.
+    pub(super) fn known_header(&self, source: Sha256) -> Result<Option<Header>> {
         self.thumbnails.outcomes.check_refused(source, Step::Header, &self.monotonic)?;
+        let Some(header) = self.thumbnails.outcomes.header(source) else { return Ok(None) };
+        header.check_pixels(&self.thumbnail_limits()).map_err(refused)?;
+        Ok(Some(header))
+    }
+
+    /// Reads the header of a picture, and remembers it or the failure.
+    pub(super) fn read_header(&self, original: &StoredMedia) -> Result<()> {
+        let source = original.content.sha256;
         let header = thumbnail::probe(&mut reader(&original.blob));
-        let checked =
-            header.and_then(|header| header.check_pixels(&self.thumbnail_limits()).map(|()| header));
-        checked.map_err(|error| self.note_refusal(source, &[Step::Header], error))
+        let header = header.map_err(|error| self.note_refusal(source, &[Step::Header], error))?;
+        self.thumbnails.outcomes.note_header(source, header);
+        Ok(())
     }
 
     /// Whether `further` can be rendered from one decode together with `batch`, within `thumbnails.memory`.
@@ -161,7 +207,7 @@ impl Media {
                         continue;
                     }
                 }
-                pictures.insert(*spec, self.keep_thumbnail(*source, *spec, rendered)?);
+                pictures.insert(*spec, self.keep_thumbnail(first, *spec, rendered)?);
             }
         }
         let pictures = batch.iter().map(|task| pictures.get(&task.spec).cloned()).collect();
@@ -202,7 +248,8 @@ impl Media {
     ///
     /// # Errors
     /// `NotFound` when its source was removed meanwhile.
-    fn keep_thumbnail(&self, source: Sha256, spec: RenderSpec, rendered: Rendered) -> Result<MadePicture> {
+    fn keep_thumbnail(&self, task: &RenderTask, spec: RenderSpec, rendered: Rendered) -> Result<MadePicture> {
+        let RenderTask { source, original, .. } = task;
         let Rendered { content_type, bytes, .. } = rendered;
         let failed = |error| Error::storing("storing a thumbnail", error);
         let size = len_u64(bytes.len());
@@ -211,19 +258,23 @@ impl Media {
             IngestError::Io(error) => failed(error),
             error @ IngestError::TooLarge(_) => Error::internal("storing a thumbnail", error),
         })?;
-        let (key, created) = (thumbnail_key(source, spec), (self.clock)());
-        let made = MadeThumbnail { key, content_type, created, limit: MAX_KEPT };
-        let KeptThumbnail { content, blob } =
+        let (key, created) = (thumbnail_key(*source, spec), (self.clock)());
+        let max_bytes = original.size.saturating_mul(BYTES_OF_SOURCE).max(LEAST_BYTES);
+        let anonymous = Work::current().is_some_and(|work| work.is_for_unknown());
+        let made = MadeThumbnail { key, content_type, created, limit: MAX_KEPT, max_bytes, anonymous };
+        let KeptThumbnail { content, blob, is_stored } =
             self.store.keep_thumbnail(ingest, made)?.ok_or_else(Error::not_found)?;
-        self.thumbnails.outcomes.note_made(source, spec, content.clone());
-        Ok(MadePicture { content, blob, is_stopgap: false })
+        if is_stored {
+            self.thumbnails.outcomes.note_made(*source, spec, content.clone());
+        }
+        Ok(MadePicture { content, blob, is_stopgap: !is_stored })
     }
 
-    /// Caches that steps of a source failed, unless the disk was at fault. Returns the error for the client.
+    /// Caches that steps of a source failed, unless the disk was at fault, or nobody waited any more. Returns the error for the client.
     fn note_refusal(&self, source: Sha256, steps: &[Step], error: ThumbnailError) -> Error {
-        let is_disk = matches!(error, ThumbnailError::Io(_));
+        let is_ours = matches!(error, ThumbnailError::Io(_));
         let error = refused(error);
-        if !is_disk {
+        if !is_ours {
             for step in steps {
                 self.thumbnails.outcomes.note_refusal(source, *step, &error, &self.monotonic);
             }
@@ -256,9 +307,32 @@ pub(super) fn thumbnail_key(source: Sha256, spec: RenderSpec) -> ThumbnailKey {
     ThumbnailKey { source, crop, size: [spec.width, spec.height], animated: spec.animated }
 }
 
-/// A picture's bytes, buffered.
-fn reader(blob: &BlobReader) -> BufReader<BlobCursor> {
-    BufReader::with_capacity(READ_SIZE, blob.cursor())
+/// A picture's bytes, buffered, as long as somebody waits for what is made of them.
+fn reader(blob: &BlobReader) -> BufReader<WantedBytes> {
+    BufReader::with_capacity(READ_SIZE, WantedBytes(blob.cursor()))
+}
+
+/// Bytes that end with an error when nobody waits any more for the work of this thread.
+struct WantedBytes(BlobCursor);
+
+impl Read for WantedBytes {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if Work::current_should_end() {
+            return Err(io::Error::other("nobody waits for the picture any more"));
+        }
+        self.0.read(into)
+    }
+}
+
+impl Seek for WantedBytes {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
+}
+
+/// The error for a picture that needs more memory than there is for this kind of caller.
+pub(super) fn too_much_memory() -> Error {
+    Error::new(Kind::UploadTooLarge, "the image takes too much memory to decode")
 }
 
 /// The error for a client when a picture gives no thumbnail.

@@ -14,9 +14,15 @@ use std::time::{Duration, Instant};
 use quick_cache::sync::Cache;
 
 use super::{Dns, Service, literal};
+use crate::sync::Admission;
+use crate::sync::admission::{Caller, ClassPlaces, Taken, Work, WorkKind};
 
-/// Most threads that wait for DNS at the same time. glibc waits 10 s for a server that drops queries, longer for several.
-const MAX_THREADS: usize = 32;
+/// Threads that wait for DNS at the same time, for callers that are not admitted otherwise: commands, and requests to the homeserver. glibc
+/// waits 10 s for a server that drops queries, longer for several.
+const OWN_THREADS: ClassPlaces = ClassPlaces { users: 64, servers: 64, unknown: 64 };
+
+/// How often a caller that waits looks whether anybody still waits for its work.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Stack of such a thread, bytes: the system's resolver loads plug-ins that may need more than musl's 128 KiB.
 const STACK: usize = 512 * 1024;
@@ -39,6 +45,8 @@ pub(crate) struct Lookups(Arc<Shared>);
 
 struct Shared {
     dns: Arc<dyn Dns>,
+    /// Bounds the threads.
+    admission: Arc<Admission>,
     /// Lookups in progress.
     in_progress: Mutex<HashMap<DnsQuestion, Slot>>,
     /// Notified when a thread ends.
@@ -73,16 +81,22 @@ impl<N: Dns> From<Arc<N>> for Lookups {
 
 impl From<Arc<dyn Dns>> for Lookups {
     fn from(dns: Arc<dyn Dns>) -> Self {
+        Self::new(dns, Arc::new(Admission::new(|_dns| OWN_THREADS)))
+    }
+}
+
+impl Lookups {
+    /// Lookups in threads that `admission` grants to the work of the calling thread.
+    pub(crate) fn new(dns: Arc<dyn Dns>, admission: Arc<Admission>) -> Self {
         Self(Arc::new(Shared {
             dns,
+            admission,
             in_progress: Mutex::default(),
             answered: Condvar::new(),
             unanswered: Cache::new(MAX_UNANSWERED),
         }))
     }
-}
 
-impl Lookups {
     /// The addresses of each of these hosts. Waits until `until` at most, and no longer than [`OTHERS_TIME`] once one host is known.
     ///
     /// # Errors
@@ -131,7 +145,8 @@ impl Lookups {
                 until = Instant::now().checked_add(OTHERS_TIME).map_or(until, |soon| until.min(soon));
             }
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || answers().all(|answer| answer.is_some()) {
+            let is_over = left.is_zero() || Work::current_should_end();
+            if is_over || answers().all(|answer| answer.is_some()) {
                 let is_silent = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.get().is_none());
                 let unanswered = questions.iter().zip(&slots).filter(|(_, slot)| is_silent(slot));
                 // So that the next caller does not wait as long again. A lookup that got no thread has not timed out.
@@ -140,7 +155,7 @@ impl Lookups {
                 }
                 return answers().map(|answer| outcome(answer.cloned())).collect();
             }
-            let waited = self.0.answered.wait_timeout(in_progress, left);
+            let waited = self.0.answered.wait_timeout(in_progress, left.min(LOOK_EVERY));
             (in_progress, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -157,18 +172,18 @@ impl Lookups {
         Some(Arc::new(OnceLock::from(answer)))
     }
 
-    /// The slot for the result of `question`, for which a thread is started unless there is one. `None` while all threads are busy.
+    /// The slot for the result of `question`, for which a thread is started unless there is one. `None` while there is none for
+    /// this caller.
     fn begin(&self, question: &DnsQuestion, in_progress: &mut HashMap<DnsQuestion, Slot>) -> Option<Slot> {
         if let Some(slot) = in_progress.get(question) {
             return Some(Arc::clone(slot));
         }
-        if in_progress.len() >= MAX_THREADS {
-            return None;
-        }
+        let caller = Work::current().map_or_else(Caller::operator, |work| work.caller());
+        let place = self.0.admission.try_enter(WorkKind::DnsLookup, caller)?;
         let slot = Slot::default();
         let (shared, asked, answer) = (Arc::clone(&self.0), question.clone(), Arc::clone(&slot));
         // Created in the thread: its drop locks the table, which is locked here already.
-        let work = move || Asking { shared, question: asked, slot: answer }.ask();
+        let work = move || Asking { shared, question: asked, slot: answer, place: Some(place) }.ask();
         match thread::Builder::new().name("dns".to_owned()).stack_size(STACK).spawn(work) {
             Ok(_detached) => {
                 in_progress.insert(question.clone(), Arc::clone(&slot));
@@ -209,6 +224,7 @@ struct Asking {
     shared: Arc<Shared>,
     question: DnsQuestion,
     slot: Slot,
+    place: Option<Taken>,
 }
 
 impl Asking {
@@ -231,6 +247,8 @@ impl Drop for Asking {
     fn drop(&mut self) {
         self.slot.get_or_init(|| Err((io::ErrorKind::Other, "the lookup failed".to_owned())));
         self.shared.in_progress.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.question);
+        // Before others are woken: one of them may want the place.
+        drop(self.place.take());
         self.shared.answered.notify_all();
     }
 }
@@ -330,7 +348,7 @@ mod tests {
         let names = Arc::new(Slow::default());
         let lookups = Lookups::from(Arc::clone(&names));
         let shut = names.gate.lock().unwrap();
-        let silent: Vec<String> = (0..MAX_THREADS).map(|number| format!("dropped{number}")).collect();
+        let silent: Vec<String> = (0..OWN_THREADS.users).map(|number| format!("dropped{number}")).collect();
         let silent: Vec<&str> = silent.iter().map(String::as_str).collect();
         assert!(lookups.addresses(&hosts(&silent), soon()).iter().all(Result::is_err));
         assert!(lookups.addresses(&hosts(&["quick"]), soon()).pop().unwrap().is_err());

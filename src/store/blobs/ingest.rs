@@ -97,6 +97,12 @@ impl Ingest {
         self.writer.reader(self.size)
     }
 
+    /// The bytes without a blob: they can be read until the reader is dropped, and are in no store.
+    pub(crate) fn unstored(self) -> io::Result<(Sha256, BlobReader)> {
+        let reader = self.reader()?;
+        Ok((Sha256::from_bytes(self.hasher.finalize().into()), reader))
+    }
+
     /// Makes the bytes a durable blob. Identical bytes are stored once.
     pub(crate) fn finish(self) -> Result<Claim, Unfinished> {
         let Self { writer, claims, hasher, size, .. } = self;

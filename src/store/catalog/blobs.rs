@@ -6,9 +6,8 @@
 use rusqlite::{Connection, Row};
 
 use super::SqliteCatalog;
-use super::media::{ACCESS_GRAIN, in_batches};
+use super::media::{ACCESS_GRAIN, LastAccess, in_batches};
 use crate::error::Result;
-use crate::matrix::Timestamp;
 use crate::store::sha256::Sha256;
 
 /// The totals of the store, by kind. A blob with rows of several kinds counts only in the first of them, so that the kinds add up to the
@@ -45,7 +44,7 @@ pub(crate) trait BlobRows {
     fn is_wanted(&self, sha256: &Sha256) -> Result<bool>;
 
     /// As [`MediaRows::touch`](super::media::MediaRows::touch), for thumbnails, which are named by their own hashes.
-    fn touch_blobs(&self, accesses: Vec<(Sha256, Timestamp)>) -> Result<()>;
+    fn touch_blobs(&self, accesses: Vec<(Sha256, LastAccess)>) -> Result<()>;
 }
 
 impl BlobRows for SqliteCatalog {
@@ -68,15 +67,21 @@ impl BlobRows for SqliteCatalog {
         })
     }
 
-    fn touch_blobs(&self, mut accesses: Vec<(Sha256, Timestamp)>) -> Result<()> {
-        accesses.sort_unstable();
+    fn touch_blobs(&self, mut accesses: Vec<(Sha256, LastAccess)>) -> Result<()> {
+        accesses.sort_unstable_by_key(|(sha256, _)| *sha256);
         in_batches(accesses, |batch| {
             self.writer.write(move |connection| {
                 let mut statement = connection.prepare_cached(
                     "UPDATE blob SET last_access_ms = ?2 WHERE sha256 = ?1 AND last_access_ms < ?3",
                 )?;
-                for (sha256, at) in &batch {
+                let mut clear = connection.prepare_cached(
+                    "UPDATE thumbnail SET anonymous = 0 WHERE sha256 = ?1 AND anonymous = 1",
+                )?;
+                for (sha256, LastAccess { at, by_known }) in &batch {
                     statement.execute((sha256.as_bytes(), at.0, at.before(ACCESS_GRAIN).0))?;
+                    if *by_known {
+                        clear.execute([sha256.as_bytes()])?;
+                    }
                 }
                 Ok(())
             })
@@ -115,7 +120,7 @@ pub(super) mod tests {
     use rusqlite::OptionalExtension as _;
 
     use super::*;
-    use crate::matrix::{Expiry, MediaId, Mxc, ServerName, UserId};
+    use crate::matrix::{Expiry, MediaId, Mxc, ServerName, Timestamp, UserId};
     use crate::store::catalog::{
         Filled, MediaRows as _, NewMedia, NewPreview, NewThumbnail, Place, Preview, PreviewLimits,
         PreviewRows as _, Reservation, StoreRows as _, ThumbnailKey, ThumbnailRows as _,
@@ -250,6 +255,7 @@ pub(super) mod tests {
             user_id,
             created: Timestamp(i64::from(blob)),
             open: true,
+            anonymous: false,
         }
     }
 
@@ -278,7 +284,14 @@ pub(super) mod tests {
                 let size = [width.into(), 1];
                 let key = ThumbnailKey { source: sha256(source), crop: [0, 0, 9, 9], size, animated: false };
                 let (filled, created) = (filled(blob), Timestamp(width.into()));
-                catalog.add_thumbnail(NewThumbnail { key, filled, created, limit: limit.into() })?;
+                catalog.add_thumbnail(NewThumbnail {
+                    key,
+                    filled,
+                    created,
+                    limit: limit.into(),
+                    max_bytes: u64::MAX,
+                    anonymous: false,
+                })?;
             }
             Step::ForgetThumbnailsOf { source } => drop(catalog.forget_thumbnails_of(&sha256(source))?),
             Step::ForgetSourceless => drop(catalog.forget_sourceless_thumbnails()?),
@@ -298,7 +311,7 @@ pub(super) mod tests {
             }
             Step::Touch { id, days } => {
                 let at = Timestamp(0).after(Duration::from_hours(24 * u64::from(days)));
-                catalog.touch(vec![(mxc(id), at)])?;
+                catalog.touch(vec![(mxc(id), LastAccess { at, by_known: true })])?;
             }
             Step::Orphans { blob } => {
                 catalog.note_orphans(vec![sha256(blob)], false)?;
@@ -441,7 +454,8 @@ pub(super) mod tests {
         let catalog = SqliteCatalog::open(folder.path()).unwrap();
         catalog.add_many(vec![media(1, 1, 0), media(3, 1, 0), media(5, 2, 0)]).unwrap();
         let at = Timestamp(1).after(Duration::from_hours(48));
-        catalog.touch(vec![(mxc(3), at)]).unwrap();
+        let access = |at| LastAccess { at, by_known: false };
+        catalog.touch(vec![(mxc(3), access(at))]).unwrap();
         let question = "SELECT sha256 FROM blob WHERE kind = 'remote' ORDER BY last_access_ms LIMIT 9";
         let look = || {
             catalog
@@ -459,7 +473,9 @@ pub(super) mod tests {
         };
         let (oldest, plan) = look();
         assert_eq!(oldest, [[2; 32], [1; 32]]);
-        catalog.touch_blobs(vec![(sha256(2), at.after(ACCESS_GRAIN)), (sha256(9), at)]).unwrap();
+        catalog
+            .touch_blobs(vec![(sha256(2), access(at.after(ACCESS_GRAIN))), (sha256(9), access(at))])
+            .unwrap();
         assert_eq!(look().0, [[1; 32], [2; 32]]);
         assert!(plan.contains("blob_remote_by_access"), "{plan}");
     }

@@ -66,6 +66,23 @@ pub(crate) struct NewMedia {
     pub(crate) created: Timestamp,
     /// Whether it may be served without a token.
     pub(crate) open: bool,
+    /// Whether nobody but callers without a token wanted it so far.
+    pub(crate) anonymous: bool,
+}
+
+/// When something was served last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LastAccess {
+    pub(crate) at: Timestamp,
+    /// Whether a user or a server wanted it, since the last access was written.
+    pub(crate) by_known: bool,
+}
+
+impl LastAccess {
+    /// This access and a later one as one.
+    pub(crate) fn then(self, later: Self) -> Self {
+        Self { at: later.at, by_known: self.by_known || later.by_known }
+    }
 }
 
 /// Why media is stored.
@@ -133,7 +150,7 @@ pub(crate) trait MediaRows {
     /// Writes when media and its blobs were last served, but only where the stored time is more than [`ACCESS_GRAIN`] older, like the mount
     /// option `relatime`: each write wears an SD card. Many times are written in several transactions, so that other writes can run in
     /// between.
-    fn touch(&self, accesses: Vec<(Mxc, Timestamp)>) -> Result<()>;
+    fn touch(&self, accesses: Vec<(Mxc, LastAccess)>) -> Result<()>;
 
     /// When media was last served, according to the catalog.
     #[cfg(test)]
@@ -253,18 +270,19 @@ impl MediaRows for SqliteCatalog {
         Ok(Removed { media, blobs, previews: Vec::new() })
     }
 
-    fn touch(&self, mut accesses: Vec<(Mxc, Timestamp)>) -> Result<()> {
+    fn touch(&self, mut accesses: Vec<(Mxc, LastAccess)>) -> Result<()> {
         // In the order of the table, because neighbouring rows share pages.
         accesses.sort_unstable_by(|(one, _), (other, _)| order(one).cmp(&order(other)));
         in_batches(accesses, |batch| {
             self.writer.write(move |connection| {
                 let mut statement = connection.prepare_cached(
-                    "UPDATE media SET last_access_ms = ?3
-                     WHERE server_name = ?1 AND media_id = ?2 AND last_access_ms < ?4",
+                    "UPDATE media SET last_access_ms = max(last_access_ms, ?3), anonymous = anonymous AND NOT ?5
+                     WHERE server_name = ?1 AND media_id = ?2 AND (last_access_ms < ?4 OR anonymous AND ?5)",
                 )?;
-                for (mxc, at) in &batch {
+                for (mxc, LastAccess { at, by_known }) in &batch {
                     let stale = at.before(ACCESS_GRAIN).0;
-                    statement.execute((mxc.server_name.as_str(), mxc.media_id.as_str(), at.0, stale))?;
+                    let address = (mxc.server_name.as_str(), mxc.media_id.as_str());
+                    statement.execute((address.0, address.1, at.0, stale, by_known))?;
                 }
                 Ok(())
             })
@@ -322,13 +340,13 @@ pub(super) fn insert_media(
     media: &NewMedia,
     purpose: Purpose,
 ) -> rusqlite::Result<bool> {
-    let NewMedia { mxc, filled, user_id, created, open } = media;
+    let NewMedia { mxc, filled, user_id, created, open, anonymous } = media;
     let added = connection
         .prepare_cached(
             "INSERT INTO media (server_name, media_id, sha256, size, content_type, upload_name, user_id,
-                                created_ms, last_access_ms, open, preview)
+                                created_ms, last_access_ms, open, preview, anonymous)
              VALUES (:server_name, :media_id, :sha256, :size, :content_type, :upload_name, :user_id,
-                     :created, :created, :open, :preview)
+                     :created, :created, :open, :preview, :anonymous)
              ON CONFLICT DO NOTHING",
         )?
         .execute(named_params! {
@@ -342,6 +360,7 @@ pub(super) fn insert_media(
             ":created": created.0,
             ":open": open,
             ":preview": purpose == Purpose::PreviewImage,
+            ":anonymous": anonymous,
         })?;
     Ok(added == 1)
 }
@@ -438,6 +457,7 @@ mod tests {
             user_id: Some(UserId::new("@a:example.org")),
             created: Timestamp(1000),
             open: true,
+            anonymous: false,
         }
     }
 
@@ -548,7 +568,8 @@ mod tests {
         catalog.add(new_media("a", 1)).unwrap();
         let (day, later) = (created.after(ACCESS_GRAIN), created.after(ACCESS_GRAIN * 2));
         for (at, written) in [(day, created), (later, later), (day, later), (created, later)] {
-            catalog.touch(vec![(mxc("a"), at), (mxc("z"), at)]).unwrap();
+            let access = LastAccess { at, by_known: false };
+            catalog.touch(vec![(mxc("a"), access), (mxc("z"), access)]).unwrap();
             assert_eq!(catalog.last_access(&mxc("a")).unwrap(), Some(written));
         }
     }

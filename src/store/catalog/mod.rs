@@ -25,7 +25,9 @@ use crate::store::sha256::Sha256;
 
 pub(crate) use self::blobs::{BlobRows, Totals};
 pub(crate) use self::conduit::{ConduitError, read_keypair as read_conduit_keypair};
-pub(crate) use self::media::{Content, Filled, MediaRow, MediaRows, NewMedia, Reservation, Reserved};
+pub(crate) use self::media::{
+    Content, Filled, LastAccess, MediaRow, MediaRows, NewMedia, Reservation, Reserved,
+};
 pub(crate) use self::previews::{NewPreview, Preview, PreviewLimits, PreviewRows};
 pub(crate) use self::servers::{ServerRows, StoredKey};
 pub(crate) use self::store::{Place, StoreId, StoreRows, peek};

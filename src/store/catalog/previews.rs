@@ -266,11 +266,19 @@ mod tests {
             user_id: None,
             created: Timestamp(1),
             open: true,
+            anonymous: false,
         }
     }
 
     fn thumbnail(key: ThumbnailKey) -> NewThumbnail {
-        NewThumbnail { key, filled: media("t", 2).filled, created: Timestamp(1), limit: 9 }
+        NewThumbnail {
+            key,
+            filled: media("t", 2).filled,
+            created: Timestamp(1),
+            limit: 9,
+            max_bytes: u64::MAX,
+            anonymous: false,
+        }
     }
 
     const ROOM: PreviewLimits = PreviewLimits { count: 9, bytes: 1000 };

@@ -30,6 +30,10 @@ pub(crate) struct NewThumbnail {
     pub(crate) created: Timestamp,
     /// Most thumbnails of the same source to keep besides this one.
     pub(crate) limit: u32,
+    /// Most bytes of all thumbnails of the same source, this one included.
+    pub(crate) max_bytes: u64,
+    /// Whether nobody but callers without a token wanted it so far.
+    pub(crate) anonymous: bool,
 }
 
 /// Queries about thumbnails.
@@ -37,8 +41,8 @@ pub(crate) trait ThumbnailRows {
     /// The thumbnail, if it is stored.
     fn thumbnail(&self, key: &ThumbnailKey) -> Result<Option<Filled>>;
 
-    /// Adds a thumbnail, replacing one with the same key, and deletes the oldest thumbnails of the source beyond `new.limit`, in one
-    /// transaction. `None` if no media has the source; then nothing is changed.
+    /// Adds a thumbnail, replacing one with the same key, and deletes the oldest thumbnails of the source beyond `new.limit` and
+    /// `new.max_bytes`, in one transaction. `None` if no media has the source; then nothing is changed.
     fn add_thumbnail(&self, new: NewThumbnail) -> Result<Option<Removed>>;
 
     /// Deletes all thumbnails of a source whose bytes were damaged when they were rendered.
@@ -89,17 +93,18 @@ impl ThumbnailRows for SqliteCatalog {
 
 /// Inserts the row of a thumbnail unless no media has its source. Returns whether it did.
 fn insert_thumbnail(connection: &Connection, new: &NewThumbnail) -> rusqlite::Result<bool> {
-    let NewThumbnail { key, filled, created, .. } = new;
+    let NewThumbnail { key, filled, created, anonymous, .. } = new;
     let ThumbnailKey { source, crop: [x, y, crop_width, crop_height], size: [width, height], animated } = key;
     let added = connection
         .prepare_cached(
             "INSERT INTO thumbnail (source, crop_x, crop_y, crop_width, crop_height, width, height,
-                                    animated, sha256, size, content_type, created_ms)
+                                    animated, sha256, size, content_type, created_ms, anonymous)
              SELECT :source, :x, :y, :crop_width, :crop_height, :width, :height,
-                    :animated, :sha256, :size, :content_type, :created
+                    :animated, :sha256, :size, :content_type, :created, :anonymous
              WHERE EXISTS (SELECT 1 FROM media WHERE sha256 = :source)
              ON CONFLICT DO UPDATE SET sha256 = excluded.sha256, size = excluded.size,
-                                       content_type = excluded.content_type, created_ms = excluded.created_ms",
+                                       content_type = excluded.content_type, created_ms = excluded.created_ms,
+                                       anonymous = anonymous AND excluded.anonymous",
         )?
         .execute(named_params! {
             ":source": source.as_bytes(),
@@ -114,24 +119,29 @@ fn insert_thumbnail(connection: &Connection, new: &NewThumbnail) -> rusqlite::Re
             ":size": sql_size(filled.size),
             ":content_type": filled.content_type,
             ":created": created.0,
+            ":anonymous": anonymous,
         })?;
     Ok(added == 1)
 }
 
-/// Deletes the oldest thumbnails of the source beyond the limit. Returns their blobs.
+/// Deletes the oldest thumbnails of the source beyond the limits. Returns their blobs.
 fn trim_thumbnails(connection: &Connection, new: &NewThumbnail) -> rusqlite::Result<Vec<Sha256>> {
     let ThumbnailKey { source, crop: [x, y, crop_width, crop_height], size: [width, height], animated } =
         new.key;
     let mut trim = connection.prepare_cached(
         "DELETE FROM thumbnail
          WHERE source = ?1 AND (width, height, crop_x, crop_y, crop_width, crop_height, animated) IN (
-             SELECT width, height, crop_x, crop_y, crop_width, crop_height, animated FROM thumbnail
-             WHERE source = ?1
-               AND (width, height, crop_x, crop_y, crop_width, crop_height, animated) <> (?3, ?4, ?5, ?6, ?7, ?8, ?9)
-             ORDER BY created_ms DESC LIMIT -1 OFFSET ?2)
+             SELECT width, height, crop_x, crop_y, crop_width, crop_height, animated FROM (
+                 SELECT *, row_number() OVER newest_first AS number, sum(size) OVER newest_first AS bytes FROM thumbnail
+                 WHERE source = ?1
+                   AND (width, height, crop_x, crop_y, crop_width, crop_height, animated) <> (?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                 WINDOW newest_first AS (ORDER BY created_ms DESC ROWS UNBOUNDED PRECEDING))
+             WHERE number > ?2 OR bytes > ?10)
          RETURNING sha256",
     )?;
-    let values = (source.as_bytes(), new.limit, width, height, x, y, crop_width, crop_height, animated);
+    let others = sql_size(new.max_bytes.saturating_sub(new.filled.size));
+    let values =
+        (source.as_bytes(), new.limit, width, height, x, y, crop_width, crop_height, animated, others);
     trim.query_map(values, |row| Ok(Sha256::from_bytes(row.get(0)?)))?.collect()
 }
 
@@ -161,7 +171,14 @@ mod tests {
     use crate::matrix::{MediaId, Mxc, ServerName};
 
     fn new(key: ThumbnailKey, byte: u8, created: i64, limit: u32) -> NewThumbnail {
-        NewThumbnail { key, filled: filled(byte), created: Timestamp(created), limit }
+        NewThumbnail {
+            key,
+            filled: filled(byte),
+            created: Timestamp(created),
+            limit,
+            max_bytes: u64::MAX,
+            anonymous: false,
+        }
     }
 
     fn filled(byte: u8) -> Filled {
@@ -178,7 +195,9 @@ mod tests {
             media_id: MediaId::parse("id").unwrap(),
         };
         let created = Timestamp(0);
-        catalog.add(NewMedia { mxc, filled: filled(1), user_id: None, created, open: true }).unwrap();
+        catalog
+            .add(NewMedia { mxc, filled: filled(1), user_id: None, created, open: true, anonymous: false })
+            .unwrap();
         let key = |width| ThumbnailKey {
             source: Sha256::from_bytes([1; 32]),
             crop: [0, 0, 9, 9],
@@ -205,7 +224,9 @@ mod tests {
             media_id: MediaId::parse("a").unwrap(),
         };
         let created = Timestamp(1);
-        catalog.add(NewMedia { mxc, filled: filled(1), user_id: None, created, open: true }).unwrap();
+        catalog
+            .add(NewMedia { mxc, filled: filled(1), user_id: None, created, open: true, anonymous: false })
+            .unwrap();
         let key =
             ThumbnailKey { source: filled(1).sha256, crop: [0, 0, 9, 9], size: [3, 3], animated: false };
         for (byte, blobs) in [(2, vec![]), (2, vec![]), (3, vec![filled(2).sha256])] {
@@ -227,8 +248,14 @@ mod tests {
             server_name: ServerName::parse("example.org").unwrap(),
             media_id: MediaId::parse("a").unwrap(),
         };
-        let media =
-            NewMedia { mxc: mxc.clone(), filled: source, user_id: None, created: Timestamp(1), open: true };
+        let media = NewMedia {
+            mxc: mxc.clone(),
+            filled: source,
+            user_id: None,
+            created: Timestamp(1),
+            open: true,
+            anonymous: false,
+        };
         catalog.add(media).unwrap();
         assert!(catalog.add_thumbnail(new(key, 2, 1, 9)).unwrap().is_some());
         assert_eq!(catalog.thumbnail(&key).unwrap(), Some(filled(2)));

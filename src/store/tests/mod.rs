@@ -41,7 +41,7 @@ fn add(store: &Store, text: &str) -> Sha256 {
         server_name: ServerName::parse("example.org").unwrap(),
         media_id: MediaId::parse(text).unwrap(),
     };
-    let media = NewMedia { mxc, filled, user_id: None, created: Timestamp(0), open: true };
+    let media = NewMedia { mxc, filled, user_id: None, created: Timestamp(0), open: true, anonymous: false };
     assert!(store.catalog.add(media).unwrap());
     sha256
 }

@@ -73,7 +73,7 @@ fn what_a_restored_catalog_wants_is_taken_back_from_orphans() {
         server_name: ServerName::parse("example.org").unwrap(),
         media_id: MediaId::parse("x").unwrap(),
     };
-    let media = NewMedia { mxc, filled, user_id: None, created: Timestamp(0), open: true };
+    let media = NewMedia { mxc, filled, user_id: None, created: Timestamp(0), open: true, anonymous: false };
     store.catalog.add(media).unwrap();
     drop(store);
     let store = open(folder.path()).unwrap();

@@ -72,6 +72,7 @@ fn incoming(id: &str) -> Incoming {
         user_id: None,
         created: Timestamp(1),
         open: true,
+        anonymous: false,
     }
 }
 
@@ -164,7 +165,14 @@ fn key(source: &str, width: u32) -> ThumbnailKey {
 
 fn made(source: &str, width: u32) -> MadeThumbnail {
     let created = Timestamp(width.into());
-    MadeThumbnail { key: key(source, width), content_type: "image/png", created, limit: 1 }
+    MadeThumbnail {
+        key: key(source, width),
+        content_type: "image/png",
+        created,
+        limit: 1,
+        max_bytes: u64::MAX,
+        anonymous: false,
+    }
 }
 
 #[test]
