@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, watch};
@@ -23,12 +24,30 @@ use tokio::time::{Instant, Sleep};
 /// How long a new connection may take to send its request after the service began to stop.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether the client of a running request has hung up, where hyper does not see it.
+const HANG_UP_CHECK: Duration = Duration::from_secs(5);
+
 /// An accepted socket.
 #[derive(Debug)]
 pub(crate) enum Socket {
     /// TCP, and the client's address.
     Tcp(TcpStream, IpAddr),
     Unix(UnixStream),
+}
+
+/// A stream whose other end may have hung up.
+pub(crate) trait HangUp {
+    /// Whether the other end will send nothing more, even if there is something left to read.
+    fn is_hung_up(&self) -> bool;
+}
+
+impl HangUp for Socket {
+    fn is_hung_up(&self) -> bool {
+        let mut polled = [PollFd::new(self, PollFlags::RDHUP)];
+        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        poll(&mut polled, Some(&Timespec::default())).is_ok()
+            && polled.iter().any(|socket| socket.revents().intersects(gone))
+    }
 }
 
 /// The requests of one connection, shared by its task, its stream and its responses.
@@ -65,6 +84,10 @@ pub(crate) struct Connection<S> {
     write_deadline: Option<Pin<Box<Sleep>>>,
     /// Whether a write has waited since the last flush.
     is_write_waiting: bool,
+    /// When it is looked next whether the client has hung up; created while a request runs.
+    hang_up_check: Option<Pin<Box<Sleep>>>,
+    /// Whether hyper wanted to read since then: it sees the end itself.
+    is_read_wanted: bool,
 }
 
 impl Socket {
@@ -125,6 +148,8 @@ impl<S> Connection<S> {
             write_timeout,
             write_deadline: None,
             is_write_waiting: false,
+            hang_up_check: None,
+            is_read_wanted: true,
         }
     }
 
@@ -147,6 +172,28 @@ impl<S> Connection<S> {
             }
             Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+impl<S: HangUp> Connection<S> {
+    /// Whether the client of a running request has hung up. hyper does not see it while it has the beginning of a further request in its
+    /// buffer, and the request would go on for nobody.
+    fn has_hung_up(&mut self, context: &mut Context<'_>) -> bool {
+        if self.requests.in_flight.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let check = self.hang_up_check.get_or_insert_with(|| Box::pin(tokio::time::sleep(HANG_UP_CHECK)));
+        while check.as_mut().poll(context).is_ready() {
+            let was_read_wanted = std::mem::replace(&mut self.is_read_wanted, false);
+            if !was_read_wanted && self.stream.is_hung_up() {
+                return true;
+            }
+            match Instant::now().checked_add(HANG_UP_CHECK) {
+                Some(at) => check.as_mut().reset(at),
+                None => return false,
+            }
+        }
+        false
     }
 }
 
@@ -178,6 +225,7 @@ impl<S: AsyncRead + AsFd + Unpin> AsyncRead for Connection<S> {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
+        self.is_read_wanted = true;
         let poll = Pin::new(&mut self.stream).poll_read(context, into);
         if poll.is_pending() && self.is_over(context) {
             return Poll::Ready(Ok(()));
@@ -189,7 +237,7 @@ impl<S: AsyncRead + AsFd + Unpin> AsyncRead for Connection<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+impl<S: AsyncWrite + HangUp + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -205,6 +253,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         if poll.is_ready() {
             self.is_sending = false;
             self.is_write_waiting = false;
+        }
+        if self.has_hung_up(context) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the client has gone")));
         }
         self.limit_wait(context, poll)
     }
@@ -296,6 +347,12 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
     use super::*;
+
+    impl HangUp for tokio::io::DuplexStream {
+        fn is_hung_up(&self) -> bool {
+            false
+        }
+    }
 
     /// Runs with time that passes at once when nothing else happens.
     fn run<F: Future>(future: F) -> F::Output {

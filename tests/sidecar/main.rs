@@ -27,6 +27,7 @@ mod accounts;
 mod animated;
 mod arriving;
 mod async_uploads;
+mod attacks;
 mod bad_pictures;
 mod binary;
 mod check;

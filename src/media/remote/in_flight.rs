@@ -163,9 +163,16 @@ async fn tail(file: ArrivingFile, range: Range<u64>, client: mpsc::Sender<io::Re
     let ArrivingFile { mut progress, blob, readers, _waiter, .. } = file;
     let mut sent = range.start;
     while sent < range.end {
-        let available = match progress.wait_for(|progress| progress.reaches(sent)).await {
-            Ok(progress) => progress.available(&blob),
-            Err(_) => Err(io::Error::other(lost())),
+        let available = async {
+            match progress.wait_for(|progress| progress.reaches(sent)).await {
+                Ok(progress) => progress.available(&blob),
+                Err(_) => Err(io::Error::other(lost())),
+            }
+        };
+        let available = tokio::select! {
+            available = available => available,
+            // The client has disconnected: only this task ends, others still read the file.
+            () = client.closed() => return,
         };
         let (until, complete) = match available {
             Ok((size, complete)) => (size.min(range.end), complete),
@@ -177,7 +184,6 @@ async fn tail(file: ArrivingFile, range: Range<u64>, client: mpsc::Sender<io::Re
         };
         let mut stream = FileStream::new(blob.range(sent, until.saturating_sub(sent)), &readers);
         while let Some(chunk) = std::future::poll_fn(|context| stream.poll_chunk(context)).await {
-            // The client has disconnected: only this task ends, others still read the file.
             if client.send(chunk).await.is_err() {
                 return;
             }

@@ -207,6 +207,10 @@ impl FairSemaphore {
     /// Enters the queue, from which a permit that is free is taken at once. Returns the place in the queue; `None` when it is full.
     fn enqueue(self: &Arc<Self>, work: &Work, ask: Ask, permit: oneshot::Sender<FairPermit>) -> Option<u64> {
         let caller = work.caller();
+        // Nobody waits for what never comes: the class is shut out.
+        if of_class(&self.limits.permits, caller.class) == 0 {
+            return None;
+        }
         let mut state = lock(&self.state);
         let number = state.next;
         state.next = number.wrapping_add(1);
