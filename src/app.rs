@@ -25,6 +25,9 @@ use crate::sync::admission::{ClassPlaces, Share, WorkKind};
 use crate::sync::pools::{Pools, READ_THREADS};
 use crate::sync::{Activity, Admission, SingleFlight};
 
+/// Connections of clients and servers at the same time; further ones wait in the kernel's queue.
+pub(crate) const MAX_CONNECTIONS: u32 = 4096;
+
 /// Blocks of addresses remembered from which a good token came; about 50 bytes each.
 const KNOWN_CLIENTS: usize = 4096;
 
@@ -209,6 +212,7 @@ fn places(config: &Config, kind: WorkKind) -> ClassPlaces {
     };
     let of = |configured: &config::Places| places(configured.users, configured.servers, configured.unknown);
     match kind {
+        WorkKind::Connection => places(0, 0, MAX_CONNECTIONS),
         WorkKind::Fetch => of(&limits.fetches),
         // Bounded by the number of fetches, and for each destination.
         WorkKind::Asking => places(u32::MAX, u32::MAX, u32::MAX),
@@ -223,5 +227,22 @@ fn places(config: &Config, kind: WorkKind) -> ClassPlaces {
         WorkKind::PageFetch => places(limits.page_fetches.users, 0, 0),
         WorkKind::PendingWait => of(&limits.pending_waits),
         WorkKind::Upload => places(limits.uploads.users, 0, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The README's table of places has the numbers of the code.
+    #[test]
+    fn the_readme_has_the_places_of_each_kind_of_work() {
+        let config = Config::defaults(ServerName::parse("example.org").unwrap());
+        let readme = include_str!("../README.md");
+        for kind in WorkKind::ALL {
+            let (start, end) = (format!("| `{}`: ", kind.name()), kind.readme_cells(places(&config, kind)));
+            let has_it = readme.lines().any(|line| line.starts_with(&start) && line.ends_with(&end));
+            assert!(has_it, "README.md lacks a line\n{start}…{end}");
+        }
     }
 }

@@ -36,7 +36,7 @@ use crate::api::auth::authenticate;
 use crate::api::client::{self, AllowRemote};
 use crate::api::federation::{self, BodyFormat};
 use crate::api::ops;
-use crate::app::App;
+use crate::app::{App, MAX_CONNECTIONS};
 use crate::config::{Config, Listen, ListenAddr};
 use crate::error::{Error, Kind, LogLevel, Result, in_words};
 use crate::housekeeping;
@@ -47,10 +47,8 @@ use crate::http::probe_header::{self, ProbeHeader};
 use crate::http::request::{self, Call, PathParams};
 use crate::http::response::{self, Response};
 use crate::log::{self, RequestId, RequestIds};
+use crate::sync::admission::{Caller, Taken, WorkKind};
 use crate::sync::pools::Pool;
-
-/// Connections of clients and servers at the same time; further ones wait in the kernel's queue.
-const MAX_CONNECTIONS: u32 = 4096;
 
 /// Connections to `ops.listen` at the same time. They are counted separately, so that the operator can connect when `listen` is full.
 const MAX_OPS_CONNECTIONS: u32 = 64;
@@ -71,8 +69,9 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// Pause after a failed accept: usually no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections that the kernel keeps for a Unix socket until they are accepted.
-const BACKLOG: i32 = 1024;
+/// Connections that the kernel keeps until they are accepted, if `net.core.somaxconn` allows it. When they are more, a client waits for
+/// seconds before it tries again.
+const BACKLOG: i32 = 4096;
 
 /// Mode of a Unix socket of `listen`: the reverse proxy shares the group.
 const LISTEN_MODE: u32 = 0o660;
@@ -303,7 +302,7 @@ pub async fn run(app: Arc<App>, main: Vec<Listener>, ops: Option<Listener>, stop
     let mut seed = [0; 8];
     (app.random)(&mut seed);
     let request_ids = Arc::new(RequestIds::new(seed));
-    let surface = |routes: Vec<(String, Route)>, limit: u32| {
+    let surface = |routes: Vec<(String, Route)>, limit: u32, is_fair: bool| {
         Arc::new(Surface {
             app: Arc::clone(&app),
             routes: compile(routes),
@@ -311,11 +310,12 @@ pub async fn run(app: Arc<App>, main: Vec<Listener>, ops: Option<Listener>, stop
             request_ids: Arc::clone(&request_ids),
             stopped: stopped.clone(),
             limit,
+            is_fair,
             places: Arc::new(Semaphore::new(usize::try_from(limit).unwrap_or(1))),
         })
     };
-    let main_surface = surface(main_routes(), MAX_CONNECTIONS);
-    let ops_surface = surface(ops_routes(), MAX_OPS_CONNECTIONS);
+    let main_surface = surface(main_routes(), MAX_CONNECTIONS, true);
+    let ops_surface = surface(ops_routes(), MAX_OPS_CONNECTIONS, false);
     let mut tasks = JoinSet::new();
     housekeeping::start(&app, &mut tasks);
     let mut accepting = JoinSet::new();
@@ -380,9 +380,10 @@ async fn accept(surface: Arc<Surface>, listener: Listener) {
     }
 }
 
-/// Serves one connection in a new task, which holds the permit `place` until it ends.
+/// Serves one connection in a new task, which holds the permit `place` until it ends. Closes it at once if its client has too many.
 fn serve_connection(surface: &Arc<Surface>, socket: Socket, place: OwnedSemaphorePermit) {
     let peer = socket.peer().map(|peer| peer.to_canonical());
+    let Ok(share) = surface.admit(peer) else { return };
     let mut stopped = surface.stopped.clone();
     let surface = Arc::clone(surface);
     let requests = Requests::new();
@@ -398,7 +399,7 @@ fn serve_connection(surface: &Arc<Surface>, socket: Socket, place: OwnedSemaphor
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
     tokio::spawn(async move {
-        let _place = place;
+        let _held = (place, share);
         let mut connection = pin!(connection);
         let last_request = async {
             // An error means that the sender was dropped, which is a stop as well.
@@ -429,11 +430,25 @@ struct Surface {
     stopped: watch::Receiver<()>,
     /// Most connections at the same time.
     limit: u32,
+    /// Whether one block of addresses leaves half of the connections to others.
+    is_fair: bool,
     /// A permit for each connection.
     places: Arc<Semaphore>,
 }
 
+/// The clients of a block of addresses have too many connections.
+struct TooMany;
+
 impl Surface {
+    /// Admits a connection. Those of a trusted proxy are its clients', whom the proxy has to bound.
+    fn admit(&self, peer: Option<IpAddr>) -> std::result::Result<Option<Taken>, TooMany> {
+        if !self.is_fair || self.listen.trusts(peer) {
+            return Ok(None);
+        }
+        let share = self.app.admission.try_enter(WorkKind::Connection, Caller::unknown(peer));
+        share.map(Some).ok_or(TooMany)
+    }
+
     /// Waits until all connections have ended: each holds a permit.
     async fn drained(&self) {
         drop(self.places.acquire_many(self.limit).await);
@@ -674,6 +689,8 @@ const FIXES: [(io::ErrorKind, &str); 4] = [
 fn bind_one(address: &ListenAddr, mode: u32, key: &str) -> io::Result<Listener> {
     let bound = match address {
         ListenAddr::Tcp(address) => std::net::TcpListener::bind(address).and_then(|listener| {
+            // Once more, because the standard library asks for 128.
+            rustix::net::listen(&listener, BACKLOG)?;
             listener.set_nonblocking(true)?;
             TcpListener::from_std(listener).map(Listener::Tcp)
         }),

@@ -190,8 +190,8 @@ pub(super) fn is_for_unknown() -> bool {
 }
 
 /// Whether a failure is our own, because we broke off work that nobody waits for.
-fn is_ours() -> bool {
-    Work::current_should_end()
+pub(super) fn is_ours() -> bool {
+    Work::current().is_some_and(|work| work.should_end() && !work.is_too_slow())
 }
 
 /// The wait after `failures` in a row: `first` after one, twice as long after each further one, at most `longest`.
@@ -269,5 +269,11 @@ mod tests {
         drop(waiter);
         gone.on_this_thread(|| failures.record_file(&file("c.org", "x"), now));
         unknown.on_this_thread(|| assert_eq!(failures.wait(&file("c.org", "x"), now), None, "we broke off"));
+        gone.give_up();
+        for media_id in ["x", "y", "z"] {
+            gone.on_this_thread(|| failures.record_file(&file("c.org", media_id), now));
+        }
+        unknown
+            .on_this_thread(|| assert!(failures.wait(&file("c.org", "w"), now).is_some(), "it was too slow"));
     }
 }

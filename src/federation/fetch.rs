@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::backoff::{Wait, is_for_unknown};
+use super::backoff::{Wait, is_for_unknown, is_ours};
 use super::response::{Attempt, RemoteMedia, ResponseReader, rate_limited};
 use super::{Federation, FetchOptions, RemoteError, Unavailable, backing_off, too_large};
 use crate::config::Family;
@@ -157,6 +157,8 @@ impl Federation {
                     }
                     return Err(error);
                 }
+                // We broke off ourselves: that says nothing about the server.
+                Attempt::Down(cause) if is_ours() => return Err(down(mxc, cause)),
                 Attempt::Down(cause) => {
                     tracing::warn!(%mxc, ?family, cause = cause.to_string(), "the remote server fails");
                     if cause.is_about_file() {

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::backoff::Wait;
+use super::backoff::{Wait, is_ours};
 use super::key_document::{MAX_VALIDITY, Notary, NotaryKey, check_document, check_notary_response};
 use super::signed_json::{self, Object};
 use super::{Federation, RemoteError};
@@ -12,7 +12,6 @@ use crate::error::{Error, Kind, Result};
 use crate::matrix::{ServerName, Timestamp};
 use crate::outbound::OutboundResponse;
 use crate::store::catalog::StoredKey;
-use crate::sync::admission::Work;
 
 /// Largest key document, bytes.
 const MAX_DOCUMENT: u64 = 64 * 1024;
@@ -94,7 +93,7 @@ impl Federation {
             }
             Err(error) => {
                 // A look-up that nobody waits for any more was broken off by ourselves.
-                if !Work::current_should_end() {
+                if !is_ours() {
                     self.key_backoff.record_failure(server_name, (self.monotonic)());
                 }
                 Err(unavailable().caused_by(error))

@@ -17,16 +17,16 @@ use crate::harness::{
     Client, Homeserver, OURS, Peer, RemoteKey, Reply, Setup, Sidecar, Silent, eventually, picture, unique,
 };
 
-fn download(server_name: &str, media_id: &str) -> String {
+pub fn download(server_name: &str, media_id: &str) -> String {
     format!("/_matrix/client/v1/media/download/{server_name}/{media_id}")
 }
 
 /// The same on a route that needs no token.
-fn open_download(server_name: &str, media_id: &str) -> String {
+pub fn open_download(server_name: &str, media_id: &str) -> String {
     format!("/_matrix/media/v3/download/{server_name}/{media_id}")
 }
 
-fn file(bytes: impl AsRef<[u8]>) -> Reply {
+pub fn file(bytes: impl AsRef<[u8]>) -> Reply {
     Reply::new(200).header("Content-Type", "image/png").header("Content-Disposition", "inline").body(bytes)
 }
 
@@ -65,7 +65,7 @@ fn remote(gate: &Gate) -> Peer {
                 .wait(gate.wait());
         }
         if media_id.starts_with("pending") {
-            drop(gate.wait().recv());
+            _ = gate.wait().recv();
         }
         file(unique(7, 1000))
     })
@@ -174,7 +174,7 @@ fn a_room_of_dead_servers_does_not_delay_a_live_one() {
     assert_eq!(stranger(&sidecar, 1).get(&open_download(&live.name(), "e")).status, 200);
 }
 
-const FEDERATION: &str = "/_matrix/federation/v1/media/download/x";
+pub const FEDERATION: &str = "/_matrix/federation/v1/media/download/x";
 
 /// A claim to be `origin`, with a signature by some key.
 fn claim(sidecar: &Sidecar, origin: &str) -> Client {
@@ -218,6 +218,8 @@ fn claims_to_be_silent_servers_do_not_keep_a_server_waiting() {
     assert_eq!(verified(&peers[0]), 404, "and one that is known");
 }
 
+const CONFIG: &str = "/_matrix/client/v1/media/config";
+
 #[test]
 fn made_up_tokens_do_not_delay_a_users_first_request() {
     let gate = Gate::default();
@@ -225,12 +227,11 @@ fn made_up_tokens_do_not_delay_a_users_first_request() {
     let homeserver = Homeserver::with(move |request| {
         let token = request.header("authorization").unwrap_or_default();
         if token.contains("made-up") {
-            drop(held.wait().recv());
+            _ = held.wait().recv();
         }
         None
     });
     let sidecar = Setup::new().beside(homeserver).start();
-    const CONFIG: &str = "/_matrix/client/v1/media/config";
     let flood: Vec<_> = (0..600)
         .flat_map(|number| {
             let client = stranger(&sidecar, number / 200)
@@ -449,18 +450,26 @@ fn the_thumbnails_of_a_picture_are_bounded_in_bytes() {
     );
 }
 
-/// A GIF of so many frames.
-fn animation(frames: u32) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut encoder = GifEncoder::new_with_speed(&mut bytes, 30);
-    for number in 0..frames {
-        let shade = u8::try_from(number % 256).unwrap();
-        let pixels = RgbaImage::from_pixel(300, 200, image::Rgba([shade, 255 - shade, shade / 2, 255]));
-        let delay = Delay::from_numer_denom_ms(20, 1);
-        encoder.encode_frame(Frame::from_parts(pixels, 0, 0, delay)).unwrap();
-    }
-    drop(encoder);
-    bytes
+/// A GIF of so many frames. They are equal but for the first, because encoding takes long.
+pub fn animation(frames: usize) -> Vec<u8> {
+    let encode = |shades: &[u8]| {
+        let mut bytes = Vec::new();
+        let mut encoder = GifEncoder::new_with_speed(&mut bytes, 30);
+        for shade in shades {
+            let pixels = RgbaImage::from_fn(300, 200, |x, y| {
+                let x = u8::try_from(x % 256).unwrap();
+                image::Rgba([*shade, x, u8::try_from(y).unwrap(), 255])
+            });
+            let delay = Delay::from_numer_denom_ms(20, 1);
+            encoder.encode_frame(Frame::from_parts(pixels, 0, 0, delay)).unwrap();
+        }
+        drop(encoder);
+        bytes
+    };
+    let (one, two) = (encode(&[10]), encode(&[10, 200]));
+    let start = one.len() - 1;
+    let further = two[start..two.len() - 1].repeat(frames - 1);
+    [&two[..start], &further, &[0x3b]].concat()
 }
 
 #[test]
@@ -511,7 +520,7 @@ fn one_users_slow_links_leave_previews_for_others() {
     let held = gate.clone();
     let site = Peer::plain(move |request| {
         if request.path().starts_with("/slow") {
-            drop(held.wait().recv());
+            _ = held.wait().recv();
         }
         Reply::new(200).header("Content-Type", "text/html").body("<title>A page</title>")
     });

@@ -28,6 +28,7 @@ mod animated;
 mod arriving;
 mod async_uploads;
 mod attacks;
+mod attacks_in_full_size;
 mod bad_pictures;
 mod binary;
 mod check;

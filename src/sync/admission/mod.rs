@@ -38,6 +38,8 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// A kind of work that costs something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum WorkKind {
+    /// A connection that comes through no trusted proxy: nobody is known on it yet.
+    Connection,
     /// Fetching a file of another server: connecting, and waiting for its answer. Holds a thread that sleeps.
     Fetch,
     /// Asking another server for something. Held until it answers, or has been silent for a moment.
@@ -104,7 +106,8 @@ const RULES: Rules = Rules {
 
 impl WorkKind {
     /// All kinds.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
+        Self::Connection,
         Self::Fetch,
         Self::Asking,
         Self::Transfer,
@@ -123,6 +126,7 @@ impl WorkKind {
     /// The name in counters, and below `limits` in the configuration.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Connection => "connections",
             Self::Fetch => "fetches",
             Self::Asking => "asking",
             Self::Transfer => "transfers",
@@ -167,6 +171,7 @@ impl WorkKind {
                 order: Order::NewestFirst,
                 ..RULES
             },
+            Self::Connection => Rules { refusal: "too many connections", queue: 0, ..RULES },
             Self::DnsLookup => Rules { refusal: "too many DNS lookups are in progress", queue: 0, ..RULES },
             Self::HomeserverRequest => Rules {
                 refusal: "too many token checks are in progress, try again",
@@ -342,6 +347,36 @@ impl Place {
             work.on_this_thread(step)
         })
         .await
+    }
+}
+
+#[cfg(test)]
+impl WorkKind {
+    /// What README says of the kind: places, places for one destination, callers that may wait, of each class and of one caller, and how long.
+    pub(crate) fn readme_cells(self, places: ClassPlaces) -> String {
+        let Rules { per_caller, per_destination, queue, queue_per_caller, longest_wait, .. } = self.rules();
+        let number = |count: usize| match count {
+            0 => "–".to_owned(),
+            count if count >= u32::MAX.try_into().unwrap_or(usize::MAX) => "any".to_owned(),
+            count => count.to_string(),
+        };
+        let classes = |places: ClassPlaces| {
+            let [users, servers, unknown] = places.by_class().map(number);
+            if users == servers && servers == unknown {
+                users
+            } else {
+                format!("{users}, {servers}, {unknown}")
+            }
+        };
+        let of_one = if per_caller < usize::MAX { format!("; one user {per_caller}") } else { String::new() };
+        let one_waits = if queue_per_caller < usize::MAX {
+            format!("; one user {queue_per_caller}")
+        } else {
+            String::new()
+        };
+        let wait = if queue == 0 { "–".to_owned() } else { format!("{} s", longest_wait.as_secs()) };
+        let (places, destination) = (classes(places), classes(per_destination));
+        format!("| {places}{of_one} | {destination} | {}{one_waits} | {wait} |", number(queue))
     }
 }
 

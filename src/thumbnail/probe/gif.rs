@@ -11,7 +11,7 @@ use super::super::input::Input;
 use super::super::plan::{Motion, Rect};
 use super::{Format, Header, Storage, bytes, skip};
 
-/// Reads blocks up to a second frame or the end of the file.
+/// Reads blocks up to a second frame, the end of the file, or [`MAX_BLOCKS`].
 pub(super) fn probe(input: &mut Input<'_>) -> Result<Header, ThumbnailError> {
     skip(input, 6)?;
     let [w0, w1, h0, h1, flags, _background, _aspect] = bytes(input)?;
@@ -19,7 +19,7 @@ pub(super) fn probe(input: &mut Input<'_>) -> Result<Header, ThumbnailError> {
     skip_palette(input, flags)?;
     let mut found: Option<Header> = None;
     let mut metadata = 0_u32;
-    loop {
+    for _block in 0..MAX_BLOCKS {
         // A file that is truncated in or after its first frame is a still.
         match (bytes::<1>(input), found) {
             (Ok([0x21]), _) => {
@@ -45,6 +45,8 @@ pub(super) fn probe(input: &mut Input<'_>) -> Result<Header, ThumbnailError> {
             (Err(error), _) => return Err(error),
         }
     }
+    // Too long a way to a second frame: it is a still.
+    found.ok_or(ThumbnailError::TooLarge("the image has too many blocks before its first frame"))
 }
 
 /// Reads the first image descriptor, up to the frame's data.
@@ -124,6 +126,9 @@ fn skip_blocks(input: &mut Input<'_>, frames: u32) -> Result<u32, ThumbnailError
         }
     }
 }
+
+/// Most blocks before the second frame. They take a byte or more each, and reading a header must not take longer than decoding.
+const MAX_BLOCKS: u32 = 1 << 17;
 
 /// The flag of a frame whose rows are stored in four passes (GIF 89a, section 20).
 const INTERLACED: u8 = 0x40;

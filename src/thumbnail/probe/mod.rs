@@ -261,6 +261,19 @@ mod tests {
         assert!(input.get_ref().read <= size + 20_000, "{} of {size}", input.get_ref().read);
     }
 
+    /// 16 million empty extensions after the first frame took as long as decoding, at each request.
+    #[test]
+    fn a_long_way_to_a_second_frame_is_not_gone() {
+        let mut gif = gif_of_small_blocks();
+        assert_eq!(gif.pop(), Some(0x3b), "the trailer");
+        let first = gif.len();
+        gif.extend(b"\x21\xfe\0".repeat(1_000_000));
+        gif.extend(b"\x2c\0\0\0\0\x01\0\x01\0\0\x02\x01\0\0\x3b");
+        let mut input = BufReader::new(Counted { inner: Cursor::new(gif), read: 0 });
+        assert_eq!(probe(&mut input).unwrap().motion, Motion::Still);
+        assert!(input.get_ref().read < first + 200_000, "{} of {first}", input.get_ref().read);
+    }
+
     #[test]
     fn reading_a_header_ends_at_its_deadline() {
         let got = probe_until(&mut Cursor::new(gif_of_small_blocks()), Some(Instant::now()));
