@@ -29,7 +29,7 @@ use crate::sync::{Activity, Admission, SingleFlight};
 pub(crate) const MAX_CONNECTIONS: u32 = 4096;
 
 /// Blocks of addresses remembered from which a good token came; about 50 bytes each.
-const KNOWN_CLIENTS: usize = 4096;
+const KNOWN_CLIENTS: usize = 2048;
 
 /// The parts of a running sidecar.
 pub struct App {

@@ -11,8 +11,11 @@ use quick_cache::sync::Cache;
 use crate::matrix::{Moment, Mxc, ServerName};
 use crate::sync::admission::Work;
 
-/// Servers and files remembered, each; about 150 bytes an entry.
+/// Servers remembered that failed for callers with rights, and servers without keys; about 150 bytes an entry.
 const REMEMBERED: usize = 4096;
+
+/// The same for callers without rights, and files; the tables are made at the start.
+const REMEMBERED_FEW: usize = 512;
 
 /// After the first failure. Softer than Synapse's ten minutes: a person waits for the picture.
 const FIRST: Duration = Duration::from_secs(30);
@@ -50,8 +53,8 @@ pub(super) enum Wait {
 }
 
 impl<K: Clone + Eq + Hash> Backoff<K> {
-    fn new(longest: Duration) -> Self {
-        Self { states: Cache::new(REMEMBERED), longest }
+    fn new(remembered: usize, longest: Duration) -> Self {
+        Self { states: Cache::new(remembered), longest }
     }
 
     /// How long `key` is still not asked for; `None` when it may be.
@@ -90,7 +93,7 @@ impl<K: Clone + Eq + Hash> Backoff<K> {
 impl Backoff<ServerName> {
     /// For servers' keys.
     pub(super) fn for_keys() -> Self {
-        Self::new(LONGEST_FOR_KEYS)
+        Self::new(REMEMBERED, LONGEST_FOR_KEYS)
     }
 }
 
@@ -111,12 +114,12 @@ struct SeenFailures {
 
 impl Failures {
     pub(super) fn new() -> Self {
-        let seen = || SeenFailures {
-            servers: Backoff::new(LONGEST),
-            files: Backoff::new(LONGEST),
-            failed: Cache::new(REMEMBERED),
+        let seen = |servers: usize| SeenFailures {
+            servers: Backoff::new(servers, LONGEST),
+            files: Backoff::new(REMEMBERED_FEW, LONGEST),
+            failed: Cache::new(REMEMBERED_FEW),
         };
-        Self { known: seen(), unknown: seen() }
+        Self { known: seen(REMEMBERED), unknown: seen(REMEMBERED_FEW) }
     }
 
     /// How long `mxc` is still not asked for in the work of this thread.
@@ -212,7 +215,7 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_an_hour_and_a_success_ends_them() {
-        let backoff = Backoff::new(LONGEST);
+        let backoff = Backoff::new(9, LONGEST);
         let name = ServerName::parse("a.org").unwrap();
         let mut now = Moment::since_start(Duration::ZERO);
         let mut waits = Vec::new();

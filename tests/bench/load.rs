@@ -217,7 +217,7 @@ fn read_answer(connection: &mut BufReader<TcpStream>) -> io::Result<Answer> {
 /// How often something ended in a certain way, and how long each took.
 type Outcomes = BTreeMap<(&'static str, String), Vec<Duration>>;
 
-/// Many clients, each doing a bit of everything, until a time; then prints kind, outcome, count, median and worst ms.
+/// Many clients, each doing a bit of everything, until a time; then prints kind, outcome, count, median, 99th percentile and worst ms.
 fn mixed(address: &str, clients: usize, until: Instant, picture: &[u8], targets: &[&str]) {
     let outcomes = scope(|scope| {
         let start = |number| start_client(scope, address, (number, until), (picture, targets));
@@ -231,8 +231,8 @@ fn mixed(address: &str, clients: usize, until: Instant, picture: &[u8], targets:
     for ((kind, outcome), mut times) in outcomes {
         times.sort_unstable();
         let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-        let (median, worst) = (ms(times[times.len() / 2]), ms(times[times.len() - 1]));
-        println!("{kind} {outcome} {} {median:.1} {worst:.1}", times.len());
+        let at = |percent: usize| ms(times[(times.len() * percent / 100).min(times.len() - 1)]);
+        println!("{kind} {outcome} {} {:.1} {:.1} {:.1}", times.len(), at(50), at(99), at(100));
     }
 }
 

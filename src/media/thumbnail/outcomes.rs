@@ -26,7 +26,7 @@ const UNANIMATED: usize = 1024;
 const PARTIAL: usize = 1024;
 
 /// Headers remembered; about 150 bytes each.
-const HEADERS: usize = 4096;
+const HEADERS: usize = 1024;
 
 /// How long a failure is cached, of a source that is broken or took too long. The same bytes would fail again, and clients ask again.
 const REFUSAL: Duration = Duration::from_mins(10);
