@@ -48,6 +48,8 @@ struct BackoffState {
 pub(super) enum Wait {
     /// It failed.
     Failing(Duration),
+    /// It did not send the file.
+    FileFailing(Duration),
     /// It asked us to slow down.
     Limited(Duration),
 }
@@ -125,7 +127,11 @@ impl Failures {
     /// How long `mxc` is still not asked for in the work of this thread.
     pub(super) fn wait(&self, mxc: &Mxc, now: Moment) -> Option<Wait> {
         let of = |seen: &SeenFailures| {
-            seen.servers.wait(&mxc.server_name, now).or_else(|| seen.files.wait(mxc, now))
+            let of_file = || match seen.files.wait(mxc, now)? {
+                Wait::Failing(wait) => Some(Wait::FileFailing(wait)),
+                wait @ (Wait::FileFailing(_) | Wait::Limited(_)) => Some(wait),
+            };
+            seen.servers.wait(&mxc.server_name, now).or_else(of_file)
         };
         of(&self.known).or_else(|| is_for_unknown().then(|| of(&self.unknown))?)
     }
@@ -148,6 +154,11 @@ impl Failures {
         if seen.is_several(mxc) {
             seen.servers.record_failure(&mxc.server_name, now);
         }
+    }
+
+    /// The file arrived too slowly while others waited for its place. That depends on the others: it says nothing about the server.
+    pub(super) fn record_slow(&self, mxc: &Mxc, now: Moment) {
+        self.seen().files.record_failure(mxc, now);
     }
 
     /// The server asked us to slow down.
@@ -272,11 +283,12 @@ mod tests {
         drop(waiter);
         gone.on_this_thread(|| failures.record_file(&file("c.org", "x"), now));
         unknown.on_this_thread(|| assert_eq!(failures.wait(&file("c.org", "x"), now), None, "we broke off"));
-        gone.give_up();
         for media_id in ["x", "y", "z"] {
-            gone.on_this_thread(|| failures.record_file(&file("c.org", media_id), now));
+            unknown.on_this_thread(|| failures.record_slow(&file("c.org", media_id), now));
         }
-        unknown
-            .on_this_thread(|| assert!(failures.wait(&file("c.org", "w"), now).is_some(), "it was too slow"));
+        unknown.on_this_thread(|| {
+            assert!(matches!(failures.wait(&file("c.org", "x"), now), Some(Wait::FileFailing(_))));
+            assert_eq!(failures.wait(&file("c.org", "w"), now), None, "slow files close no server");
+        });
     }
 }

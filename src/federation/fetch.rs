@@ -57,7 +57,12 @@ impl Federation {
             None => {}
         }
         match self.failures.wait(mxc, now) {
-            Some(Wait::Failing(wait)) => return Err(backing_off(server_name, wait)),
+            Some(Wait::Failing(wait)) => {
+                return Err(backing_off(&format!("cannot reach {server_name}"), wait));
+            }
+            Some(Wait::FileFailing(wait)) => {
+                return Err(backing_off(&format!("{server_name} did not send this file"), wait));
+            }
             Some(Wait::Limited(wait)) => return Err(rate_limited(wait)),
             None => {}
         }
@@ -106,6 +111,11 @@ impl Federation {
     /// The server fell silent in the middle of a file.
     pub(crate) fn record_silence(&self, server_name: &ServerName) {
         self.failures.record_server(server_name, (self.monotonic)());
+    }
+
+    /// A file of the server arrived too slowly while others waited for its place.
+    pub(crate) fn record_slow(&self, mxc: &Mxc) {
+        self.failures.record_slow(mxc, (self.monotonic)());
     }
 
     /// The server broke off in the middle of a file.

@@ -299,13 +299,10 @@ pub(crate) fn too_large() -> Error {
     Error::new(Kind::RemoteTooLarge, "the remote file is too large")
 }
 
-/// The error for a server that failed before and is not asked for `wait`.
-fn backing_off(server_name: &ServerName, wait: Duration) -> Error {
-    Error::new(
-        Kind::RemoteFailed,
-        format!("cannot reach {server_name}; it will be tried again in {} s", wait.as_secs().max(1)),
-    )
-    .caused_by(RemoteError::BackingOff(wait))
+/// The error for what failed before and is not asked for during `wait`.
+fn backing_off(failed: &str, wait: Duration) -> Error {
+    Error::new(Kind::RemoteFailed, format!("{failed}; it will be tried again in {} s", wait.as_secs().max(1)))
+        .caused_by(RemoteError::BackingOff(wait))
 }
 
 #[cfg(test)]

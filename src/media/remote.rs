@@ -258,7 +258,7 @@ impl Media {
         match error.map(Error::kind) {
             None => self.federation.record_success(&mxc.server_name),
             Some(Kind::RemoteTooLarge) => self.federation.record_too_large(mxc),
-            Some(Kind::RemoteFailed) if work.is_too_slow() => self.federation.record_failure(mxc),
+            Some(Kind::RemoteFailed) if work.is_too_slow() => self.federation.record_slow(mxc),
             Some(Kind::RemoteFailed) if error.is_some_and(is_silence) => {
                 self.federation.record_silence(&mxc.server_name);
             }

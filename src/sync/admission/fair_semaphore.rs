@@ -156,7 +156,7 @@ impl FairSemaphore {
         let mut changes = work.changes();
         let (sender, mut permit) = oneshot::channel();
         let Some(number) = self.enqueue(work, ask, sender) else {
-            self.count(work, |counts| counts.refused_full = counts.refused_full.saturating_add(1));
+            self.count_refusal(work.caller().class);
             return Err(Refusal::Full);
         };
         let _in_queue = InQueue { semaphore: self, number };
@@ -176,11 +176,13 @@ impl FairSemaphore {
             granted = wait => granted,
             () = tokio::time::sleep(self.limits.longest_wait) => Err(Refusal::Late),
         };
-        granted.inspect_err(|refusal| {
-            self.count(work, |counts| match refusal {
-                Refusal::Full => counts.refused_full = counts.refused_full.saturating_add(1),
-                Refusal::Late => counts.refused_late = counts.refused_late.saturating_add(1),
-            });
+        granted.inspect_err(|refusal| match refusal {
+            Refusal::Full => self.count_refusal(work.caller().class),
+            Refusal::Late => {
+                self.count(work.caller().class, |counts| {
+                    counts.refused_late = counts.refused_late.saturating_add(1);
+                });
+            }
         })
     }
 
@@ -275,8 +277,13 @@ impl FairSemaphore {
         FairPermit { semaphore: Arc::clone(self), caller, destination }
     }
 
-    fn count(&self, work: &Work, change: impl FnOnce(&mut Counts)) {
-        change(lock(&self.state).counts.entry(work.caller().class).or_default());
+    /// Counts a caller for whom there was no place.
+    pub(crate) fn count_refusal(&self, class: Class) {
+        self.count(class, |counts| counts.refused_full = counts.refused_full.saturating_add(1));
+    }
+
+    fn count(&self, class: Class, change: impl FnOnce(&mut Counts)) {
+        change(lock(&self.state).counts.entry(class).or_default());
     }
 }
 

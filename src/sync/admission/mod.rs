@@ -297,8 +297,13 @@ impl Admission {
 
     /// Takes a place if there is one right now.
     pub(crate) fn try_enter(&self, kind: WorkKind, caller: Caller) -> Option<Taken> {
-        let permit = self.semaphore(kind).ok()?.try_acquire(caller, Ask::default())?;
-        Some(Taken { _permit: permit })
+        let semaphore = self.semaphore(kind).ok()?;
+        let permit = semaphore.try_acquire(caller, Ask::default());
+        // A thread that waits for DNS asks again and again.
+        if permit.is_none() && kind != WorkKind::DnsLookup {
+            semaphore.count_refusal(caller.class);
+        }
+        Some(Taken { _permit: permit? })
     }
 
     /// Whether others of the same class wait for such a place.
