@@ -4,8 +4,8 @@
 //! one caller alone gets half of them and there is always one left for the next. Waiting callers take turns by stride scheduling: those
 //! who had least so far come first, and cheap work overtakes dear work within bounds.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -91,21 +91,31 @@ pub(crate) struct FairSemaphore {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The number of the next caller in the queue.
+    /// The number of the next caller that enters a queue.
     next: u64,
-    waiting: Vec<Waiting>,
-    holders: HashMap<Class, Holders>,
-    /// Permits by destination.
-    destinations: HashMap<(Class, Share), Holders>,
-    turns: HashMap<Class, Turns>,
-    counts: HashMap<Class, Counts>,
+    classes: HashMap<Class, OfClass>,
 }
+
+/// The permits and the queue of one class.
+#[derive(Debug, Default)]
+struct OfClass {
+    holders: Holders,
+    /// Permits by destination.
+    destinations: HashMap<Share, Holders>,
+    /// By caller, so that a long queue of one caller costs nothing while it is not its turn.
+    waiting: HashMap<Share, BTreeMap<Place, Waiting>>,
+    /// How many wait, all together.
+    queued: usize,
+    turns: Turns,
+    counts: Counts,
+}
+
+/// A place in the queue of one caller: whose turn it is among equals, and the number of the arrival, which no two share.
+type Place = (u64, u64);
 
 /// A caller in the queue.
 #[derive(Debug)]
 struct Waiting {
-    number: u64,
-    work: Work,
     ask: Ask,
     since: Instant,
     permit: oneshot::Sender<FairPermit>,
@@ -134,10 +144,11 @@ pub(crate) struct FairPermit {
     destination: Option<Share>,
 }
 
-/// Takes a caller that stops waiting out of the queue.
+/// A caller that waits. Takes it out of the queue when it stops.
 struct InQueue<'a> {
-    semaphore: &'a FairSemaphore,
-    number: u64,
+    semaphore: &'a Arc<FairSemaphore>,
+    caller: Caller,
+    place: Place,
 }
 
 /// A permit with the caller that waits for it.
@@ -155,18 +166,14 @@ impl FairSemaphore {
     pub(crate) async fn acquire(self: &Arc<Self>, work: &Work, ask: Ask) -> Result<FairPermit, Refusal> {
         let mut changes = work.changes();
         let (sender, mut permit) = oneshot::channel();
-        let Some(number) = self.enqueue(work, ask, sender) else {
-            self.count_refusal(work.caller().class);
-            return Err(Refusal::Full);
-        };
-        let _in_queue = InQueue { semaphore: self, number };
+        let mut in_queue = self.enqueue(work.caller(), ask, sender);
         let wait = async {
             loop {
                 tokio::select! {
                     biased;
                     permit = &mut permit => return permit.map_err(|_evicted| Refusal::Full),
                     // The standing may have risen. An error is impossible: the work lives as long as this.
-                    _ = changes.changed() => self.dispatch(),
+                    _ = changes.changed() => in_queue.follow(work.caller()),
                 }
             }
         };
@@ -179,9 +186,9 @@ impl FairSemaphore {
         granted.inspect_err(|refusal| match refusal {
             Refusal::Full => self.count_refusal(work.caller().class),
             Refusal::Late => {
-                self.count(work.caller().class, |counts| {
-                    counts.refused_late = counts.refused_late.saturating_add(1);
-                });
+                let mut state = lock(&self.state);
+                let counts = &mut state.of(work.caller().class).counts;
+                counts.refused_late = counts.refused_late.saturating_add(1);
             }
         })
     }
@@ -189,192 +196,188 @@ impl FairSemaphore {
     /// A permit, if there is one for this caller right now.
     pub(crate) fn try_acquire(self: &Arc<Self>, caller: Caller, ask: Ask) -> Option<FairPermit> {
         let mut state = lock(&self.state);
-        state.admits(&self.limits, caller, ask.destination).then(|| self.grant(&mut state, caller, ask))
+        let class = state.of(caller.class);
+        class.admits(&self.limits, caller, ask.destination).then(|| self.grant(class, caller, ask))
     }
 
-    /// Whether other callers of this class wait for a permit.
+    /// Whether callers of this class wait for a permit.
     pub(crate) fn is_contended(&self, class: Class) -> bool {
-        lock(&self.state).waiting.iter().any(|waiting| waiting.work.caller().class == class)
+        lock(&self.state).of(class).queued > 0
     }
 
     /// What happened so far in a class.
     pub(crate) fn counts(&self, class: Class) -> Counts {
-        let state = lock(&self.state);
-        let running = state.holders.get(&class).map_or(0, |holders| holders.total);
-        let waiting = state.waiting_of(class).count();
+        let mut state = lock(&self.state);
+        let OfClass { holders, queued, counts, .. } = state.of(class);
         let places = of_class(&self.limits.permits, class);
-        Counts { places, running, waiting, ..state.counts.get(&class).copied().unwrap_or_default() }
+        Counts { places, running: holders.total, waiting: *queued, ..*counts }
     }
 
-    /// Enters the queue, from which a permit that is free is taken at once. Returns the place in the queue; `None` when it is full.
-    fn enqueue(self: &Arc<Self>, work: &Work, ask: Ask, permit: oneshot::Sender<FairPermit>) -> Option<u64> {
-        let caller = work.caller();
-        // Nobody waits for what never comes: the class is shut out.
-        if of_class(&self.limits.permits, caller.class) == 0 {
-            return None;
-        }
+    /// Enters the queue, from which a permit that is free is taken at once. Where there is no place left in it, the channel is closed.
+    fn enqueue(
+        self: &Arc<Self>,
+        caller: Caller,
+        ask: Ask,
+        permit: oneshot::Sender<FairPermit>,
+    ) -> InQueue<'_> {
         let mut state = lock(&self.state);
         let number = state.next;
         state.next = number.wrapping_add(1);
-        let evicted;
-        let grants;
-        if state.waiting.is_empty() && state.admits(&self.limits, caller, ask.destination) {
-            evicted = None;
-            grants = vec![(permit, self.grant(&mut state, caller, ask))];
-        } else {
-            let waiting = Waiting { number, work: work.clone(), ask, since: Instant::now(), permit };
-            state.waiting.push(waiting);
-            grants = self.grant_all(&mut state);
-            evicted = state.evict(&self.limits, caller);
-        }
+        let behind = ask.cost.min(MAX_OVERTAKEN);
+        let turn = match self.limits.order {
+            Order::OldestFirst => number,
+            Order::NewestFirst => u64::MAX.saturating_sub(MAX_OVERTAKEN).saturating_sub(number),
+        };
+        let place = (turn.saturating_add(behind), number);
+        self.file(state, caller, place, Waiting { ask, since: Instant::now(), permit });
+        InQueue { semaphore: self, caller, place }
+    }
+
+    /// Puts a caller into the queue of its class, gives the permits that are free, and if the queue is too long then, shortens it.
+    fn file(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        caller: Caller,
+        place: Place,
+        waiting: Waiting,
+    ) {
+        let class = state.of(caller.class);
+        class.queued = class.queued.saturating_add(1);
+        class.waiting.entry(caller.share).or_default().insert(place, waiting);
+        let grants = self.grant_all(class, caller.class);
+        // Nobody waits for what never comes: a class without permits is shut out.
+        let evicted = match of_class(&self.limits.permits, caller.class) {
+            0 => class.remove(caller.share, place),
+            _ => class.evict(&self.limits, caller.share),
+        };
         drop(state);
         send(grants);
         // Dropped outside the lock: that wakes its task.
-        match evicted {
-            Some(Waiting { number: evicted, .. }) if evicted == number => None,
-            _ => Some(number),
-        }
+        drop(evicted);
     }
 
-    /// Gives free permits to callers that wait.
-    fn dispatch(self: &Arc<Self>) {
-        let mut state = lock(&self.state);
-        if state.waiting.is_empty() {
-            return;
-        }
-        let grants = self.grant_all(&mut state);
-        drop(state);
-        send(grants);
-    }
-
-    /// Permits for all callers whose turn it is.
-    fn grant_all(self: &Arc<Self>, state: &mut State) -> Vec<Grant> {
+    /// Permits for all callers of a class whose turn it is.
+    fn grant_all(self: &Arc<Self>, class: &mut OfClass, name: Class) -> Vec<Grant> {
         let mut grants = Vec::new();
-        while let Some(Waiting { work, ask, since, permit, .. }) = state.take_next(&self.limits) {
-            let caller = work.caller();
-            let counts = state.counts.entry(caller.class).or_default();
-            counts.waited = counts.waited.saturating_add(since.elapsed());
-            grants.push((permit, self.grant(state, caller, ask)));
+        while let Some((share, Waiting { ask, since, permit })) = class.take_next(&self.limits, name) {
+            class.counts.waited = class.counts.waited.saturating_add(since.elapsed());
+            grants.push((permit, self.grant(class, Caller { class: name, share }, ask)));
         }
         grants
     }
 
     /// Counts a permit.
-    fn grant(
-        self: &Arc<Self>,
-        state: &mut State,
-        caller: Caller,
-        Ask { cost, destination }: Ask,
-    ) -> FairPermit {
-        let Caller { class, share } = caller;
-        state.holders.entry(class).or_default().add(share);
+    fn grant(self: &Arc<Self>, class: &mut OfClass, caller: Caller, ask: Ask) -> FairPermit {
+        let Ask { cost, destination } = ask;
+        class.holders.add(caller.share);
         if let Some(destination) = destination {
-            state.destinations.entry((class, destination)).or_default().add(share);
+            class.destinations.entry(destination).or_default().add(caller.share);
         }
-        state.turns.entry(class).or_default().take(share, cost);
-        let counts = state.counts.entry(class).or_default();
-        counts.granted = counts.granted.saturating_add(1);
+        class.turns.take(caller.share, cost);
+        class.counts.granted = class.counts.granted.saturating_add(1);
         FairPermit { semaphore: Arc::clone(self), caller, destination }
     }
 
     /// Counts a caller for whom there was no place.
     pub(crate) fn count_refusal(&self, class: Class) {
-        self.count(class, |counts| counts.refused_full = counts.refused_full.saturating_add(1));
-    }
-
-    fn count(&self, class: Class, change: impl FnOnce(&mut Counts)) {
-        change(lock(&self.state).counts.entry(class).or_default());
+        let mut state = lock(&self.state);
+        let counts = &mut state.of(class).counts;
+        counts.refused_full = counts.refused_full.saturating_add(1);
     }
 }
 
 impl State {
+    fn of(&mut self, class: Class) -> &mut OfClass {
+        self.classes.entry(class).or_default()
+    }
+}
+
+impl OfClass {
     /// Whether a caller may have a further permit.
     fn admits(&self, limits: &FairLimits, caller: Caller, destination: Option<Share>) -> bool {
-        let Caller { class, share } = caller;
-        let none = Holders::default();
-        let holders = self.holders.get(&class).unwrap_or(&none);
-        let of_caller = holders.of(share) < limits.per_caller;
-        let of_destination = destination.is_none_or(|destination| {
-            let holders = self.destinations.get(&(class, destination)).unwrap_or(&none);
-            holders.admits(share, of_class(&limits.per_destination, class))
-        });
-        of_caller && of_destination && holders.admits(share, of_class(&limits.permits, class))
+        self.admits_caller(limits, caller) && self.admits_destination(limits, caller, destination)
+    }
+
+    /// Whether a caller may have a further permit, whatever it is for.
+    fn admits_caller(&self, limits: &FairLimits, Caller { class, share }: Caller) -> bool {
+        self.holders.of(share) < limits.per_caller
+            && self.holders.admits(share, of_class(&limits.permits, class))
+    }
+
+    /// Whether a caller may burden a destination further.
+    fn admits_destination(&self, limits: &FairLimits, caller: Caller, destination: Option<Share>) -> bool {
+        let Some(destination) = destination else { return true };
+        let limit = of_class(&limits.per_destination, caller.class);
+        match self.destinations.get(&destination) {
+            Some(holders) => holders.admits(caller.share, limit),
+            None => limit > 0,
+        }
     }
 
     /// Takes the caller whose turn it is out of the queue, if there is a permit for it.
-    fn take_next(&mut self, limits: &FairLimits) -> Option<Waiting> {
-        let turn = |(index, waiting): (usize, &Waiting)| {
-            let caller = waiting.work.caller();
-            if waiting.permit.is_closed() || !self.admits(limits, caller, waiting.ask.destination) {
+    fn take_next(&mut self, limits: &FairLimits, class: Class) -> Option<(Share, Waiting)> {
+        if self.holders.total >= of_class(&limits.permits, class) {
+            return None;
+        }
+        let turn = |(share, queue): (&Share, &BTreeMap<Place, Waiting>)| {
+            let caller = Caller { class, share: *share };
+            if !self.admits_caller(limits, caller) {
                 return None;
             }
-            let pass = self.turns.get(&caller.class).map_or(0, |turns| turns.pass(caller.share));
-            let behind = waiting.ask.cost.min(MAX_OVERTAKEN);
-            let place = match limits.order {
-                Order::OldestFirst => waiting.number.saturating_add(behind),
-                Order::NewestFirst => u64::MAX.saturating_sub(waiting.number).saturating_add(behind),
-            };
-            Some(((caller.class, pass, place), index))
+            let admits = |waiting: &Waiting| self.admits_destination(limits, caller, waiting.ask.destination);
+            let (place, _) = queue.iter().find(|(_, waiting)| admits(waiting))?;
+            Some(((self.turns.pass(*share), *place), *share))
         };
-        let (_, index) = self.waiting.iter().enumerate().filter_map(turn).min()?;
-        Some(self.waiting.remove(index))
+        let ((_, place), share) = self.waiting.iter().filter_map(turn).min_by_key(|(turn, _)| *turn)?;
+        Some((share, self.remove(share, place)?))
     }
 
-    /// Takes one out of a queue that became too long by a caller that has just entered it: of the caller that has most places, the newest,
-    /// or the oldest where the newest comes first.
-    fn evict(&mut self, limits: &FairLimits, entered: Caller) -> Option<Waiting> {
-        let mut by_caller: HashMap<Share, usize> = HashMap::new();
-        for caller in self.waiting_of(entered.class) {
-            let count = by_caller.entry(caller.share).or_default();
-            *count = count.saturating_add(1);
-        }
-        let own = by_caller.get(&entered.share).copied().unwrap_or(0);
+    /// Takes one out of a queue that became too long by a caller that has just entered it: of the caller that has most places, the one
+    /// whose turn would come last.
+    fn evict(&mut self, limits: &FairLimits, entered: Share) -> Option<Waiting> {
+        let own = self.waiting.get(&entered).map_or(0, BTreeMap::len);
         let share = if own > limits.queue_per_caller {
-            entered.share
-        } else if by_caller.values().sum::<usize>() > limits.queue {
+            entered
+        } else if self.queued > limits.queue {
             // Among equals the newcomer goes.
-            let most = by_caller.iter().max_by_key(|(share, count)| (**count, **share == entered.share));
-            most.map(|(share, _)| *share)?
+            let most = self.waiting.iter().max_by_key(|(share, queue)| (queue.len(), **share == entered));
+            *most?.0
         } else {
             return None;
         };
-        let of_share = |waiting: &Waiting| waiting.work.caller() == Caller { class: entered.class, share };
-        let index = match limits.order {
-            Order::OldestFirst => self.waiting.iter().rposition(of_share),
-            Order::NewestFirst => self.waiting.iter().position(of_share),
-        };
-        index.map(|index| self.waiting.remove(index))
+        let (place, _) = self.waiting.get(&share)?.last_key_value()?;
+        self.remove(share, *place)
     }
 
-    /// The callers of a class that wait.
-    fn waiting_of(&self, class: Class) -> impl Iterator<Item = Caller> {
-        self.waiting.iter().map(|waiting| waiting.work.caller()).filter(move |caller| caller.class == class)
+    /// Takes a caller out of the queue, if it is still there.
+    fn remove(&mut self, share: Share, place: Place) -> Option<Waiting> {
+        let queue = self.waiting.get_mut(&share)?;
+        let waiting = queue.remove(&place)?;
+        if queue.is_empty() {
+            self.waiting.remove(&share);
+        }
+        self.queued = self.queued.saturating_sub(1);
+        Some(waiting)
     }
 
     /// Counts a permit that came back.
-    fn give_back(&mut self, Caller { class, share }: Caller, destination: Option<Share>) {
-        if let Some(holders) = self.holders.get_mut(&class) {
-            holders.remove(share);
-        }
-        if let Some(key) = destination.map(|destination| (class, destination))
-            && let Some(holders) = self.destinations.get_mut(&key)
+    fn give_back(&mut self, share: Share, destination: Option<Share>) {
+        self.holders.remove(share);
+        if let Some(destination) = destination
+            && let Some(holders) = self.destinations.get_mut(&destination)
         {
             holders.remove(share);
             if holders.total == 0 {
-                self.destinations.remove(&key);
+                self.destinations.remove(&destination);
             }
         }
-        self.forget_idle(Caller { class, share });
+        self.forget_idle(share);
     }
 
     /// Forgets the turns of a caller that has nothing and wants nothing.
-    fn forget_idle(&mut self, Caller { class, share }: Caller) {
-        let holds = self.holders.get(&class).is_some_and(|holders| holders.of(share) > 0);
-        if !holds
-            && !self.waiting_of(class).any(|waiting| waiting.share == share)
-            && let Some(turns) = self.turns.get_mut(&class)
-        {
-            turns.by_caller.remove(&share);
+    fn forget_idle(&mut self, share: Share) {
+        if self.holders.of(share) == 0 && !self.waiting.contains_key(&share) {
+            self.turns.by_caller.remove(&share);
         }
     }
 }
@@ -430,14 +433,25 @@ fn send(grants: Vec<Grant>) {
     }
 }
 
+impl InQueue<'_> {
+    /// Goes to the queue of another caller, for whose benefit the work is done from now on.
+    fn follow(&mut self, caller: Caller) {
+        let mut state = lock(&self.semaphore.state);
+        // Whoever is not in the queue any more has got a permit, or is told by its channel that it got none.
+        if let Some(waiting) = state.of(self.caller.class).remove(self.caller.share, self.place) {
+            state.of(self.caller.class).forget_idle(self.caller.share);
+            self.caller = caller;
+            self.semaphore.file(state, caller, self.place, waiting);
+        }
+    }
+}
+
 impl Drop for InQueue<'_> {
     fn drop(&mut self) {
         let mut state = lock(&self.semaphore.state);
-        let index = state.waiting.iter().position(|waiting| waiting.number == self.number);
-        let left = index.map(|index| state.waiting.remove(index));
-        if let Some(left) = &left {
-            state.forget_idle(left.work.caller());
-        }
+        let class = state.of(self.caller.class);
+        let left = class.remove(self.caller.share, self.place);
+        class.forget_idle(self.caller.share);
         // Its channel is closed outside the lock.
         drop(state);
         drop(left);
@@ -446,8 +460,12 @@ impl Drop for InQueue<'_> {
 
 impl Drop for FairPermit {
     fn drop(&mut self) {
-        lock(&self.semaphore.state).give_back(self.caller, self.destination);
-        self.semaphore.dispatch();
+        let mut state = lock(&self.semaphore.state);
+        let class = state.of(self.caller.class);
+        class.give_back(self.caller.share, self.destination);
+        let grants = self.semaphore.grant_all(class, self.caller.class);
+        drop(state);
+        send(grants);
     }
 }
 
@@ -513,7 +531,7 @@ mod tests {
         while let Some(name) = receiver.recv().await {
             order.push(name);
         }
-        assert_eq!(lock(&semaphore.state).waiting.len(), 0);
+        assert!(Class::ALL.iter().all(|class| semaphore.counts(*class).waiting == 0));
         order
     }
 
@@ -621,9 +639,9 @@ mod tests {
         gone.abort();
         drop((a, bob));
         settle().await;
-        let state = lock(&semaphore.state);
-        assert!(state.waiting.is_empty() && state.destinations.is_empty());
-        assert!(state.turns[&Class::User].by_caller.is_empty());
-        assert_eq!(state.holders[&Class::User].total, 0);
+        let mut state = lock(&semaphore.state);
+        let OfClass { holders, destinations, waiting, queued, turns, .. } = state.of(Class::User);
+        assert!(waiting.is_empty() && destinations.is_empty() && turns.by_caller.is_empty());
+        assert_eq!((holders.total, *queued), (0, 0));
     }
 }

@@ -175,7 +175,8 @@ impl WorkKind {
             Self::DnsLookup => Rules { refusal: "too many DNS lookups are in progress", queue: 0, ..RULES },
             Self::HomeserverRequest => Rules {
                 refusal: "too many token checks are in progress, try again",
-                queue: 512,
+                // As many as there are connections: whose token is good is not known before, so nobody is turned away for the others.
+                queue: 4096,
                 order: Order::NewestFirst,
                 ..RULES
             },
