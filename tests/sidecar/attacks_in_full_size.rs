@@ -1,6 +1,7 @@
 //! Attacks in full size against the program itself, each for half a minute and all at once: who has rights is served as if nothing was.
 //!
-//! `cargo test --test sidecar --locked -- --ignored --nocapture attacks_in_full_size`.
+//! `cargo build --release --locked && MEDIA_SIDECAR=$PWD/target/release/media-sidecar \
+//! cargo test --test sidecar --locked -- --ignored --nocapture attacks_in_full_size`.
 
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
@@ -19,8 +20,12 @@ use crate::harness::{Authority, Client, OURS, Peer, RemoteKey, Reply, Response, 
 /// How long each attack lasts.
 const LENGTH: Duration = Duration::from_secs(30);
 
-/// How much longer than undisturbed a request of a caller with rights may take.
-const LATER: Duration = Duration::from_secs(2);
+/// How much longer than undisturbed a request of a caller with rights may take. An unoptimised build takes five times as much of the
+/// processors, which it shares with the attackers here.
+fn later() -> Duration {
+    let is_optimised = std::env::var_os("MEDIA_SIDECAR").is_some() || !cfg!(debug_assertions);
+    Duration::from_secs(if is_optimised { 2 } else { 10 })
+}
 
 /// What the service may take above what it took idle, KiB: decoding (128 MiB), connections, and the threads that wait for others.
 const MOST_KIB: u64 = 320 * 1024;
@@ -133,15 +138,17 @@ impl World {
         format!("/_matrix/client/v1/media/preview_url?url={site}/{path}")
     }
 
-    /// What people do all day, each with how long it took.
-    fn behave(&self) -> Vec<(&'static str, Duration)> {
+    /// What people do all day, each with how long it took, and what went wrong.
+    fn behave(&self) -> (Vec<(&'static str, Duration)>, Vec<String>) {
         let (alice, number) = (self.service.alice(), self.next());
         let remote = self.remote.name();
-        let mut took = Vec::new();
+        let (mut took, mut wrong) = (Vec::new(), Vec::new());
         let mut run = |what: &'static str, status: u16, act: &dyn Fn() -> Response| {
             let started = Instant::now();
             let response = act();
-            assert_eq!(response.status, status, "{what}: {}", response.text());
+            if response.status != status {
+                wrong.push(format!("{what}: {} {}", response.status, response.text()));
+            }
             took.push((what, started.elapsed()));
         };
         run("download", 200, &|| alice.get(&format!("/_matrix/client/v1/media/download/{}", self.still)));
@@ -166,7 +173,7 @@ impl World {
         run("known server", 404, &|| self.signed(&self.known));
         let new = server();
         run("new server", 404, &|| self.signed(&new));
-        took
+        (took, wrong)
     }
 
     fn files(&self) -> usize {
@@ -318,7 +325,9 @@ fn under(world: &World, name: &str, attacks: &[Round], base: &[(&'static str, Du
         while began.elapsed() < LENGTH {
             // As a person does, not as a benchmark.
             std::thread::sleep(Duration::from_millis(200));
-            for (what, took) in world.behave() {
+            let (took, wrong) = world.behave();
+            late.extend(wrong.into_iter().map(|wrong| format!("{name}: {wrong}")));
+            for (what, took) in took {
                 match longest.iter_mut().find(|(of, _)| *of == what) {
                     Some((_, most)) => *most = took.max(*most),
                     None => longest.push((what, took)),
@@ -330,10 +339,10 @@ fn under(world: &World, name: &str, attacks: &[Round], base: &[(&'static str, Du
         }
     });
     let above = most_kib.saturating_sub(world.idle_kib);
-    println!("{name}: {rounds} rounds, {above} KiB above idle, {most_files} files");
+    println!("{name}: {rounds} rounds, {above} KiB above idle, {most_files} files, wrong: {late:#?}");
     for ((what, took), (_, undisturbed)) in longest.iter().zip(base) {
         println!("    {what}: {took:?} at most, undisturbed {undisturbed:?}");
-        if *took > *undisturbed + LATER {
+        if *took > *undisturbed + later() {
             late.push(format!("{name}: {what} took {took:?}"));
         }
     }
@@ -348,9 +357,11 @@ fn under(world: &World, name: &str, attacks: &[Round], base: &[(&'static str, Du
 fn in_full_size_who_has_rights_is_served_as_if_nothing_was() {
     let world = World::new();
     assert_eq!(world.signed(&world.known).status, 404);
-    let mut base = world.behave();
+    let (mut base, _) = world.behave();
     for _ in 0..5 {
-        for (base, again) in base.iter_mut().zip(world.behave()) {
+        let (again, wrong) = world.behave();
+        assert!(wrong.is_empty(), "undisturbed: {wrong:#?}");
+        for (base, again) in base.iter_mut().zip(again) {
             base.1 = base.1.max(again.1);
         }
     }

@@ -1,5 +1,6 @@
 //! The program itself: command line, configuration, signals, sockets, a file system that refuses.
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -51,8 +52,14 @@ impl Folder {
     }
 }
 
+/// The program: what cargo built for the tests, or another build of it that `MEDIA_SIDECAR` names. Times and memory are only
+/// meaningful of a release build.
+pub fn program() -> OsString {
+    std::env::var_os("MEDIA_SIDECAR").unwrap_or_else(|| env!("CARGO_BIN_EXE_media-sidecar").into())
+}
+
 pub fn command(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_media-sidecar"));
+    let mut command = Command::new(program());
     command.current_dir(folder).env_remove("RUST_LOG");
     command
 }
@@ -396,11 +403,8 @@ fn a_file_system_that_refuses_fails_the_request_and_not_the_service() {
     let folder = Folder::new("");
     // Files may have 512 KiB at most; the write past it fails as on a full disk.
     let shell = "trap '' XFSZ; ulimit -f 1024; exec \"$0\" serve";
-    let service = Service::start(Command::new("bash").current_dir(folder.folder.path()).args([
-        "-c",
-        shell,
-        env!("CARGO_BIN_EXE_media-sidecar"),
-    ]));
+    let mut bash = Command::new("bash");
+    let service = Service::start(bash.current_dir(folder.folder.path()).args(["-c", shell]).arg(program()));
     let failed = service.alice().post(UPLOAD, &vec![1; 3_000_000]);
     assert_eq!(failed.failure(), (500, "M_UNKNOWN".to_owned()));
     assert!(!failed.text().contains("File too large"), "{}", failed.text());

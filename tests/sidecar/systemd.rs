@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::binary::{Folder, Service, command};
+use crate::binary::{Folder, Service, command, program};
 use crate::harness::Client;
 
 /// The next message of the service.
@@ -62,7 +62,8 @@ fn activated(folder: &Folder, sockets: [OwnedFd; 2]) -> Service {
         Command::new("bash")
             .current_dir(folder.folder.path())
             .env_remove("RUST_LOG")
-            .args(["-c", shell, env!("CARGO_BIN_EXE_media-sidecar")])
+            .args(["-c", shell])
+            .arg(program())
             .stdin(Stdio::from(first))
             .stdout(Stdio::from(second)),
     )
