@@ -5,6 +5,7 @@
 //! who had least so far come first, and cheap work overtakes dear work within bounds.
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -164,33 +165,45 @@ impl FairSemaphore {
     /// # Errors
     /// `Full` at once, or when others that wait have a better claim to the place in the queue; `Late` after the longest wait.
     pub(crate) async fn acquire(self: &Arc<Self>, work: &Work, ask: Ask) -> Result<FairPermit, Refusal> {
+        loop {
+            match self.wait(work, ask).await {
+                Ok(permit) => return Ok(permit),
+                // At that very moment somebody with more rights has joined.
+                Err((_, class)) if work.caller().class < class => {}
+                Err((refusal, _)) => return Err(refusal),
+            }
+        }
+    }
+
+    /// Waits for a permit once. A refusal comes with the class that was refused.
+    async fn wait(self: &Arc<Self>, work: &Work, ask: Ask) -> Result<FairPermit, (Refusal, Class)> {
         let mut changes = work.changes();
         let (sender, mut permit) = oneshot::channel();
         let mut in_queue = self.enqueue(work.caller(), ask, sender);
-        let wait = async {
-            loop {
-                tokio::select! {
-                    biased;
-                    permit = &mut permit => return permit.map_err(|_evicted| Refusal::Full),
-                    // The standing may have risen. An error is impossible: the work lives as long as this.
-                    _ = changes.changed() => in_queue.follow(work.caller()),
-                }
+        let mut late = pin!(tokio::time::sleep(self.limits.longest_wait));
+        let granted = loop {
+            tokio::select! {
+                biased;
+                permit = &mut permit => break permit.map_err(|_evicted| Refusal::Full),
+                // An error is impossible: the work lives as long as this.
+                _ = changes.changed() => if in_queue.follow(work.caller()) {
+                    // Who joined has not waited yet.
+                    let now = tokio::time::Instant::now();
+                    late.as_mut().reset(now.checked_add(self.limits.longest_wait).unwrap_or(now));
+                },
+                () = &mut late => break Err(Refusal::Late),
             }
         };
-        // A permit that is free at once needs no timer.
-        let granted = tokio::select! {
-            biased;
-            granted = wait => granted,
-            () = tokio::time::sleep(self.limits.longest_wait) => Err(Refusal::Late),
-        };
-        granted.inspect_err(|refusal| match refusal {
-            Refusal::Full => self.count_refusal(work.caller().class),
+        let class = in_queue.caller.class;
+        let count = |refusal: &Refusal| match refusal {
+            Refusal::Full => self.count_refusal(class),
             Refusal::Late => {
                 let mut state = lock(&self.state);
-                let counts = &mut state.of(work.caller().class).counts;
+                let counts = &mut state.of(class).counts;
                 counts.refused_late = counts.refused_late.saturating_add(1);
             }
-        })
+        };
+        granted.inspect_err(count).map_err(|refusal| (refusal, class))
     }
 
     /// A permit, if there is one for this caller right now.
@@ -434,8 +447,11 @@ fn send(grants: Vec<Grant>) {
 }
 
 impl InQueue<'_> {
-    /// Goes to the queue of another caller, for whose benefit the work is done from now on.
-    fn follow(&mut self, caller: Caller) {
+    /// Goes to the queue of the caller for whose benefit the work is done by now. Returns whether that is another one than before.
+    fn follow(&mut self, caller: Caller) -> bool {
+        if caller == self.caller {
+            return false;
+        }
         let mut state = lock(&self.semaphore.state);
         // Whoever is not in the queue any more has got a permit, or is told by its channel that it got none.
         if let Some(waiting) = state.of(self.caller.class).remove(self.caller.share, self.place) {
@@ -443,6 +459,7 @@ impl InQueue<'_> {
             self.caller = caller;
             self.semaphore.file(state, caller, self.place, waiting);
         }
+        true
     }
 }
 
@@ -471,6 +488,8 @@ impl Drop for FairPermit {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use tokio::task::JoinHandle;
 
     use super::*;
@@ -561,6 +580,38 @@ mod tests {
         let permit = waiting.await.unwrap().unwrap();
         assert_eq!(permit.caller, user("bob"));
         assert_eq!(semaphore.counts(Class::User).granted, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_joins_late_has_the_whole_wait_before_it() {
+        let semaphore = FairSemaphore::new(FairLimits { permits: [1; 3], ..LIMITS });
+        let _stranger = acquire(&semaphore, stranger(1)).await.unwrap().unwrap();
+        let alice = acquire(&semaphore, user("alice")).await.unwrap().unwrap();
+        let (work, _waiter) = Work::shared(stranger(2), None);
+        let waiting = acquire_for(&semaphore, work.clone(), Ask::default());
+        tokio::time::advance(Duration::from_secs(9)).await;
+        settle().await;
+        let _joined = work.join(user("bob"), None).unwrap();
+        settle().await;
+        tokio::time::advance(Duration::from_secs(9)).await;
+        settle().await;
+        assert!(!waiting.is_finished());
+        drop(alice);
+        assert_eq!(waiting.await.unwrap().unwrap().caller, user("bob"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_joins_at_the_moment_of_a_refusal_is_not_refused() {
+        let semaphore = FairSemaphore::new(FairLimits { queue: 1, queue_per_caller: 1, ..LIMITS });
+        let _held = acquire(&semaphore, stranger(1)).await.unwrap().unwrap();
+        let (work, _waiter) = Work::shared(stranger(2), None);
+        let mut refused = pin!(semaphore.acquire(&work, Ask::default()));
+        let waits = std::future::poll_fn(|context| Poll::Ready(refused.as_mut().poll(context).is_pending()));
+        assert!(waits.await);
+        // Takes it out of the queue, which it has not seen yet.
+        lock(&semaphore.state).of(Class::Unknown).waiting.clear();
+        let _joined = work.join(user("bob"), None).unwrap();
+        assert_eq!(refused.await.unwrap().caller, user("bob"));
     }
 
     #[tokio::test(start_paused = true)]
