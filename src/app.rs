@@ -21,12 +21,9 @@ use crate::outbound::dns::{Dns, Lookups, SystemDns};
 use crate::preview::Fetcher;
 use crate::store::Store;
 use crate::store::fs::{Fs, SystemFs};
-use crate::sync::admission::{ClassPlaces, Share, WorkKind};
+use crate::sync::admission::{ClassPlaces, MAX_CONNECTIONS, Share, WorkKind};
 use crate::sync::pools::{Pools, READ_THREADS};
 use crate::sync::{Activity, Admission, SingleFlight};
-
-/// Connections of clients and servers at the same time; further ones wait in the kernel's queue.
-pub(crate) const MAX_CONNECTIONS: u32 = 4096;
 
 /// Blocks of addresses remembered from which a good token came; about 50 bytes each.
 const KNOWN_CLIENTS: usize = 2048;
@@ -58,7 +55,7 @@ pub struct App {
     pub(crate) random: Random,
 }
 
-/// What an [`App`] gets from its surroundings. Tests put their own in its place.
+/// What an [`App`] does not make itself: clocks, DNS, the file system. Tests put their own in its place.
 #[derive(Clone)]
 pub struct Environment {
     /// The time of day.
@@ -212,7 +209,7 @@ fn places(config: &Config, kind: WorkKind) -> ClassPlaces {
     };
     let of = |configured: &config::Places| places(configured.users, configured.servers, configured.unknown);
     match kind {
-        WorkKind::Connection => places(0, 0, MAX_CONNECTIONS),
+        WorkKind::Connection => places(0, 0, MAX_CONNECTIONS.into()),
         WorkKind::Fetch => of(&limits.fetches),
         // Bounded by the number of fetches, and for each destination.
         WorkKind::Asking => places(u32::MAX, u32::MAX, u32::MAX),

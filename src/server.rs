@@ -36,7 +36,7 @@ use crate::api::auth::authenticate;
 use crate::api::client::{self, AllowRemote};
 use crate::api::federation::{self, BodyFormat};
 use crate::api::ops;
-use crate::app::{App, MAX_CONNECTIONS};
+use crate::app::App;
 use crate::config::{Config, Listen, ListenAddr};
 use crate::error::{Error, Kind, LogLevel, Result, in_words};
 use crate::housekeeping;
@@ -47,7 +47,7 @@ use crate::http::probe_header::{self, ProbeHeader};
 use crate::http::request::{self, Call, PathParams};
 use crate::http::response::{self, Response};
 use crate::log::{self, RequestId, RequestIds};
-use crate::sync::admission::{Caller, Taken, WorkKind};
+use crate::sync::admission::{Caller, MAX_CONNECTIONS, Taken, WorkKind};
 use crate::sync::pools::Pool;
 
 /// Connections to `ops.listen` at the same time. They are counted separately, so that the operator can connect when `listen` is full.
@@ -314,7 +314,7 @@ pub async fn run(app: Arc<App>, main: Vec<Listener>, ops: Option<Listener>, stop
             places: Arc::new(Semaphore::new(usize::try_from(limit).unwrap_or(1))),
         })
     };
-    let main_surface = surface(main_routes(), MAX_CONNECTIONS, true);
+    let main_surface = surface(main_routes(), MAX_CONNECTIONS.into(), true);
     let ops_surface = surface(ops_routes(), MAX_OPS_CONNECTIONS, false);
     let mut tasks = JoinSet::new();
     housekeeping::start(&app, &mut tasks);

@@ -37,7 +37,7 @@ const UPLOAD: &str = "/_matrix/media/v3/upload";
 const PIECE: usize = 256 * 1024;
 
 /// How long a client waits for a single read or write.
-const PATIENCE: Duration = Duration::from_mins(1);
+const IO_TIMEOUT: Duration = Duration::from_mins(1);
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
@@ -166,8 +166,8 @@ impl Client {
         } else {
             let stream = TcpStream::connect(&self.address)?;
             stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(IO_TIMEOUT))?;
+            stream.set_write_timeout(Some(IO_TIMEOUT))?;
             BufReader::with_capacity(PIECE, stream)
         };
         let length = head.len() + bytes;

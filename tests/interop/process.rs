@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long anything may take to come about.
-const PATIENCE: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// How long a program may take to end when asked to.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -55,8 +55,8 @@ impl Drop for Process {
         }
         // nginx ends its workers when asked to end, and only then.
         _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-        let patience = Instant::now() + FAREWELL;
-        while Instant::now() < patience && matches!(self.child.try_wait(), Ok(None)) {
+        let deadline = Instant::now() + FAREWELL;
+        while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
             pause();
         }
         drop(self.child.kill());
@@ -107,9 +107,9 @@ pub fn run(command: &mut Command) -> Output {
 
 /// Waits until `condition` holds; fails loudly if it never does.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + LONGEST_WAIT;
     while !condition() {
-        assert!(Instant::now() < patience, "never: {what}");
+        assert!(Instant::now() < deadline, "never: {what}");
         pause();
     }
 }

@@ -235,10 +235,10 @@ fn waiters_past_the_bound_are_told_not_yet_at_once_and_the_others_get_it() {
 }
 
 /// Waits until the service has ended every connection. What it said before is thrown away.
-fn wait_for_the_end(what: &str, connections: Vec<TcpStream>, patience: Duration) {
+fn wait_for_the_end(what: &str, connections: Vec<TcpStream>, timeout: Duration) {
     let started = Instant::now();
     for mut stream in connections {
-        stream.set_read_timeout(Some(patience)).unwrap();
+        stream.set_read_timeout(Some(timeout)).unwrap();
         let mut answer = [0; 16_384];
         loop {
             match stream.read(&mut answer) {

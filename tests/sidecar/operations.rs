@@ -50,6 +50,30 @@ fn the_ops_socket_serves_health_and_no_media_to_its_owner_alone() {
 }
 
 #[test]
+fn the_limits_are_shown_with_what_is_admitted_and_was_refused() {
+    let folder =
+        Folder::new("limits: {uploads: {users: 7}, homeserver_requests: {users: 3, servers: 0, unknown: 5}}");
+    let service = folder.serve();
+    let limits = || get(&folder.path("data/ops.sock"), "/_sidecar/limits").json();
+    let before = limits();
+    let of = |limits: &serde_json::Value, kind: &str, class: &str, what: &str| {
+        limits[kind][class][what].as_u64().unwrap_or_else(|| panic!("{kind} {class} {what}: {limits}"))
+    };
+    assert_eq!(of(&before, "homeserver_requests", "users", "places"), 3);
+    assert_eq!(of(&before, "homeserver_requests", "unknown", "places"), 5);
+    let granted = of(&before, "homeserver_requests", "unknown", "granted");
+    assert_eq!(of(&before, "uploads", "users", "places"), 7);
+    let alice = Client::new(service.address).with_header("Authorization", "Bearer alice");
+    assert_eq!(alice.post("/_matrix/media/v3/upload", b"x").status, 200);
+    let after = limits();
+    assert_eq!(of(&after, "homeserver_requests", "unknown", "granted"), granted + 1, "{after}");
+    assert_eq!(of(&after, "uploads", "users", "granted"), 1, "{after}");
+    assert_eq!(of(&after, "uploads", "users", "refused_queue_full"), 0, "{after}");
+    // The answer is sent before the place is given back.
+    eventually("the upload has ended", || of(&limits(), "uploads", "users", "running") == 0);
+}
+
+#[test]
 fn what_a_process_that_is_gone_left_is_replaced_and_what_is_in_use_stops_the_start() {
     let folder = Folder::new("");
     let socket = folder.path("data/ops.sock");

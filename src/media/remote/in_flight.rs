@@ -23,7 +23,7 @@ use crate::sync::admission::Waiter;
 const READ_AHEAD: usize = 2;
 
 /// How long beyond its own `timeout_ms` a request waits that joined a fetch which may wait longer: the file may be on its way.
-const PATIENCE: Duration = Duration::from_secs(20);
+const EXTRA_WAIT: Duration = Duration::from_secs(20);
 
 /// A fetch in progress, as seen by one of the requests that want its file.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl FetchHandle {
     pub(super) fn new(joined: Joined<Progress>, until: Option<Instant>) -> Self {
         let Joined { progress, waiter, is_first } = joined;
         // The first request told the remote server how long it may wait.
-        let until = until.filter(|_| !is_first).and_then(|until| until.checked_add(PATIENCE));
+        let until = until.filter(|_| !is_first).and_then(|until| until.checked_add(EXTRA_WAIT));
         Self { progress, waiter, is_first, until }
     }
 

@@ -195,15 +195,10 @@ impl FairSemaphore {
             }
         };
         let class = in_queue.caller.class;
-        let count = |refusal: &Refusal| match refusal {
-            Refusal::Full => self.count_refusal(class),
-            Refusal::Late => {
-                let mut state = lock(&self.state);
-                let counts = &mut state.of(class).counts;
-                counts.refused_late = counts.refused_late.saturating_add(1);
-            }
-        };
-        granted.inspect_err(count).map_err(|refusal| (refusal, class))
+        granted.map_err(|refusal| {
+            self.count_refusal(class, refusal);
+            (refusal, class)
+        })
     }
 
     /// A permit, if there is one for this caller right now.
@@ -291,11 +286,15 @@ impl FairSemaphore {
         FairPermit { semaphore: Arc::clone(self), caller, destination }
     }
 
-    /// Counts a caller for whom there was no place.
-    pub(crate) fn count_refusal(&self, class: Class) {
+    /// Counts a caller that got no permit.
+    pub(crate) fn count_refusal(&self, class: Class, refusal: Refusal) {
         let mut state = lock(&self.state);
         let counts = &mut state.of(class).counts;
-        counts.refused_full = counts.refused_full.saturating_add(1);
+        let count = match refusal {
+            Refusal::Full => &mut counts.refused_full,
+            Refusal::Late => &mut counts.refused_late,
+        };
+        *count = count.saturating_add(1);
     }
 }
 

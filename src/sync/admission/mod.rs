@@ -16,11 +16,14 @@ use tokio::runtime::Handle;
 
 pub(crate) use self::caller::{Caller, Class, Share};
 pub(crate) use self::fair_semaphore::{Ask, Counts};
-use self::fair_semaphore::{FairLimits, FairPermit, FairSemaphore, Order};
+use self::fair_semaphore::{FairLimits, FairPermit, FairSemaphore, Order, Refusal};
 pub(crate) use self::work::{Waiter, Work};
 use super::RETRY;
 use super::pools::run_on_thread;
 use crate::error::{Error, Kind, Result};
+
+/// Connections of clients and servers at the same time; further ones wait in the kernel's queue.
+pub(crate) const MAX_CONNECTIONS: u16 = 4096;
 
 /// The longest wait in a queue: well below the 60 s after which reverse proxies give up.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -175,8 +178,8 @@ impl WorkKind {
             Self::DnsLookup => Rules { refusal: "too many DNS lookups are in progress", queue: 0, ..RULES },
             Self::HomeserverRequest => Rules {
                 refusal: "too many token checks are in progress, try again",
-                // As many as there are connections: whose token is good is not known before, so nobody is turned away for the others.
-                queue: 4096,
+                // Whose token is good is not known before, so nobody is refused because many others wait.
+                queue: MAX_CONNECTIONS.into(),
                 order: Order::NewestFirst,
                 ..RULES
             },
@@ -202,7 +205,7 @@ impl WorkKind {
                 refusal: "too many of your uploads are in progress",
                 // A client sends a handful at once, a bridge a hundred.
                 per_caller: 32,
-                queue: 4096,
+                queue: MAX_CONNECTIONS.into(),
                 queue_per_caller: 256,
                 ..RULES
             },
@@ -302,7 +305,7 @@ impl Admission {
         let permit = semaphore.try_acquire(caller, Ask::default());
         // A thread that waits for DNS asks again and again.
         if permit.is_none() && kind != WorkKind::DnsLookup {
-            semaphore.count_refusal(caller.class);
+            semaphore.count_refusal(caller.class, Refusal::Full);
         }
         Some(Taken { _permit: permit? })
     }

@@ -124,7 +124,7 @@ impl Work {
             return self.0.parts.iter().all(Self::should_end);
         }
         let mut state = lock(&self.0.state);
-        if state.waiters == Some(0) && !state.is_kept && state.left_for() >= state.patience() {
+        if state.waiters == Some(0) && !state.is_kept && state.left_for() >= state.grace() {
             state.is_over = true;
         }
         state.is_over
@@ -134,7 +134,7 @@ impl Work {
     fn time_left(&self) -> Option<Duration> {
         let state = lock(&self.0.state);
         let is_left = state.waiters == Some(0) && !state.is_kept;
-        is_left.then(|| state.patience().saturating_sub(state.left_for()))
+        is_left.then(|| state.grace().saturating_sub(state.left_for()))
     }
 
     /// Gives the work up, because it is too slow.
@@ -215,7 +215,7 @@ impl State {
     }
 
     /// How long it goes on without a caller that waits.
-    fn patience(&self) -> Duration {
+    fn grace(&self) -> Duration {
         if self.caller.class == Class::Unknown { Duration::ZERO } else { self.grace }
     }
 }

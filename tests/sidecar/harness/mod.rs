@@ -325,9 +325,9 @@ pub fn files_below(folder: &Path) -> Vec<PathBuf> {
 
 /// Waits until `condition` holds; fails loudly if it never does.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let patience = std::time::Instant::now() + Duration::from_mins(1);
+    let deadline = std::time::Instant::now() + Duration::from_mins(1);
     while !condition() {
-        assert!(std::time::Instant::now() < patience, "never: {what}");
+        assert!(std::time::Instant::now() < deadline, "never: {what}");
         // Dozens of tests wait at the same time: they leave the processors to what they wait for.
         std::thread::sleep(Duration::from_millis(1));
     }
