@@ -1,4 +1,4 @@
-//! Background jobs: blobs without a row, expiry, writing last-access times, thumbnails ahead of requests, checks of the signing key.
+//! Background jobs: blobs without a row, expiry, the bounds of the store, writing last-access times, thumbnails ahead of requests, checks of the signing key.
 //!
 //! Owns when they run. Refuses to know what they do: that is in `media/`, `store/` and `federation/`. Only here an error is logged and the
 //! program goes on.
@@ -12,7 +12,7 @@ use crate::accounts::{Software, strangers};
 use crate::app::App;
 use crate::error::Result;
 use crate::federation::KeyCheck;
-use crate::media::Media;
+use crate::media::{Media, Mode};
 use crate::sync::admission::{Ask, Caller, Work, WorkKind};
 use crate::sync::pools::Pool;
 
@@ -39,6 +39,7 @@ pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
     tasks.spawn(expire(Arc::clone(app)));
     tasks.spawn(follow_homeserver(Arc::clone(app)));
     tasks.spawn(flush_accesses(Arc::clone(app)));
+    tasks.spawn(keep_bounds(Arc::clone(app)));
 }
 
 /// Searches for blobs without a row until one search was complete, then checks the found ones every hour.
@@ -126,6 +127,20 @@ async fn flush_accesses(app: Arc<App>) {
             () = app.media.many_accesses() => {}
         }
         run(&app, "writing last-access times failed", Media::flush_accesses).await;
+    }
+}
+
+/// Keeps the store within its bounds: at intervals, and soon after room had to be made for a file.
+async fn keep_bounds(app: Arc<App>) {
+    loop {
+        let rules = app.config().retention.clone();
+        if let Err(error) = app.media.sweep(rules, Mode::Evict).await {
+            tracing::error!(?error, "evicting files failed");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(app.config().retention.every.0) => {}
+            () = app.media.sweep_needed() => {}
+        }
     }
 }
 

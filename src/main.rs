@@ -6,7 +6,11 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use media_sidecar::cli::demo;
-use media_sidecar::cli::{self, Failure, Fallback, KeySource, LogFormat, ProxyOptions, TlsFiles};
+use media_sidecar::cli::{
+    self, BlockAct, Failure, Fallback, KeySource, LogFormat, MediaAct, ProxyOptions, Target, TlsFiles,
+    UsageOf,
+};
+use media_sidecar::config::Size;
 use media_sidecar::federation::Overwrite;
 use media_sidecar::matrix::ServerName;
 
@@ -59,6 +63,47 @@ enum Command {
         after_help = "Example: media-sidecar key import /var/lib/synapse/homeserver.signing.key"
     )]
     Key(Key),
+    /// Show who and what takes the room in the store
+    #[command(after_help = "Example: media-sidecar usage --by server --top 10")]
+    Usage {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// What the rows are
+        #[arg(long, value_enum, default_value_t = UsageArg::Kind)]
+        by: UsageArg,
+        /// Number of rows; the rest is summed up
+        #[arg(long, default_value_t = 20)]
+        top: usize,
+        /// Print JSON, sizes in bytes
+        #[arg(long)]
+        json: bool,
+    },
+    /// Evict now what is over the bounds of `retention`, or say what would go
+    #[command(after_help = "Example: media-sidecar retention --dry-run --keep-free 5GiB")]
+    Retention {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+        /// Instead of `retention.keep_free`
+        #[arg(long, value_name = "SIZE")]
+        keep_free: Option<Size>,
+        /// Instead of `retention.max_store`
+        #[arg(long, value_name = "SIZE")]
+        max_store: Option<Size>,
+        /// Print JSON, sizes in bytes
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show, delete, quarantine or protect media
+    #[command(subcommand, after_help = "Example: media-sidecar media show mxc://example.org/abc")]
+    Media(Media),
+    /// Content that is never served, by its hash
+    #[command(subcommand, after_help = "Example: media-sidecar block export")]
+    Block(Block),
     /// Print a reverse proxy's whole configuration: TLS, media to the sidecar, everything else to the homeserver
     #[command(
         after_help = "Example: media-sidecar proxy-config nginx --tls-cert /etc/ssl/example.org.pem --tls-key /etc/ssl/private/example.org.key > /etc/nginx/nginx.conf"
@@ -83,6 +128,136 @@ enum Command {
         #[arg(long)]
         fallback: bool,
     },
+}
+
+/// What can be done with media.
+#[derive(Debug, Subcommand)]
+enum Media {
+    /// Print what is known: uploader, type, size, hash, quarantine, protection
+    #[command(after_help = "Example: media-sidecar media show mxc://example.org/abc")]
+    Show(MediaArgs),
+    /// Delete for good: the addresses are never served or fetched again
+    #[command(after_help = "Example: media-sidecar media delete --server spam.example")]
+    Delete(DeleteArgs),
+    /// Stop serving the content, under every address, and whatever is stored with it later
+    #[command(
+        after_help = "Example: media-sidecar media quarantine mxc://example.org/abc --reason \"report 17\""
+    )]
+    Quarantine(ReasonedArgs),
+    /// Serve the content again
+    #[command(after_help = "Example: media-sidecar media unquarantine mxc://example.org/abc")]
+    Unquarantine(MediaArgs),
+    /// Keep from quarantine and from eviction
+    #[command(after_help = "Example: media-sidecar media protect mxc://example.org/abc")]
+    Protect(MediaArgs),
+    /// End the protection
+    #[command(after_help = "Example: media-sidecar media unprotect mxc://example.org/abc")]
+    Unprotect(MediaArgs),
+}
+
+/// MXC URIs.
+#[derive(Debug, Args)]
+struct MediaArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    config: ConfigArg,
+    /// MXC URIs
+    #[arg(required = true, value_name = "MXC")]
+    media: Vec<String>,
+}
+
+/// MXC URIs and a reason.
+#[derive(Debug, Args)]
+struct ReasonedArgs {
+    /// Which media.
+    #[command(flatten)]
+    media: MediaArgs,
+    /// Kept with the block
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+/// What to delete.
+#[derive(Debug, Args)]
+struct DeleteArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    config: ConfigArg,
+    /// MXC URIs
+    #[arg(required_unless_present_any = ["server", "user"], conflicts_with_all = ["server", "user"], value_name = "MXC")]
+    media: Vec<String>,
+    /// All media of another server
+    #[arg(long, value_name = "NAME", conflicts_with = "user")]
+    server: Option<String>,
+    /// All media that a user uploaded
+    #[arg(long, value_name = "USER_ID")]
+    user: Option<String>,
+}
+
+/// What can be done with the list of blocked content.
+#[derive(Debug, Subcommand)]
+enum Block {
+    /// Block content by its SHA-256: it is not served, whoever uploads it or wherever it comes from
+    #[command(
+        after_help = "Example: media-sidecar block add 2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+    )]
+    Add {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// SHA-256 in hex
+        #[arg(required = true)]
+        sha256: Vec<String>,
+        /// Kept with the block
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Unblock content
+    #[command(
+        after_help = "Example: media-sidecar block remove 2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+    )]
+    Remove {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// SHA-256 in hex
+        #[arg(required = true)]
+        sha256: Vec<String>,
+    },
+    /// Block the hashes of a file: one a line, # begins a comment
+    #[command(after_help = "Example: media-sidecar block import hashes.txt --reason \"shared list\"")]
+    Import {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// The file; - is standard input
+        file: PathBuf,
+        /// Kept with each block
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Print all blocked hashes, one a line
+    #[command(after_help = "Example: media-sidecar block export > hashes.txt")]
+    Export {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+}
+
+/// What `usage` lists.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum UsageArg {
+    /// Local, remote, previews, thumbnails
+    Kind,
+    /// Other servers
+    Server,
+    /// Uploaders
+    User,
+    /// Content types
+    Type,
+    /// Time since last access
+    Age,
 }
 
 /// The supported proxies.
@@ -196,6 +371,21 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Key(Key::Generate { config, force }) => {
             cli::generate(config.config.as_deref(), overwrite(force), &mut out)?;
         }
+        Command::Usage { config, by, top, json } => {
+            let of = match by {
+                UsageArg::Kind => UsageOf::Kind,
+                UsageArg::Server => UsageOf::Server,
+                UsageArg::User => UsageOf::User,
+                UsageArg::Type => UsageOf::Type,
+                UsageArg::Age => UsageOf::Age,
+            };
+            cli::usage(config.config.as_deref(), of, top, json, &mut out)?;
+        }
+        Command::Retention { config, dry_run, keep_free, max_store, json } => {
+            cli::retention(config.config.as_deref(), dry_run, (keep_free, max_store), json, &mut out)?;
+        }
+        Command::Media(act) => return run_media(act, &mut out),
+        Command::Block(act) => run_block(act, &mut out)?,
         Command::ProxyConfig { config, proxy, tls_cert, tls_key, public_host, fallback } => {
             let proxy = match proxy {
                 ProxyArg::Nginx => cli::Proxy::Nginx,
@@ -211,4 +401,39 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `media …`. The exit status is 1 when an address is unknown.
+fn run_media(act: Media, out: &mut std::io::Stdout) -> Result<ExitCode, Failure> {
+    let listed = |MediaArgs { config, media }| (config, Target::Listed(media), None);
+    let (act, (config, target, reason)) = match act {
+        Media::Show(args) => (MediaAct::Show, listed(args)),
+        Media::Delete(DeleteArgs { config, media, server, user }) => {
+            let target = match (server, user) {
+                (Some(server), _) => Target::Server(server),
+                (None, Some(user)) => Target::User(user),
+                (None, None) => Target::Listed(media),
+            };
+            (MediaAct::Delete, (config, target, None))
+        }
+        Media::Quarantine(ReasonedArgs { media: MediaArgs { config, media }, reason }) => {
+            (MediaAct::Quarantine, (config, Target::Listed(media), reason))
+        }
+        Media::Unquarantine(args) => (MediaAct::Unquarantine, listed(args)),
+        Media::Protect(args) => (MediaAct::Protect, listed(args)),
+        Media::Unprotect(args) => (MediaAct::Unprotect, listed(args)),
+    };
+    let is_known = cli::media(config.config.as_deref(), act, target, reason.as_deref(), out)?;
+    Ok(if is_known { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs `block …`.
+fn run_block(act: Block, out: &mut std::io::Stdout) -> Result<(), Failure> {
+    let (config, act, reason) = match act {
+        Block::Add { config, sha256, reason } => (config, BlockAct::Add(sha256), reason),
+        Block::Remove { config, sha256 } => (config, BlockAct::Remove(sha256), None),
+        Block::Import { config, file, reason } => (config, BlockAct::Import(file), reason),
+        Block::Export { config } => (config, BlockAct::Export, None),
+    };
+    cli::block(config.config.as_deref(), act, reason.as_deref(), out)
 }

@@ -212,6 +212,18 @@ impl fmt::Display for MediaId {
     }
 }
 
+impl Mxc {
+    /// Parses `mxc://server_name/media_id`.
+    ///
+    /// # Errors
+    /// When it is not of this form, or a part of it is malformed.
+    pub fn parse(text: &str) -> Result<Self, GrammarError> {
+        let parts = text.strip_prefix("mxc://").and_then(|rest| rest.split_once('/'));
+        let (server_name, media_id) = parts.ok_or(GrammarError::MediaId)?;
+        Ok(Self { server_name: ServerName::parse(server_name)?, media_id: MediaId::parse(media_id)? })
+    }
+}
+
 impl fmt::Display for Mxc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "mxc://{}/{}", self.server_name, self.media_id)

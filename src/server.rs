@@ -99,6 +99,8 @@ pub(crate) enum Endpoint {
     Health,
     /// How much work is admitted, waits and was refused.
     Limits,
+    /// Does what the operator asks for.
+    Operator,
 }
 
 /// A column of the table: one kind of caller under one proposal.
@@ -184,14 +186,15 @@ pub(crate) const ROUTES: [Row; 7] = [
 
 /// Routes of `listen` outside [`ROUTES`]: a path of the homeserver, which the proxy may send here, and the health check, which it must not.
 pub(crate) const OWN_ROUTES: [Route; 2] = [
-    Route::own(Endpoint::Versions, Homeserver, "/_matrix/client/versions"),
-    Route::own(Endpoint::Health, Internal, "/_sidecar/health"),
+    Route::own(Endpoint::Versions, Method::GET, Homeserver, "/_matrix/client/versions"),
+    Route::own(Endpoint::Health, Method::GET, Internal, "/_sidecar/health"),
 ];
 
 /// The routes of `ops.listen`.
-pub(crate) const OPS_ROUTES: [Route; 2] = [
-    Route::own(Endpoint::Health, Operator, "/_sidecar/health"),
-    Route::own(Endpoint::Limits, Operator, "/_sidecar/limits"),
+pub(crate) const OPS_ROUTES: [Route; 3] = [
+    Route::own(Endpoint::Health, Method::GET, Operator, "/_sidecar/health"),
+    Route::own(Endpoint::Limits, Method::GET, Operator, "/_sidecar/limits"),
+    Route::own(Endpoint::Operator, Method::POST, Operator, "/_sidecar/operator"),
 ];
 
 /// Prefixes of all paths in [`ROUTES`] under all their names: what a reverse proxy must send here.
@@ -220,8 +223,8 @@ pub(crate) struct Route {
 
 impl Route {
     /// A route outside the table.
-    const fn own(endpoint: Endpoint, auth: Auth, pattern: &'static str) -> Self {
-        Self { endpoint, column: Column::Own, auth, method: Method::GET, pattern }
+    const fn own(endpoint: Endpoint, method: Method, auth: Auth, pattern: &'static str) -> Self {
+        Self { endpoint, column: Column::Own, auth, method, pattern }
     }
 
     /// Whether the route has this method. HEAD is GET without the body.
@@ -566,6 +569,7 @@ async fn dispatch(app: &Arc<App>, route: &Route, principal: Principal, call: &mu
         (Endpoint::Versions, _) => ops::get_supported_versions(app, call).await,
         (Endpoint::Health, _) => ops::health(app).await,
         (Endpoint::Limits, _) => Ok(ops::limits(app)),
+        (Endpoint::Operator, _) => ops::operate(app, call).await,
     }
 }
 

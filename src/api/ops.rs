@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use http_body_util::{BodyExt as _, Limited};
 use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
@@ -71,6 +72,26 @@ pub(crate) fn limits(app: &Arc<App>) -> Response {
         }
     }
     response::json(&Value::Object(body))
+}
+
+/// Longest request of the operator, bytes.
+const MAX_REQUEST: usize = 4 << 20;
+
+/// `POST /_sidecar/operator`: usage, retention, moderation. Only through a Unix socket, whose file says who may connect: every local user,
+/// and every web page in a local browser, can connect to a port.
+pub(crate) async fn operate(app: &Arc<App>, call: &mut Call) -> Result<Response> {
+    if call.access.client.is_some() {
+        return Err(Error::new(
+            Kind::Forbidden,
+            "this needs a Unix socket; set ops.listen to null or to unix:/path",
+        ));
+    }
+    let body = Limited::new(&mut call.body, MAX_REQUEST).collect().await;
+    let body =
+        body.map_err(|_error| Error::new(Kind::BadRequest, "the request is too long, or broke off"))?;
+    let request = serde_json::from_slice(&body.to_bytes())
+        .map_err(|error| Error::new(Kind::BadRequest, format!("the request is malformed: {error}")))?;
+    app.media.operate(request).await.map(|answer| response::json(&answer))
 }
 
 /// `GET /_matrix/client/versions`: the homeserver's response with our features added.

@@ -6,6 +6,7 @@ mod check;
 mod delegation;
 pub mod demo;
 mod key;
+mod operator;
 mod proxy_config;
 mod public;
 mod serve;
@@ -19,6 +20,7 @@ use crate::federation::{KeyError, KeyFile, LoadedKey};
 
 pub use self::check::check;
 pub use self::key::{KeySource, generate, import, show};
+pub use self::operator::{BlockAct, MediaAct, Target, UsageOf, block, media, retention, usage};
 pub use self::proxy_config::{Fallback, Proxy, ProxyOptions, TlsFiles, proxy_config};
 pub(crate) use self::serve::runtime;
 pub use self::serve::{LogFormat, serve};

@@ -45,6 +45,7 @@ impl Config {
             federation: _,
             thumbnails: Thumbnails { sizes: _, max_pixels: _, memory, workers, pregenerate },
             previews: _,
+            retention: _,
             limits,
             log: _,
         } = running;

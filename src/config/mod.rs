@@ -17,6 +17,7 @@ mod load;
 mod ports;
 mod print;
 mod problem;
+mod retention;
 mod units;
 mod validate;
 mod yaml;
@@ -40,6 +41,7 @@ pub use self::load::{Loaded, load};
 pub use self::ports::Ports;
 pub(crate) use self::print::redacted;
 pub use self::problem::{Problem, Problems};
+pub use self::retention::{KindRules, Retention, ThumbnailRules};
 pub(crate) use self::units::reachable;
 pub use self::units::{
     ListenAddr, OpsListen, Rate, Size, Span, ThumbnailMethod, ThumbnailSize, TrustedProxy, UnitError,
@@ -71,6 +73,8 @@ pub struct Config {
     pub thumbnails: Thumbnails,
     /// Pages summarised.
     pub previews: Previews,
+    /// What the store may hold.
+    pub retention: Retention,
     /// What callers may cause at the same time.
     pub limits: Limits,
     /// Log directives as in `RUST_LOG`: `info`, `warn,media_sidecar=debug`.
@@ -350,6 +354,7 @@ impl Config {
                 ip_deny: not_public(),
                 ip_allow: vec![],
             },
+            retention: Retention::defaults(),
             limits: Limits::defaults(),
             log: "info".to_owned(),
         }

@@ -131,7 +131,7 @@ mod tests {
     use crate::thumbnail::{Motion, ThumbnailRequest};
 
     fn at(time: i64) -> LastAccess {
-        LastAccess { at: Timestamp(time), by_known: false }
+        LastAccess { at: Timestamp(time), by_known: false, as_avatar: false }
     }
 
     /// Media `number` of a server.

@@ -124,7 +124,9 @@ impl Media {
         let mxc = mxc.clone();
         match self.blocking(Pool::Lookup, move |media| media.store.find(&mxc)).await? {
             Lookup::Stored(stored) => Ok(stored),
-            Lookup::Pending { .. } | Lookup::Lost { .. } | Lookup::Unknown => Err(Error::not_found()),
+            Lookup::Pending { .. } | Lookup::Lost { .. } | Lookup::Withheld | Lookup::Unknown => {
+                Err(Error::not_found())
+            }
         }
     }
 
@@ -172,7 +174,9 @@ impl Media {
             // The row stays: the disk may be mounted later, and the origin may no longer exist.
             Lookup::Lost { open } if self.may_see(viewer, open) => self.elsewhere(mxc, options),
             Lookup::Unknown => self.elsewhere(mxc, options),
-            Lookup::Stored(_) | Lookup::Pending { .. } | Lookup::Lost { .. } => Err(Error::not_found()),
+            Lookup::Stored(_) | Lookup::Pending { .. } | Lookup::Lost { .. } | Lookup::Withheld => {
+                Err(Error::not_found())
+            }
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) struct ClockWatch(Mutex<Option<(Timestamp, Moment)>>);
 
 impl ClockWatch {
     /// Whether the wall clock was set since the last check. It is trusted again from the next check on.
-    fn was_set(&self, now: Timestamp, moment: Moment) -> bool {
+    pub(super) fn was_set(&self, now: Timestamp, moment: Moment) -> bool {
         let Some((then, before)) = lock(&self.0).replace((now, moment)) else { return false };
         let expected = then.after(before.until(moment));
         let apart = expected.until(now).max(now.until(expected));

@@ -10,6 +10,8 @@
 //! | `thumbnail.rs` | a smaller version of a picture: cached, stored, or rendered now |
 //! | `preview.rs` | title, description and image of a linked page |
 //! | `remote.rs` | fetching another server's media |
+//! | `operator.rs` | what the operator asks for: usage, retention, moderation |
+//! | `retention.rs` | evicting what can be fetched or made again, so that the store stays within its bounds |
 //!
 //! Owns who may see what, who waits for what, and that work wanted by many is done once. Refuses to know how a request came in and how
 //! its response is written.
@@ -17,10 +19,12 @@
 mod access_times;
 pub(crate) mod download;
 mod expiry;
+mod operator;
 mod pending;
 mod preview;
 mod remote;
 mod response_cache;
+mod retention;
 mod thumbnail;
 mod upload;
 
@@ -33,6 +37,7 @@ use self::pending::PendingUploads;
 use self::preview::PreviewState;
 use self::remote::RemoteFetches;
 use self::response_cache::ResponseCache;
+use self::retention::Retention;
 use self::thumbnail::ThumbnailState;
 use self::upload::UploadState;
 use crate::config::{Config, Live, UnauthenticatedMedia};
@@ -46,6 +51,8 @@ use crate::store::{Removed, Store};
 use crate::sync::pools::{Pool, Pools};
 use crate::sync::{Activity, Admission};
 
+pub(crate) use self::operator::{Act, By, MAX_LISTED, OperatorRequest};
+pub(crate) use self::retention::Mode;
 pub(crate) use self::thumbnail::{ANIMATION_TIMEOUT, AnimationTime};
 pub(crate) use self::upload::Upload;
 
@@ -77,6 +84,7 @@ pub(crate) struct Media {
     fetches: RemoteFetches,
     thumbnails: ThumbnailState,
     previews: PreviewState,
+    retention: Arc<Retention>,
 }
 
 /// What [`Media`] is built from besides the configuration.
@@ -119,6 +127,12 @@ impl Media {
             ..
         } = parts;
         let MediaParts { clock, monotonic, random, .. } = parts;
+        let retention = Arc::new(Retention::new(
+            Arc::clone(&store),
+            config.server_name.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&monotonic),
+        ));
         let media = Arc::new(Self {
             server_name: config.server_name.clone(),
             config: Live::new(config.clone()),
@@ -139,6 +153,7 @@ impl Media {
             fetches: RemoteFetches::new(&config.limits.anonymous_fetch),
             thumbnails: ThumbnailState::new(&config.thumbnails, activity, animation_time),
             previews: PreviewState::new(config.previews.clone(), fetcher),
+            retention,
         });
         // Weak, because Media owns the store: a strong reference would be a cycle that is never freed.
         let listener = Arc::downgrade(&media);
@@ -155,6 +170,10 @@ impl Media {
         self.response_cache.remove(&removed.media, &removed.blobs);
         self.thumbnails.forget_blobs(&removed.blobs);
         self.previews.forget(&removed.previews);
+        for mxc in &removed.media {
+            // A download that waits for an upload to it need not wait any longer.
+            self.pending.filled(mxc);
+        }
     }
 
     /// Applies a changed configuration; linked pages are fetched with `fetcher` from here on.
@@ -226,7 +245,7 @@ impl Media {
 
     /// An access of this viewer now.
     fn access(&self, viewer: Viewer) -> LastAccess {
-        LastAccess { at: (self.clock)(), by_known: viewer == Viewer::Known }
+        LastAccess { at: (self.clock)(), by_known: viewer == Viewer::Known, as_avatar: false }
     }
 
     /// Checks that `viewer` may see media that was found, and notes the access. Never blocks.

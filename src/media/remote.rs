@@ -184,8 +184,10 @@ impl Media {
     /// Fetches `mxc` from its origin and stores it. On any failure nothing is stored.
     fn fetch_and_store(&self, mxc: &Mxc, work: &Work, progress: &ProgressReporter) -> Result<StoredMedia> {
         // Another fetch of the same media may have ended between the look-up and the start of this one.
-        if let Lookup::Stored(stored) = self.store.find(mxc)? {
-            return Ok(stored);
+        match self.store.find(mxc)? {
+            Lookup::Stored(stored) => return Ok(stored),
+            Lookup::Withheld => return Err(Error::not_found()),
+            Lookup::Pending { .. } | Lookup::Lost { .. } | Lookup::Unknown => {}
         }
         let failed = |error| Error::storing("storing remote media", error);
         let max_size = self.config.get().federation.max_size.0;
@@ -195,6 +197,7 @@ impl Media {
         let _transfer = self.admission.take_blocking(WorkKind::Transfer, work, to_server)?;
         let mut charged = size.unwrap_or(0);
         self.charge(work, charged)?;
+        self.make_room(size, max_size);
         let mut ingest = self.store.begin(max_size, size).map_err(failed)?;
         let head = RemoteHead { content_type: content_type.clone(), upload_name: upload_name.clone(), size };
         progress.started(head, ingest.reader().map_err(failed)?);

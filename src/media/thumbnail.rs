@@ -16,16 +16,16 @@ use tracing::Instrument as _;
 
 use self::outcomes::{CachedAnswer, Outcomes};
 use self::render::{Batch, MadePicture, RenderTask, thumbnail_key};
-use super::Media;
 use super::download::{AccessOptions, Download, WaitFor};
 use super::response_cache::CacheKey;
-use crate::config;
+use super::{Media, Viewer};
+use crate::config::{self, ThumbnailMethod};
 use crate::error::{Error, Result};
 use crate::http::response::PreparedMedia;
 use crate::log;
 use crate::matrix::Mxc;
 use crate::store::blobs::BlobReader;
-use crate::store::catalog::Filled;
+use crate::store::catalog::{Filled, LastAccess};
 use crate::store::sha256::Sha256;
 use crate::store::stored_media::StoredMedia;
 use crate::sync::admission::{Ask, Caller, Place, Work, WorkKind};
@@ -71,6 +71,14 @@ enum Planned {
     HeaderNeeded,
 }
 
+/// The largest side that clients ask for when they show an avatar, pixels.
+const AVATAR: u32 = 128;
+
+/// Whether clients ask like this for avatars, emoji and stickers.
+fn is_like_an_avatar(requested: ThumbnailRequest) -> bool {
+    requested.method == ThumbnailMethod::Crop && requested.width.max(requested.height) <= AVATAR
+}
+
 impl Media {
     /// The thumbnail that `requested` asks for, of media that is found or fetched as in a download.
     ///
@@ -85,7 +93,7 @@ impl Media {
     ) -> Result<Arc<PreparedMedia>> {
         let key = CacheKey { mxc: mxc.clone(), requested: Some(requested) };
         if let Some(prepared) = self.recently_served(&key, options.viewer())? {
-            self.note_thumbnail(&prepared, options);
+            self.note_thumbnail(&key, &prepared, options);
             return Ok(prepared);
         }
         let as_of = self.response_cache.begin_lookup();
@@ -119,13 +127,19 @@ impl Media {
         };
         let prepared = Arc::new(prepared);
         self.response_cache.insert(&key, &prepared, as_of);
-        self.note_thumbnail(&prepared, options);
+        self.note_thumbnail(&key, &prepared, options);
         Ok(prepared)
     }
 
     /// Notes that a thumbnail is served. Never blocks.
-    fn note_thumbnail(&self, prepared: &PreparedMedia, options: AccessOptions) {
-        self.access_times.note_thumbnail(prepared.stored().content.sha256, self.access(options.viewer()));
+    fn note_thumbnail(&self, key: &CacheKey, prepared: &PreparedMedia, options: AccessOptions) {
+        let viewer = options.viewer();
+        self.access_times.note_thumbnail(prepared.stored().content.sha256, self.access(viewer));
+        // Clients ask for avatars, emoji and stickers with `crop`, for pictures in a timeline with `scale`. Strangers cannot pin anything.
+        let as_avatar = viewer == Viewer::Known && key.requested.is_some_and(is_like_an_avatar);
+        if as_avatar {
+            self.access_times.note_media(&key.mxc, LastAccess { as_avatar, ..self.access(viewer) });
+        }
     }
 
     /// Reads the header of a picture, once for all requests, unless that failed recently.

@@ -165,6 +165,7 @@ impl Media {
 /// The blocking steps.
 impl Media {
     pub(super) fn begin_upload(&self, announced: Option<u64>) -> Result<Ingest> {
+        self.make_room(announced, self.max_upload_size());
         let begun = self.store.begin(self.max_upload_size(), announced);
         begun.map_err(|error| Error::storing("storing an upload", error))
     }
@@ -215,13 +216,18 @@ impl Media {
         let cannot_overwrite =
             || Error::new(Kind::CannotOverwrite, "this media ID has been uploaded to already");
         // First of all, so that nobody else's attempt gets in the way of the owner's. An owner does not change.
-        if self.store.media(mxc)?.ok_or_else(Error::not_found)?.user_id.as_ref() != Some(user_id) {
+        let media = self.store.media(mxc)?.ok_or_else(Error::not_found)?;
+        if media.content == Content::Gone {
+            return Err(Error::not_found());
+        }
+        if media.user_id.as_ref() != Some(user_id) {
             return Err(Error::new(Kind::Forbidden, "only the user who created a media ID may upload to it"));
         }
         // Claimed before the catalog is asked for the content, so that its answer stays true until the claim is dropped.
         let target = UploadTarget::enter(mxc, &self.uploads.targets);
         let media = self.store.media(mxc)?.ok_or_else(Error::not_found)?;
         match media.content {
+            Content::Gone => Err(Error::not_found()),
             Content::Stored(_) => Err(cannot_overwrite()),
             Content::Pending { expires } if !self.is_pending(media.created, expires) => Err(expired()),
             Content::Pending { .. } => target.ok_or_else(cannot_overwrite),

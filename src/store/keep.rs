@@ -4,7 +4,8 @@ use std::io;
 
 use super::blobs::{BlobReader, Claim, Ingest, Unfinished};
 use super::catalog::{
-    Filled, NewMedia, NewPreview, NewThumbnail, Preview, PreviewLimits, Removed as RemovedRows, ThumbnailKey,
+    Added, Filled, NewMedia, NewPreview, NewThumbnail, Preview, PreviewLimits, Removed as RemovedRows,
+    ThumbnailKey,
 };
 use super::sha256::Sha256;
 use super::stored_media::StoredMedia;
@@ -86,9 +87,13 @@ impl Store {
         let is_kept = self.keep(ingest, |claim| {
             let media = incoming.with(claim);
             let NewMedia { filled: content, created, open, .. } = media.clone();
-            if self.catalog.add(media.clone())? {
+            let added = self.catalog.add_checked(media.clone())?;
+            if added == Added::Yes {
                 let blob = self.open_blob(Some(&mxc), &content)?;
                 stored = blob.map(|blob| StoredMedia { content, created, open, blob });
+                return Ok(true);
+            }
+            if added == Added::Quarantined {
                 return Ok(true);
             }
             replaced = self.catalog.refill(media)?;
@@ -100,7 +105,7 @@ impl Store {
         match stored {
             None if is_kept => match self.find(&mxc)? {
                 Lookup::Stored(stored) => Ok(Some(stored)),
-                Lookup::Pending { .. } | Lookup::Lost { .. } | Lookup::Unknown => Ok(None),
+                Lookup::Pending { .. } | Lookup::Lost { .. } | Lookup::Withheld | Lookup::Unknown => Ok(None),
             },
             stored => Ok(stored),
         }

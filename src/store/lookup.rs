@@ -34,6 +34,8 @@ pub(crate) enum Lookup {
         /// Whether it might be served without a token.
         open: bool,
     },
+    /// Must not be served or fetched: quarantined, or deleted for good.
+    Withheld,
     /// No row.
     Unknown,
 }
@@ -63,10 +65,14 @@ impl LossReports {
 impl Store {
     /// Looks for media and opens its blob.
     pub(crate) fn find(&self, mxc: &Mxc) -> Result<Lookup> {
-        let Some(MediaRow { content, created, open, .. }) = self.catalog.media(mxc)? else {
+        let Some(MediaRow { content, created, open, is_quarantined, .. }) = self.catalog.media(mxc)? else {
             return Ok(Lookup::Unknown);
         };
+        if is_quarantined {
+            return Ok(Lookup::Withheld);
+        }
         Ok(match content {
+            Content::Gone => Lookup::Withheld,
             Content::Pending { expires } => Lookup::Pending { created, expires },
             Content::Stored(content) => match self.open_blob(Some(mxc), &content)? {
                 Some(blob) => Lookup::Stored(StoredMedia { content, created, open, blob }),

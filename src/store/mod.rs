@@ -19,6 +19,7 @@
 //! 4. An error is never taken for an answer: what cannot be read is kept.
 
 pub(crate) mod blobs;
+mod bounds;
 pub(crate) mod catalog;
 pub mod fs;
 mod keep;

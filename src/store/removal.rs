@@ -6,10 +6,15 @@
 use std::sync::OnceLock;
 
 use super::Store;
-use super::catalog::Removed as RemovedRows;
+use super::catalog::{
+    Block, Deleted, Evicted, Group, NewBlock, Record, Removed as RemovedRows, Selection, Terms,
+};
 use super::sha256::Sha256;
 use crate::error::Result;
 use crate::matrix::{Mxc, ServerName, Timestamp};
+
+/// Rows deleted in one transaction: few enough that an upload does not wait long for its own.
+const BATCH: usize = 256;
 
 /// What was removed. Everything that was looked up about it before is out of date.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +69,80 @@ impl Store {
     /// Removes thumbnails whose source no media refers to.
     pub(crate) fn remove_sourceless_thumbnails(&self) -> Result<Removed> {
         Ok(self.finish_removal(self.catalog.forget_sourceless_thumbnails()?))
+    }
+
+    /// Evicts blobs of `group`, as far as they may still go. Returns how many bytes fewer the store has.
+    pub(crate) fn evict(&self, group: &Group, blobs: Vec<Sha256>, terms: Terms) -> Result<u64> {
+        let Evicted { removed, freed } = self.catalog.evict(group, blobs, terms)?;
+        self.finish_removal(removed);
+        Ok(freed)
+    }
+
+    /// Deletes media for good: its address is never served, fetched or given out again. Returns how many files were deleted.
+    pub(crate) fn delete(&self, selection: &Selection, ours: &ServerName, now: Timestamp) -> Result<u64> {
+        let mut count = 0_u64;
+        let mut batches: Vec<Selection> = match selection {
+            Selection::Listed(listed) => {
+                listed.chunks(BATCH).map(|batch| Selection::Listed(batch.to_vec())).collect()
+            }
+            Selection::Server(_) | Selection::User(_) => vec![selection.clone()],
+        };
+        while let Some(batch) = batches.pop() {
+            let limit = u32::try_from(BATCH).unwrap_or(u32::MAX);
+            let Deleted { removed, rows } = self.catalog.delete(batch.clone(), ours, now, limit)?;
+            self.finish_removal(removed);
+            count = count.saturating_add(rows);
+            if rows > 0 && !matches!(batch, Selection::Listed(_)) {
+                batches.push(batch);
+            }
+        }
+        Ok(count)
+    }
+
+    /// What is known of an address, for the operator.
+    pub(crate) fn record(&self, mxc: &Mxc) -> Result<Record> {
+        self.catalog.record(mxc)
+    }
+
+    /// Quarantines the content of an address, wherever it is or turns up. Returns how many addresses are not served any more; 0 also for an
+    /// unknown address and for a protected one.
+    pub(crate) fn quarantine(&self, mxc: &Mxc, block: NewBlock) -> Result<usize> {
+        let rows = self.catalog.quarantine(mxc, block)?;
+        Ok(self.finish_removal(rows).media.len())
+    }
+
+    /// Ends the quarantine of the content of an address. Returns how many addresses are served again.
+    pub(crate) fn unquarantine(&self, mxc: &Mxc) -> Result<u64> {
+        self.catalog.unquarantine(mxc)
+    }
+
+    /// Sets whether an address is protected from quarantine and eviction. `false` if there is no row.
+    pub(crate) fn protect(&self, mxc: &Mxc, is_protected: bool) -> Result<bool> {
+        self.catalog.protect(mxc, is_protected)
+    }
+
+    /// Blocks content by its hash. Returns how many addresses are not served any more.
+    pub(crate) fn block(&self, hashes: &[Sha256], block: &NewBlock) -> Result<usize> {
+        let mut count = 0_usize;
+        for batch in hashes.chunks(BATCH) {
+            let rows = self.catalog.block(batch.to_vec(), block.clone())?;
+            count = count.saturating_add(self.finish_removal(rows).media.len());
+        }
+        Ok(count)
+    }
+
+    /// Unblocks content. Returns how many of the hashes were blocked.
+    pub(crate) fn unblock(&self, hashes: &[Sha256]) -> Result<u64> {
+        let mut count = 0_u64;
+        for batch in hashes.chunks(BATCH) {
+            count = count.saturating_add(self.catalog.unblock(batch.to_vec())?);
+        }
+        Ok(count)
+    }
+
+    /// Visits all blocked content.
+    pub(crate) fn blocked(&self, visit: &mut dyn FnMut(Block)) -> Result<()> {
+        self.catalog.blocked(visit)
     }
 
     /// Deletes the keys of other servers that expired by `now`, and endpoint families that were last proven before `families`.

@@ -46,6 +46,7 @@ mod harness;
 mod housekeeping;
 mod keys;
 mod load;
+mod moderation;
 mod operations;
 mod previews;
 mod previews_fetch;

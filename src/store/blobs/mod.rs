@@ -57,6 +57,9 @@ pub(crate) trait BlobStore: Send + Sync + fmt::Debug {
     /// all the time is not, and none is visited before it is complete.
     fn walk(&self, visit: Visit<'_>) -> error::Result<()>;
 
+    /// Bytes that are free, less those promised to blobs in progress.
+    fn free(&self) -> io::Result<u64>;
+
     /// Whether new blobs would be taken in now.
     ///
     /// # Errors

@@ -24,6 +24,14 @@ pub(crate) struct Totals {
     pub(crate) thumbnail: KindTotal,
 }
 
+impl Totals {
+    /// Bytes of all blobs.
+    pub(crate) fn bytes(&self) -> u64 {
+        let Self { local, remote, preview, thumbnail } = self;
+        [local, remote, preview, thumbnail].iter().fold(0, |sum, total| sum.saturating_add(total.bytes))
+    }
+}
+
 /// The totals of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KindTotal {
@@ -37,6 +45,9 @@ pub(crate) struct KindTotal {
 
 /// Queries about blobs.
 pub(crate) trait BlobRows {
+    /// The totals by kind.
+    fn totals(&self) -> Result<Totals>;
+
     /// Whether any row of media or of thumbnails refers to a blob.
     fn refers_to(&self, sha256: &Sha256) -> Result<bool>;
 
@@ -48,6 +59,10 @@ pub(crate) trait BlobRows {
 }
 
 impl BlobRows for SqliteCatalog {
+    fn totals(&self) -> Result<Totals> {
+        self.readers.ask(read_totals)
+    }
+
     fn refers_to(&self, sha256: &Sha256) -> Result<bool> {
         self.readers.ask(|connection| {
             connection
@@ -77,7 +92,7 @@ impl BlobRows for SqliteCatalog {
                 let mut clear = connection.prepare_cached(
                     "UPDATE thumbnail SET anonymous = 0 WHERE sha256 = ?1 AND anonymous = 1",
                 )?;
-                for (sha256, LastAccess { at, by_known }) in &batch {
+                for (sha256, LastAccess { at, by_known, .. }) in &batch {
                     statement.execute((sha256.as_bytes(), at.0, at.before(ACCESS_GRAIN).0))?;
                     if *by_known {
                         clear.execute([sha256.as_bytes()])?;
@@ -122,8 +137,9 @@ pub(super) mod tests {
     use super::*;
     use crate::matrix::{Expiry, MediaId, Mxc, ServerName, Timestamp, UserId};
     use crate::store::catalog::{
-        Filled, MediaRows as _, NewMedia, NewPreview, NewThumbnail, Place, Preview, PreviewLimits,
-        PreviewRows as _, Reservation, StoreRows as _, ThumbnailKey, ThumbnailRows as _,
+        EvictionRows as _, Filled, Group, MediaRows as _, ModerationRows as _, NewBlock, NewMedia,
+        NewPreview, NewThumbnail, Place, Preview, PreviewLimits, PreviewRows as _, Reservation, Selection,
+        StoreRows as _, Terms, ThumbnailKey, ThumbnailRows as _,
     };
 
     /// What a user has uploaded.
@@ -146,10 +162,6 @@ pub(super) mod tests {
     }
 
     impl SqliteCatalog {
-        pub(in crate::store::catalog) fn totals(&self) -> Result<Totals> {
-            self.readers.ask(read_totals)
-        }
-
         pub(in crate::store::catalog) fn user_total(&self, user_id: &UserId) -> Result<UserTotal> {
             self.readers.ask(|connection| {
                 let total = connection
@@ -199,6 +211,9 @@ pub(super) mod tests {
         ForgetPreviews { now: u8, bytes: u8 },
         Touch { id: u8, days: u8 },
         Orphans { blob: u8 },
+        Evict { group: u8, blob: u8 },
+        Quarantine { id: u8, ends: bool },
+        Delete { id: u8, all: u8 },
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -221,6 +236,9 @@ pub(super) mod tests {
             1 => (0..4_u8, 0..20_u8).prop_map(|(now, bytes)| Step::ForgetPreviews { now, bytes }),
             1 => (id.clone(), 0..9_u8).prop_map(|(id, days)| Step::Touch { id, days }),
             1 => blob.clone().prop_map(|blob| Step::Orphans { blob }),
+            2 => of().prop_map(|(group, blob, _)| Step::Evict { group, blob }),
+            1 => (id.clone(), any::<bool>()).prop_map(|(id, ends)| Step::Quarantine { id, ends }),
+            1 => (id.clone(), 0..6_u8).prop_map(|(id, all)| Step::Delete { id, all }),
         ];
         proptest::collection::vec(step, 1..60)
     }
@@ -260,6 +278,7 @@ pub(super) mod tests {
     }
 
     /// Does one thing, whatever comes of it.
+    #[expect(clippy::too_many_lines, reason = "one arm for each thing")]
     fn apply(catalog: &SqliteCatalog, step: &Step) -> Result<()> {
         let ours = ServerName::parse("our.org").unwrap();
         match *step {
@@ -311,7 +330,34 @@ pub(super) mod tests {
             }
             Step::Touch { id, days } => {
                 let at = Timestamp(0).after(Duration::from_hours(24 * u64::from(days)));
-                catalog.touch(vec![(mxc(id), LastAccess { at, by_known: true })])?;
+                catalog.touch(vec![(mxc(id), LastAccess { at, by_known: true, as_avatar: false })])?;
+            }
+            Step::Evict { group, blob } => {
+                let far = ServerName::parse("far1.org").unwrap();
+                let groups =
+                    [Group::Thumbnails, Group::Anonymous, Group::Remote, Group::Local, Group::Server(far)];
+                let terms = Terms { now: Timestamp(9), avatars_since: Timestamp(i64::MAX) };
+                let before = catalog.totals()?.bytes();
+                let group = &groups[usize::from(group % 5)];
+                let evicted = catalog.evict(group, vec![sha256(blob), sha256(1)], terms)?;
+                assert_eq!(before, catalog.totals()?.bytes().saturating_add(evicted.freed));
+            }
+            Step::Quarantine { id, ends: true } => drop(catalog.unquarantine(&mxc(id))?),
+            Step::Quarantine { id, ends: false } => {
+                let block = NewBlock { since: Timestamp(9), by: "me".to_owned(), reason: None };
+                catalog.quarantine(&mxc(id), block)?;
+            }
+            Step::Delete { id, all } => {
+                let was_there = catalog.media(&mxc(id))?.is_some() || mxc(id).server_name != ours;
+                let selection = match all {
+                    0 => Selection::Server(mxc(1).server_name),
+                    1 => Selection::User(user(id)),
+                    _ => Selection::Listed(vec![mxc(id), mxc(id / 2)]),
+                };
+                catalog.delete(selection, &ours, Timestamp(9), 9)?;
+                if all > 1 && was_there {
+                    assert!(!catalog.add(media(id, 1, 1))?, "a deleted ID is given out again");
+                }
             }
             Step::Orphans { blob } => {
                 catalog.note_orphans(vec![sha256(blob)], false)?;
@@ -454,7 +500,7 @@ pub(super) mod tests {
         let catalog = SqliteCatalog::open(folder.path()).unwrap();
         catalog.add_many(vec![media(1, 1, 0), media(3, 1, 0), media(5, 2, 0)]).unwrap();
         let at = Timestamp(1).after(Duration::from_hours(48));
-        let access = |at| LastAccess { at, by_known: false };
+        let access = |at| LastAccess { at, by_known: false, as_avatar: false };
         catalog.touch(vec![(mxc(3), access(at))]).unwrap();
         let question = "SELECT sha256 FROM blob WHERE kind = 'remote' ORDER BY last_access_ms LIMIT 9";
         let look = || {

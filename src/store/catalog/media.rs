@@ -5,6 +5,7 @@ use std::time::Duration;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
+use super::moderation::BY_SYSTEM;
 use super::{Removed, SqliteCatalog};
 use crate::error::Result;
 use crate::matrix::{Expiry, MediaId, Mxc, ServerName, Timestamp, UserId};
@@ -28,6 +29,8 @@ pub(crate) struct MediaRow {
     pub(crate) created: Timestamp,
     /// Whether it may be served without a token.
     pub(crate) open: bool,
+    /// Whether it must not be served at all.
+    pub(crate) is_quarantined: bool,
 }
 
 /// The content of a media ID.
@@ -40,6 +43,8 @@ pub(crate) enum Content {
     },
     /// With content, which does not change.
     Stored(Filled),
+    /// Deleted, or evicted under quarantine: the ID is never served, fetched or given out again.
+    Gone,
 }
 
 /// Content of a media ID or thumbnail.
@@ -76,13 +81,29 @@ pub(crate) struct LastAccess {
     pub(crate) at: Timestamp,
     /// Whether a user or a server wanted it, since the last access was written.
     pub(crate) by_known: bool,
+    /// Whether it was asked for as an avatar is.
+    pub(crate) as_avatar: bool,
 }
 
 impl LastAccess {
     /// This access and a later one as one.
     pub(crate) fn then(self, later: Self) -> Self {
-        Self { at: later.at, by_known: self.by_known || later.by_known }
+        Self {
+            at: later.at,
+            by_known: self.by_known || later.by_known,
+            as_avatar: self.as_avatar || later.as_avatar,
+        }
     }
+}
+
+/// Whether a row was added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Added {
+    Yes,
+    /// Its content is blocked.
+    Quarantined,
+    /// The ID exists, or is gone.
+    No,
 }
 
 /// Why media is stored.
@@ -121,10 +142,14 @@ pub(crate) enum Reserved {
 
 /// Queries about media IDs. A write is durable when it returns; a failed write changes nothing.
 pub(crate) trait MediaRows {
+    /// The row of an ID, or that it is gone.
     fn media(&self, mxc: &Mxc) -> Result<Option<MediaRow>>;
 
     /// Adds media with content. Returns whether a row was added: an existing ID stays as it is.
     fn add(&self, media: NewMedia) -> Result<bool>;
+
+    /// As [`Self::add`], and says whether the content is blocked, so that it is quarantined from the start.
+    fn add_checked(&self, media: NewMedia) -> Result<Added>;
 
     /// Updates the row of remote media whose blob was lost and has been fetched again. `open` stays, and `created` stays if the bytes are the
     /// same. Returns what the row referred to before; `None` if there is no such row.
@@ -160,17 +185,33 @@ pub(crate) trait MediaRows {
 impl MediaRows for SqliteCatalog {
     fn media(&self, mxc: &Mxc) -> Result<Option<MediaRow>> {
         self.readers.ask(|connection| {
-            connection
+            let address = [mxc.server_name.as_str(), mxc.media_id.as_str()];
+            let row = connection
                 .prepare_cached(
-                    "SELECT sha256, size, content_type, upload_name, user_id, created_ms, expires_ms, open
+                    "SELECT sha256, size, content_type, upload_name, user_id, created_ms, expires_ms, open,
+                            quarantined_by IS NOT NULL
                      FROM media WHERE server_name = ?1 AND media_id = ?2",
                 )?
-                .query_row([mxc.server_name.as_str(), mxc.media_id.as_str()], read_media)
+                .query_row(address, read_media)
+                .optional()?;
+            if row.is_some() {
+                return Ok(row);
+            }
+            connection
+                .prepare_cached("SELECT since_ms FROM gone WHERE server_name = ?1 AND media_id = ?2")?
+                .query_row(address, |row| {
+                    let (content, created) = (Content::Gone, Timestamp(row.get(0)?));
+                    Ok(MediaRow { content, user_id: None, created, open: false, is_quarantined: false })
+                })
                 .optional()
         })
     }
 
     fn add(&self, media: NewMedia) -> Result<bool> {
+        Ok(self.add_checked(media)? != Added::No)
+    }
+
+    fn add_checked(&self, media: NewMedia) -> Result<Added> {
         self.writer.write(move |connection| insert_media(connection, &media, Purpose::Media))
     }
 
@@ -183,7 +224,9 @@ impl MediaRows for SqliteCatalog {
         self.writer.write(move |connection| {
             let mut added = 0_usize;
             for media in &media {
-                added = added.saturating_add(usize::from(insert_media(connection, media, Purpose::Media)?));
+                added = added.saturating_add(usize::from(
+                    insert_media(connection, media, Purpose::Media)? != Added::No,
+                ));
             }
             Ok(added)
         })
@@ -226,7 +269,8 @@ impl MediaRows for SqliteCatalog {
             let changed = connection
                 .prepare_cached(
                     "UPDATE media SET sha256 = :sha256, size = :size, content_type = :content_type,
-                                      upload_name = :upload_name, expires_ms = NULL, last_access_ms = :now, open = :open
+                                      upload_name = :upload_name, expires_ms = NULL, last_access_ms = :now, open = :open,
+                                      quarantined_by = (SELECT :system FROM blocked_hash WHERE sha256 = :sha256)
                      WHERE server_name = :server_name AND media_id = :media_id AND sha256 IS NULL AND expires_ms > :now",
                 )?
                 .execute(named_params! {
@@ -238,6 +282,7 @@ impl MediaRows for SqliteCatalog {
                     ":media_id": mxc.media_id.as_str(),
                     ":now": now.0,
                     ":open": open,
+                    ":system": BY_SYSTEM,
                 })?;
             Ok(changed == 1)
         })
@@ -279,10 +324,17 @@ impl MediaRows for SqliteCatalog {
                     "UPDATE media SET last_access_ms = max(last_access_ms, ?3), anonymous = anonymous AND NOT ?5
                      WHERE server_name = ?1 AND media_id = ?2 AND (last_access_ms < ?4 OR anonymous AND ?5)",
                 )?;
-                for (mxc, LastAccess { at, by_known }) in &batch {
+                let mut avatar = connection.prepare_cached(
+                    "UPDATE media SET avatar_seen_ms = ?3 WHERE server_name = ?1 AND media_id = ?2
+                     AND (avatar_seen_ms IS NULL OR avatar_seen_ms < ?4)",
+                )?;
+                for (mxc, LastAccess { at, by_known, as_avatar }) in &batch {
                     let stale = at.before(ACCESS_GRAIN).0;
                     let address = (mxc.server_name.as_str(), mxc.media_id.as_str());
                     statement.execute((address.0, address.1, at.0, stale, by_known))?;
+                    if *as_avatar {
+                        avatar.execute((address.0, address.1, at.0, stale))?;
+                    }
                 }
                 Ok(())
             })
@@ -318,7 +370,8 @@ fn refill_media(connection: &Connection, media: NewMedia) -> rusqlite::Result<Op
         .prepare_cached(
             "UPDATE media SET created_ms = iif(sha256 = :sha256, created_ms, :created),
                               sha256 = :sha256, size = :size, content_type = :content_type,
-                              upload_name = :upload_name
+                              upload_name = :upload_name,
+                              quarantined_by = iif(protected, NULL, (SELECT :system FROM blocked_hash WHERE sha256 = :sha256))
              WHERE server_name = :server_name AND media_id = :media_id",
         )?
         .execute(named_params! {
@@ -329,27 +382,32 @@ fn refill_media(connection: &Connection, media: NewMedia) -> rusqlite::Result<Op
             ":upload_name": filled.upload_name,
             ":server_name": mxc.server_name.as_str(),
             ":media_id": mxc.media_id.as_str(),
+            ":system": BY_SYSTEM,
         })?;
     let blobs = if old == filled.sha256 { Vec::new() } else { vec![old] };
     Ok(Some(Removed { media: vec![mxc], blobs, previews: Vec::new() }))
 }
 
-/// Inserts the row of media with content unless its ID exists. Returns whether it did.
+/// Inserts the row of media with content unless its ID exists or is gone. Blocked content is quarantined from the start.
 pub(super) fn insert_media(
     connection: &Connection,
     media: &NewMedia,
     purpose: Purpose,
-) -> rusqlite::Result<bool> {
+) -> rusqlite::Result<Added> {
     let NewMedia { mxc, filled, user_id, created, open, anonymous } = media;
-    let added = connection
+    let is_quarantined: Option<bool> = connection
         .prepare_cached(
             "INSERT INTO media (server_name, media_id, sha256, size, content_type, upload_name, user_id,
-                                created_ms, last_access_ms, open, preview, anonymous)
-             VALUES (:server_name, :media_id, :sha256, :size, :content_type, :upload_name, :user_id,
-                     :created, :created, :open, :preview, :anonymous)
-             ON CONFLICT DO NOTHING",
+                                created_ms, last_access_ms, open, preview, anonymous, quarantined_by)
+             SELECT :server_name, :media_id, :sha256, :size, :content_type, :upload_name, :user_id,
+                    :created, :created, :open, :preview, :anonymous,
+                    (SELECT :system FROM blocked_hash WHERE sha256 = :sha256)
+             WHERE NOT EXISTS (SELECT 1 FROM gone WHERE server_name = :server_name AND media_id = :media_id)
+             ON CONFLICT DO NOTHING
+             RETURNING quarantined_by IS NOT NULL",
         )?
-        .execute(named_params! {
+        .query_row(
+            named_params! {
             ":server_name": mxc.server_name.as_str(),
             ":media_id": mxc.media_id.as_str(),
             ":sha256": filled.sha256.as_bytes(),
@@ -361,8 +419,16 @@ pub(super) fn insert_media(
             ":open": open,
             ":preview": purpose == Purpose::PreviewImage,
             ":anonymous": anonymous,
-        })?;
-    Ok(added == 1)
+            ":system": BY_SYSTEM,
+            },
+            |row| row.get(0),
+        )
+        .optional()?;
+    Ok(match is_quarantined {
+        Some(true) => Added::Quarantined,
+        Some(false) => Added::Yes,
+        None => Added::No,
+    })
 }
 
 /// The position of an address in the table.
@@ -402,6 +468,7 @@ fn read_media(row: &Row<'_>) -> rusqlite::Result<MediaRow> {
         user_id: user_id.as_deref().map(UserId::new),
         created: Timestamp(row.get(5)?),
         open: row.get(7)?,
+        is_quarantined: row.get(8)?,
     })
 }
 
@@ -568,7 +635,7 @@ mod tests {
         catalog.add(new_media("a", 1)).unwrap();
         let (day, later) = (created.after(ACCESS_GRAIN), created.after(ACCESS_GRAIN * 2));
         for (at, written) in [(day, created), (later, later), (day, later), (created, later)] {
-            let access = LastAccess { at, by_known: false };
+            let access = LastAccess { at, by_known: false, as_avatar: false };
             catalog.touch(vec![(mxc("a"), access), (mxc("z"), access)]).unwrap();
             assert_eq!(catalog.last_access(&mxc("a")).unwrap(), Some(written));
         }

@@ -14,7 +14,7 @@ use crate::store::fs::Fs as _;
 use crate::store::fs::SystemFs;
 
 /// The migrations, in order; `user_version` is the number of those that have run.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     include_str!("../../../assets/migrations/0001_media.sql"),
     include_str!("../../../assets/migrations/0002_server.sql"),
     include_str!("../../../assets/migrations/0003_thumbnail.sql"),
@@ -23,10 +23,11 @@ const MIGRATIONS: [&str; 8] = [
     include_str!("../../../assets/migrations/0006_store.sql"),
     include_str!("../../../assets/migrations/0007_blob.sql"),
     include_str!("../../../assets/migrations/0008_anonymous.sql"),
+    include_str!("../../../assets/migrations/0009_bounds.sql"),
 ];
 
 /// `user_version` after all of them have run.
-pub(super) const NEWEST: u32 = 8;
+pub(super) const NEWEST: u32 = 9;
 
 /// In the name of a copy: between the name of the database and the number of the first migration that the copy lacks.
 const COPY: &str = ".before-";

@@ -6,12 +6,15 @@
 mod blobs;
 mod conduit;
 mod connection;
+mod eviction;
 mod media;
 mod migrations;
+mod moderation;
 mod previews;
 mod servers;
 mod store;
 mod thumbnails;
+mod usage;
 
 use std::path::Path;
 
@@ -25,17 +28,30 @@ use crate::store::sha256::Sha256;
 
 pub(crate) use self::blobs::{BlobRows, Totals};
 pub(crate) use self::conduit::{ConduitError, read_keypair as read_conduit_keypair};
+pub(crate) use self::eviction::{Candidate, Cursor, Evicted, EvictionRows, Group, Page, Terms};
 pub(crate) use self::media::{
-    Content, Filled, LastAccess, MediaRow, MediaRows, NewMedia, Reservation, Reserved,
+    Added, Content, Filled, LastAccess, MediaRow, MediaRows, NewMedia, Reservation, Reserved,
 };
+pub(crate) use self::moderation::{Block, Deleted, ModerationRows, NewBlock, Record, Selection};
 pub(crate) use self::previews::{NewPreview, Preview, PreviewLimits, PreviewRows};
 pub(crate) use self::servers::{ServerRows, StoredKey};
 pub(crate) use self::store::{Place, StoreId, StoreRows, peek};
 pub(crate) use self::thumbnails::{NewThumbnail, ThumbnailKey, ThumbnailRows};
+pub(crate) use self::usage::{Usage, UsageBy, UsageRows};
 
 /// All queries, implemented by [`SqliteCatalog`]. The methods block. None of their types belongs to a database.
 pub(crate) trait Catalog:
-    MediaRows + ThumbnailRows + PreviewRows + BlobRows + ServerRows + StoreRows + Send + Sync
+    MediaRows
+    + ThumbnailRows
+    + PreviewRows
+    + BlobRows
+    + EvictionRows
+    + ModerationRows
+    + UsageRows
+    + ServerRows
+    + StoreRows
+    + Send
+    + Sync
 {
 }
 

@@ -102,7 +102,7 @@ impl PreviewRows for SqliteCatalog {
                 .optional()?
                 .flatten();
             if let Some(image) = image {
-                insert_media(connection, image, Purpose::PreviewImage)?;
+                let _quarantined_is_not_served = insert_media(connection, image, Purpose::PreviewImage)?;
             }
             connection
                 .prepare_cached(

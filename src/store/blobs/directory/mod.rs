@@ -233,6 +233,10 @@ impl BlobStore for DirectoryBlobs {
         Ok(())
     }
 
+    fn free(&self) -> io::Result<u64> {
+        self.room.unpromised()
+    }
+
     fn check(&self) -> io::Result<()> {
         self.room.check()?;
         // An empty file would fit on a full disk.

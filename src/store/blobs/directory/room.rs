@@ -50,6 +50,12 @@ impl FreeSpace {
         Ok(())
     }
 
+    /// Bytes that are free and not reserved.
+    pub(super) fn unpromised(&self) -> io::Result<u64> {
+        let promised = *self.promised();
+        Ok(self.fs.free(&self.folder)?.saturating_sub(promised))
+    }
+
     /// The sum of reservations. It is never left half-changed, so a poisoned lock can be used.
     fn promised(&self) -> MutexGuard<'_, u64> {
         self.promised.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,0 +1,470 @@
+//! `usage`, `retention`, `media …` and `block …`: what takes the room, what goes, and what must not be served.
+//!
+//! Each command asks the running service through `ops.listen`. When none runs, it opens the store itself.
+
+#![expect(clippy::indexing_slicing, reason = "a JSON value without the key gives null")]
+
+use std::io::{self, Read as _, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::{Failure, load_config_quietly, runtime};
+use crate::app::{App, Environment};
+use crate::config::{Config, ListenAddr, Size};
+use crate::federation::SigningKey;
+use crate::matrix::Timestamp;
+use crate::media::{Act, By, MAX_LISTED, OperatorRequest};
+
+/// The longest answer that is read, bytes.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// Columns of a name in a table, so that a row fits 80 columns.
+const NAME_WIDTH: usize = 34;
+
+/// What `usage` lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsageOf {
+    /// Local, remote, previews, thumbnails.
+    Kind,
+    /// Other servers.
+    Server,
+    /// Uploaders.
+    User,
+    /// Content types.
+    Type,
+    /// Time since last access.
+    Age,
+}
+
+/// What `media` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaAct {
+    /// Prints what is known.
+    Show,
+    /// Deletes for good.
+    Delete,
+    /// Stops serving the content, everywhere.
+    Quarantine,
+    /// Serves it again.
+    Unquarantine,
+    /// Keeps it from quarantine and eviction.
+    Protect,
+    /// Ends that.
+    Unprotect,
+}
+
+/// What `media` acts on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// These MXC URIs.
+    Listed(Vec<String>),
+    /// All media of another server.
+    Server(String),
+    /// All that a user uploaded.
+    User(String),
+}
+
+/// What `block` does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlockAct {
+    /// Blocks hashes.
+    Add(Vec<String>),
+    /// Unblocks hashes.
+    Remove(Vec<String>),
+    /// Blocks the hashes of a file, one a line; `-` is standard input.
+    Import(PathBuf),
+    /// Prints all blocked hashes, one a line.
+    Export,
+}
+
+/// `usage`: who and what takes the room.
+pub fn usage(
+    config: Option<&Path>,
+    of: UsageOf,
+    top: usize,
+    as_json: bool,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let by = match of {
+        UsageOf::Kind => By::Kind,
+        UsageOf::Server => By::Server,
+        UsageOf::User => By::User,
+        UsageOf::Type => By::Type,
+        UsageOf::Age => By::Age,
+    };
+    let report = Operator::find(config)?.ask(OperatorRequest::Usage { by, top })?;
+    if as_json {
+        return Ok(writeln!(out, "{report:#}")?);
+    }
+    writeln!(out, "stored {}, free on the disk {}", size(&report["stored"]), size(&report["free"]))?;
+    writeln!(out)?;
+    let title = match of {
+        UsageOf::Kind => "kind",
+        UsageOf::Server => "server",
+        UsageOf::User => "user",
+        UsageOf::Type => "content type",
+        UsageOf::Age => "last access",
+    };
+    writeln!(out, "{title:NAME_WIDTH$} {:>10} {:>13} {:>16}", "files", "referenced", "freed if removed")?;
+    for row in rows(&report) {
+        writeln!(
+            out,
+            "{:NAME_WIDTH$} {:>10} {:>13} {:>16}",
+            shortened(text(&row["name"])),
+            row["files"],
+            size(&row["referenced"]).to_string(),
+            size(&row["freed"]).to_string()
+        )?;
+    }
+    Ok(())
+}
+
+/// `retention`: evicts what is over the bounds, or says what would go.
+pub fn retention(
+    config: Option<&Path>,
+    dry_run: bool,
+    (keep_free, max_store): (Option<Size>, Option<Size>),
+    as_json: bool,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let (keep_free, max_store) = (keep_free.map(|size| size.0), max_store.map(|size| size.0));
+    let report = Operator::find(config)?.ask(OperatorRequest::Retention { dry_run, keep_free, max_store })?;
+    if as_json {
+        return Ok(writeln!(out, "{report:#}")?);
+    }
+    writeln!(out, "stored {}, free on the disk {}", size(&report["stored"]), size(&report["free"]))?;
+    let total = &report["total"];
+    let verb = if dry_run { "would go" } else { "went" };
+    writeln!(out, "{} files {verb}, {}", total["files"], size(&total["bytes"]))?;
+    for (title, key) in
+        [("reason", "by_reason"), ("kind", "by_kind"), ("last access", "by_age"), ("server", "by_server")]
+    {
+        print_counts(out, title, &report[key])?;
+    }
+    let first = report["first"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !first.is_empty() {
+        writeln!(out, "\nfirst")?;
+    }
+    for row in first {
+        let last_access = date(&row["last_access"]);
+        let name = row["mxc"].as_str().map_or_else(|| text(&row["kind"]).to_owned(), str::to_owned);
+        let (bytes, reason) = (size(&row["bytes"]).to_string(), text(&row["reason"]));
+        writeln!(out, "  {last_access} {bytes:>11} {reason:12} {}", escaped(&name))?;
+    }
+    for unmet in report["unmet"].as_array().into_iter().flatten() {
+        writeln!(out, "\n{}", text(unmet))?;
+    }
+    Ok(())
+}
+
+/// Prints counts by name, the largest first, at most 20.
+fn print_counts(out: &mut impl Write, title: &str, counts: &Value) -> io::Result<()> {
+    let mut counts: Vec<_> = counts.as_object().into_iter().flatten().collect();
+    if counts.is_empty() {
+        return Ok(());
+    }
+    counts.sort_by_key(|(_, count)| u64::MAX.saturating_sub(count["bytes"].as_u64().unwrap_or(0)));
+    writeln!(out, "\n{title:NAME_WIDTH$} {:>10} {:>13}", "files", "bytes")?;
+    let rest = counts.len().saturating_sub(20);
+    for (name, count) in counts.into_iter().take(20) {
+        writeln!(
+            out,
+            "{:NAME_WIDTH$} {:>10} {:>13}",
+            shortened(name),
+            count["files"],
+            size(&count["bytes"]).to_string()
+        )?;
+    }
+    if rest > 0 {
+        writeln!(out, "and {rest} more")?;
+    }
+    Ok(())
+}
+
+/// `media show|delete|quarantine|unquarantine|protect|unprotect`. Returns whether all addresses are known.
+pub fn media(
+    config: Option<&Path>,
+    act: MediaAct,
+    target: Target,
+    reason: Option<&str>,
+    out: &mut impl Write,
+) -> Result<bool, Failure> {
+    let operator = Operator::find(config)?;
+    let listed = match target {
+        Target::Listed(listed) => listed,
+        Target::Server(_) | Target::User(_) if act != MediaAct::Delete => {
+            return Err("--server and --user are for `media delete`".into());
+        }
+        Target::Server(server) => {
+            let answer = operator.ask(OperatorRequest::DeleteAll { server: Some(server), user: None })?;
+            writeln!(out, "deleted {} files", answer["deleted"])?;
+            return Ok(true);
+        }
+        Target::User(user) => {
+            let answer = operator.ask(OperatorRequest::DeleteAll { server: None, user: Some(user) })?;
+            writeln!(out, "deleted {} files", answer["deleted"])?;
+            return Ok(true);
+        }
+    };
+    let act = match act {
+        MediaAct::Show => Act::Show,
+        MediaAct::Delete => Act::Delete,
+        MediaAct::Quarantine => Act::Quarantine,
+        MediaAct::Unquarantine => Act::Unquarantine,
+        MediaAct::Protect => Act::Protect,
+        MediaAct::Unprotect => Act::Unprotect,
+    };
+    let mut is_all_known = true;
+    for batch in listed.chunks(MAX_LISTED) {
+        let answer = operator.ask(OperatorRequest::Media {
+            act,
+            media: batch.to_vec(),
+            reason: reason.map(str::to_owned),
+        })?;
+        if act == Act::Delete {
+            writeln!(out, "deleted {} of {} files", answer["deleted"], batch.len())?;
+        }
+        for row in rows(&answer) {
+            if act == Act::Show {
+                is_all_known &= row["state"] != "unknown";
+                show(out, row)?;
+            } else {
+                is_all_known &= row["known"] == true;
+                let what = match (row["known"].as_bool(), row["protected"].as_bool(), row["changed"].as_u64())
+                {
+                    (Some(false), ..) => "unknown, nothing was done".to_owned(),
+                    (_, Some(true), _) => "protected, nothing was done".to_owned(),
+                    (.., count) => format!("addresses changed: {}", count.unwrap_or(0)),
+                };
+                writeln!(out, "{}: {what}", text(&row["mxc"]))?;
+            }
+        }
+    }
+    Ok(is_all_known)
+}
+
+/// Prints what is known of one address, a line for each fact.
+fn show(out: &mut impl Write, row: &Value) -> io::Result<()> {
+    writeln!(out, "{}", text(&row["mxc"]))?;
+    for (key, value) in
+        row.as_object().into_iter().flatten().filter(|(key, value)| *key != "mxc" && !value.is_null())
+    {
+        let shown = match (key.as_str(), value) {
+            ("created" | "last_access" | "since", _) => date(value),
+            ("bytes", _) => size(value).to_string(),
+            (_, Value::String(text)) => escaped(text),
+            (_, other) => other.to_string(),
+        };
+        writeln!(out, "  {:24} {shown}", key.replace('_', " "))?;
+    }
+    Ok(())
+}
+
+/// `block add|remove|import|export`
+pub fn block(
+    config: Option<&Path>,
+    act: BlockAct,
+    reason: Option<&str>,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let operator = Operator::find(config)?;
+    let add = |hashes: Vec<String>, out: &mut dyn Write| -> Result<(), Failure> {
+        let mut quarantined = 0;
+        for batch in hashes.chunks(MAX_LISTED) {
+            let (hashes, reason) = (batch.to_vec(), reason.map(str::to_owned));
+            let answer = operator.ask(OperatorRequest::Block { hashes, reason })?;
+            quarantined = answer["quarantined"].as_u64().unwrap_or(0).saturating_add(quarantined);
+        }
+        writeln!(out, "blocked {} hashes; {quarantined} addresses are not served any more", hashes.len())?;
+        Ok(())
+    };
+    match act {
+        BlockAct::Add(hashes) => add(hashes, out)?,
+        BlockAct::Import(path) => add(read_hashes(&path)?, out)?,
+        BlockAct::Remove(hashes) => {
+            let mut unblocked = 0;
+            for batch in hashes.chunks(MAX_LISTED) {
+                let answer = operator.ask(OperatorRequest::Unblock { hashes: batch.to_vec() })?;
+                unblocked = answer["unblocked"].as_u64().unwrap_or(0).saturating_add(unblocked);
+            }
+            writeln!(out, "unblocked {unblocked} of {} hashes", hashes.len())?;
+        }
+        BlockAct::Export => {
+            let mut after = None;
+            loop {
+                let answer = operator.ask(OperatorRequest::Blocked { after })?;
+                let rows = rows(&answer);
+                for row in rows {
+                    writeln!(out, "{}", text(&row["sha256"]))?;
+                }
+                let Some(last) = rows.last() else { break };
+                after = Some(text(&last["sha256"]).to_owned());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The hashes of a file, one a line. `#` begins a comment; empty lines are skipped.
+fn read_hashes(path: &Path) -> Result<Vec<String>, Failure> {
+    let mut content = String::new();
+    if path == Path::new("-") {
+        io::stdin().read_to_string(&mut content)?;
+    } else {
+        content = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    let lines = content.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    let mut hashes = Vec::new();
+    for (number, line) in (1_usize..).zip(lines).filter(|(_, line)| !line.is_empty()) {
+        if line.len() != 64 || !line.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let shown: String = line.chars().take(80).collect();
+            let what = format!(
+                "{}:{number}: `{}` is not a SHA-256 in hex (64 digits)",
+                path.display(),
+                escaped(&shown)
+            );
+            return Err(what.into());
+        }
+        hashes.push(line.to_ascii_lowercase());
+    }
+    Ok(hashes)
+}
+
+/// The service, or the store when none runs.
+enum Operator {
+    Service(ListenAddr),
+    Store(Box<Config>),
+}
+
+impl Operator {
+    /// Finds out whether the service runs.
+    fn find(config: Option<&Path>) -> Result<Self, Failure> {
+        let config = load_config_quietly(config)?;
+        let Some(address) = config.ops_address() else { return Ok(Self::Store(Box::new(config))) };
+        let is_there = match &address {
+            ListenAddr::Unix(socket) => std::os::unix::net::UnixStream::connect(socket).map(drop),
+            ListenAddr::Tcp(address) => connectable(*address),
+        };
+        match is_there {
+            Ok(()) => Ok(Self::Service(address)),
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+            {
+                Ok(Self::Store(Box::new(config)))
+            }
+            Err(error) => Err(format!("{address}: {error}; run this as the user of the service").into()),
+        }
+    }
+
+    /// Sends a request, and returns the answer.
+    fn ask(&self, request: OperatorRequest) -> Result<Value, Failure> {
+        let runtime = runtime()?;
+        match self {
+            Self::Service(address) => runtime.block_on(send(address, &request)),
+            Self::Store(config) => {
+                if !config.data_dir.join("catalog.db").exists() {
+                    return Err(format!("there is no store in data_dir {}", config.data_dir.display()).into());
+                }
+                let environment = Environment::system();
+                // Nothing is sent to other servers, so nothing is signed.
+                let random = std::sync::Arc::clone(&environment.random);
+                let app = App::open(config, SigningKey::generate(|bytes| random(bytes)), environment)
+                    .map_err(|error| format!("data_dir {}: {}", config.data_dir.display(), error.causes()))?;
+                let answer = runtime.block_on(app.media.operate(request));
+                answer.map_err(|error| told(error.message(), &error.causes()).into())
+            }
+        }
+    }
+}
+
+/// A message and what it was caused by.
+fn told(message: &str, causes: &str) -> String {
+    if causes.is_empty() { message.to_owned() } else { format!("{message}: {causes}") }
+}
+
+fn connectable(address: SocketAddr) -> io::Result<()> {
+    std::net::TcpStream::connect_timeout(&address, Duration::from_secs(5)).map(drop)
+}
+
+/// Sends a request to the running service.
+async fn send(address: &ListenAddr, request: &OperatorRequest) -> Result<Value, Failure> {
+    match address {
+        ListenAddr::Unix(socket) => exchange(UnixStream::connect(socket).await?, request).await,
+        ListenAddr::Tcp(address) => exchange(TcpStream::connect(address).await?, request).await,
+    }
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: &OperatorRequest,
+) -> Result<Value, Failure> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri("/_sidecar/operator")
+        .header("Host", "localhost")
+        .header("Content-Type", "application/json")
+        .body(Full::new(Bytes::from(serde_json::to_vec(request)?)))?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await?.to_bytes();
+    connection.abort();
+    let answer: Value = serde_json::from_slice(&body).map_err(|_error| {
+        format!("the service answered with status {status} and no JSON; is it of the same version?")
+    })?;
+    if status.is_success() {
+        return Ok(answer);
+    }
+    Err(answer["error"].as_str().unwrap_or("the service refused").to_owned().into())
+}
+
+fn rows(answer: &Value) -> &[Value] {
+    answer["rows"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn size(value: &Value) -> ByteSize {
+    ByteSize(value.as_u64().unwrap_or(0))
+}
+
+/// A time as a date, UTC.
+fn date(value: &Value) -> String {
+    let time = Timestamp(value.as_i64().unwrap_or(0)).system_time();
+    let date = httpdate::fmt_http_date(time);
+    // "Sun, 06 Nov 1994 08:49:37 GMT"
+    date.get(5..16).unwrap_or_default().to_owned()
+}
+
+/// Others chose parts of a name: control characters could change the terminal.
+fn escaped(name: &str) -> String {
+    let mut shown = String::new();
+    for char in name.chars() {
+        if char.is_control() { shown.extend(char.escape_default()) } else { shown.push(char) }
+    }
+    shown
+}
+
+/// A name that fits its column.
+fn shortened(name: &str) -> String {
+    let name = escaped(name);
+    if name.chars().count() <= NAME_WIDTH {
+        return name;
+    }
+    let start: String = name.chars().take(NAME_WIDTH.saturating_sub(1)).collect();
+    format!("{start}…")
+}
