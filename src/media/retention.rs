@@ -10,6 +10,8 @@
 mod candidates;
 mod report;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
