@@ -23,6 +23,8 @@ pub struct Error {
     /// How long the client should wait before it tries again.
     retry_after: Option<Duration>,
     homeserver_answer: Option<HomeserverAnswer>,
+    /// A page that explains the error to the user.
+    info_uri: Option<Arc<str>>,
 }
 
 /// The response with which the homeserver refused the caller. The client gets it unchanged, because it may contain fields that only the
@@ -62,6 +64,8 @@ pub(crate) enum Kind {
     BadSignature,
     /// The caller is authenticated and may not do this.
     Forbidden,
+    /// The user has all that the quota allows.
+    UserLimitExceeded,
     /// Too many requests.
     LimitExceeded,
     /// A malformed request for which Matrix has no errcode.
@@ -106,7 +110,14 @@ pub(crate) enum LogLevel {
 impl Error {
     /// An error of `kind` with a message for the client.
     pub(crate) fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), source: None, retry_after: None, homeserver_answer: None }
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+            retry_after: None,
+            homeserver_answer: None,
+            info_uri: None,
+        }
     }
 
     /// An internal error. The client only reads "internal error"; the log says `what` was being done and why it failed.
@@ -148,6 +159,17 @@ impl Error {
     pub(crate) fn answered_by_homeserver(mut self, status: u16, json: impl Into<Arc<str>>) -> Self {
         self.homeserver_answer = Some(HomeserverAnswer { status, json: json.into() });
         self
+    }
+
+    /// The same error with a page that explains it to the user.
+    pub(crate) fn explained_at(mut self, info_uri: &str) -> Self {
+        self.info_uri = Some(info_uri.into());
+        self
+    }
+
+    /// The page that explains the error to the user.
+    pub(crate) fn info_uri(&self) -> Option<&str> {
+        self.info_uri.as_deref()
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -200,6 +222,7 @@ impl Kind {
             | Self::UnknownToken
             | Self::GuestForbidden
             | Self::Forbidden
+            | Self::UserLimitExceeded
             | Self::LimitExceeded
             | Self::BadRequest
             | Self::MissingParam

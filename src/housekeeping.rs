@@ -12,7 +12,7 @@ use crate::accounts::{Software, strangers};
 use crate::app::App;
 use crate::error::Result;
 use crate::federation::KeyCheck;
-use crate::media::{Media, Mode};
+use crate::media::{Ages, Media, Mode};
 use crate::sync::admission::{Ask, Caller, Work, WorkKind};
 use crate::sync::pools::Pool;
 
@@ -31,6 +31,9 @@ const COMPARE_EVERY: Duration = Duration::from_mins(1);
 /// The same after they have agreed.
 const COMPARE_AGAIN_EVERY: Duration = Duration::from_hours(1);
 
+/// Time between two looks whether files should be read for damage.
+const SCRUB_EVERY: Duration = Duration::from_hours(1);
+
 /// Starts the jobs. They end when `tasks` is shut down.
 pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
     tasks.spawn(tend_orphans(Arc::clone(app)));
@@ -40,6 +43,7 @@ pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
     tasks.spawn(follow_homeserver(Arc::clone(app)));
     tasks.spawn(flush_accesses(Arc::clone(app)));
     tasks.spawn(keep_bounds(Arc::clone(app)));
+    tasks.spawn(scrub(Arc::clone(app)));
 }
 
 /// Searches for blobs without a row until one search was complete, then checks the found ones every hour.
@@ -134,12 +138,26 @@ async fn flush_accesses(app: Arc<App>) {
 async fn keep_bounds(app: Arc<App>) {
     loop {
         let rules = app.config().retention.clone();
-        if let Err(error) = app.media.sweep(rules, Mode::Evict).await {
+        if let Err(error) = app.media.sweep(rules, Mode::Evict, Ages::WhenTrusted).await {
             tracing::error!(?error, "evicting files failed");
         }
         tokio::select! {
             () = tokio::time::sleep(app.config().retention.every.0) => {}
             () = app.media.sweep_needed() => {}
+        }
+    }
+}
+
+/// Reads all files for damage once a month, a few seconds at a time, while the machine is idle.
+async fn scrub(app: Arc<App>) {
+    loop {
+        app.activity.wait_until_idle().await;
+        let has_more = app.media.scrub_if_due().await.unwrap_or_else(|error| {
+            tracing::error!(?error, "reading files for damage failed; the next try is in an hour");
+            false
+        });
+        if !has_more {
+            tokio::time::sleep(SCRUB_EVERY).await;
         }
     }
 }

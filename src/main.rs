@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use media_sidecar::cli::demo;
 use media_sidecar::cli::{
-    self, BlockAct, Failure, Fallback, KeySource, LogFormat, MediaAct, ProxyOptions, Target, TlsFiles,
-    UsageOf,
+    self, BlockAct, Failure, Fallback, KeySource, LogFormat, MediaAct, ProxyOptions, RetentionOptions,
+    Target, TlsFiles, UsageOf,
 };
-use media_sidecar::config::Size;
+use media_sidecar::config::{Rate, Size, Span};
 use media_sidecar::federation::Overwrite;
 use media_sidecar::matrix::ServerName;
 
@@ -94,6 +94,9 @@ enum Command {
         /// Instead of `retention.max_store`
         #[arg(long, value_name = "SIZE")]
         max_store: Option<Size>,
+        /// Instead of `retention.remote.unused`, like 90days; also in the first day after a start
+        #[arg(long, value_name = "DURATION")]
+        unused: Option<Span>,
         /// Print JSON, sizes in bytes
         #[arg(long)]
         json: bool,
@@ -101,6 +104,16 @@ enum Command {
     /// Show, delete, quarantine or protect media
     #[command(subcommand, after_help = "Example: media-sidecar media show mxc://example.org/abc")]
     Media(Media),
+    /// Read all files and compare them with their hashes: damaged copies of other servers' media are dropped, others are named
+    #[command(after_help = "Example: media-sidecar scrub --rate 20MiB/s")]
+    Scrub {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// How much is read in a second
+        #[arg(long, default_value = "5MiB/s")]
+        rate: Rate,
+    },
     /// Content that is never served, by its hash
     #[command(subcommand, after_help = "Example: media-sidecar block export")]
     Block(Block),
@@ -381,8 +394,13 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             };
             cli::usage(config.config.as_deref(), of, top, json, &mut out)?;
         }
-        Command::Retention { config, dry_run, keep_free, max_store, json } => {
-            cli::retention(config.config.as_deref(), dry_run, (keep_free, max_store), json, &mut out)?;
+        Command::Retention { config, dry_run, keep_free, max_store, unused, json } => {
+            let options = RetentionOptions { dry_run, keep_free, max_store, unused };
+            cli::retention(config.config.as_deref(), &options, json, &mut out)?;
+        }
+        Command::Scrub { config, rate } => {
+            let is_well = cli::scrub(config.config.as_deref(), rate, &mut out)?;
+            return Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Media(act) => return run_media(act, &mut out),
         Command::Block(act) => run_block(act, &mut out)?,

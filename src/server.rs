@@ -94,6 +94,12 @@ pub(crate) enum Endpoint {
     UploadInto,
     PreviewUrl,
     Config,
+    /// What the user has uploaded (MSC4034).
+    Usage,
+    /// Deletes the caller's own media; nothing to do is a success (MSC4322).
+    Redact,
+    /// Deletes the caller's own media (MSC2278, MSC4425).
+    Delete,
     /// The homeserver's versions with our features added.
     Versions,
     Health,
@@ -142,7 +148,7 @@ const NONE: (Auth, &str) = (Internal, "");
 /// The mapping of MSC1902, with the columns of its successor. `{v}` is `r0`, `v1` or `v3`; `[…]` is optional; the unstable names are
 /// derived by [`names`].
 #[rustfmt::skip]
-pub(crate) const ROUTES: [Row; 7] = [
+pub(crate) const ROUTES: [Row; 10] = [
     Row { endpoint: Endpoint::Download, method: Method::GET, cells: [
         (Optional, "/_matrix/media/{v}/download/{o}/{m}[/{name}]"),
         (Optional, "/_matrix/client/r0/media/download/{o}/{m}[/{name}]"),
@@ -182,6 +188,21 @@ pub(crate) const ROUTES: [Row; 7] = [
         (UserOnly, "/_matrix/client/v1/media/config"),
         NONE, NONE,
     ] },
+    Row { endpoint: Endpoint::Usage, method: Method::GET, cells: [
+        (UserOnly, "/_matrix/media/v3/usage"),
+        NONE, NONE, NONE, NONE,
+    ] },
+    Row { endpoint: Endpoint::Redact, method: Method::POST, cells: [
+        NONE, NONE,
+        (UserOnly, "/_matrix/client/v1/media/redact/{o}/{m}"),
+        NONE, NONE,
+    ] },
+    Row { endpoint: Endpoint::Delete, method: Method::DELETE, cells: [
+        (UserOnly, "/_matrix/media/{v}/download/{o}/{m}"),
+        NONE,
+        (UserOnly, "/_matrix/client/v1/media/{o}/{m}"),
+        NONE, NONE,
+    ] },
 ];
 
 /// Routes of `listen` outside [`ROUTES`]: a path of the homeserver, which the proxy may send here, and the health check, which it must not.
@@ -198,12 +219,14 @@ pub(crate) const OPS_ROUTES: [Route; 3] = [
 ];
 
 /// Prefixes of all paths in [`ROUTES`] under all their names: what a reverse proxy must send here.
-pub(crate) const PROXY_PREFIXES: [&str; 9] = [
+pub(crate) const PROXY_PREFIXES: [&str; 11] = [
     "/_matrix/media/",
     "/_matrix/client/r0/media/",
     "/_matrix/client/v1/media/",
     "/_matrix/client/unstable/org.matrix.msc1902/media/",
     "/_matrix/client/unstable/org.matrix.msc3916/media/",
+    "/_matrix/client/unstable/uk.timedout.msc4322/media/",
+    "/_matrix/client/unstable/org.matrix.msc4425/",
     "/_matrix/federation/v1/remote_media/",
     "/_matrix/federation/v1/media/",
     "/_matrix/federation/unstable/org.matrix.msc1902/remote_media/",
@@ -280,10 +303,17 @@ fn names(column: Column, endpoint: Endpoint, path: &str) -> Vec<String> {
     let unstable = match (column, endpoint) {
         (Column::ClientMsc1902, _) => path.replacen("/r0/", "/unstable/org.matrix.msc1902/", 1),
         (Column::FederationMsc1902, _) => path.replacen("/v1/", "/unstable/org.matrix.msc1902/", 1),
+        (Column::ClientMsc3916, Endpoint::Redact) => {
+            path.replacen("/v1/", "/unstable/uk.timedout.msc4322/", 1)
+        }
+        (Column::ClientMsc3916, Endpoint::Delete) => {
+            path.replacen("/v1/media/", "/unstable/org.matrix.msc4425/", 1)
+        }
         (Column::ClientMsc3916, _) => path.replacen("/v1/", "/unstable/org.matrix.msc3916/", 1),
         (Column::FederationMsc3916, _) => path.replacen("/v1/", "/unstable/org.matrix.msc3916.v2/", 1),
         (Column::Legacy, Endpoint::Create) => path.replacen("/v1/", "/unstable/fi.mau.msc2246/", 1),
         (Column::Legacy, Endpoint::UploadInto) => path.replacen("/v3/", "/unstable/fi.mau.msc2246/", 1),
+        (Column::Legacy, Endpoint::Usage) => path.replacen("/v3/", "/unstable/org.matrix.msc4034/", 1),
         (Column::Legacy | Column::Own, _) => String::new(),
     };
     let versions = ["r0", "v1", "v3"].map(|version| path.replace("{v}", version));
@@ -565,7 +595,10 @@ async fn dispatch(app: &Arc<App>, route: &Route, principal: Principal, call: &mu
         (Endpoint::Upload, _) => client::create_content(app, call, caller, principal.user()?).await,
         (Endpoint::Create, _) => client::create_mxc_uri(app, call, principal.user()?).await,
         (Endpoint::UploadInto, _) => client::create_content_async(app, call, caller, principal.user()?).await,
-        (Endpoint::Config, _) => Ok(client::get_media_config(app)),
+        (Endpoint::Config, _) => client::get_media_config(app, principal.user()?).await,
+        (Endpoint::Usage, _) => client::get_media_usage(app, principal.user()?).await,
+        (Endpoint::Redact, _) => client::redact_media(app, call, principal.user()?).await,
+        (Endpoint::Delete, _) => client::delete_media(app, call, principal.user()?).await,
         (Endpoint::Versions, _) => ops::get_supported_versions(app, call).await,
         (Endpoint::Health, _) => ops::health(app).await,
         (Endpoint::Limits, _) => Ok(ops::limits(app)),
@@ -786,10 +819,29 @@ mod tests {
             ("/_matrix/media/unstable/fi.mau.msc2246/upload/a/b", Endpoint::UploadInto, Column::Legacy),
             ("/_matrix/media/r0/upload", Endpoint::Upload, Column::Legacy),
             ("/_sidecar/health", Endpoint::Health, Column::Own),
+            ("/_matrix/media/v3/usage", Endpoint::Usage, Column::Legacy),
+            ("/_matrix/media/unstable/org.matrix.msc4034/usage", Endpoint::Usage, Column::Legacy),
+            ("/_matrix/client/v1/media/redact/a/b", Endpoint::Redact, Column::ClientMsc3916),
+            (
+                "/_matrix/client/unstable/uk.timedout.msc4322/media/redact/a/b",
+                Endpoint::Redact,
+                Column::ClientMsc3916,
+            ),
+            ("/_matrix/client/v1/media/a/b", Endpoint::Delete, Column::ClientMsc3916),
+            ("/_matrix/client/unstable/org.matrix.msc4425/a/b", Endpoint::Delete, Column::ClientMsc3916),
+            ("/_matrix/media/r0/download/a/b", Endpoint::Delete, Column::Legacy),
         ] {
             let found = routes.at(path).unwrap_or_else(|_| panic!("{path}"));
-            let [route] = found.value.as_slice() else { panic!("{path}: {:?}", found.value) };
-            assert_eq!((route.endpoint, route.column), (endpoint, column), "{path}");
+            let is_it = |route: &Route| (route.endpoint, route.column) == (endpoint, column);
+            assert_eq!(
+                found.value.iter().filter(|route| is_it(route)).count(),
+                1,
+                "{path}: {:?}",
+                found.value
+            );
+            let mut methods: Vec<_> = found.value.iter().map(|route| route.method.as_str()).collect();
+            methods.dedup();
+            assert_eq!(methods.len(), found.value.len(), "{path}: one route for each method");
         }
         for path in [
             "/",

@@ -26,3 +26,14 @@ CREATE TABLE gone (
 
 -- Lifting a quarantine ends its tombstones.
 CREATE INDEX gone_by_sha256 ON gone (sha256) WHERE sha256 IS NOT NULL;
+
+-- How far the reading of all files for damage has come. One row.
+CREATE TABLE scrub (
+    one         INTEGER NOT NULL PRIMARY KEY,
+    position    BLOB,             -- the last hash that was checked; NULL: none is under way
+    finished_ms INTEGER NOT NULL, -- when the last one ended; 0: never
+    CHECK (one = 1),
+    CHECK (position IS NULL OR length(position) = 32)
+) STRICT;
+
+INSERT INTO scrub (one, position, finished_ms) VALUES (1, NULL, 0);

@@ -16,7 +16,8 @@ use crate::http::request::Call;
 use crate::http::response::{self, ArrivingHead, Caching, Response};
 use crate::matrix::Mxc;
 use crate::media::download::{AccessOptions, Download, RemoteFetch, RemoteHead, WaitFor};
-use crate::media::{Upload, Viewer};
+use crate::media::{Upload, Viewer, WhenGone};
+use crate::store::catalog::UserTotal;
 use crate::sync::admission::Caller;
 
 /// Whether a route knows the parameter `allow_remote`, by which clients ask not to fetch remote media. MSC3916's routes do not.
@@ -144,9 +145,51 @@ pub(crate) async fn create_content_async(
     Ok(response::json(&answer.into()))
 }
 
-/// `GET config`
-pub(crate) fn get_media_config(app: &Arc<App>) -> Response {
-    response::json(&json!({"m.upload.size": app.media.max_upload_size()}))
+/// `GET config`, with the user's quota if there is one (MSC4034).
+pub(crate) async fn get_media_config(app: &Arc<App>, account: Account) -> Result<Response> {
+    let mut answer = Map::from_iter([("m.upload.size".to_owned(), app.media.max_upload_size().into())]);
+    let quota = app.media.quota(&account.user_id);
+    if !quota.is_none() {
+        let total = app.media.user_total(&account.user_id).await?;
+        add_storage(&mut answer, "size", quota.max_bytes);
+        add_storage(&mut answer, "max_files", quota.max_files);
+        add_usage(&mut answer, total);
+    }
+    Ok(response::json(&answer.into()))
+}
+
+/// `GET usage` (MSC4034): what the user has uploaded.
+pub(crate) async fn get_media_usage(app: &Arc<App>, account: Account) -> Result<Response> {
+    let mut answer = Map::new();
+    add_usage(&mut answer, app.media.user_total(&account.user_id).await?);
+    Ok(response::json(&answer.into()))
+}
+
+/// Adds what a user has. Created media IDs count as files, as they do for the quota.
+fn add_usage(answer: &mut Map<String, Value>, total: UserTotal) {
+    add_storage(answer, "used", Some(total.bytes));
+    add_storage(answer, "files", Some(total.files.saturating_add(total.pending)));
+}
+
+/// Adds a number under its stable and its unstable name (MSC4034). What has no bound is left out.
+fn add_storage(answer: &mut Map<String, Value>, name: &str, value: Option<u64>) {
+    for prefix in ["m.storage", "org.matrix.msc4034.storage"] {
+        answer.extend(value.map(|value| (format!("{prefix}.{name}"), value.into())));
+    }
+}
+
+/// `POST redact/{o}/{m}` (MSC4322): deletes the user's own media. It may be gone already. The body may hold a reason; it is not read.
+pub(crate) async fn redact_media(app: &Arc<App>, call: &mut Call, account: Account) -> Result<Response> {
+    let mxc = call.mxc(&app.server_name)?;
+    app.media.delete_own(&mxc, account.user_id, WhenGone::Fine).await?;
+    Ok(response::json(&json!({})))
+}
+
+/// `DELETE download/{o}/{m}` (MSC2278) and `DELETE media/{o}/{m}` (MSC4425): deletes the user's own media.
+pub(crate) async fn delete_media(app: &Arc<App>, call: &mut Call, account: Account) -> Result<Response> {
+    let mxc = call.mxc(&app.server_name)?;
+    app.media.delete_own(&mxc, account.user_id, WhenGone::NotFound).await?;
+    Ok(response::json(&json!({})))
 }
 
 /// `GET preview_url`

@@ -20,7 +20,9 @@ use crate::federation::{KeyError, KeyFile, LoadedKey};
 
 pub use self::check::check;
 pub use self::key::{KeySource, generate, import, show};
-pub use self::operator::{BlockAct, MediaAct, Target, UsageOf, block, media, retention, usage};
+pub use self::operator::{
+    BlockAct, MediaAct, RetentionOptions, Target, UsageOf, block, media, retention, scrub, usage,
+};
 pub use self::proxy_config::{Fallback, Proxy, ProxyOptions, TlsFiles, proxy_config};
 pub(crate) use self::serve::runtime;
 pub use self::serve::{LogFormat, serve};

@@ -21,7 +21,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::{Failure, load_config_quietly, runtime};
 use crate::app::{App, Environment};
-use crate::config::{Config, ListenAddr, Size};
+use crate::config::{Config, ListenAddr, Rate, Size, Span};
 use crate::federation::SigningKey;
 use crate::matrix::Timestamp;
 use crate::media::{Act, By, MAX_LISTED, OperatorRequest};
@@ -88,6 +88,19 @@ pub enum BlockAct {
     Export,
 }
 
+/// What `retention` does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetentionOptions {
+    /// Only say what would go.
+    pub dry_run: bool,
+    /// Instead of `retention.keep_free`.
+    pub keep_free: Option<Size>,
+    /// Instead of `retention.max_store`.
+    pub max_store: Option<Size>,
+    /// Instead of `retention.remote.unused`.
+    pub unused: Option<Span>,
+}
+
 /// `usage`: who and what takes the room.
 pub fn usage(
     config: Option<&Path>,
@@ -133,13 +146,19 @@ pub fn usage(
 /// `retention`: evicts what is over the bounds, or says what would go.
 pub fn retention(
     config: Option<&Path>,
-    dry_run: bool,
-    (keep_free, max_store): (Option<Size>, Option<Size>),
+    mode: &RetentionOptions,
     as_json: bool,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
+    let RetentionOptions { dry_run, keep_free, max_store, unused } = *mode;
     let (keep_free, max_store) = (keep_free.map(|size| size.0), max_store.map(|size| size.0));
-    let report = Operator::find(config)?.ask(OperatorRequest::Retention { dry_run, keep_free, max_store })?;
+    let unused_ms = unused.map(|span| u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX));
+    let report = Operator::find(config)?.ask(OperatorRequest::Retention {
+        dry_run,
+        keep_free,
+        max_store,
+        unused_ms,
+    })?;
     if as_json {
         return Ok(writeln!(out, "{report:#}")?);
     }
@@ -314,6 +333,42 @@ pub fn block(
         }
     }
     Ok(())
+}
+
+/// `scrub`: reads all files for damage. Returns whether none was found that is lost.
+pub fn scrub(config: Option<&Path>, rate: Rate, out: &mut impl Write) -> Result<bool, Failure> {
+    let operator = Operator::find(config)?;
+    let (mut after, mut files, mut bytes, mut removed, mut lost) = (None, 0_u64, 0_u64, 0_u64, 0_u64);
+    let mut shown = std::time::Instant::now();
+    loop {
+        let answer = operator.ask(OperatorRequest::Scrub { after, rate: rate.0 })?;
+        files = files.saturating_add(answer["files"].as_u64().unwrap_or(0));
+        bytes = bytes.saturating_add(answer["bytes"].as_u64().unwrap_or(0));
+        for damaged in answer["damaged"].as_array().into_iter().flatten() {
+            let (name, sha256) = (text(&damaged["mxc"]), text(&damaged["sha256"]));
+            if damaged["removed"] == true {
+                removed = removed.saturating_add(1);
+                writeln!(out, "damaged copy, removed: {sha256} {}", escaped(name))?;
+            } else {
+                lost = lost.saturating_add(1);
+                writeln!(out, "DAMAGED, kept: {sha256} {}", escaped(name))?;
+            }
+        }
+        after = answer["after"].as_str().map(str::to_owned);
+        if after.is_none() {
+            break;
+        }
+        if shown.elapsed() > Duration::from_mins(1) {
+            shown = std::time::Instant::now();
+            writeln!(io::stderr(), "{files} files, {} read", ByteSize(bytes))?;
+        }
+    }
+    writeln!(
+        out,
+        "{files} files, {} read; damaged copies removed: {removed}; damaged and kept: {lost}",
+        ByteSize(bytes)
+    )?;
+    Ok(lost == 0)
 }
 
 /// The hashes of a file, one a line. `#` begins a comment; empty lines are skipped.

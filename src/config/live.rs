@@ -46,6 +46,7 @@ impl Config {
             thumbnails: Thumbnails { sizes: _, max_pixels: _, memory, workers, pregenerate },
             previews: _,
             retention: _,
+            quotas: _,
             limits,
             log: _,
         } = running;

@@ -41,7 +41,7 @@ pub use self::load::{Loaded, load};
 pub use self::ports::Ports;
 pub(crate) use self::print::redacted;
 pub use self::problem::{Problem, Problems};
-pub use self::retention::{KindRules, Retention, ThumbnailRules};
+pub use self::retention::{KindRules, Quotas, Retention, ServerQuota, ThumbnailRules, UserQuota};
 pub(crate) use self::units::reachable;
 pub use self::units::{
     ListenAddr, OpsListen, Rate, Size, Span, ThumbnailMethod, ThumbnailSize, TrustedProxy, UnitError,
@@ -75,6 +75,8 @@ pub struct Config {
     pub previews: Previews,
     /// What the store may hold.
     pub retention: Retention,
+    /// Who may fill it.
+    pub quotas: Quotas,
     /// What callers may cause at the same time.
     pub limits: Limits,
     /// Log directives as in `RUST_LOG`: `info`, `warn,media_sidecar=debug`.
@@ -355,6 +357,7 @@ impl Config {
                 ip_allow: vec![],
             },
             retention: Retention::defaults(),
+            quotas: Quotas::NONE,
             limits: Limits::defaults(),
             log: "info".to_owned(),
         }

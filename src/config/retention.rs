@@ -1,6 +1,7 @@
 //! `retention` and `quotas`: what the store may hold, and who may fill it.
 
 use serde::{Deserialize, Serialize};
+use wildmatch::WildMatch;
 
 use super::units::{Size, Span};
 
@@ -55,6 +56,57 @@ impl Retention {
             exempt_avatars: true,
             every: super::minutes(60),
         }
+    }
+}
+
+/// What users may upload, and how much of each other server's media is kept. The first entry that matches counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quotas {
+    /// Of users.
+    pub users: Vec<UserQuota>,
+    /// Of other servers.
+    pub servers: Vec<ServerQuota>,
+    /// A page that explains the quotas to users.
+    pub info_url: Option<String>,
+}
+
+/// What matching users may upload. A missing bound is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UserQuota {
+    /// User IDs; `*` and `?` match.
+    #[serde(rename = "match")]
+    pub pattern: String,
+    /// Sizes of all uploads together, bytes.
+    pub max_bytes: Option<Size>,
+    /// Media IDs, pending ones included.
+    pub max_files: Option<u64>,
+}
+
+/// How much of a matching server's media is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerQuota {
+    /// Server names; `*` and `?` match.
+    #[serde(rename = "match")]
+    pub pattern: String,
+    /// Sizes of its files together, bytes.
+    pub max_bytes: Option<Size>,
+}
+
+impl Quotas {
+    /// No bounds.
+    pub(super) const NONE: Self = Self { users: Vec::new(), servers: Vec::new(), info_url: None };
+
+    /// The entry of a user, if one matches.
+    pub(crate) fn of_user(&self, user_id: &str) -> Option<&UserQuota> {
+        self.users.iter().find(|quota| WildMatch::new(&quota.pattern).matches(user_id))
+    }
+
+    /// The bytes of another server's media that are kept, if they are bounded.
+    pub(crate) fn of_server(&self, server_name: &str) -> Option<u64> {
+        let first = self.servers.iter().find(|quota| WildMatch::new(&quota.pattern).matches(server_name));
+        first.and_then(|quota| quota.max_bytes).map(|size| size.0)
     }
 }
 

@@ -5,8 +5,8 @@
 use super::load::Sources;
 use super::print::redacted;
 use super::{
-    Config, Family, HomeserverUrl, Limits, ListenAddr, OembedProvider, OpsListen, Places, Previews, Size,
-    UserPlaces, accept_language, host_glob,
+    Config, Family, HomeserverUrl, Limits, ListenAddr, OembedProvider, OpsListen, Places, Previews, Quotas,
+    Size, UserPlaces, accept_language, host_glob,
 };
 
 /// Most places of a class for a kind of work.
@@ -37,6 +37,10 @@ impl Sources<'_> {
             && !matches!(address, ListenAddr::Tcp(address) if address.port() == 0)
         {
             self.complain("ops.listen", format!("`{address}` is in `listen` too; use another address"));
+        }
+        self.validate_quotas(&config.quotas);
+        if config.retention.every.0 < std::time::Duration::from_mins(1) {
+            self.complain("retention.every", "must be at least 1m");
         }
         let families = &config.federation.families;
         let twice = |family: &Family| families.iter().filter(|other| *other == family).count() > 1;
@@ -127,6 +131,27 @@ impl Sources<'_> {
     }
 
     /// Reports entries of host lists that can never match.
+    /// Reports quotas that match nobody, and a page that is none.
+    fn validate_quotas(&mut self, quotas: &Quotas) {
+        for quota in &quotas.users {
+            if !quota.pattern.starts_with(['@', '*', '?']) {
+                let why =
+                    format!("`{}` matches no user ID (write it like \"@*:example.org\")", quota.pattern);
+                self.complain("quotas.users", why);
+            }
+        }
+        for quota in &quotas.servers {
+            if quota.pattern.is_empty() {
+                self.complain("quotas.servers", "`match` is missing (write it like \"*.example.org\")");
+            }
+        }
+        let is_page =
+            |text: &str| url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+        if let Some(page) = quotas.info_url.as_ref().filter(|page| !is_page(page)) {
+            self.complain("quotas.info_url", format!("`{page}` is not an http or https URL"));
+        }
+    }
+
     fn validate_hosts(&mut self, config: &Config) {
         for (key, entries) in [
             ("federation.allow", &config.federation.allow),

@@ -26,6 +26,7 @@ const fn status_and_errcode(kind: Kind) -> (StatusCode, &'static str) {
         Kind::GuestForbidden => (StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN"),
         Kind::BadSignature => (StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED"),
         Kind::Forbidden => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
+        Kind::UserLimitExceeded => (StatusCode::FORBIDDEN, "M_USER_LIMIT_EXCEEDED"),
         Kind::LimitExceeded => (StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED"),
         Kind::BadRequest => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
         Kind::MissingParam => (StatusCode::BAD_REQUEST, "M_MISSING_PARAM"),
@@ -69,6 +70,13 @@ fn body(error: &Error, errcode: &str) -> String {
             let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             json!({"errcode": errcode, "error": message, "retry_after_ms": ms})
         }
+        // `info_uri` is required (MSC4335): without a page it is the errcode of older texts.
+        (Kind::UserLimitExceeded, _) => match error.info_uri() {
+            Some(page) => {
+                json!({"errcode": errcode, "error": message, "info_uri": page, "can_upgrade": false})
+            }
+            None => json!({"errcode": "M_FORBIDDEN", "error": message}),
+        },
         _ => json!({"errcode": errcode, "error": message}),
     }
     .to_string()
@@ -98,7 +106,8 @@ mod tests {
 
     #[test]
     fn every_situation_has_its_status_and_errcode() {
-        let table: [(Kind, u16, &str); 24] = [
+        let table: [(Kind, u16, &str); 25] = [
+            (Kind::UserLimitExceeded, 403, "M_USER_LIMIT_EXCEEDED"),
             (Kind::NotFound, 404, "M_NOT_FOUND"),
             (Kind::Unrecognized, 404, "M_UNRECOGNIZED"),
             (Kind::MethodNotAllowed, 405, "M_UNRECOGNIZED"),

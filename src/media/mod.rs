@@ -10,13 +10,16 @@
 //! | `thumbnail.rs` | a smaller version of a picture: cached, stored, or rendered now |
 //! | `preview.rs` | title, description and image of a linked page |
 //! | `remote.rs` | fetching another server's media |
+//! | `delete.rs` | deleting one's own media |
 //! | `operator.rs` | what the operator asks for: usage, retention, moderation |
+//! | `scrub.rs` | reading all files for damage |
 //! | `retention.rs` | evicting what can be fetched or made again, so that the store stays within its bounds |
 //!
 //! Owns who may see what, who waits for what, and that work wanted by many is done once. Refuses to know how a request came in and how
 //! its response is written.
 
 mod access_times;
+mod delete;
 pub(crate) mod download;
 mod expiry;
 mod operator;
@@ -25,6 +28,7 @@ mod preview;
 mod remote;
 mod response_cache;
 mod retention;
+mod scrub;
 mod thumbnail;
 mod upload;
 
@@ -51,8 +55,9 @@ use crate::store::{Removed, Store};
 use crate::sync::pools::{Pool, Pools};
 use crate::sync::{Activity, Admission};
 
+pub(crate) use self::delete::WhenGone;
 pub(crate) use self::operator::{Act, By, MAX_LISTED, OperatorRequest};
-pub(crate) use self::retention::Mode;
+pub(crate) use self::retention::{Ages, Mode};
 pub(crate) use self::thumbnail::{ANIMATION_TIMEOUT, AnimationTime};
 pub(crate) use self::upload::Upload;
 

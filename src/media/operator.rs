@@ -3,13 +3,14 @@
 //! The same requests come through `ops.listen` while the service runs, and directly while it does not.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Media;
-use super::retention::{Age, Mode};
-use crate::config::Size;
+use super::retention::{Age, Ages, Mode};
+use crate::config::{Size, Span};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Mxc, ServerName, UserId};
 use crate::store::catalog::{NewBlock, Record, Selection, UsageBy};
@@ -37,6 +38,8 @@ pub(crate) enum OperatorRequest {
         keep_free: Option<u64>,
         /// Instead of the configured one, bytes.
         max_store: Option<u64>,
+        /// How long media of other servers may be unused, instead of the configured time, milliseconds.
+        unused_ms: Option<u64>,
     },
     Media {
         act: Act,
@@ -56,6 +59,12 @@ pub(crate) enum OperatorRequest {
     },
     Unblock {
         hashes: Vec<String>,
+    },
+    /// Reads files behind `after` for damage, for some seconds.
+    Scrub {
+        after: Option<String>,
+        /// Bytes a second.
+        rate: u64,
     },
     /// Lists blocked hashes behind `after`.
     Blocked {
@@ -93,14 +102,16 @@ impl Media {
     /// `InvalidParam` for addresses, hashes and names that do not parse.
     pub(crate) async fn operate(self: &Arc<Self>, request: OperatorRequest) -> Result<Value> {
         match request {
-            OperatorRequest::Retention { dry_run, keep_free, max_store } => {
+            OperatorRequest::Retention { dry_run, keep_free, max_store, unused_ms } => {
                 let mut rules = self.config.get().retention.clone();
                 if let Some(keep_free) = keep_free {
                     rules.keep_free = Size(keep_free);
                 }
                 rules.max_store = max_store.map(Size).or(rules.max_store);
+                let unused = unused_ms.map(|ms| Span(Duration::from_millis(ms)));
+                rules.remote.unused = unused.or(rules.remote.unused);
                 let mode = if dry_run { Mode::DryRun } else { Mode::Evict };
-                to_json(&self.sweep(rules, mode).await?)
+                to_json(&self.sweep(rules, mode, Ages::Asked).await?)
             }
             OperatorRequest::Usage { by, top } => {
                 self.blocking(Pool::Disk, move |media| media.usage(by, top)).await
@@ -145,6 +156,10 @@ impl Media {
                 })
                 .await
             }
+            OperatorRequest::Scrub { after, rate } => {
+                let after = after.as_deref().map(parse_hash).transpose()?;
+                self.scrub_part(after, rate).await
+            }
             OperatorRequest::Blocked { after } => {
                 self.blocking(Pool::Disk, move |media| media.list_blocked(after.as_deref())).await
             }
@@ -175,19 +190,6 @@ impl Media {
             rows.push(rest);
         }
         Ok(json!({"stored": totals.bytes(), "free": self.store.free()?, "rows": rows}))
-    }
-
-    /// Deletes media for good, and tells everybody who waits for it.
-    pub(super) fn delete(&self, selection: &Selection) -> Result<u64> {
-        let deleted = self.store.delete(selection, &self.server_name, (self.clock)())?;
-        match selection {
-            Selection::Listed(listed) => tracing::info!(count = listed.len(), deleted, "deleted media"),
-            Selection::Server(server) => tracing::info!(%server, deleted, "deleted all media of a server"),
-            Selection::User(user_id) => {
-                tracing::info!(user_id = user_id.as_str(), deleted, "deleted all media of a user");
-            }
-        }
-        Ok(deleted)
     }
 
     fn new_block(&self, reason: Option<String>) -> NewBlock {
@@ -230,8 +232,7 @@ impl Media {
 
     /// Up to 10 000 blocked hashes behind `after`.
     fn list_blocked(&self, after: Option<&str>) -> Result<Value> {
-        let after = after.map(|text| Sha256::from_hex(text).ok_or_else(|| invalid(text, "a SHA-256 in hex")));
-        let after = after.transpose()?;
+        let after = after.map(parse_hash).transpose()?;
         let mut rows = Vec::new();
         self.store.blocked(&mut |block| {
             if after.is_none_or(|after| block.sha256 > after) && rows.len() < MAX_LISTED {
@@ -272,6 +273,10 @@ fn described(mxc: &Mxc, record: &Record) -> Value {
         }),
         Record::Unknown => json!({"mxc": mxc.to_string(), "state": "unknown"}),
     }
+}
+
+fn parse_hash(text: &str) -> Result<Sha256> {
+    Sha256::from_hex(text).ok_or_else(|| invalid(text, "a SHA-256 in hex, 64 digits"))
 }
 
 /// Parses all texts.

@@ -58,6 +58,15 @@ pub(crate) enum Mode {
     DryRun,
 }
 
+/// Whether anything goes for its age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ages {
+    /// When the clock can be trusted, and the service has run for a day.
+    WhenTrusted,
+    /// Unless the clock is behind the times in the catalog: the operator asks for it.
+    Asked,
+}
+
 /// Keeps the store within its bounds.
 pub(crate) struct Retention {
     store: Arc<Store>,
@@ -66,7 +75,9 @@ pub(crate) struct Retention {
     monotonic: Monotonic,
     started: Moment,
     clock_watch: ClockWatch,
-    /// Held by who evicts: two sweeps would each make the room that one needs.
+    /// Held during a sweep.
+    sweeping: tokio::sync::Mutex<()>,
+    /// Held by who evicts: two would each make the room that one needs.
     evicting: Mutex<()>,
     /// Notified when a sweep should run now.
     wake: Notify,
@@ -87,19 +98,23 @@ impl Retention {
             monotonic,
             started,
             clock_watch: ClockWatch::default(),
+            sweeping: tokio::sync::Mutex::default(),
             evicting: Mutex::default(),
             wake: Notify::new(),
         }
     }
 
     /// Whether anything may go for its age: the clock can be trusted, and the service has run for a day.
-    fn may_age(&self, now: Timestamp) -> Result<bool> {
-        let moment = (self.monotonic)();
-        let was_set = self.clock_watch.was_set(now, moment);
+    fn may_age(&self, now: Timestamp, ages: Ages) -> Result<bool> {
         let is_behind = self.store.newest_access()?.is_some_and(|newest| now.until(newest) > CLOCK_BEHIND);
         if is_behind {
             tracing::warn!("the clock is behind the times in the catalog; nothing goes for its age");
         }
+        if ages == Ages::Asked {
+            return Ok(!is_behind);
+        }
+        let moment = (self.monotonic)();
+        let was_set = self.clock_watch.was_set(now, moment);
         Ok(!was_set && !is_behind && self.started.until(moment) >= GRACE)
     }
 
@@ -181,8 +196,18 @@ fn terms(rules: &Rules, now: Timestamp) -> Terms {
 
 impl Media {
     /// Brings the store within its bounds, with pauses, or says what would go. `rules` are those of the configuration, or the operator's.
-    pub(crate) async fn sweep(self: &Arc<Self>, rules: Rules, mode: Mode) -> Result<Report> {
-        let begin = move |media: &Arc<Self>| media.retention.sweep(&rules, &|_server| None, mode);
+    pub(crate) async fn sweep(self: &Arc<Self>, rules: Rules, mode: Mode, ages: Ages) -> Result<Report> {
+        // One at a time: a second one would plan to free what the first is freeing.
+        let retention = Arc::clone(&self.retention);
+        let _sweeping = retention.sweeping.lock().await;
+        if mode == Mode::Evict {
+            // What was served since the last flush is in use.
+            self.blocking(Pool::Disk, |media| media.flush_accesses()).await?;
+        }
+        let quotas = self.config.get().quotas.clone();
+        let begin = move |media: &Arc<Self>| {
+            media.retention.sweep(&rules, &|server| quotas.of_server(server), (mode, ages))
+        };
         let mut sweep = self.blocking(Pool::Disk, begin).await?;
         loop {
             let (step, next) = self.blocking(Pool::Disk, move |_media| Ok((sweep.step()?, sweep))).await?;

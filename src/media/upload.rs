@@ -9,9 +9,9 @@ use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 
+use governor::RateLimiter;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::state::keyed::HashMapStateStore;
-use governor::{Quota, RateLimiter};
 use hyper::body::{Body, Bytes};
 
 use super::Media;
@@ -20,7 +20,7 @@ use crate::http::receive::{self, BodyReceiver};
 use crate::matrix::{Expiry, MediaId, Mxc, UserId};
 use crate::store::Incoming;
 use crate::store::blobs::Ingest;
-use crate::store::catalog::{Content, Reservation, Reserved};
+use crate::store::catalog::{Added, Content, Quota, Reservation, Reserved, UserTotal};
 use crate::sync::admission::{Ask, Caller, Taken, Work, WorkKind};
 use crate::sync::lock;
 use crate::sync::pools::Pool;
@@ -87,6 +87,7 @@ impl Media {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + Send + Sync + 'static,
     {
+        self.check_quota(&upload.user_id, upload.announced.unwrap_or(0), 1).await?;
         let mxc = self.receive(upload, body, Self::store_upload).await?;
         self.thumbnails.make_later(&mxc);
         Ok(mxc)
@@ -124,6 +125,7 @@ impl Media {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::error::Error + Send + Sync + 'static,
     {
+        self.check_quota(&upload.user_id, upload.announced.unwrap_or(0), 0).await?;
         let finish = move |media: &Self, ingest, upload| {
             media.fill(&target, ingest, upload)?;
             // In the same thread, so that waiting downloads wake up even if this client has disconnected.
@@ -156,6 +158,42 @@ impl Media {
         self.uploads.receiver.receive(&self.pools, body, begin, finish).await
     }
 
+    /// Checks, before the body is read, that a user may have so much more. Checked again when the row is written.
+    async fn check_quota(self: &Arc<Self>, user_id: &UserId, bytes: u64, files: u64) -> Result<()> {
+        let quota = self.quota(user_id);
+        if quota.is_none() {
+            return Ok(());
+        }
+        let total = self.user_total(user_id).await?;
+        if quota.allows(total, bytes, files) { Ok(()) } else { Err(self.over_quota()) }
+    }
+
+    /// What a user has uploaded.
+    pub(crate) async fn user_total(self: &Arc<Self>, user_id: &UserId) -> Result<UserTotal> {
+        let user_id = user_id.clone();
+        self.blocking(Pool::Lookup, move |media| media.store.user_total(&user_id)).await
+    }
+
+    /// What a user may have (`quotas.users`).
+    pub(crate) fn quota(&self, user_id: &UserId) -> Quota {
+        let config = self.config.get();
+        let quota = config.quotas.of_user(user_id.as_str());
+        quota.map_or_else(Quota::default, |quota| Quota {
+            max_bytes: quota.max_bytes.map(|size| size.0),
+            max_files: quota.max_files,
+        })
+    }
+
+    /// The error for a user who has all that the quota allows (MSC4335).
+    fn over_quota(&self) -> Error {
+        let error =
+            Error::new(Kind::UserLimitExceeded, "you have uploaded as much as this server allows you");
+        match &self.config.get().quotas.info_url {
+            Some(page) => error.explained_at(page),
+            None => error,
+        }
+    }
+
     /// Largest upload, bytes.
     pub(crate) fn max_upload_size(&self) -> u64 {
         self.config.get().uploads.max_size.0
@@ -173,11 +211,13 @@ impl Media {
     /// Stores a received body under a new ID. Identical bytes get different IDs and share one blob (MSC2704).
     pub(super) fn store_upload(&self, ingest: Ingest, upload: Upload) -> Result<Mxc> {
         let mxc = self.new_mxc();
-        if !self.store.add(ingest, self.incoming(&mxc, upload))? {
+        let quota = self.quota(&upload.user_id);
+        match self.store.add(ingest, self.incoming(&mxc, upload), quota)? {
+            Added::Yes | Added::Quarantined => Ok(mxc),
+            Added::OverQuota => Err(self.over_quota()),
             // IDs have 142 random bits: if one exists already, the source of randomness is broken.
-            return Err(Error::new(Kind::Internal, "internal error"));
+            Added::No => Err(Error::new(Kind::Internal, "internal error")),
         }
-        Ok(mxc)
     }
 
     /// The row for an upload that is stored now.
@@ -198,10 +238,11 @@ impl Media {
         let uploads = &self.config.get().uploads;
         let expires = Expiry::at(created.after(uploads.pending_lifetime.0));
         let mxc = self.new_mxc();
-        let reservation =
-            Reservation { mxc: mxc.clone(), user_id, created, expires, limit: uploads.pending_per_user };
+        let (limit, quota) = (uploads.pending_per_user, self.quota(&user_id));
+        let reservation = Reservation { mxc: mxc.clone(), user_id, created, expires, limit, quota };
         match self.store.reserve(reservation)? {
             Reserved::Done => Ok(Created { mxc, expires }),
+            Reserved::OverQuota => Err(self.over_quota()),
             Reserved::TooMany { next_free } => {
                 let message = "too many media IDs are created and not yet uploaded to";
                 Err(Error::new(Kind::LimitExceeded, message).retry_after(created.until(next_free)))
@@ -236,14 +277,18 @@ impl Media {
 
     /// Stores what was received under the ID of `target`.
     fn fill(&self, target: &UploadTarget, ingest: Ingest, upload: Upload) -> Result<()> {
-        let is_filled = self.store.fill(ingest, self.incoming(&target.mxc, upload))?;
-        is_filled.then_some(()).ok_or_else(expired)
+        let quota = self.quota(&upload.user_id);
+        match self.store.fill(ingest, self.incoming(&target.mxc, upload), quota)? {
+            Added::Yes | Added::Quarantined => Ok(()),
+            Added::OverQuota => Err(self.over_quota()),
+            Added::No => Err(expired()),
+        }
     }
 }
 
 impl UploadState {
     pub(super) fn new() -> Self {
-        let quota = Quota::per_second(CREATE_PER_SECOND).allow_burst(CREATE_BURST);
+        let quota = governor::Quota::per_second(CREATE_PER_SECOND).allow_burst(CREATE_BURST);
         Self {
             create_limiter: RateLimiter::hashmap(quota),
             targets: Arc::default(),

@@ -1,10 +1,10 @@
 //! What the store holds, and what may go when room is made.
 
 use super::Store;
-use super::catalog::{Candidate, Cursor, Group, Page, Terms, Totals, Usage, UsageBy};
+use super::catalog::{Candidate, Cursor, Group, Page, Terms, Totals, Usage, UsageBy, UserTotal};
 use super::sha256::Sha256;
 use crate::error::{Error, Result};
-use crate::matrix::Timestamp;
+use crate::matrix::{Timestamp, UserId};
 
 impl Store {
     /// Bytes that are free on the disk, less those promised to files in progress.
@@ -41,6 +41,11 @@ impl Store {
     /// What the store holds, the largest first. `age` names a time since last access, in days.
     pub(crate) fn usage(&self, by: UsageBy, age: fn(u64) -> &'static str) -> Result<Vec<Usage>> {
         self.catalog.usage(by, age)
+    }
+
+    /// What a user has uploaded.
+    pub(crate) fn user_total(&self, user_id: &UserId) -> Result<UserTotal> {
+        self.catalog.user_total(user_id)
     }
 
     /// Visits the bytes that are kept of each other server.

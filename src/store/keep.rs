@@ -4,7 +4,7 @@ use std::io;
 
 use super::blobs::{BlobReader, Claim, Ingest, Unfinished};
 use super::catalog::{
-    Added, Filled, NewMedia, NewPreview, NewThumbnail, Preview, PreviewLimits, Removed as RemovedRows,
+    Added, Filled, NewMedia, NewPreview, NewThumbnail, Preview, PreviewLimits, Quota, Removed as RemovedRows,
     ThumbnailKey,
 };
 use super::sha256::Sha256;
@@ -73,10 +73,15 @@ pub(crate) struct PreviewImage {
 }
 
 impl Store {
-    /// Stores media under a new address. Identical bytes share their blob (MSC2704). `false` if the address is taken: then the media that
-    /// has it stays, and nothing of the new one is stored.
-    pub(crate) fn add(&self, ingest: Ingest, incoming: Incoming) -> Result<bool> {
-        self.keep(ingest, |claim| self.catalog.add(incoming.with(claim)))
+    /// Stores media under a new address. Identical bytes share their blob (MSC2704). If the address is taken, the media that has it stays;
+    /// then, and over the quota of its user, nothing of the new one is stored.
+    pub(crate) fn add(&self, ingest: Ingest, incoming: Incoming, quota: Quota) -> Result<Added> {
+        let mut added = Added::No;
+        self.keep(ingest, |claim| {
+            added = self.catalog.add_within(incoming.with(claim), quota)?;
+            Ok(matches!(added, Added::Yes | Added::Quarantined))
+        })?;
+        Ok(added)
     }
 
     /// Stores media fetched from another server under its address there, and opens it. If there is a row already, its blob was lost: the row
@@ -111,13 +116,15 @@ impl Store {
         }
     }
 
-    /// Stores media under an address that was created before. `false` if the address has content already, had expired by
+    /// Stores media under an address that was created before. `No` if the address has content already, had expired by
     /// `incoming.created`, or was deleted.
-    pub(crate) fn fill(&self, ingest: Ingest, incoming: Incoming) -> Result<bool> {
+    pub(crate) fn fill(&self, ingest: Ingest, incoming: Incoming, quota: Quota) -> Result<Added> {
+        let mut added = Added::No;
         self.keep(ingest, |claim| {
-            let NewMedia { mxc, filled, created, open, .. } = incoming.with(claim);
-            self.catalog.fill(&mxc, filled, created, open)
-        })
+            added = self.catalog.fill_within(incoming.with(claim), quota)?;
+            Ok(added == Added::Yes)
+        })?;
+        Ok(added)
     }
 
     /// Adds many rows in one transaction, of blobs that the caller has claimed. Returns how many were new: existing rows stay as they are.

@@ -27,6 +27,7 @@ mod lookup;
 mod opening;
 mod orphans;
 mod removal;
+pub(crate) mod scrub;
 pub(crate) mod sha256;
 pub(crate) mod stored_media;
 #[cfg(test)]

@@ -127,7 +127,7 @@ fn quarantined_remote_media_that_is_evicted_is_not_fetched_again() {
 fn blocked_hashes_outlive_rows_and_move_between_stores_as_a_list() {
     let folder = folder("");
     let bytes = picture(7);
-    let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = data_encoding::HEXLOWER.encode(&Sha256::digest(&bytes));
     let list = folder.path("list.txt");
     std::fs::write(
         &list,
@@ -248,4 +248,39 @@ fn acts_are_for_the_unix_socket_alone() {
     let _service = folder.serve();
     let (status, told) = run(&folder, &["usage"]);
     assert_eq!((status, told.contains("needs a Unix socket")), (1, true), "{told}");
+}
+
+#[test]
+fn damaged_copies_are_dropped_and_fetched_anew_and_damaged_local_files_are_kept_and_named() {
+    let folder = folder("");
+    let (far, asked) = remote(picture(1));
+    let service = folder.serve();
+    let mine = upload(&service, "alice", &picture(2));
+    let sound = upload(&service, "alice", &picture(3));
+    let far_one = format!("mxc://{}/x", far.name());
+    assert_eq!(served(&service, &far_one)[0], 200);
+    eventually("it is stored", || run(&folder, &["media", "show", &far_one]).0 == 0);
+    let (status, told) = run(&folder, &["scrub", "--rate", "100MiB/s"]);
+    assert_eq!((status, told.contains("damaged and kept: 0")), (0, true), "{told}");
+    drop(service);
+    for bytes in [picture(1), picture(2)] {
+        let hash = data_encoding::HEXLOWER.encode(&Sha256::digest(&bytes));
+        let path = folder.path(&format!("data/blobs/{}/{hash}", &hash[..2]));
+        std::fs::remove_file(&path).unwrap();
+        let damaged: Vec<u8> = bytes.iter().map(|byte| byte ^ 1).collect();
+        std::fs::write(&path, damaged).unwrap();
+    }
+    let service = folder.serve();
+    let (status, told) = run(&folder, &["scrub", "--rate", "100MiB/s"]);
+    assert_eq!(status, 1, "{told}");
+    assert!(told.contains("damaged copies removed: 1; damaged and kept: 1"), "{told}");
+    assert!(told.contains(&format!("{mine}\n")) && told.contains("DAMAGED, kept"), "{told}");
+    let count = asked.load(Ordering::SeqCst);
+    assert_eq!(
+        service.alice().get(&format!("/_matrix/client/v1/media/download/{}", path(&far_one))).body,
+        picture(1)
+    );
+    assert_eq!(asked.load(Ordering::SeqCst), count + 1);
+    assert_eq!(run(&folder, &["media", "show", &mine]).0, 0, "its row stays");
+    assert_eq!(served(&service, &sound), [200, 200]);
 }

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::matrix::Timestamp;
 use crate::store::catalog::Candidate;
 
+/// Servers listed in a report.
+const SERVERS: usize = 100;
+
 /// Rows listed in a report.
 const FIRST: usize = 20;
 
@@ -108,6 +111,26 @@ impl Report {
         }
         for unmet in &self.unmet {
             tracing::warn!("{unmet}");
+        }
+    }
+
+    /// Keeps the servers with the most bytes, and sums up the others.
+    pub(super) fn trim_servers(&mut self) {
+        let mut sizes: Vec<u64> = self.by_server.values().map(|count| count.bytes).collect();
+        sizes.sort_unstable();
+        let Some(least) = sizes.len().checked_sub(SERVERS).and_then(|position| sizes.get(position)).copied()
+        else {
+            return;
+        };
+        let mut others = Count::default();
+        self.by_server.retain(|_name, count| {
+            if count.bytes < least {
+                others.add(*count);
+            }
+            count.bytes >= least
+        });
+        if others != Count::default() {
+            self.by_server.insert("others".to_owned(), others);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::candidates::{Candidates, day};
 use super::report::{Count, Reason, Report};
-use super::{Mode, Retention, STEP, terms};
+use super::{Ages, Mode, Retention, STEP, terms};
 use crate::config::{Retention as Rules, Size};
 use crate::error::Result;
 use crate::matrix::{ServerName, Timestamp};
@@ -14,7 +14,7 @@ use crate::store::sha256::Sha256;
 use crate::sync::lock;
 
 /// Candidates that a sweep reads at once; about 200 bytes each.
-const PAGE: u32 = 2048;
+const PAGE: u32 = 512;
 
 /// A sweep for `keep_free` ends when so many bytes more are free.
 const FREE_MARGIN: u64 = 256 << 20;
@@ -103,7 +103,7 @@ impl Retention {
         self: &Arc<Self>,
         rules: &Rules,
         server_cap: &dyn Fn(&str) -> Option<u64>,
-        mode: Mode,
+        (mode, ages): (Mode, Ages),
     ) -> Result<Sweep> {
         let now = (self.clock)();
         let terms = terms(rules, now);
@@ -125,7 +125,7 @@ impl Retention {
                 ..Report::default()
             },
         };
-        if self.may_age(now)? {
+        if self.may_age(now, ages)? {
             sweep.stages.extend(age_stages(rules, now));
         }
         let of_kind = |group, max_size: Option<Size>| {
@@ -191,6 +191,7 @@ impl Sweep {
     /// What was done, when all steps are.
     pub(super) fn into_report(self) -> Result<Report> {
         let mut report = self.report.clone();
+        report.trim_servers();
         if let Some((reason, missing)) = self.pressure()? {
             let key = if reason == Reason::KeepFree { "retention.keep_free" } else { "retention.max_store" };
             let missing = bytesize::ByteSize(missing);

@@ -12,7 +12,7 @@ use crate::app::Environment;
 use crate::config::{Size, Span};
 use crate::matrix::{MediaId, Mxc, UserId};
 use crate::media::tests::media_with;
-use crate::store::catalog::{LastAccess, NewBlock};
+use crate::store::catalog::{Added, LastAccess, NewBlock, Quota};
 use crate::store::fs::{Fs, SystemFs};
 use crate::store::{Incoming, Lookup};
 
@@ -72,7 +72,7 @@ struct World {
 }
 
 fn hours(count: i64) -> i64 {
-    count * 60 * 60 * 1000
+    count.saturating_mul(60 * 60 * 1000)
 }
 
 impl World {
@@ -127,7 +127,7 @@ impl World {
             open: true,
             anonymous,
         };
-        assert!(self.media.store.add(ingest, incoming).unwrap());
+        assert_eq!(self.media.store.add(ingest, incoming, Quota::default()).unwrap(), Added::Yes);
         mxc
     }
 
@@ -147,7 +147,8 @@ impl World {
     fn sweep(&self, mode: Mode, change: impl FnOnce(&mut Rules)) -> Report {
         let mut rules = self.media.config.get().retention.clone();
         change(&mut rules);
-        let mut sweep = self.media.retention.sweep(&rules, &|_server| None, mode).unwrap();
+        let mut sweep =
+            self.media.retention.sweep(&rules, &|_server| None, (mode, Ages::WhenTrusted)).unwrap();
         while sweep.step().unwrap() != Step::Done {}
         sweep.into_report().unwrap()
     }
@@ -157,8 +158,8 @@ impl World {
     }
 }
 
-fn days(count: u64) -> Option<Span> {
-    Some(Span(Duration::from_hours(24 * count)))
+fn days(count: u64) -> Span {
+    Span(Duration::from_hours(count.saturating_mul(24)))
 }
 
 #[test]
@@ -176,7 +177,7 @@ fn by_default_remote_media_goes_after_a_month_and_local_media_never() {
     world.pass(24 * 3650);
     world.evict(|rules| rules.max_store = Some(Size(1)));
     assert_eq!([&local, &used].map(|mxc| world.is_there(mxc)), [true, false]);
-    world.evict(|rules| rules.local.unused = days(400));
+    world.evict(|rules| rules.local.unused = Some(days(400)));
     assert!(!world.is_there(&local), "now the operator says so");
 }
 
@@ -216,7 +217,7 @@ fn a_dry_run_says_what_the_sweep_then_does() {
     }
     let rules = |rules: &mut Rules| {
         rules.max_store = Some(Size(9000));
-        rules.remote.unused = days(20);
+        rules.remote.unused = Some(days(20));
         rules.remote.max_size = Some(Size(20_000));
     };
     let dry = world.sweep(Mode::DryRun, rules);
@@ -294,7 +295,7 @@ fn a_clock_that_is_wrong_and_a_fresh_start_empty_nothing() {
     // Behind the times in the catalog, which a right clock has written.
     world.now.fetch_sub(hours(1), Ordering::SeqCst);
     world.evict(|_rules| {});
-    assert_eq!(world.evict(|rules| rules.remote.unused = days(0)).total.files, 0, "it is behind");
+    assert_eq!(world.evict(|rules| rules.remote.unused = Some(days(0))).total.files, 0, "it is behind");
     world.now.fetch_add(hours(1), Ordering::SeqCst);
     world.evict(|_rules| {});
     world.running.store(0, Ordering::SeqCst);
@@ -338,7 +339,7 @@ fn older_media_goes_by_the_time_it_came() {
     assert_eq!(old.len(), 600);
     world.pass(24 * 10);
     let young = world.remote(9);
-    let older = |rules: &mut Rules| rules.remote.older = days(5);
+    let older = |rules: &mut Rules| rules.remote.older = Some(days(5));
     assert_eq!(world.sweep(Mode::DryRun, older).total.files, 600);
     assert_eq!(world.evict(older).total.files, 600);
     assert!(world.is_there(&young));
@@ -381,4 +382,24 @@ fn thumbnails_have_a_bound_of_their_own() {
     let report = world.evict(|_rules| {});
     assert_eq!((report.by_reason[&Reason::Unused].files, report.total.files), (5, 5));
     assert!(world.is_there(&source));
+}
+
+#[tokio::test]
+async fn what_was_served_since_the_last_flush_stays_and_two_sweeps_free_once() {
+    let world = World::new();
+    let (used, unused) = (world.remote(1000), world.remote(1000));
+    world.pass(24 * 40);
+    let access = LastAccess { at: (world.media.clock)(), by_known: true, as_avatar: false };
+    world.media.access_times.note_media(&used, access);
+    let rules = world.media.config.get().retention.clone();
+    world.media.sweep(rules.clone(), Mode::Evict, Ages::Asked).await.unwrap();
+    assert_eq!([&used, &unused].map(|mxc| world.is_there(mxc)), [true, false]);
+
+    let files: Vec<_> = (0..40).map(|_| world.remote(1000)).collect();
+    let rules = Rules { max_store: Some(Size(40_000)), ..rules };
+    let sweep = || world.media.sweep(rules.clone(), Mode::Evict, Ages::WhenTrusted);
+    let (one, other) = tokio::join!(sweep(), sweep());
+    let gone = one.unwrap().total.files.saturating_add(other.unwrap().total.files);
+    assert_eq!(gone, 3, "from 41 000 bytes to 38 000");
+    assert_eq!(files.iter().chain([&used]).filter(|mxc| world.is_there(mxc)).count(), 38);
 }

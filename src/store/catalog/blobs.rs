@@ -3,11 +3,12 @@
 //! Triggers keep the totals in the transaction that changes a row (`assets/migrations/0007_blob.sql`), so reading them is reading one row,
 //! or four.
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::SqliteCatalog;
-use super::media::{ACCESS_GRAIN, LastAccess, in_batches};
+use super::media::{ACCESS_GRAIN, LastAccess, in_batches, read_mxc};
 use crate::error::Result;
+use crate::matrix::Mxc;
 use crate::store::sha256::Sha256;
 
 /// The totals of the store, by kind. A blob with rows of several kinds counts only in the first of them, so that the kinds add up to the
@@ -54,6 +55,9 @@ pub(crate) trait BlobRows {
     /// Whether a blob in `blobs/` must stay: a row refers to it, or it is a noted orphan, which may belong to another catalog.
     fn is_wanted(&self, sha256: &Sha256) -> Result<bool>;
 
+    /// One of the addresses of a blob.
+    fn address_of(&self, sha256: &Sha256) -> Result<Option<Mxc>>;
+
     /// As [`MediaRows::touch`](super::media::MediaRows::touch), for thumbnails, which are named by their own hashes.
     fn touch_blobs(&self, accesses: Vec<(Sha256, LastAccess)>) -> Result<()>;
 }
@@ -79,6 +83,15 @@ impl BlobRows for SqliteCatalog {
                          OR EXISTS (SELECT 1 FROM orphan WHERE sha256 = ?1 AND is_aside = 0)",
                 )?
                 .query_row([sha256.as_bytes()], |row| row.get(0))
+        })
+    }
+
+    fn address_of(&self, sha256: &Sha256) -> Result<Option<Mxc>> {
+        self.readers.ask(|connection| {
+            connection
+                .prepare_cached("SELECT server_name, media_id FROM media WHERE sha256 = ?1 LIMIT 1")?
+                .query_row([sha256.as_bytes()], |row| read_mxc(row, 0))
+                .optional()
         })
     }
 
@@ -132,26 +145,14 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use proptest::prelude::*;
-    use rusqlite::OptionalExtension as _;
 
     use super::*;
     use crate::matrix::{Expiry, MediaId, Mxc, ServerName, Timestamp, UserId};
     use crate::store::catalog::{
         EvictionRows as _, Filled, Group, MediaRows as _, ModerationRows as _, NewBlock, NewMedia,
-        NewPreview, NewThumbnail, Place, Preview, PreviewLimits, PreviewRows as _, Reservation, Selection,
-        StoreRows as _, Terms, ThumbnailKey, ThumbnailRows as _,
+        NewPreview, NewThumbnail, Place, Preview, PreviewLimits, PreviewRows as _, Quota, Reservation,
+        Selection, StoreRows as _, Terms, ThumbnailKey, ThumbnailRows as _, UserTotal,
     };
-
-    /// What a user has uploaded.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub(in crate::store::catalog) struct UserTotal {
-        /// Media IDs with content.
-        pub(in crate::store::catalog) files: u64,
-        /// Their sizes together. Those that share a blob count each.
-        pub(in crate::store::catalog) bytes: u64,
-        /// Media IDs without content, expired ones included until they are deleted.
-        pub(in crate::store::catalog) pending: u64,
-    }
 
     /// Stored media of another server.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -162,22 +163,6 @@ pub(super) mod tests {
     }
 
     impl SqliteCatalog {
-        pub(in crate::store::catalog) fn user_total(&self, user_id: &UserId) -> Result<UserTotal> {
-            self.readers.ask(|connection| {
-                let total = connection
-                    .prepare_cached("SELECT files, bytes, pending FROM user_usage WHERE user_id = ?1")?
-                    .query_row([user_id.as_str()], |row| {
-                        Ok(UserTotal {
-                            files: count(row, 0)?,
-                            bytes: count(row, 1)?,
-                            pending: count(row, 2)?,
-                        })
-                    })
-                    .optional()?;
-                Ok(total.unwrap_or_default())
-            })
-        }
-
         pub(in crate::store::catalog) fn server_total(
             &self,
             server_name: &ServerName,
@@ -292,7 +277,14 @@ pub(super) mod tests {
                 let mxc = mxc(id & !1);
                 if catalog.media(&mxc)?.is_none() {
                     let created = Timestamp(1);
-                    catalog.reserve(Reservation { mxc, user_id: user(owner), created, expires, limit: 3 })?;
+                    catalog.reserve(Reservation {
+                        mxc,
+                        user_id: user(owner),
+                        created,
+                        expires,
+                        limit: 3,
+                        quota: Quota::default(),
+                    })?;
                 }
             }
             Step::Fill { id, blob } => drop(catalog.fill(&mxc(id), filled(blob), Timestamp(9), true)?),

@@ -162,10 +162,19 @@ impl SqliteCatalog {
             }
             _ => "JOIN media ON media.sha256 = blob.sha256 AND media.user_id IS NOT NULL",
         };
+        // A thumbnail's blob has no row of media; of the others most have only the one that is joined.
+        let may_go = if of_thumbnails {
+            ":avatars_since IS NOT NULL".to_owned()
+        } else {
+            format!(
+                "media.protected = 0 AND (media.avatar_seen_ms IS NULL OR media.avatar_seen_ms < :avatars_since)
+                 AND (blob.locals + blob.remotes + blob.previews = 1 OR {MAY_GO})"
+            )
+        };
         let sql = format!(
             "SELECT blob.sha256, blob.size, blob.last_access_ms, blob.created_ms, {address} FROM blob {join}
              WHERE blob.kind = '{kind}' AND blob.last_access_ms >= :at
-               AND (blob.last_access_ms, blob.sha256) > (:at, :after) AND {MAY_GO}
+               AND (blob.last_access_ms, blob.sha256) > (:at, :after) AND {may_go}
              ORDER BY blob.last_access_ms, blob.sha256 LIMIT :limit"
         );
         let (at, after_hash) =

@@ -6,6 +6,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
 use super::moderation::BY_SYSTEM;
+use super::quotas::{Quota, read_user_total};
 use super::{Removed, SqliteCatalog};
 use crate::error::Result;
 use crate::matrix::{Expiry, MediaId, Mxc, ServerName, Timestamp, UserId};
@@ -104,6 +105,8 @@ pub(crate) enum Added {
     Quarantined,
     /// The ID exists, or is gone.
     No,
+    /// Its user would have more than the quota allows.
+    OverQuota,
 }
 
 /// Why media is stored.
@@ -126,6 +129,8 @@ pub(crate) struct Reservation {
     pub(crate) expires: Expiry,
     /// Most pending IDs that the user may have, this one included.
     pub(crate) limit: u32,
+    /// What the user may have.
+    pub(crate) quota: Quota,
 }
 
 /// The result of creating a media ID.
@@ -138,6 +143,8 @@ pub(crate) enum Reserved {
         /// When the first of them expires.
         next_free: Timestamp,
     },
+    /// The user has as many media IDs as the quota allows.
+    OverQuota,
 }
 
 /// Queries about media IDs. A write is durable when it returns; a failed write changes nothing.
@@ -146,9 +153,10 @@ pub(crate) trait MediaRows {
     fn media(&self, mxc: &Mxc) -> Result<Option<MediaRow>>;
 
     /// Adds media with content. Returns whether a row was added: an existing ID stays as it is.
+    #[cfg(test)]
     fn add(&self, media: NewMedia) -> Result<bool>;
 
-    /// As [`Self::add`], and says whether the content is blocked, so that it is quarantined from the start.
+    /// Adds media with content: an existing ID stays as it is. Blocked content is quarantined from the start.
     fn add_checked(&self, media: NewMedia) -> Result<Added>;
 
     /// Updates the row of remote media whose blob was lost and has been fetched again. `open` stays, and `created` stays if the bytes are the
@@ -163,6 +171,7 @@ pub(crate) trait MediaRows {
     fn reserve(&self, reservation: Reservation) -> Result<Reserved>;
 
     /// Gives a pending ID its content, unless it has expired by `now`. `false` if it has content already, has expired or does not exist.
+    #[cfg(test)]
     fn fill(&self, mxc: &Mxc, filled: Filled, now: Timestamp, open: bool) -> Result<bool>;
 
     /// Deletes pending IDs that expired before `before`.
@@ -207,6 +216,7 @@ impl MediaRows for SqliteCatalog {
         })
     }
 
+    #[cfg(test)]
     fn add(&self, media: NewMedia) -> Result<bool> {
         Ok(self.add_checked(media)? != Added::No)
     }
@@ -234,7 +244,10 @@ impl MediaRows for SqliteCatalog {
 
     fn reserve(&self, reservation: Reservation) -> Result<Reserved> {
         self.writer.write(move |connection| {
-            let Reservation { mxc, user_id, created, expires, limit } = &reservation;
+            let Reservation { mxc, user_id, created, expires, limit, quota } = &reservation;
+            if !quota.is_none() && !quota.allows(read_user_total(connection, user_id)?, 0, 1) {
+                return Ok(Reserved::OverQuota);
+            }
             let (held, next_free): (u32, Option<i64>) = connection
                 .prepare_cached(
                     "SELECT count(*), min(expires_ms) FROM media
@@ -263,29 +276,10 @@ impl MediaRows for SqliteCatalog {
         })
     }
 
+    #[cfg(test)]
     fn fill(&self, mxc: &Mxc, filled: Filled, now: Timestamp, open: bool) -> Result<bool> {
         let mxc = mxc.clone();
-        self.writer.write(move |connection| {
-            let changed = connection
-                .prepare_cached(
-                    "UPDATE media SET sha256 = :sha256, size = :size, content_type = :content_type,
-                                      upload_name = :upload_name, expires_ms = NULL, last_access_ms = :now, open = :open,
-                                      quarantined_by = (SELECT :system FROM blocked_hash WHERE sha256 = :sha256)
-                     WHERE server_name = :server_name AND media_id = :media_id AND sha256 IS NULL AND expires_ms > :now",
-                )?
-                .execute(named_params! {
-                    ":sha256": filled.sha256.as_bytes(),
-                    ":size": sql_size(filled.size),
-                    ":content_type": filled.content_type,
-                    ":upload_name": filled.upload_name,
-                    ":server_name": mxc.server_name.as_str(),
-                    ":media_id": mxc.media_id.as_str(),
-                    ":now": now.0,
-                    ":open": open,
-                    ":system": BY_SYSTEM,
-                })?;
-            Ok(changed == 1)
-        })
+        self.writer.write(move |connection| fill_media(connection, &mxc, &filled, (now, open)))
     }
 
     fn forget_expired(&self, before: Timestamp) -> Result<Removed> {
@@ -353,6 +347,34 @@ impl MediaRows for SqliteCatalog {
                 .optional()
         })
     }
+}
+
+/// Gives a pending ID its content. `false` if it has content already, has expired or does not exist.
+pub(super) fn fill_media(
+    connection: &Connection,
+    mxc: &Mxc,
+    filled: &Filled,
+    (now, open): (Timestamp, bool),
+) -> rusqlite::Result<bool> {
+    let changed = connection
+                .prepare_cached(
+                    "UPDATE media SET sha256 = :sha256, size = :size, content_type = :content_type,
+                                      upload_name = :upload_name, expires_ms = NULL, last_access_ms = :now, open = :open,
+                                      quarantined_by = (SELECT :system FROM blocked_hash WHERE sha256 = :sha256)
+                     WHERE server_name = :server_name AND media_id = :media_id AND sha256 IS NULL AND expires_ms > :now",
+                )?
+                .execute(named_params! {
+                    ":sha256": filled.sha256.as_bytes(),
+                    ":size": sql_size(filled.size),
+                    ":content_type": filled.content_type,
+                    ":upload_name": filled.upload_name,
+                    ":server_name": mxc.server_name.as_str(),
+                    ":media_id": mxc.media_id.as_str(),
+                    ":now": now.0,
+                    ":open": open,
+                    ":system": BY_SYSTEM,
+                })?;
+    Ok(changed == 1)
 }
 
 /// Updates the row of remote media that was fetched again. Returns what the row referred to before.
@@ -535,6 +557,7 @@ mod tests {
             created: Timestamp(created),
             expires: Expiry::at(Timestamp(created).after(Duration::from_millis(100))),
             limit: 2,
+            quota: Quota::default(),
         }
     }
 

@@ -163,9 +163,11 @@ mod tests {
 
     use super::*;
     use crate::matrix::{MediaId, Mxc, ServerName, Timestamp, UserId};
-    use crate::store::catalog::blobs::tests::{ServerTotal, UserTotal};
+    use crate::store::catalog::blobs::tests::ServerTotal;
     use crate::store::catalog::blobs::{KindTotal, Totals};
-    use crate::store::catalog::{BlobRows as _, MediaRows as _, Removed, SqliteCatalog};
+    use crate::store::catalog::{
+        BlobRows as _, MediaRows as _, QuotaRows as _, Removed, SqliteCatalog, UserTotal,
+    };
     use crate::store::sha256::Sha256;
 
     /// The schema before blobs had a table of their own.

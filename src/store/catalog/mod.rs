@@ -11,6 +11,8 @@ mod media;
 mod migrations;
 mod moderation;
 mod previews;
+mod quotas;
+mod scrub;
 mod servers;
 mod store;
 mod thumbnails;
@@ -34,6 +36,8 @@ pub(crate) use self::media::{
 };
 pub(crate) use self::moderation::{Block, Deleted, ModerationRows, NewBlock, Record, Selection};
 pub(crate) use self::previews::{NewPreview, Preview, PreviewLimits, PreviewRows};
+pub(crate) use self::quotas::{Quota, QuotaRows, UserTotal};
+pub(crate) use self::scrub::{ScrubRows, ScrubState, ToScrub};
 pub(crate) use self::servers::{ServerRows, StoredKey};
 pub(crate) use self::store::{Place, StoreId, StoreRows, peek};
 pub(crate) use self::thumbnails::{NewThumbnail, ThumbnailKey, ThumbnailRows};
@@ -48,6 +52,8 @@ pub(crate) trait Catalog:
     + EvictionRows
     + ModerationRows
     + UsageRows
+    + QuotaRows
+    + ScrubRows
     + ServerRows
     + StoreRows
     + Send

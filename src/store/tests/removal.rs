@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use super::super::catalog::{PreviewLimits, Reservation, ThumbnailKey};
+use super::super::catalog::{Added, PreviewLimits, Quota, Reservation, ThumbnailKey};
 use super::super::{Incoming, Lookup, MadeThumbnail, PreviewImage, PreviewPage, Removed};
 use super::*;
 use crate::matrix::{Expiry, UserId};
@@ -17,6 +17,16 @@ struct Heard {
 }
 
 impl Heard {
+    /// Whether a new address was stored.
+    fn add(&self, ingest: Ingest, incoming: Incoming) -> bool {
+        self.store.add(ingest, incoming, Quota::default()).unwrap() == Added::Yes
+    }
+
+    /// Whether a created address was filled.
+    fn fill(&self, ingest: Ingest, incoming: Incoming) -> bool {
+        self.store.fill(ingest, incoming, Quota::default()).unwrap() == Added::Yes
+    }
+
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = open(folder.path()).unwrap();
@@ -94,7 +104,7 @@ fn only_media(id: &str) -> Removed {
 fn a_blob_goes_with_its_last_row_and_the_report_says_so() {
     let heard = Heard::new();
     for id in ["a", "b"] {
-        assert!(heard.store.add(heard.ingest("shared"), incoming(id)).unwrap());
+        assert!(heard.add(heard.ingest("shared"), incoming(id)));
     }
     assert_eq!(heard.report(), None);
     assert_eq!(heard.forget(&mxc("a")), only_media("a"));
@@ -111,12 +121,12 @@ fn a_blob_goes_with_its_last_row_and_the_report_says_so() {
 #[test]
 fn media_that_gets_no_row_leaves_no_blob_unless_others_have_it() {
     let heard = Heard::new();
-    assert!(heard.store.add(heard.ingest("first"), incoming("a")).unwrap());
-    assert!(!heard.store.add(heard.ingest("second"), incoming("a")).unwrap(), "the address is taken");
+    assert!(heard.add(heard.ingest("first"), incoming("a")));
+    assert!(!heard.add(heard.ingest("second"), incoming("a")), "the address is taken");
     assert!(!heard.has(&name("second")) && heard.has(&name("first")));
-    assert!(!heard.store.add(heard.ingest("first"), incoming("a")).unwrap());
+    assert!(!heard.add(heard.ingest("first"), incoming("a")));
     assert!(heard.has(&name("first")));
-    assert!(!heard.store.fill(heard.ingest("third"), incoming("unknown")).unwrap());
+    assert!(!heard.fill(heard.ingest("third"), incoming("unknown")));
     assert!(!heard.has(&name("third")));
 }
 
@@ -126,10 +136,20 @@ fn an_address_is_pending_then_filled_or_removed() {
     let user_id = UserId::new("@a:example.org");
     for id in ["filled", "unfilled"] {
         let (user_id, created, expires) = (user_id.clone(), Timestamp(0), Expiry::at(Timestamp(100)));
-        heard.store.reserve(Reservation { mxc: mxc(id), user_id, created, expires, limit: 9 }).unwrap();
+        heard
+            .store
+            .reserve(Reservation {
+                mxc: mxc(id),
+                user_id,
+                created,
+                expires,
+                limit: 9,
+                quota: Quota::default(),
+            })
+            .unwrap();
         assert!(matches!(heard.store.find(&mxc(id)).unwrap(), Lookup::Pending { .. }));
     }
-    assert!(heard.store.fill(heard.ingest("text"), incoming("filled")).unwrap());
+    assert!(heard.fill(heard.ingest("text"), incoming("filled")));
     assert!(matches!(heard.store.find(&mxc("filled")).unwrap(), Lookup::Stored(_)));
     assert!(heard.store.remove_expired(Timestamp(99)).unwrap().is_empty());
     assert_eq!(heard.store.remove_expired(Timestamp(100)).unwrap(), only_media("unfilled"));
@@ -181,7 +201,7 @@ fn thumbnails_make_room_and_go_with_their_source() {
     let keep = |text, width| heard.store.keep_thumbnail(heard.ingest(text), made("source", width)).unwrap();
     assert!(keep("of nothing", 1).is_none() && !heard.has(&name("of nothing")));
     heard.report();
-    assert!(heard.store.add(heard.ingest("source"), incoming("a")).unwrap());
+    assert!(heard.add(heard.ingest("source"), incoming("a")));
     let kept = keep("one", 1).unwrap();
     assert_eq!((kept.content.sha256, kept.blob.size()), (name("one"), 3));
     keep("two", 2).unwrap();
@@ -203,13 +223,13 @@ fn thumbnails_make_room_and_go_with_their_source() {
 #[test]
 fn a_damaged_blob_that_is_replaced_takes_its_thumbnails_with_it() {
     let heard = Heard::new();
-    assert!(heard.store.add(heard.ingest("source"), incoming("a")).unwrap());
+    assert!(heard.add(heard.ingest("source"), incoming("a")));
     heard.store.keep_thumbnail(heard.ingest("thumbnail"), made("source", 1)).unwrap().unwrap();
     std::fs::remove_file(heard.path(&name("source"))).unwrap();
     std::fs::write(heard.path(&name("source")), "sour").unwrap();
     // One of another source may have the same bytes.
-    assert!(heard.store.add(heard.ingest("thumbnail"), incoming("t")).unwrap());
-    assert!(heard.store.add(heard.ingest("source"), incoming("b")).unwrap());
+    assert!(heard.add(heard.ingest("thumbnail"), incoming("t")));
+    assert!(heard.add(heard.ingest("source"), incoming("b")));
     assert_eq!(heard.report(), Some(Removed { blobs: vec![name("source")], ..Removed::default() }));
     assert!(heard.store.thumbnail(&key("source", 1)).unwrap().is_none());
     assert!(heard.has(&name("thumbnail")));
@@ -248,7 +268,7 @@ fn a_preview_keeps_the_address_of_its_image_until_that_changes() {
 #[test]
 fn a_blob_that_is_claimed_meanwhile_stays_and_is_not_reported() {
     let heard = Heard::new();
-    assert!(heard.store.add(heard.ingest("text"), incoming("a")).unwrap());
+    assert!(heard.add(heard.ingest("text"), incoming("a")));
     let claim = heard.ingest("text").finish().unwrap();
     assert_eq!(heard.forget(&mxc("a")), only_media("a"));
     assert!(heard.has(&claim.sha256()));

@@ -44,7 +44,10 @@ impl FreeSpace {
     pub(super) fn check(&self) -> io::Result<()> {
         let free = self.fs.free(&self.folder)?;
         if free < FLOOR {
-            let why = format!("only {free} bytes are free, and {FLOOR} must stay free");
+            let why = format!(
+                "only {free} bytes are free, and {FLOOR} must stay free: free some on this disk, move data_dir to a larger one, or let \
+                 local media go (retention.local)"
+            );
             return Err(io::Error::new(io::ErrorKind::StorageFull, why));
         }
         Ok(())
