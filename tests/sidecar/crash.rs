@@ -1,10 +1,13 @@
-//! `kill -9` at random moments under load of every kind: what was answered is there, nothing half-written is.
+//! `kill -9` at random moments under load of every kind: what was answered is there, nothing half-written is, and nothing that was deleted
+//! comes back.
 //!
 //! The long run, 200 rounds: `cargo test --test sidecar --locked -- --ignored --nocapture crash`. A run prints its seed;
 //! `CRASH_SEED` repeats it as far as the machine's timing allows, `CRASH_ROUNDS` sets the rounds.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{BufReader, Write as _};
+use std::io::{BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -48,6 +51,8 @@ impl Content {
 #[derive(Default)]
 struct Ledger {
     answered: Mutex<Vec<Answered>>,
+    /// Addresses whose deletion was answered.
+    deleted: Mutex<Vec<String>>,
     /// Answers that told of something stored.
     answers: AtomicU64,
     /// For contents that are not there yet.
@@ -72,6 +77,8 @@ struct Worker {
     alice: Client,
     ledger: Arc<Ledger>,
     remote: String,
+    /// The operator's socket.
+    socket: PathBuf,
     dice: Dice,
 }
 
@@ -137,6 +144,36 @@ impl Worker {
         None
     }
 
+    /// Deletes what it has just uploaded, half of the time bytes that others have too.
+    fn delete(&mut self) -> Option<()> {
+        let number = if self.dice.below(2) == 0 { self.dice.below(20) } else { self.number() };
+        let mxc = mxc_of(&self.ask("POST", "/_matrix/media/v3/upload", &Content::Unique(number).bytes())?);
+        self.ask("DELETE", &format!("/_matrix/client/v1/media/{mxc}"), b"")?;
+        self.ledger.deleted.lock().unwrap().push(mxc);
+        Some(())
+    }
+
+    /// Evicts copies, sometimes all of them.
+    fn sweep(&mut self) -> Option<()> {
+        let max_store = self.dice.below(40) * 1_000_000;
+        let body = format!(
+            r#"{{"command": "retention", "dry_run": false, "keep_free": null, "max_store": {max_store}, "unused_ms": null}}"#
+        );
+        let mut stream = UnixStream::connect(&self.socket).ok()?;
+        let length = body.len();
+        let head = "POST /_sidecar/operator HTTP/1.1\r\nHost: localhost\r\nConnection: close";
+        write!(stream, "{head}\r\nContent-Length: {length}\r\n\r\n{body}").ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        assert!(
+            answer.is_empty() || answer.starts_with(b"HTTP/1.1 200"),
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
+        // Nothing was stored: it does not count.
+        None
+    }
+
     fn thumbnail(&mut self) -> Option<()> {
         let content = Content::Picture(self.number());
         let uploaded = self.ask("POST", "/_matrix/media/v3/upload", &content.bytes())?;
@@ -173,12 +210,15 @@ fn disturb(folder: &Folder, ledger: &Arc<Ledger>, remote: &Peer, dice: &mut Dice
         Worker::fetch,
         Worker::download,
         Worker::thumbnail,
+        Worker::delete,
+        Worker::sweep,
     ];
     let workers: Vec<_> = jobs
         .into_iter()
         .map(|job| {
             let (alice, ledger, remote) = (service.alice(), Arc::clone(ledger), remote.name());
-            let worker = Worker { alice, ledger, remote, dice: Dice(dice.below(u64::MAX)) };
+            let socket = folder.path("data/ops.sock");
+            let worker = Worker { alice, ledger, remote, socket, dice: Dice(dice.below(u64::MAX)) };
             std::thread::spawn(move || worker.run(job))
         })
         .collect();
@@ -227,6 +267,9 @@ impl Checker {
             connection.check(&answered[any]);
         }
         self.seen = answered.len();
+        for mxc in ledger.deleted.lock().unwrap().iter().rev().take(20) {
+            assert_eq!(connection.get(&download(mxc)).status, 404, "{mxc} came back");
+        }
         let fetched = self.remote_rows();
         for mxc in fetched.difference(&self.seen_remote) {
             let response = connection.get(&download(mxc));
@@ -257,9 +300,8 @@ impl Checker {
         };
         let blobs = || -> HashMap<String, u64> {
             let blobs = files_below(&folder.path("data/blobs")).into_iter();
-            let size = |path: std::path::PathBuf| {
-                Some((path.file_name()?.to_str()?.to_owned(), path.metadata().ok()?.len()))
-            };
+            let size =
+                |path: PathBuf| Some((path.file_name()?.to_str()?.to_owned(), path.metadata().ok()?.len()));
             blobs.filter_map(size).collect()
         };
         let (rows, files) = (sizes(), blobs());
@@ -327,14 +369,19 @@ fn run(default_rounds: u64) {
     let mut connection = KeepAlive::new(&service);
     let answered = ledger.answered.lock().unwrap();
     answered.iter().for_each(|answer| connection.check(answer));
+    let deleted = ledger.deleted.lock().unwrap();
+    for mxc in deleted.iter() {
+        assert_eq!(connection.get(&download(mxc)).status, 404, "{mxc} came back");
+    }
     for blob in files_below(&folder.path("data/blobs")) {
         let name = data_encoding::HEXLOWER.encode(&Sha256::digest(std::fs::read(&blob).unwrap()));
         assert_eq!(blob.file_name().unwrap().to_str().unwrap(), name, "a blob is not what its name says");
     }
     println!(
-        "{rounds} rounds in {:.0} s: {} uploads answered and there, {} remote files kept, {} answers that told of something stored",
+        "{rounds} rounds in {:.0} s: {} uploads answered and there, {} deleted and gone, {} remote files kept, {} answers that told of something stored",
         started.elapsed().as_secs_f64(),
         answered.len(),
+        deleted.len(),
         checker.seen_remote.len(),
         ledger.answers.load(Ordering::SeqCst)
     );
