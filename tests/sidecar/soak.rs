@@ -205,8 +205,11 @@ fn a_small_disk_holds_its_floor_while_much_more_flows_through_it() {
 fn check_at_rest(folder: &Folder, local: &[(String, u64)], bytes: u64) {
     let catalog = rusqlite::Connection::open(folder.path("data/catalog.db")).unwrap();
     let kept = "SELECT kind, files, blobs, bytes FROM kind_usage ORDER BY kind";
-    let recounted = "SELECT kind, sum(CASE kind WHEN 'local' THEN locals WHEN 'remote' THEN remotes
-                                          WHEN 'preview' THEN previews ELSE thumbnails END),
+    // Files count by their own rows, blobs by the first kind that has a row of them.
+    let recounted = "SELECT kind, CASE kind WHEN 'local' THEN (SELECT count(*) FROM media WHERE sha256 IS NOT NULL AND user_id IS NOT NULL)
+                                          WHEN 'remote' THEN (SELECT count(*) FROM media WHERE user_id IS NULL AND preview = 0)
+                                          WHEN 'preview' THEN (SELECT count(*) FROM media WHERE preview = 1)
+                                          ELSE (SELECT count(*) FROM thumbnail) END,
                             count(*), sum(size) FROM blob WHERE kind IS NOT NULL GROUP BY kind ORDER BY kind";
     let totals = |sql: &str| -> Vec<(String, i64, i64, i64)> {
         let mut statement = catalog.prepare(sql).unwrap();
