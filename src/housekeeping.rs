@@ -31,6 +31,9 @@ const COMPARE_EVERY: Duration = Duration::from_mins(1);
 /// The same after they have agreed.
 const COMPARE_AGAIN_EVERY: Duration = Duration::from_hours(1);
 
+/// Time between two evictions of media that is not to be kept.
+const SESSIONS_EVERY: Duration = Duration::from_secs(10);
+
 /// Time between two looks whether files should be read for damage.
 const SCRUB_EVERY: Duration = Duration::from_hours(1);
 
@@ -44,6 +47,7 @@ pub(crate) fn start(app: &Arc<App>, tasks: &mut JoinSet<()>) {
     tasks.spawn(flush_accesses(Arc::clone(app)));
     tasks.spawn(keep_bounds(Arc::clone(app)));
     tasks.spawn(scrub(Arc::clone(app)));
+    tasks.spawn(end_sessions(Arc::clone(app)));
 }
 
 /// Searches for blobs without a row until one search was complete, then checks the found ones every hour.
@@ -144,6 +148,21 @@ async fn keep_bounds(app: Arc<App>) {
         tokio::select! {
             () = tokio::time::sleep(app.config().retention.every.0) => {}
             () = app.media.sweep_needed() => {}
+        }
+    }
+}
+
+/// Evicts other servers' media a minute after it came, if it is not to be kept.
+async fn end_sessions(app: Arc<App>) {
+    let mut ticks = tokio::time::interval(SESSIONS_EVERY);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = app.media.end_sessions().await {
+            tracing::error!(
+                ?error,
+                "evicting media that is not to be kept failed; the next try is in {} s",
+                SESSIONS_EVERY.as_secs()
+            );
         }
     }
 }

@@ -169,6 +169,18 @@ pub struct Federation {
     pub ip_deny: Vec<IpNet>,
     /// Exceptions to `ip_deny`.
     pub ip_allow: Vec<IpNet>,
+    /// Whether copies of their media are kept.
+    pub store: RemoteStore,
+}
+
+/// Whether copies of other servers' media are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RemoteStore {
+    /// Until retention evicts them.
+    Keep,
+    /// For a minute, and while somebody reads them.
+    Session,
 }
 
 /// A generation of media endpoints between servers.
@@ -325,6 +337,7 @@ impl Config {
                 ca_file: None,
                 ip_deny: not_public(),
                 ip_allow: vec![],
+                store: RemoteStore::Keep,
             },
             thumbnails: Thumbnails {
                 sizes: vec![

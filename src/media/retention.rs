@@ -23,7 +23,7 @@ pub(crate) use self::report::{Age, Report};
 use self::sweep::Step;
 use super::Media;
 use super::expiry::ClockWatch;
-use crate::config::Retention as Rules;
+use crate::config::{RemoteStore, Retention as Rules};
 use crate::error::{Error, Result};
 use crate::matrix::{Clock, Moment, Monotonic, ServerName, Timestamp};
 use crate::store::Store;
@@ -49,6 +49,9 @@ const GRACE: Duration = Duration::from_hours(24);
 
 /// How far the stored times may lie ahead of the clock: beyond it, the clock is wrong.
 const CLOCK_BEHIND: Duration = Duration::from_mins(10);
+
+/// How long media of other servers stays with `federation.store: session`.
+const SESSION: Duration = Duration::from_mins(1);
 
 /// Whether a sweep evicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +178,19 @@ impl Retention {
         Ok(true)
     }
 
+    /// Evicts all media of other servers that came before the last minute.
+    fn evict_arrived(&self, now: Timestamp) -> Result<()> {
+        let terms = Terms { now, avatars_since: Timestamp(i64::MAX) };
+        let mut last = None;
+        loop {
+            let page = self.store.arrived_before(&Group::Remote, now.before(SESSION), last, terms)?;
+            let Some(end) = page.last() else { return Ok(()) };
+            last = Some(end.sha256);
+            let blobs = page.iter().map(|candidate| candidate.sha256).collect();
+            self.store.evict(&Group::Remote, blobs, terms)?;
+        }
+    }
+
     /// Removes previews until `bytes` less are taken by their images. Returns how many bytes went.
     fn free_previews(&self, bytes: u64) -> Result<u64> {
         let before = self.store.totals()?;
@@ -223,6 +239,17 @@ impl Media {
             report.log();
         }
         Ok(report)
+    }
+
+    /// Evicts other servers' media that came more than a minute ago, with its thumbnails, if it is not to be kept (`federation.store:
+    /// session`). Who reads a file has it open, and can read it to its end. Protected media stays.
+    pub(crate) async fn end_sessions(self: &Arc<Self>) -> Result<()> {
+        if self.config.get().federation.store == RemoteStore::Keep {
+            return Ok(());
+        }
+        let retention = Arc::clone(&self.retention);
+        let _sweeping = retention.sweeping.lock().await;
+        self.blocking(Pool::Disk, |media| media.retention.evict_arrived((media.clock)())).await
     }
 
     /// Waits until a sweep should run before its time.

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use media_sidecar::config::UnauthenticatedMedia;
+use media_sidecar::config::{RemoteStore, UnauthenticatedMedia};
 
 use crate::harness::{Peer, Reply, Setup, Sidecar, eventually};
 
@@ -89,4 +89,20 @@ fn a_row_whose_blob_is_away_stays_though_its_origin_is_gone() {
     std::fs::rename(&away, &blob).unwrap();
     let back = sidecar.alice().get(&path);
     assert_eq!((back.status, back.body.as_slice()), (200, &b"far away"[..]));
+}
+
+#[test]
+fn with_sessions_a_fetched_file_is_on_the_disk_for_a_minute_only() {
+    let remote = Peer::tls(|_| Reply::new(200).header("Content-Disposition", "inline").body("far away"));
+    let session = |config: &mut media_sidecar::config::Config| {
+        config.federation.store = RemoteStore::Session;
+    };
+    let sidecar = Setup::new().with(session).start();
+    let path = format!("/_matrix/client/v1/media/download/{}/x", remote.name());
+    assert_eq!(sidecar.alice().get(&path).status, 200);
+    sidecar.upload("text/plain", b"ours");
+    eventually("it is stored", || sidecar.blobs().len() == 2);
+    sidecar.advance(std::time::Duration::from_secs(61));
+    eventually("it is gone", || sidecar.blobs().len() == 1);
+    assert_eq!(sidecar.alice().get(&path).status, 200, "it is fetched anew");
 }

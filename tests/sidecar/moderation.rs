@@ -47,7 +47,7 @@ fn path(mxc: &str) -> &str {
 fn served(service: &Service, mxc: &str) -> [u16; 2] {
     let download = format!("/_matrix/client/v1/media/download/{}", path(mxc));
     let thumbnail =
-        format!("/_matrix/client/v1/media/thumbnail/{}?width=32&height=32&method=crop", path(mxc));
+        format!("/_matrix/client/v1/media/thumbnail/{}?width=32&height=32&method=scale", path(mxc));
     [service.alice().get(&download).status, service.alice().get(&thumbnail).status]
 }
 

@@ -403,3 +403,24 @@ async fn what_was_served_since_the_last_flush_stays_and_two_sweeps_free_once() {
     assert_eq!(gone, 3, "from 41 000 bytes to 38 000");
     assert_eq!(files.iter().chain([&used]).filter(|mxc| world.is_there(mxc)).count(), 38);
 }
+
+#[tokio::test]
+async fn with_sessions_copies_of_other_servers_go_after_a_minute_and_readers_get_all_of_them() {
+    let world = World::new();
+    let mut config = (*world.media.config.get()).clone();
+    let (far, mine) = (world.remote(1000), world.store("example.org", 1000, Some("@a:example.org"), false));
+    world.touch(&far, true);
+    world.pass(1);
+    world.media.end_sessions().await.unwrap();
+    assert!(world.is_there(&far), "by default copies are kept");
+    config.federation.store = RemoteStore::Session;
+    world.media.config.set(config);
+    let young = world.remote(1000);
+    let Lookup::Stored(open) = world.media.store.find(&far).unwrap() else { panic!("it is stored") };
+    world.media.end_sessions().await.unwrap();
+    assert_eq!([&far, &young, &mine].map(|mxc| world.is_there(mxc)), [false, true, true]);
+    assert_eq!(open.blob.available().unwrap(), 1000);
+    world.pass(1);
+    world.media.end_sessions().await.unwrap();
+    assert_eq!([&young, &mine].map(|mxc| world.is_there(mxc)), [false, true]);
+}
