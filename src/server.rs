@@ -1,17 +1,12 @@
-//! The HTTP server: route table, accept loop, dispatch, access line, listeners, graceful drain.
+//! The HTTP server: route table, accept loop, dispatch, access line, graceful drain.
 //!
 //! Owns everything that makes this an HTTP server. Refuses to know what the endpoints do: that is in `api/`. Each request is first routed
 //! (404, 405 and OPTIONS need no token), then authenticated (`api::auth`), then passed to its endpoint.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fmt;
-use std::fs::Permissions;
 use std::future::Future;
-use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,9 +19,6 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use matchit::Router;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -37,12 +29,13 @@ use crate::api::client::{self, AllowRemote};
 use crate::api::federation::{self, BodyFormat};
 use crate::api::ops;
 use crate::app::App;
-use crate::config::{Config, Listen, ListenAddr};
-use crate::error::{Error, Kind, LogLevel, Result, in_words};
+use crate::config::Listen;
+use crate::error::{Error, Kind, LogLevel, Result};
 use crate::housekeeping;
 use crate::http::access::{self, Access};
 use crate::http::connection::{Connection, InFlight, Requests, Socket};
 use crate::http::error_response;
+pub use crate::http::listener::{Listener, bind, bind_ops};
 use crate::http::probe_header::{self, ProbeHeader};
 use crate::http::request::{self, Call, PathParams};
 use crate::http::response::{self, Response};
@@ -68,16 +61,6 @@ const DRAIN: Duration = Duration::from_secs(30);
 
 /// Pause after a failed accept: usually no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Connections that the kernel keeps until they are accepted, if `net.core.somaxconn` allows it. When they are more, a client waits for
-/// seconds before it tries again.
-const BACKLOG: i32 = 4096;
-
-/// Mode of a Unix socket of `listen`: the reverse proxy shares the group.
-const LISTEN_MODE: u32 = 0o660;
-
-/// Mode of a Unix socket of `ops.listen`.
-const OPS_MODE: u32 = 0o600;
 
 /// The header with the request ID, which the log lines of the request carry too.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -189,19 +172,14 @@ pub(crate) const ROUTES: [Row; 10] = [
         NONE, NONE,
     ] },
     Row { endpoint: Endpoint::Usage, method: Method::GET, cells: [
-        (UserOnly, "/_matrix/media/v3/usage"),
-        NONE, NONE, NONE, NONE,
+        (UserOnly, "/_matrix/media/v3/usage"), NONE, NONE, NONE, NONE,
     ] },
     Row { endpoint: Endpoint::Redact, method: Method::POST, cells: [
-        NONE, NONE,
-        (UserOnly, "/_matrix/client/v1/media/redact/{o}/{m}"),
-        NONE, NONE,
+        NONE, NONE, (UserOnly, "/_matrix/client/v1/media/redact/{o}/{m}"), NONE, NONE,
     ] },
     Row { endpoint: Endpoint::Delete, method: Method::DELETE, cells: [
         (UserOnly, "/_matrix/media/{v}/download/{o}/{m}"),
-        NONE,
-        (UserOnly, "/_matrix/client/v1/media/{o}/{m}"),
-        NONE, NONE,
+        NONE, (UserOnly, "/_matrix/client/v1/media/{o}/{m}"), NONE, NONE,
     ] },
 ];
 
@@ -566,31 +544,17 @@ impl Surface {
 /// Calls the endpoint of a route. The match covers every pair of endpoint and column.
 async fn dispatch(app: &Arc<App>, route: &Route, principal: Principal, call: &mut Call) -> Result<Response> {
     let caller = principal.caller(call.access.client);
+    let is_heeded = matches!(route.column, Column::Legacy | Column::ClientMsc1902);
+    let allow_remote = if is_heeded { AllowRemote::Heeded } else { AllowRemote::Ignored };
     match (route.endpoint, route.column) {
-        (Endpoint::Download, Column::Legacy | Column::ClientMsc1902) => {
-            client::get_content(app, call, caller, AllowRemote::Heeded).await
-        }
-        (Endpoint::Download, Column::ClientMsc3916 | Column::Own) => {
-            client::get_content(app, call, caller, AllowRemote::Ignored).await
-        }
-        (Endpoint::Download, Column::FederationMsc1902) => {
-            federation::get_content(app, call, caller, BodyFormat::Raw).await
-        }
-        (Endpoint::Download, Column::FederationMsc3916) => {
-            federation::get_content(app, call, caller, BodyFormat::Multipart).await
-        }
-        (Endpoint::Thumbnail, Column::Legacy | Column::ClientMsc1902) => {
-            client::get_content_thumbnail(app, call, caller, AllowRemote::Heeded).await
-        }
-        (Endpoint::Thumbnail, Column::ClientMsc3916 | Column::Own) => {
-            client::get_content_thumbnail(app, call, caller, AllowRemote::Ignored).await
-        }
-        (Endpoint::Thumbnail, Column::FederationMsc1902) => {
-            federation::get_content_thumbnail(app, call, caller, BodyFormat::Raw).await
-        }
-        (Endpoint::Thumbnail, Column::FederationMsc3916) => {
-            federation::get_content_thumbnail(app, call, caller, BodyFormat::Multipart).await
-        }
+        (Endpoint::Download, column) => match body_format(column) {
+            Some(format) => federation::get_content(app, call, caller, format).await,
+            None => client::get_content(app, call, caller, allow_remote).await,
+        },
+        (Endpoint::Thumbnail, column) => match body_format(column) {
+            Some(format) => federation::get_content_thumbnail(app, call, caller, format).await,
+            None => client::get_content_thumbnail(app, call, caller, allow_remote).await,
+        },
         (Endpoint::PreviewUrl, _) => client::get_url_preview(app, call, caller).await,
         (Endpoint::Upload, _) => client::create_content(app, call, caller, principal.user()?).await,
         (Endpoint::Create, _) => client::create_mxc_uri(app, call, principal.user()?).await,
@@ -603,6 +567,15 @@ async fn dispatch(app: &Arc<App>, route: &Route, principal: Principal, call: &mu
         (Endpoint::Health, _) => ops::health(app).await,
         (Endpoint::Limits, _) => Ok(ops::limits(app)),
         (Endpoint::Operator, _) => ops::operate(app, call).await,
+    }
+}
+
+/// How media is wrapped in a column for servers; `None` in one for clients.
+fn body_format(column: Column) -> Option<BodyFormat> {
+    match column {
+        Column::FederationMsc1902 => Some(BodyFormat::Raw),
+        Column::FederationMsc3916 => Some(BodyFormat::Multipart),
+        Column::Legacy | Column::ClientMsc1902 | Column::ClientMsc3916 | Column::Own => None,
     }
 }
 
@@ -619,160 +592,6 @@ fn failure(error: &Error, route: &str) -> Response {
 fn path_params(params: &matchit::Params<'_, '_>) -> PathParams {
     let get = |name| params.get(name).map(str::to_owned);
     PathParams { server_name: get("o"), media_id: get("m"), file_name: get("name") }
-}
-
-/// A socket to accept from.
-#[derive(Debug)]
-pub enum Listener {
-    /// TCP.
-    Tcp(TcpListener),
-    /// A Unix socket.
-    Unix(UnixListener),
-}
-
-/// Accepts the next connection from the kernel's queue.
-type Take = Box<dyn FnMut() -> io::Result<Socket> + Send>;
-
-impl Listener {
-    async fn accept(&self) -> io::Result<Socket> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                // Responses are written in large pieces, so Nagle's algorithm would only delay the last one. An error here does not matter.
-                drop(stream.set_nodelay(true));
-                Ok(Socket::Tcp(stream, peer.ip()))
-            }
-            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Socket::Unix(stream)),
-        }
-    }
-
-    /// The connections in the kernel's queue. Asks the kernel directly, because the runtime's readiness may be out of date.
-    fn into_queue(self) -> io::Result<impl Iterator<Item = io::Result<Socket>>> {
-        let mut take: Take = match self {
-            Self::Tcp(listener) => {
-                let listener = listener.into_std()?;
-                Box::new(move || {
-                    let (stream, peer) = listener.accept()?;
-                    stream.set_nonblocking(true)?;
-                    TcpStream::from_std(stream).map(|stream| Socket::Tcp(stream, peer.ip()))
-                })
-            }
-            Self::Unix(listener) => {
-                let listener = listener.into_std()?;
-                Box::new(move || {
-                    let (stream, _) = listener.accept()?;
-                    stream.set_nonblocking(true)?;
-                    UnixStream::from_std(stream).map(Socket::Unix)
-                })
-            }
-        };
-        Ok(std::iter::from_fn(move || match take() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            taken => Some(taken),
-        }))
-    }
-}
-
-/// The address it listens on, for log lines.
-impl fmt::Display for Listener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(listener) => match listener.local_addr() {
-                Ok(address) => address.fmt(f),
-                Err(_) => f.write_str("?"),
-            },
-            Self::Unix(listener) => {
-                let address = listener.local_addr().ok();
-                match address.as_ref().and_then(|address| address.as_pathname()) {
-                    Some(path) => write!(f, "unix:{}", path.display()),
-                    None => f.write_str("unix:?"),
-                }
-            }
-        }
-    }
-}
-
-/// Opens the sockets of `listen`. A Unix socket left by an earlier run is replaced; its group may connect.
-pub fn bind(config: &Config) -> io::Result<Vec<Listener>> {
-    let addresses = &config.listen.addresses;
-    addresses.iter().map(|address| bind_one(address, LISTEN_MODE, "listen")).collect()
-}
-
-/// Opens the socket of `ops.listen`, unless that is off. A Unix socket left by an earlier run is replaced; only its owner may connect.
-///
-/// # Errors
-/// When the configured address cannot be used. The default socket is an error only if another process listens on it: on a file system
-/// without sockets, or with a path that is too long, the service runs without it.
-pub fn bind_ops(config: &Config) -> io::Result<Option<Listener>> {
-    let Some(address) = config.ops_address() else { return Ok(None) };
-    match bind_one(&address, OPS_MODE, "ops.listen") {
-        Err(error) if config.ops.listen.is_none() && error.kind() != io::ErrorKind::AddrInUse => {
-            tracing::warn!("{error}; the service runs without it");
-            Ok(None)
-        }
-        bound => bound.map(Some),
-    }
-}
-
-/// How to fix an address that cannot be used, besides setting another one.
-const FIXES: [(io::ErrorKind, &str); 4] = [
-    (io::ErrorKind::AddrInUse, "stop the program that listens there, or "),
-    (io::ErrorKind::AlreadyExists, "remove it, or "),
-    (io::ErrorKind::NotFound, "create its folder, or "),
-    (io::ErrorKind::AddrNotAvailable, "this machine does not have that address; "),
-];
-
-/// Opens the socket at `address`, the value of the configuration key `key`.
-fn bind_one(address: &ListenAddr, mode: u32, key: &str) -> io::Result<Listener> {
-    let bound = match address {
-        ListenAddr::Tcp(address) => std::net::TcpListener::bind(address).and_then(|listener| {
-            // Once more, because the standard library asks for 128.
-            rustix::net::listen(&listener, BACKLOG)?;
-            listener.set_nonblocking(true)?;
-            TcpListener::from_std(listener).map(Listener::Tcp)
-        }),
-        ListenAddr::Unix(path) => bind_unix(path, mode).map(Listener::Unix),
-    };
-    bound.map_err(|error| {
-        let fix = FIXES.iter().find(|(kind, _)| *kind == error.kind()).map_or("", |(_, fix)| *fix);
-        io::Error::new(
-            error.kind(),
-            format!("cannot listen on {address}: {}; {fix}set `{key}`", in_words(&error)),
-        )
-    })
-}
-
-/// Opens a Unix socket. Replaces a socket file whose process has ended, but not one that is in use.
-fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    let address = SocketAddrUnix::new(path)?;
-    let socket = || {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-    };
-    match path.symlink_metadata() {
-        Ok(metadata) if metadata.file_type().is_socket() => {
-            match rustix::net::connect(socket()?, &address) {
-                Err(Errno::CONNREFUSED) => std::fs::remove_file(path)?,
-                // A full queue means that a process owns the socket.
-                Ok(()) | Err(Errno::AGAIN) => return Err(io::ErrorKind::AddrInUse.into()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(_) => {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "a file that is not a socket exists there",
-            ));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let socket = socket()?;
-    rustix::net::bind(&socket, &address)?;
-    // Set before `listen`: no one can connect before that, so the socket is never open with another mode.
-    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    UnixListener::from_std(socket.into())
 }
 
 #[cfg(test)]

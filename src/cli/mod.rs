@@ -10,6 +10,7 @@ mod operator;
 mod proxy_config;
 mod public;
 mod serve;
+mod service;
 
 use std::ffi::OsString;
 use std::io::Write as _;

@@ -33,6 +33,11 @@ impl HostList {
     }
 }
 
+/// Whether a text matches a glob, byte by byte.
+pub(super) fn matches(glob: &str, text: &str) -> bool {
+    WildMatch::new(glob).matches(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

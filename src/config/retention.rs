@@ -1,8 +1,8 @@
 //! `retention` and `quotas`: what the store may hold, and who may fill it.
 
 use serde::{Deserialize, Serialize};
-use wildmatch::WildMatch;
 
+use super::host_list::matches;
 use super::units::{Size, Span};
 
 /// Bounds of the store. What is evicted can be fetched or made again; local media goes only where `local` says so.
@@ -100,12 +100,12 @@ impl Quotas {
 
     /// The entry of a user, if one matches.
     pub(crate) fn of_user(&self, user_id: &str) -> Option<&UserQuota> {
-        self.users.iter().find(|quota| WildMatch::new(&quota.pattern).matches(user_id))
+        self.users.iter().find(|quota| matches(&quota.pattern, user_id))
     }
 
     /// The bytes of another server's media that are kept, if they are bounded.
     pub(crate) fn of_server(&self, server_name: &str) -> Option<u64> {
-        let first = self.servers.iter().find(|quota| WildMatch::new(&quota.pattern).matches(server_name));
+        let first = self.servers.iter().find(|quota| matches(&quota.pattern, server_name));
         first.and_then(|quota| quota.max_bytes).map(|size| size.0)
     }
 }

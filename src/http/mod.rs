@@ -8,6 +8,7 @@ pub(crate) mod connection;
 pub(crate) mod disposition;
 pub(crate) mod error_response;
 pub(crate) mod file_stream;
+pub(crate) mod listener;
 pub(crate) mod multipart;
 pub(crate) mod probe_header;
 pub(crate) mod range;

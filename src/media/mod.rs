@@ -282,7 +282,8 @@ pub(super) mod tests {
 
     use super::download::{AccessOptions, Download, RemoteFetch, WaitFor};
     use super::*;
-    use crate::app::{App, Environment};
+    use crate::app::App;
+    pub(in crate::media) use crate::app::Environment;
     use crate::config::ThumbnailMethod;
     use crate::federation::SigningKey;
     use crate::matrix::UserId;

@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use super::report::{Count, Reason};
 use super::*;
-use crate::app::Environment;
 use crate::config::{Size, Span};
 use crate::matrix::{MediaId, Mxc, UserId};
-use crate::media::tests::media_with;
+use crate::media::tests::{Environment, media_with};
 use crate::store::catalog::{Added, LastAccess, NewBlock, Quota};
 use crate::store::fs::{Fs, SystemFs};
 use crate::store::{Incoming, Lookup};

@@ -6,6 +6,8 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
 use super::moderation::BY_SYSTEM;
+#[cfg(test)]
+use super::quotas::fill_media;
 use super::quotas::{Quota, read_user_total};
 use super::{Removed, SqliteCatalog};
 use crate::error::Result;
@@ -347,34 +349,6 @@ impl MediaRows for SqliteCatalog {
                 .optional()
         })
     }
-}
-
-/// Gives a pending ID its content. `false` if it has content already, has expired or does not exist.
-pub(super) fn fill_media(
-    connection: &Connection,
-    mxc: &Mxc,
-    filled: &Filled,
-    (now, open): (Timestamp, bool),
-) -> rusqlite::Result<bool> {
-    let changed = connection
-                .prepare_cached(
-                    "UPDATE media SET sha256 = :sha256, size = :size, content_type = :content_type,
-                                      upload_name = :upload_name, expires_ms = NULL, last_access_ms = :now, open = :open,
-                                      quarantined_by = (SELECT :system FROM blocked_hash WHERE sha256 = :sha256)
-                     WHERE server_name = :server_name AND media_id = :media_id AND sha256 IS NULL AND expires_ms > :now",
-                )?
-                .execute(named_params! {
-                    ":sha256": filled.sha256.as_bytes(),
-                    ":size": sql_size(filled.size),
-                    ":content_type": filled.content_type,
-                    ":upload_name": filled.upload_name,
-                    ":server_name": mxc.server_name.as_str(),
-                    ":media_id": mxc.media_id.as_str(),
-                    ":now": now.0,
-                    ":open": open,
-                    ":system": BY_SYSTEM,
-                })?;
-    Ok(changed == 1)
 }
 
 /// Updates the row of remote media that was fetched again. Returns what the row referred to before.

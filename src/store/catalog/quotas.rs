@@ -1,12 +1,13 @@
 //! Queries about what users have, and uploads within their quotas. A quota is checked in the transaction that writes the row, so that
 //! uploads at the same time cannot each have the last bytes.
 
-use rusqlite::{Connection, OptionalExtension as _, Row};
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
 use super::SqliteCatalog;
-use super::media::{Added, NewMedia, Purpose, fill_media, insert_media};
+use super::media::{Added, Filled, NewMedia, Purpose, insert_media, sql_size};
+use super::moderation::BY_SYSTEM;
 use crate::error::Result;
-use crate::matrix::UserId;
+use crate::matrix::{Mxc, Timestamp, UserId};
 
 /// What a user may have. `None`: no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,6 +87,34 @@ fn is_within(connection: &Connection, media: &NewMedia, quota: Quota, files: u64
         }
         _ => Ok(true),
     }
+}
+
+/// Gives a pending ID its content. `false` if it has content already, has expired or does not exist.
+pub(super) fn fill_media(
+    connection: &Connection,
+    mxc: &Mxc,
+    filled: &Filled,
+    (now, open): (Timestamp, bool),
+) -> rusqlite::Result<bool> {
+    let changed = connection
+                .prepare_cached(
+                    "UPDATE media SET sha256 = :sha256, size = :size, content_type = :content_type,
+                                      upload_name = :upload_name, expires_ms = NULL, last_access_ms = :now, open = :open,
+                                      quarantined_by = (SELECT :system FROM blocked_hash WHERE sha256 = :sha256)
+                     WHERE server_name = :server_name AND media_id = :media_id AND sha256 IS NULL AND expires_ms > :now",
+                )?
+                .execute(named_params! {
+                    ":sha256": filled.sha256.as_bytes(),
+                    ":size": sql_size(filled.size),
+                    ":content_type": filled.content_type,
+                    ":upload_name": filled.upload_name,
+                    ":server_name": mxc.server_name.as_str(),
+                    ":media_id": mxc.media_id.as_str(),
+                    ":now": now.0,
+                    ":open": open,
+                    ":system": BY_SYSTEM,
+                })?;
+    Ok(changed == 1)
 }
 
 pub(super) fn read_user_total(connection: &Connection, user_id: &UserId) -> rusqlite::Result<UserTotal> {
