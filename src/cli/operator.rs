@@ -15,7 +15,7 @@ use super::Failure;
 use super::service::Operator;
 use crate::config::{Rate, Size, Span};
 use crate::matrix::Timestamp;
-use crate::media::{Act, By, MAX_LISTED, OperatorRequest};
+use crate::media::{AGES, Act, By, MAX_LISTED, OperatorRequest};
 
 /// Columns of a name in a table, so that a row fits 80 columns.
 const NAME_WIDTH: usize = 34;
@@ -118,12 +118,14 @@ pub fn usage(
         UsageOf::Age => "last access",
     };
     writeln!(out, "{title:NAME_WIDTH$} {:>10} {:>13} {:>16}", "files", "referenced", "freed if removed")?;
-    for row in rows(&report) {
+    let mut rows: Vec<_> = rows(&report).iter().collect();
+    rows.sort_by_key(|row| rank(text(&row["name"])));
+    for row in rows {
         writeln!(
             out,
             "{:NAME_WIDTH$} {:>10} {:>13} {:>16}",
             shortened(text(&row["name"])),
-            row["files"],
+            count(&row["files"]),
             size(&row["referenced"]).to_string(),
             size(&row["freed"]).to_string()
         )?;
@@ -181,16 +183,17 @@ fn print_counts(out: &mut impl Write, title: &str, counts: &Value) -> io::Result
     if counts.is_empty() {
         return Ok(());
     }
-    counts.sort_by_key(|(_, count)| u64::MAX.saturating_sub(count["bytes"].as_u64().unwrap_or(0)));
+    let bytes = |of_name: &Value| of_name["bytes"].as_u64().unwrap_or(0);
+    counts.sort_by_key(|(name, of_name)| (rank(name), u64::MAX.saturating_sub(bytes(of_name))));
     writeln!(out, "\n{title:NAME_WIDTH$} {:>10} {:>13}", "files", "bytes")?;
     let rest = counts.len().saturating_sub(20);
-    for (name, count) in counts.into_iter().take(20) {
+    for (name, of_name) in counts.into_iter().take(20) {
         writeln!(
             out,
             "{:NAME_WIDTH$} {:>10} {:>13}",
             shortened(name),
-            count["files"],
-            size(&count["bytes"]).to_string()
+            count(&of_name["files"]),
+            size(&of_name["bytes"]).to_string()
         )?;
     }
     if rest > 0 {
@@ -386,6 +389,17 @@ fn read_hashes(path: &Path) -> Result<Vec<String>, Failure> {
 
 fn rows(answer: &Value) -> &[Value] {
     answer["rows"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn count(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
+}
+
+/// The place of a row: ages by their time, the sum of all others last, and before it what stands in the order of its bytes.
+fn rank(name: &str) -> usize {
+    let last = AGES.len().saturating_add(1);
+    let by_age = AGES.iter().position(|age| *age == name);
+    if name == "others" { last } else { by_age.unwrap_or(0) }
 }
 
 fn text(value: &Value) -> &str {

@@ -57,7 +57,7 @@ use crate::sync::{Activity, Admission};
 
 pub(crate) use self::delete::WhenGone;
 pub(crate) use self::operator::{Act, By, MAX_LISTED, OperatorRequest};
-pub(crate) use self::retention::{Ages, Mode};
+pub(crate) use self::retention::{AGES, Ages, Mode};
 pub(crate) use self::thumbnail::{ANIMATION_TIMEOUT, AnimationTime};
 pub(crate) use self::upload::Upload;
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use self::candidates::Candidates;
-pub(crate) use self::report::{Age, Report};
+pub(crate) use self::report::{AGES, Age, Report};
 use self::sweep::Step;
 use super::Media;
 use super::expiry::ClockWatch;
@@ -49,6 +49,9 @@ const GRACE: Duration = Duration::from_hours(24);
 
 /// How far the stored times may lie ahead of the clock: beyond it, the clock is wrong.
 const CLOCK_BEHIND: Duration = Duration::from_mins(10);
+
+/// Bytes without which no file is taken in, whatever `keep_free` says: copies go before an upload is refused.
+const LEAST_FREE: u64 = 72 << 20;
 
 /// How long media of other servers stays with `federation.store: session`.
 const SESSION: Duration = Duration::from_mins(1);
@@ -131,11 +134,11 @@ impl Retention {
         }
     }
 
-    /// As [`Self::make_room`]. Returns whether a bound was reached.
+    /// As [`Self::make_room`]. Returns whether anything was evicted, so that a sweep has more to do.
     fn try_to_make_room(&self, rules: &Rules, bytes: u64) -> Result<bool> {
         let missing = |store: &Store| {
             let free = store.free()?;
-            let from_disk = rules.keep_free.0.saturating_add(bytes).saturating_sub(free);
+            let from_disk = rules.keep_free.0.max(LEAST_FREE).saturating_add(bytes).saturating_sub(free);
             // A file that is larger than the whole store may be does not fit, whatever goes for it.
             let from_store = match rules.max_store.filter(|max| bytes <= max.0) {
                 Some(max) => store.totals()?.bytes().saturating_add(bytes).saturating_sub(max.0),
@@ -149,9 +152,6 @@ impl Retention {
         let _evicting = lock(&self.evicting);
         // Somebody else may have made room meanwhile.
         let needed = missing(&self.store)?;
-        if needed == 0 {
-            return Ok(true);
-        }
         let mut freed = 0_u64;
         let terms = terms(rules, (self.clock)());
         for group in [Group::Thumbnails, Group::Anonymous, Group::Remote] {
@@ -175,7 +175,7 @@ impl Retention {
                 freed = freed.saturating_add(self.store.evict(&group, batch, terms)?);
             }
         }
-        Ok(true)
+        Ok(freed > 0)
     }
 
     /// Evicts all media of other servers that came before the last minute.
@@ -215,8 +215,9 @@ impl Media {
     pub(crate) async fn sweep(self: &Arc<Self>, rules: Rules, mode: Mode, ages: Ages) -> Result<Report> {
         // One at a time: a second one would plan to free what the first is freeing.
         let retention = Arc::clone(&self.retention);
-        let _sweeping = retention.sweeping.lock().await;
+        let mut _sweeping = None;
         if mode == Mode::Evict {
+            _sweeping = Some(retention.sweeping.lock().await);
             // What was served since the last flush is in use.
             self.blocking(Pool::Disk, |media| media.flush_accesses()).await?;
         }

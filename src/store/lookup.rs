@@ -86,11 +86,13 @@ impl Store {
         self.catalog.media(mxc)
     }
 
-    /// Opens the blob that a row refers to, of the media `mxc` or of a thumbnail. `None` if it is lost; that is logged.
+    /// Opens the blob that a row refers to, of the media `mxc` or of a thumbnail. `None` if it is lost, which is logged, or was removed meanwhile.
     pub(crate) fn open_blob(&self, mxc: Option<&Mxc>, content: &Filled) -> Result<Option<BlobReader>> {
         let opened = self.blobs.open(&content.sha256, content.size);
         match opened.map_err(|error| Error::internal("opening a blob", error))? {
             Ok(blob) => Ok(Some(blob)),
+            // Its rows were removed between the look-up and the opening.
+            Err(_) if !self.catalog.refers_to(&content.sha256)? => Ok(None),
             Err(lost) => {
                 self.losses.report(mxc, &content.sha256, lost);
                 Ok(None)

@@ -227,7 +227,7 @@ fn a_good_deployment_is_all_ok() {
     ] {
         assert!(report.contains(line), "{line} is not in\n{report}");
     }
-    assert_eq!(report.matches("reaches media-sidecar unchanged").count(), 9, "{report}");
+    assert_eq!(report.matches("reaches media-sidecar unchanged").count(), 11, "{report}");
     // The stand-in homeserver publishes no key.
     assert!(report.contains("warn  published key"), "{report}");
 }
@@ -245,7 +245,7 @@ fn a_proxy_that_takes_small_bodies_only_fails() {
             report.1
         );
     }
-    assert_eq!(report.1.matches("reaches media-sidecar unchanged").count(), 6, "{}", report.1);
+    assert_eq!(report.1.matches("reaches media-sidecar unchanged").count(), 8, "{}", report.1);
 }
 
 #[test]
@@ -477,7 +477,7 @@ fn clients_and_servers_may_have_doors_of_their_own_and_both_are_looked_through()
     let report = deployment.check();
     let words = format!("reachable by everyone at https://{}", for_servers.name());
     fails_with(&report, &[("/_sidecar/", &words)]);
-    for (door, places) in [(&for_clients, 5), (&for_servers, 5)] {
+    for (door, places) in [(&for_clients, 7), (&for_servers, 5)] {
         let start = format!("ok    https://{}/_matrix/", door.name());
         assert_eq!(report.1.matches(&start).count(), places, "{}", report.1);
     }

@@ -217,6 +217,8 @@ fn retention_evicts_what_can_come_back_and_usage_says_who_takes_the_room() {
         let shown: String = name.chars().take(33).collect();
         assert!(status == 0 && table.contains(&shown), "{table}");
         assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+        let is_aligned = |line: &str| line.chars().count() == 76;
+        assert!(table.lines().skip(2).all(is_aligned), "numbers end in one column: {table}");
     }
     let (_, json) = run(&folder, &["usage", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -22,7 +22,7 @@ use crate::server::PROXY_PREFIXES;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A path below each prefix that no route has, with escapes that a proxy may be tempted to normalise.
-pub(super) const PROBE: &str = "media-sidecar-check/a%2Fb%20c?d=%C3%A9";
+pub(super) const PROBE: &str = "media-sidecar-check/no/route/a%2Fb%20c?d=%C3%A9";
 
 /// Length of the body that is sent, bytes: above nginx's default limit of 1 MiB.
 const BODY: usize = 1_100_000;

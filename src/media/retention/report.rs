@@ -60,6 +60,10 @@ pub(crate) struct Count {
     pub(crate) bytes: u64,
 }
 
+/// The names of [`Age`], the same as in its serialised form.
+pub(crate) const AGES: [&str; 6] =
+    ["under a day", "1 to 7 days", "7 to 30 days", "30 to 90 days", "90 to 365 days", "over a year"];
+
 /// The time since last access, in groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Age {
@@ -178,13 +182,14 @@ impl Age {
 
     /// As the reports have it.
     pub(crate) fn name_of_days(days: u64) -> &'static str {
+        let [day, week, month, quarter, year, longer] = AGES;
         match Self::of_days(days) {
-            Self::Day => "under a day",
-            Self::Week => "1 to 7 days",
-            Self::Month => "7 to 30 days",
-            Self::Quarter => "30 to 90 days",
-            Self::Year => "90 to 365 days",
-            Self::Longer => "over a year",
+            Self::Day => day,
+            Self::Week => week,
+            Self::Month => month,
+            Self::Quarter => quarter,
+            Self::Year => year,
+            Self::Longer => longer,
         }
     }
 }
