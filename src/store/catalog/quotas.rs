@@ -50,7 +50,7 @@ pub(crate) trait QuotaRows {
     /// Adds uploaded media unless its user would have more than `quota`.
     fn add_within(&self, media: NewMedia, quota: Quota) -> Result<Added>;
 
-    /// Gives a pending ID its content, as [`MediaRows::fill`](super::MediaRows::fill), unless its user would have more than `quota`.
+    /// Gives a pending ID its content, unless it has content, has expired or does not exist, and unless its user would have more than `quota`.
     fn fill_within(&self, media: NewMedia, quota: Quota) -> Result<Added>;
 }
 
