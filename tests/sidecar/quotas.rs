@@ -160,5 +160,8 @@ fn who_waits_for_an_upload_is_told_when_its_id_is_deleted() {
         alice.send("DELETE", &format!("/_matrix/client/v1/media/{mxc}"), b"").status != 500
     });
     assert_eq!(waiting.join().unwrap(), 404);
+    let catalog = rusqlite::Connection::open(sidecar.data_dir().join("catalog.db")).unwrap();
+    let count: i64 = catalog.query_row("SELECT count(*) FROM gone", [], |row| row.get(0)).unwrap();
+    assert_eq!(count, 0, "an ID without content leaves nothing: nobody can make the catalog grow with it");
     assert_eq!(alice.put(&format!("/_matrix/media/v3/upload/{mxc}"), b"late").status, 404);
 }

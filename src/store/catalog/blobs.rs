@@ -149,9 +149,9 @@ pub(super) mod tests {
     use super::*;
     use crate::matrix::{Expiry, MediaId, Mxc, ServerName, Timestamp, UserId};
     use crate::store::catalog::{
-        EvictionRows as _, Filled, Group, MediaRows as _, ModerationRows as _, NewBlock, NewMedia,
-        NewPreview, NewThumbnail, Place, Preview, PreviewLimits, PreviewRows as _, Quota, Reservation,
-        Selection, StoreRows as _, Terms, ThumbnailKey, ThumbnailRows as _, UserTotal,
+        Content, EvictionRows as _, Filled, Group, MediaRow, MediaRows as _, ModerationRows as _, NewBlock,
+        NewMedia, NewPreview, NewThumbnail, Place, Preview, PreviewLimits, PreviewRows as _, Quota,
+        Reservation, Selection, StoreRows as _, Terms, ThumbnailKey, ThumbnailRows as _, UserTotal,
     };
 
     /// Stored media of another server.
@@ -340,7 +340,10 @@ pub(super) mod tests {
                 catalog.quarantine(&mxc(id), block)?;
             }
             Step::Delete { id, all } => {
-                let was_there = catalog.media(&mxc(id))?.is_some() || mxc(id).server_name != ours;
+                let has_content =
+                    |row: MediaRow| row.content == Content::Gone || matches!(row.content, Content::Stored(_));
+                let was_there =
+                    catalog.media(&mxc(id))?.is_some_and(has_content) || mxc(id).server_name != ours;
                 let selection = match all {
                     0 => Selection::Server(mxc(1).server_name),
                     1 => Selection::User(user(id)),
