@@ -18,12 +18,11 @@ use std::path::Path;
 
 use crate::config::{self, Config, Loaded, Problems};
 use crate::federation::{KeyError, KeyFile, LoadedKey};
+pub use crate::media::{Act as MediaAct, By as UsageOf};
 
 pub use self::check::check;
 pub use self::key::{KeySource, generate, import, show};
-pub use self::operator::{
-    BlockAct, MediaAct, RetentionOptions, Target, UsageOf, block, media, retention, scrub, usage,
-};
+pub use self::operator::{BlockAct, RetentionOptions, Target, block, media, retention, scrub, usage};
 pub use self::proxy_config::{Fallback, Proxy, ProxyOptions, TlsFiles, proxy_config};
 pub(crate) use self::serve::runtime;
 pub use self::serve::{LogFormat, serve};

@@ -20,38 +20,6 @@ use crate::media::{AGES, Act, By, MAX_LISTED, OperatorRequest};
 /// Columns of a name in a table, so that a row fits 80 columns.
 const NAME_WIDTH: usize = 34;
 
-/// What `usage` lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UsageOf {
-    /// Local, remote, previews, thumbnails.
-    Kind,
-    /// Other servers.
-    Server,
-    /// Uploaders.
-    User,
-    /// Content types.
-    Type,
-    /// Time since last access.
-    Age,
-}
-
-/// What `media` does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MediaAct {
-    /// Prints what is known.
-    Show,
-    /// Deletes for good.
-    Delete,
-    /// Stops serving the content, everywhere.
-    Quarantine,
-    /// Serves it again.
-    Unquarantine,
-    /// Keeps it from quarantine and eviction.
-    Protect,
-    /// Ends that.
-    Unprotect,
-}
-
 /// What `media` acts on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -92,30 +60,23 @@ pub struct RetentionOptions {
 /// `usage`: who and what takes the room.
 pub fn usage(
     config: Option<&Path>,
-    of: UsageOf,
+    by: By,
     top: usize,
     as_json: bool,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let by = match of {
-        UsageOf::Kind => By::Kind,
-        UsageOf::Server => By::Server,
-        UsageOf::User => By::User,
-        UsageOf::Type => By::Type,
-        UsageOf::Age => By::Age,
-    };
     let report = Operator::find(config)?.ask(OperatorRequest::Usage { by, top })?;
     if as_json {
         return Ok(writeln!(out, "{report:#}")?);
     }
     writeln!(out, "stored {}, free on the disk {}", size(&report["stored"]), size(&report["free"]))?;
     writeln!(out)?;
-    let title = match of {
-        UsageOf::Kind => "kind",
-        UsageOf::Server => "server",
-        UsageOf::User => "user",
-        UsageOf::Type => "content type",
-        UsageOf::Age => "last access",
+    let title = match by {
+        By::Kind => "kind",
+        By::Server => "server",
+        By::User => "user",
+        By::Type => "content type",
+        By::Age => "last access",
     };
     writeln!(out, "{title:NAME_WIDTH$} {:>10} {:>13} {:>16}", "files", "referenced", "freed if removed")?;
     let mut rows: Vec<_> = rows(&report).iter().collect();
@@ -205,7 +166,7 @@ fn print_counts(out: &mut impl Write, title: &str, counts: &Value) -> io::Result
 /// `media show|delete|quarantine|unquarantine|protect|unprotect`. Returns whether all addresses are known.
 pub fn media(
     config: Option<&Path>,
-    act: MediaAct,
+    act: Act,
     target: Target,
     reason: Option<&str>,
     out: &mut impl Write,
@@ -213,7 +174,7 @@ pub fn media(
     let operator = Operator::find(config)?;
     let listed = match target {
         Target::Listed(listed) => listed,
-        Target::Server(_) | Target::User(_) if act != MediaAct::Delete => {
+        Target::Server(_) | Target::User(_) if act != Act::Delete => {
             return Err("--server and --user are for `media delete`".into());
         }
         Target::Server(server) => {
@@ -226,14 +187,6 @@ pub fn media(
             writeln!(out, "deleted {} files", answer["deleted"])?;
             return Ok(true);
         }
-    };
-    let act = match act {
-        MediaAct::Show => Act::Show,
-        MediaAct::Delete => Act::Delete,
-        MediaAct::Quarantine => Act::Quarantine,
-        MediaAct::Unquarantine => Act::Unquarantine,
-        MediaAct::Protect => Act::Protect,
-        MediaAct::Unprotect => Act::Unprotect,
     };
     let mut is_all_known = true;
     for batch in listed.chunks(MAX_LISTED) {

@@ -56,7 +56,8 @@ use crate::sync::pools::{Pool, Pools};
 use crate::sync::{Activity, Admission};
 
 pub(crate) use self::delete::WhenGone;
-pub(crate) use self::operator::{Act, By, MAX_LISTED, OperatorRequest};
+pub use self::operator::{Act, By};
+pub(crate) use self::operator::{MAX_LISTED, OperatorRequest};
 pub(crate) use self::retention::{AGES, Ages, Mode};
 pub(crate) use self::thumbnail::{ANIMATION_TIMEOUT, AnimationTime};
 pub(crate) use self::upload::Upload;

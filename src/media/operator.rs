@@ -13,7 +13,7 @@ use super::retention::{Age, Ages, Mode};
 use crate::config::{Size, Span};
 use crate::error::{Error, Kind, Result};
 use crate::matrix::{Mxc, ServerName, UserId};
-use crate::store::catalog::{NewBlock, Record, Selection, UsageBy};
+use crate::store::catalog::{Block, NewBlock, Record, Selection, UsageBy};
 use crate::store::sha256::Sha256;
 use crate::sync::pools::Pool;
 
@@ -75,23 +75,34 @@ pub(crate) enum OperatorRequest {
 /// What is done to media.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Act {
+pub enum Act {
+    /// Tells what is known.
     Show,
+    /// Deletes for good.
     Delete,
+    /// Stops serving the content, everywhere.
     Quarantine,
+    /// Serves it again.
     Unquarantine,
+    /// Keeps it from quarantine and eviction.
     Protect,
+    /// Ends that.
     Unprotect,
 }
 
 /// What the rows of a report on usage are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum By {
+pub enum By {
+    /// Local, remote, previews, thumbnails.
     Kind,
+    /// Other servers.
     Server,
+    /// Uploaders.
     User,
+    /// Content types.
     Type,
+    /// Time since last access.
     Age,
 }
 
@@ -129,7 +140,10 @@ impl Media {
                     (Some(server), None) => Selection::Server(
                         ServerName::parse(&server).map_err(|_error| invalid(&server, "a server name"))?,
                     ),
-                    (None, Some(user)) => Selection::User(UserId::new(&user)),
+                    (None, Some(user)) if UserId::is_well_formed(&user) => {
+                        Selection::User(UserId::new(&user))
+                    }
+                    (None, Some(user)) => return Err(invalid(&user, "a user ID (like @alice:example.org)")),
                     _ => return Err(Error::new(Kind::InvalidParam, "name either a server or a user")),
                 };
                 self.blocking(Pool::Disk, move |media| {
@@ -233,14 +247,14 @@ impl Media {
     /// Up to 10 000 blocked hashes behind `after`.
     fn list_blocked(&self, after: Option<&str>) -> Result<Value> {
         let after = after.map(parse_hash).transpose()?;
-        let mut rows = Vec::new();
-        self.store.blocked(&mut |block| {
-            if after.is_none_or(|after| block.sha256 > after) && rows.len() < MAX_LISTED {
-                rows.push(json!({
-                    "sha256": block.sha256.to_string(), "since": block.since.0, "by": block.by, "reason": block.reason,
-                }));
-            }
-        })?;
+        let limit = u32::try_from(MAX_LISTED).unwrap_or(u32::MAX);
+        let blocked = self.store.blocked(after, limit)?;
+        let rows: Vec<Value> = blocked
+            .into_iter()
+            .map(|Block { sha256, since, by, reason }| {
+                json!({"sha256": sha256.to_string(), "since": since.0, "by": by, "reason": reason})
+            })
+            .collect();
         Ok(json!({"rows": rows}))
     }
 }

@@ -140,9 +140,9 @@ impl Store {
         Ok(count)
     }
 
-    /// Visits all blocked content.
-    pub(crate) fn blocked(&self, visit: &mut dyn FnMut(Block)) -> Result<()> {
-        self.catalog.blocked(visit)
+    /// Blocked content behind the hash `after`, in the order of the hashes, at most `limit`.
+    pub(crate) fn blocked(&self, after: Option<Sha256>, limit: u32) -> Result<Vec<Block>> {
+        self.catalog.blocked(after, limit)
     }
 
     /// Deletes the keys of other servers that expired by `now`, and endpoint families that were last proven before `families`.

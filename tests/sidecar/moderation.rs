@@ -286,3 +286,15 @@ fn damaged_copies_are_dropped_and_fetched_anew_and_damaged_local_files_are_kept_
     assert_eq!(run(&folder, &["media", "show", &mine]).0, 0, "its row stays");
     assert_eq!(served(&service, &sound), [200, 200]);
 }
+
+#[test]
+fn a_user_who_is_none_is_named_instead_of_deleting_nothing() {
+    let folder = folder("");
+    drop(folder.serve());
+    let (status, told) = run(&folder, &["media", "delete", "--user", "bob"]);
+    assert_eq!(
+        (status, told.contains("`bob` is not a user ID (like @alice:example.org)")),
+        (1, true),
+        "{told}"
+    );
+}

@@ -93,7 +93,7 @@ pub(crate) trait EvictionRows {
     /// When anything was last served or stored, as far as the catalog knows.
     fn newest_access(&self) -> Result<Option<Timestamp>>;
 
-    /// Other servers that have more than `bytes` here according to `bound`, with the bytes that are too many.
+    /// Visits the bytes that are kept of each other server.
     fn server_usage(&self, visit: &mut dyn FnMut(&str, u64)) -> Result<()>;
 
     /// Deletes the rows of `blobs` that belong to `group`, as far as they may still go, with thumbnails that lose their source. Media of

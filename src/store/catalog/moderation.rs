@@ -81,8 +81,8 @@ pub(crate) trait ModerationRows {
     /// Ends the quarantine of content. Returns how many of the hashes were blocked.
     fn unblock(&self, hashes: Vec<Sha256>) -> Result<u64>;
 
-    /// Visits all blocked content, in the order of the hashes.
-    fn blocked(&self, visit: &mut dyn FnMut(Block)) -> Result<()>;
+    /// Blocked content behind the hash `after`, in the order of the hashes, at most `limit`.
+    fn blocked(&self, after: Option<Sha256>, limit: u32) -> Result<Vec<Block>>;
 
     /// Deletes the rows of addresses, at most `limit`, and notes them as gone. Thumbnails and previews of them go too. Listed addresses
     /// without a row are noted as well, if they are another server's: then they are not fetched.
@@ -213,20 +213,22 @@ impl ModerationRows for SqliteCatalog {
         })
     }
 
-    fn blocked(&self, visit: &mut dyn FnMut(Block)) -> Result<()> {
+    fn blocked(&self, after: Option<Sha256>, limit: u32) -> Result<Vec<Block>> {
+        // In the order of bytes, the empty one comes before every hash.
+        let after = after.map_or_else(Vec::new, |sha256| sha256.as_bytes().to_vec());
         self.readers.ask(|connection| {
-            let mut statement = connection
-                .prepare_cached("SELECT sha256, since_ms, by, reason FROM blocked_hash ORDER BY sha256")?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                visit(Block {
+            let mut statement = connection.prepare_cached(
+                "SELECT sha256, since_ms, by, reason FROM blocked_hash WHERE sha256 > ?1 ORDER BY sha256 LIMIT ?2",
+            )?;
+            let rows = statement.query_map((after, limit), |row| {
+                Ok(Block {
                     sha256: Sha256::from_bytes(row.get(0)?),
                     since: Timestamp(row.get(1)?),
                     by: row.get(2)?,
                     reason: row.get(3)?,
-                });
-            }
-            Ok(())
+                })
+            })?;
+            rows.collect()
         })
     }
 
